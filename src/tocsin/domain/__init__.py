@@ -1,0 +1,1 @@
+"""What tocsin speaks of: events, devices, payloads, outcomes. No I/O, no clock, no logging."""

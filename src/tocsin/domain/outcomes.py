@@ -1,0 +1,80 @@
+"""What an attempt's answer means: every answer of a provider becomes one Outcome, in one table per provider."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Scope(StrEnum):
+    """Whom a fault is about, and so who waits."""
+
+    DEVICE = "device"
+    LANE = "lane"
+
+
+class Backoff(Struct, frozen=True):
+    """When again: `first_s` after the first fault, doubling up to `cap_s`, with full jitter on top of `floor_s`."""
+
+    first_s: float
+    cap_s: float
+    floor_s: float = 0.0
+
+
+class Answer(Struct, frozen=True):
+    """What the provider said, for the receipt. `status` 0 stands for no answer at all."""
+
+    status: int
+    reason: str
+
+
+class Delivered(Struct, frozen=True):
+    """The provider took the push. `provider_id` is its id for it (apns-id, FCM's message name)."""
+
+    answer: Answer
+    provider_id: str = ""
+
+
+class TokenDead(Struct, frozen=True):
+    """The provider says that the token is gone for good, as of `timestamp_ms` (Unix) where it says when."""
+
+    answer: Answer
+    timestamp_ms: int | None = None
+
+
+class RetryLater(Struct, frozen=True):
+    """Not now. `after_s` is the provider's own word (Retry-After), else `backoff` decides.
+
+    `fault` counts towards the lane's breaker; `unknown` says that the push may have arrived all the same;
+    `next_route` names another way to the same device that is worth trying at once.
+    """
+
+    answer: Answer
+    backoff: Backoff
+    after_s: float | None = None
+    scope: Scope = Scope.DEVICE
+    fault: bool = False
+    unknown: bool = False
+    pause_s: float | None = None
+    next_route: str | None = None
+
+
+class Refused(Struct, frozen=True):
+    """This payload or this device is wrong, and trying again will not help. `our_bug` is logged at error."""
+
+    answer: Answer
+    our_bug: bool = False
+
+
+class Misconfigured(Struct, frozen=True):
+    """A credential, project or topic is wrong: nothing is lost, the operator is told, it is tried again slowly.
+
+    `topic` narrows it to one APNs topic of the application; None means the whole lane.
+    """
+
+    answer: Answer
+    topic: str | None = None
+
+
+Outcome = Delivered | TokenDead | RetryLater | Refused | Misconfigured

@@ -1,0 +1,193 @@
+"""All settings, with their defaults: one TOML file, overridden by `TOCSIN_…` in the environment.
+
+`TOCSIN_SERVER__PORT=9000` is `port` in the section `[server]`. An unknown key is refused by name, wherever it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tocsin.domain.events import MESSAGES, URGENT
+
+ENV_PREFIX = "TOCSIN_"
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the message names the key and the reason."""
+
+
+def _https_url(url: str) -> str:
+    if not url.startswith("https://"):
+        raise ValueError("must be an https:// URL")
+    return url.rstrip("/")
+
+
+def _every_event(values: dict[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(values) - set(MESSAGES)):
+        raise ValueError(f"unknown event {unknown[0]!r}; one of {', '.join(MESSAGES)}")
+    return values
+
+
+HttpsUrl = Annotated[str, AfterValidator(_https_url)]
+Seconds = Annotated[float, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    drain_s: Seconds = 8.0
+    """How long a stop waits for what is in flight; what is left goes back to the queue."""
+    max_connections: Positive = 4096
+    request_timeout_s: Seconds = 20.0
+    """How long a client may take to send one request, headers and body."""
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host == "localhost" or ip_address(self.host).is_loopback
+
+
+class PushApi(Section):
+    convention: Literal["document", "platform"] = "document"
+    max_tokens_per_user: Positive = 100
+
+
+class Ingest(Section):
+    max_events: Positive = 10_000
+    max_bytes: Positive = 8 * 1024 * 1024
+
+
+class Store(Section):
+    path: Path = Path("var/tocsin.db")
+    max_backlog_events: Positive = 5_000_000
+    max_backlog_bytes: Positive = 8 * 1024**3
+    retention: timedelta = timedelta(days=7)
+    """How long settled events and their receipts are kept. Never less than the 24 hours of idempotency."""
+    history: timedelta = timedelta(days=30)
+    """How long removed device tokens can be explained and restored."""
+
+
+class Delivery(Section):
+    lease_s: Seconds = 120.0
+    lane_in_flight: Positive = 4000
+    """Deliveries that one lane may have on the wire at once."""
+    lane_waiting: Positive = 8000
+    """Deliveries that one lane may hold in memory, on top of those on the wire; the rest wait in the queue."""
+    lifetimes: Annotated[dict[str, timedelta], AfterValidator(_every_event)] = Field(default_factory=dict)
+    fcm_priority: Annotated[dict[str, Literal["HIGH", "NORMAL"]], AfterValidator(_every_event)] = Field(
+        default_factory=dict
+    )
+
+    def lifetime(self, message: str) -> timedelta:
+        """How long an event is worth delivering: a call in progress 60 seconds, everything else 28 days."""
+        default = timedelta(seconds=60) if message in URGENT else timedelta(days=28)
+        return self.lifetimes.get(message, default)
+
+    def priority(self, message: str) -> str:
+        return self.fcm_priority.get(message, "HIGH")
+
+
+class Http2(Section):
+    """What both providers' connections have in common."""
+
+    ca_file: Path | None = None
+    """Who may have signed the provider's certificate; the system's authorities where absent."""
+    proxy: str | None = None
+    """HTTP CONNECT proxy, `http://user:password@host:port`."""
+    max_connections: Positive = 8
+    request_timeout_s: Seconds = 30.0
+    connect_timeout_s: Seconds = 10.0
+    ping_after_s: Seconds = 60.0
+    ping_timeout_s: Seconds = 10.0
+
+
+class Apns(Http2):
+    production_url: HttpsUrl = "https://api.push.apple.com"
+    sandbox_url: HttpsUrl = "https://api.sandbox.push.apple.com"
+
+
+class Fcm(Http2):
+    url: HttpsUrl = "https://fcm.googleapis.com"
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, secrets_dir=None
+    )
+
+    server: Server = Server()
+    push_api: PushApi = PushApi()
+    ingest: Ingest = Ingest()
+    store: Store = Store()
+    delivery: Delivery = Delivery()
+    apns: Apns = Apns()
+    fcm: Fcm = Fcm()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment overrides the file, whose content arrives as the init settings.
+        return env_settings, init_settings
+
+
+def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from `file` (none: the defaults) and the environment.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key is unknown or has a wrong value.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise SettingsError(f"{file}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: not valid TOML: {error}") from None
+    _refuse_unknown_variables(os.environ if environ is None else environ)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(file, problem) for problem in error.errors())) from None
+
+
+def _explain(file: Path | None, problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{file or 'settings'}: {key}: {what}"
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    for variable in environ:
+        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() == f"{ENV_PREFIX}CONFIG":
+            continue
+        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
+        model = Settings.model_fields.get(section)
+        fields: Any = getattr(model.annotation, "model_fields", {}) if model else {}
+        if key.partition("__")[0] not in fields:
+            raise SettingsError(f"environment variable {variable}: unknown key")

@@ -1,0 +1,316 @@
+"""The doors to storage: `EventQueue` and `Registry` for the line, `Access` and `Applications` for who and what may use it.
+
+Every operation is a batch, atomic, and durable when it returns. Times are Unix milliseconds unless named otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum, StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from tocsin.domain.devices import ApplicationId, Device, DeviceToken, System
+from tocsin.domain.events import Event, EventId, UserId
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
+class State(IntEnum):
+    """Where an event stands. `docs/state-machine.md` draws it."""
+
+    ACCEPTED = 0
+    """Durable, no device tried yet."""
+    DELIVERING = 1
+    """At least one device still waits for another attempt."""
+    DONE = 2
+    """Every device has its final outcome: delivered, dead, or cancelled."""
+    DEAD = 3
+    """Final, and at least one device ended in `refused` or `expired`: a dead letter until replayed or discarded."""
+
+
+class Result(StrEnum):
+    """How one attempt of one delivery ended, as its receipt says."""
+
+    DELIVERED = "delivered"
+    TOKEN_DEAD = "token_dead"
+    RETRY = "retry"
+    REFUSED = "refused"
+    MISCONFIGURED = "misconfigured"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    """The device token was deleted before its turn came."""
+
+
+FINAL = frozenset({Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.EXPIRED, Result.CANCELLED})
+DEAD_LETTER = frozenset({Result.REFUSED, Result.EXPIRED})
+
+
+class NewEvent(Struct, frozen=True):
+    """An event to append. `digest` is set where the producer chose the id: it tells a repeat from a conflict."""
+
+    event: Event
+    digest: str | None = None
+
+
+class Item(Struct, eq=False):
+    """An event plus its targets, leased to one dispatcher until settled or until the lease ends.
+
+    `targets` None means all devices of the owner, as they are when looked up; else the device keys that still wait.
+    `lease` is the fencing token: a settlement under an ended lease changes nothing.
+    """
+
+    event: Event
+    seq: int
+    lease: int
+    parked_id: int | None = None
+    lane: str | None = None
+    targets: tuple[str, ...] | None = None
+    tries: int = 0
+
+
+class Attempt(Struct, frozen=True, array_like=True):
+    """The receipt of one attempt: when, to which device, what the provider said, what tocsin made of it."""
+
+    at_ms: int
+    device: str
+    lane: str
+    result: str
+    status: int = 0
+    reason: str = ""
+    provider_id: str = ""
+    retry_at_ms: int | None = None
+
+
+class Parked(Struct, frozen=True, array_like=True):
+    """Deliveries of one event that wait for their lane, or for their time."""
+
+    lane: str
+    due_ms: int
+    tries: int
+    targets: tuple[str, ...]
+
+
+class Settlement(Struct, eq=False):
+    """All that is to be recorded of one item: its receipts, and what is left of it."""
+
+    item: Item
+    attempts: list[Attempt]
+    parked: list[Parked]
+
+
+class EventRecord(Struct, frozen=True):
+    """What is known of one event."""
+
+    event: Event
+    state: State
+    attempts: list[Attempt]
+    waiting: list[Parked]
+
+
+class Backlog(Struct, frozen=True):
+    """Events that are accepted and not settled for good."""
+
+    events: int
+    size_bytes: int
+
+
+class BacklogFull(Exception):
+    """The configured bound would be exceeded; nothing was appended."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"backlog full, retry after {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class EventIdConflict(Exception):
+    """An `event_id` was used before for another event; nothing was appended. `index` counts from 0 in the batch."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__("event_id was used before for another event")
+        self.index = index
+
+
+class StoreUnavailable(Exception):
+    """The store cannot write (disk full, I/O error, locked, read-only): nothing was changed."""
+
+
+class EventQueue(Protocol):
+    """The durable queue: append, claim, settle."""
+
+    async def append(self, events: Sequence[NewEvent]) -> None:
+        """Make a batch durable, all or nothing. A known id with the same digest is skipped: it was accepted before.
+
+        Raises:
+            BacklogFull, EventIdConflict, StoreUnavailable: nothing was appended.
+        """
+
+    async def claim(self, limit: int, lanes: Mapping[str, int]) -> list[Item]:
+        """Lease up to `limit` fresh items, and of each lane named up to that many of its parked items that are due.
+
+        Urgent items come first; the others never starve. A claimed item is not offered again until its lease ends.
+        """
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there may be something to claim, or after `timeout_s`."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Record attempts, park what is left and acknowledge the rest, in one transaction.
+
+        Returns, for each settlement, whether its lease still held; where it did not, nothing was changed.
+        """
+
+    def release(self, items: Sequence[Item]) -> None:
+        """Give items back untouched: they are offered again at once."""
+
+    async def due_lanes(self) -> dict[str, int]:
+        """The lanes that have parked items, with the earliest time that one of each is due."""
+
+    async def record(self, event_id: EventId) -> EventRecord | None:
+        """An event with every attempt, or None where the id is unknown (or forgotten: see retention)."""
+
+    def backlog(self) -> Backlog: ...
+
+
+# -- the registry ------------------------------------------------------------------------------------------------------
+
+
+class DeadToken(Struct, frozen=True):
+    """A token that its provider declared dead: registrations older than `before_us` (Unix microseconds) go."""
+
+    system: str
+    token: str
+    before_us: int
+    reason: str
+    application: str
+
+
+class Learned(Struct, frozen=True, kw_only=True):
+    """What a delivery taught about a device; None leaves a field as it is."""
+
+    owner: str
+    system: str
+    token: str
+    sandbox: bool | None = None
+    project: str | None = None
+    field: str | None = None
+    success_ms: int | None = None
+
+
+class Removal(Struct, frozen=True, array_like=True):
+    """A registration that is gone, as `tocsin device history` tells it; kept 30 days."""
+
+    device: Device
+    removed_ms: int
+    reason: str
+    quarantined: bool = False
+
+
+class Registry(Protocol):
+    """Who has which devices."""
+
+    async def add(self, device: Device, max_tokens: int) -> list[Device]:
+        """Register, or register again; returns what was evicted to keep the owner within `max_tokens`."""
+
+    async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
+        """Remove one user's registration; whether there was one."""
+
+    async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
+        """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
+
+    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[int]:
+        """Remove dead tokens for all their owners, unless registered again since; returns how many each removed."""
+
+    async def learn(self, learned: Sequence[Learned]) -> None: ...
+
+    async def find(self, token: DeviceToken) -> list[Device]:
+        """Every registration of a token, whoever holds it."""
+
+    async def history(self, *, owner: UserId | None = None, token: DeviceToken | None = None) -> list[Removal]: ...
+
+    async def restore(
+        self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True
+    ) -> int:
+        """Bring removed registrations back (those of a token, or the quarantined ones of an application)."""
+
+    async def purge_quarantine(self, application: str) -> int: ...
+
+
+# -- who may call, and with which credentials --------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    PRODUCER = "producer"
+    ADMIN = "admin"
+
+
+class ApiKey(Struct, frozen=True):
+    id: str
+    role: Role
+    name: str
+    created_ms: int
+    expires_ms: int | None
+
+
+class Session(Struct, frozen=True):
+    id: str
+    owner: UserId | None
+    created_ms: int
+    expires_ms: int | None
+
+
+class Access(Protocol):
+    """Keys and sessions: random, shown once, stored only as hashes, revocable, with an expiry."""
+
+    async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
+        """Returns the secret (`sid`), which is not kept, and the session. No owner: nobody has signed in yet."""
+
+    async def create_key(self, role: Role, name: str, expires_ms: int | None) -> tuple[str, ApiKey]: ...
+
+    async def session(self, secret: str) -> Session | None:
+        """The session that a secret opens, unless revoked or expired."""
+
+    async def key(self, secret: str) -> ApiKey | None: ...
+
+    async def sessions(self, owner: UserId | None = None) -> list[Session]: ...
+
+    async def keys(self) -> list[ApiKey]: ...
+
+    async def revoke_session(self, id_or_secret: str) -> bool: ...
+
+    async def revoke_key(self, id_or_secret: str) -> bool: ...
+
+
+class Application(Struct, frozen=True):
+    """An app that may register APNs device tokens, with the credential to reach them: a key or a certificate."""
+
+    id: ApplicationId
+    key_pem: str | None = None
+    key_id: str | None = None
+    certificate_pem: str | None = None
+    """Certificate chain and private key, both in PEM."""
+    changed_ms: int = 0
+
+
+class FcmProject(Struct, frozen=True):
+    """A Firebase project, with its service account (the JSON file that Google hands out)."""
+
+    name: str
+    service_account: str
+    default: bool = False
+    changed_ms: int = 0
+
+
+class Applications(Protocol):
+    async def applications(self) -> list[Application]: ...
+
+    async def put_application(self, application: Application) -> None: ...
+
+    async def remove_application(self, id: ApplicationId) -> bool: ...
+
+    async def projects(self) -> list[FcmProject]: ...
+
+    async def put_project(self, project: FcmProject) -> None: ...
+
+    async def remove_project(self, name: str) -> bool: ...
