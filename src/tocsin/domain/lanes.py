@@ -15,6 +15,13 @@ class LaneState(StrEnum):
     """Misconfigured: paused until the credential is replaced, with a slow try now and then."""
 
 
+class Route(Struct, frozen=True):
+    """One way to reach a device: the lane, and for FCM the field of the message (`token` or `fid`) that names it."""
+
+    lane: str
+    field: str = ""
+
+
 class LaneStatus(Struct, frozen=True):
     """One lane at one moment, for readiness, metrics and the admin API.
 

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from tocsin.domain.lanes import Route
+
 
 class Scope(StrEnum):
     """Whom a fault is about, and so who waits."""
@@ -15,11 +17,16 @@ class Scope(StrEnum):
 
 
 class Backoff(Struct, frozen=True):
-    """When again: `first_s` after the first fault, doubling up to `cap_s`, with full jitter on top of `floor_s`."""
+    """When again: up to `first_s` after the first fault, doubling up to `cap_s`.
+
+    With `jitter` the wait is drawn between `floor_s` and that bound (full jitter); without, it is the bound itself.
+    `first_s` 0 means at once the first time, and two seconds doubling after that.
+    """
 
     first_s: float
     cap_s: float
     floor_s: float = 0.0
+    jitter: bool = True
 
 
 class Answer(Struct, frozen=True):
@@ -57,7 +64,7 @@ class RetryLater(Struct, frozen=True):
     fault: bool = False
     unknown: bool = False
     pause_s: float | None = None
-    next_route: str | None = None
+    next_route: Route | None = None
 
 
 class Refused(Struct, frozen=True):

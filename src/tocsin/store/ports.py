@@ -152,6 +152,9 @@ class EventQueue(Protocol):
         Urgent items come first; the others never starve. A claimed item is not offered again until its lease ends.
         """
 
+    async def claim_expired(self, limit: int) -> list[Item]:
+        """Lease parked items whose event's lifetime is over, whatever their lane: they are to be settled as expired."""
+
     async def wait(self, timeout_s: float) -> None:
         """Return when there may be something to claim, or after `timeout_s`."""
 
@@ -219,8 +222,8 @@ class Registry(Protocol):
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
 
-    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[int]:
-        """Remove dead tokens for all their owners, unless registered again since; returns how many each removed."""
+    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
+        """Remove dead tokens for all their owners; returns, for each, who has registered it again since and keeps it."""
 
     async def learn(self, learned: Sequence[Learned]) -> None: ...
 

@@ -1,0 +1,1 @@
+"""The line: claim, look up, render, send, settle."""

@@ -1,0 +1,531 @@
+"""Claim -> look up -> render -> send -> settle.
+
+The only place that sees both the store and the providers. It works in batches throughout: one claim, one look-up of
+devices, one report of outcomes and one settlement stand for hundreds of deliveries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from tocsin.delivery.lanes import Admission, Lane, LaneOptions
+from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
+from tocsin.domain.devices import Device
+from tocsin.domain.events import UserId
+from tocsin.domain.lanes import LaneStatus
+from tocsin.domain.outcomes import (
+    Delivered,
+    Misconfigured,
+    Outcome,
+    Refused,
+    RetryLater,
+    Scope,
+    TokenDead,
+)
+from tocsin.providers.base import Provider, Push, Rendering
+from tocsin.store.ports import (
+    Attempt,
+    DeadToken,
+    EventQueue,
+    Item,
+    Learned,
+    Parked,
+    Registry,
+    Result,
+    Settlement,
+    StoreUnavailable,
+)
+from tocsin.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
+
+_CLAIM_ITEMS: Final = 1000
+_SETTLE_ITEMS: Final = 4000
+_MOST_UNSETTLED: Final = 50_000
+_IDLE_S: Final = 1.0
+_STORE_RETRY_S: Final = 0.5
+_SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
+_TOPIC_PAUSE_MS: Final = 60_000
+
+
+class DispatcherOptions(Struct, frozen=True):
+    lane: LaneOptions
+    lease_s: float
+    in_time_s: float
+    """A delivery still waiting this long before its lease ends goes back to the queue instead of out."""
+
+
+class _Open:
+    """A claimed item with the deliveries that are still out."""
+
+    __slots__ = ("attempts", "give_back_at", "item", "left", "parked", "rendering")
+
+    def __init__(self, item: Item, give_back_at: float) -> None:
+        self.item = item
+        self.give_back_at = give_back_at
+        self.rendering = Rendering(item.event)
+        self.left = 0
+        self.attempts: list[Attempt] = []
+        self.parked: dict[tuple[str, int, int], list[str]] = {}
+
+    def park(self, lane: str, due_ms: int, tries: int, target: str) -> None:
+        self.parked.setdefault((lane, min(due_ms, self.item.event.expires_ms), tries), []).append(target)
+
+    def settlement(self) -> Settlement:
+        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()]
+        return Settlement(self.item, self.attempts, parked)
+
+
+class _Dead(Struct):
+    """A delivery that ended with a dead token, until the registry has said whether the token goes."""
+
+    push: Push
+    outcome: TokenDead
+    quarantine: bool
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        queue: EventQueue,
+        registry: Registry,
+        options: DispatcherOptions,
+        metrics: Metrics,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._queue = queue
+        self._registry = registry
+        self._options = options
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._dice = dice
+        self._loop = asyncio.get_running_loop()
+        self._providers: Mapping[str, Provider] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._finished: list[_Open] = []
+        self._dead: list[_Dead] = []
+        self._learned: list[Learned] = []
+        self._to_settle = asyncio.Event()
+        self._room = asyncio.Event()
+        self._cancelled: dict[tuple[str, str], float] = {}
+        self._stopping = False
+        self._out = 0
+        self._counters: dict[tuple[str, str, str], Callable[[float], None]] = {}
+
+    def use(self, providers: Mapping[str, Provider]) -> None:
+        """The providers, by the system of the devices that they reach."""
+        self._providers = providers
+
+    # -- the line ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Deliver until `stop` has let everything end."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_claiming())
+            tasks.create_task(self._keep_settling())
+
+    async def _keep_claiming(self) -> None:
+        while not self._stopping:
+            try:
+                if self._must_wait():
+                    await self._wait_for_room()
+                elif items := await self._claim():
+                    self._dispatch(items, await self._look_up(items))
+                else:
+                    await self._queue.wait(self._idle_s())
+            except StoreUnavailable:
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def _claim(self) -> list[Item]:
+        due = await self._queue.due_lanes()
+        lanes = {name: self._lane(name).room for name in due}
+        items = await self._queue.claim(_CLAIM_ITEMS, lanes)
+        self._metrics.claimed.inc(len(items))
+        return items
+
+    async def _look_up(self, items: Sequence[Item]) -> dict[UserId, list[Device]]:
+        try:
+            return await self._registry.devices_of(list({item.event.owner: None for item in items}))
+        except StoreUnavailable:
+            self._queue.release(items)
+            raise
+
+    def _dispatch(self, items: Iterable[Item], devices: Mapping[UserId, list[Device]]) -> None:
+        """Give every device of every event to its lane, and let the lanes send."""
+        now_ms = int(self._wall_clock() * 1000)
+        give_back_at = self._loop.time() + self._options.lease_s - self._options.in_time_s
+        touched: dict[str, Lane] = {}
+        for item in items:
+            opened = _Open(item, give_back_at)
+            own = devices.get(item.event.owner, ())
+            if item.targets is not None:
+                by_key = {device.key: device for device in own}
+                for target in item.targets:
+                    if target not in by_key:
+                        self._note(opened, target, item.lane or "", Result.CANCELLED, now_ms, reason="token deleted")
+                own = [by_key[target] for target in item.targets if target in by_key]
+            if item.event.expires_ms <= now_ms:
+                for device in own:
+                    self._note(opened, device.key, item.lane or "", Result.EXPIRED, now_ms, reason="lifetime over")
+                own = ()
+            opened.left = len(own)
+            self._out += len(own)
+            for device in own:
+                route = self._providers[device.system].route(device)
+                push = Push(opened.rendering, device, route, opened, item.tries)
+                lane = touched.get(route.lane)
+                if lane is None:
+                    lane = touched[route.lane] = self._lane(route.lane)
+                self._offer(lane, push, now_ms)
+            if not opened.left and not own:
+                self._finish(opened)
+        for lane in touched.values():
+            self._pump(lane)
+
+    def _offer(self, lane: Lane, push: Push, now_ms: int) -> None:
+        if lane.offer(push) is Admission.PARK:
+            due_ms = now_ms
+            if (chance := lane.next_chance()) is not None:
+                due_ms += int((chance - self._loop.time()) * 1000)
+            elif not lane.full:
+                due_ms += _TOPIC_PAUSE_MS  # only a paused topic turns away from a lane that has room
+            self._park(push, due_ms)
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what the lane lets go, each to its provider; what may no longer be sent ends here."""
+        taken = lane.take()
+        if not taken:
+            return
+        now_ms, now = int(self._wall_clock() * 1000), self._loop.time()
+        sends: list[Push] = []
+        for push in taken:
+            opened: _Open = push.item
+            if opened.item.event.expires_ms <= now_ms:
+                self._end_unsent(lane, push, Result.EXPIRED, now_ms, "lifetime over")
+            elif self._cancelled and (push.device.owner, push.device.key) in self._cancelled:
+                self._end_unsent(lane, push, Result.CANCELLED, now_ms, "token deleted")
+            elif now > opened.give_back_at:
+                lane.in_flight -= 1
+                self._park(push, now_ms)
+            else:
+                sends.append(push)
+        if sends:
+            # One lane has one provider: its name begins with it.
+            self._providers[sends[0].device.system].send(sends)
+        self._room.set()
+
+    # -- outcomes ------------------------------------------------------------------------------------------------------
+
+    def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
+        """Providers hand in what their answers mean; every push comes back exactly once."""
+        now_ms = int(self._wall_clock() * 1000)
+        by_lane: dict[str, list[tuple[Push, Outcome]]] = {}
+        for pair in outcomes:
+            name = pair[0].route.lane
+            if name in by_lane:
+                by_lane[name].append(pair)
+            else:
+                by_lane[name] = [pair]
+        for name, own in by_lane.items():
+            lane = self._lanes[name]
+            faults = dead = delivered = 0
+            for push, outcome in own:
+                kind = type(outcome)
+                if kind is RetryLater and outcome.fault:  # type: ignore[union-attr]
+                    faults += 1
+                elif kind is TokenDead:
+                    dead += 1
+            lane.ended(healthy=len(own) - faults, faults=faults, dead=dead)
+            for push, outcome in own:
+                if type(outcome) is Delivered:
+                    delivered += 1
+                    self._delivered(lane, push, outcome, now_ms)
+                else:
+                    self._not_delivered(lane, push, outcome, now_ms)
+            if delivered:
+                self._count(name, Result.DELIVERED, "", delivered)
+            for push in lane.turn_out():
+                self._offer(lane, push, now_ms)
+            self._pump(lane)
+
+    def _delivered(self, lane: Lane, push: Push, outcome: Delivered, now_ms: int) -> None:
+        device = push.device
+        if lane.is_misconfigured or lane.has_paused_topics:
+            lane.delivered(device.topic)
+        opened: _Open = push.item
+        opened.attempts.append(
+            Attempt(now_ms, device.key, lane.name, "delivered", outcome.answer.status, "", outcome.provider_id)
+        )
+        if push.tried or device.last_success_ms is None or now_ms - device.last_success_ms > _SUCCESS_NOTED_EVERY_MS:
+            self._learn(push, now_ms)
+        self._one_less(opened)
+
+    def _not_delivered(self, lane: Lane, push: Push, outcome: Outcome, now_ms: int) -> None:
+        answer = outcome.answer
+        match outcome:
+            case RetryLater(next_route=route) if route is not None:
+                self._count(lane.name, Result.RETRY, answer.reason)
+                self._try_route(lane, push, outcome, now_ms)
+            case RetryLater():
+                if outcome.pause_s is not None and outcome.scope is Scope.LANE:
+                    lane.pause(outcome.pause_s, answer.reason)
+                self._again(lane, push, outcome, retry_at_ms(outcome, push.tries, now_ms, self._dice()), now_ms)
+            case Misconfigured():
+                lane.misconfigured(answer.reason, outcome.topic)
+                self._again(
+                    lane, push, outcome, now_ms + int(delay_s(MISCONFIGURED, push.tries, 0.0) * 1000), now_ms
+                )
+            case Refused():
+                if outcome.our_bug:
+                    log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
+                self._end(lane, push, Result.REFUSED, outcome, now_ms)
+            case TokenDead():
+                self._dead.append(_Dead(push, outcome, lane.fuse.blown))
+                self._to_settle.set()
+            case Delivered():
+                self._delivered(lane, push, outcome, now_ms)
+
+    def _try_route(self, lane: Lane, push: Push, outcome: RetryLater, now_ms: int) -> None:
+        """The provider knows another way to the same device: try it at once, on that way's lane."""
+        assert outcome.next_route is not None
+        answer, opened = outcome.answer, push.item
+        opened.attempts.append(
+            Attempt(now_ms, push.device.key, lane.name, Result.RETRY, answer.status, answer.reason, "", now_ms)
+        )
+        push.tried = (*push.tried, push.route)
+        push.route = outcome.next_route
+        other = self._lane(push.route.lane)
+        self._offer(other, push, now_ms)
+        self._loop.call_soon(self._pump, other)
+
+    def _again(self, lane: Lane, push: Push, outcome: Outcome, due_ms: int, now_ms: int) -> None:
+        opened: _Open = push.item
+        result = Result.MISCONFIGURED if isinstance(outcome, Misconfigured) else Result.RETRY
+        due_ms = min(due_ms, opened.item.event.expires_ms)
+        answer, key = outcome.answer, push.device.key
+        opened.attempts.append(Attempt(now_ms, key, lane.name, result, answer.status, answer.reason, "", due_ms))
+        self._count(lane.name, result, _label(answer.status, answer.reason))
+        push.tries += 1
+        self._park(push, due_ms)
+
+    def _end(self, lane: Lane, push: Push, result: Result, outcome: Outcome, now_ms: int) -> None:
+        answer = outcome.answer
+        self._note(push.item, push.device.key, lane.name, result, now_ms, answer.status, answer.reason)
+        self._one_less(push.item)
+
+    def _end_unsent(self, lane: Lane, push: Push, result: Result, now_ms: int, reason: str) -> None:
+        lane.in_flight -= 1
+        self._note(push.item, push.device.key, lane.name, result, now_ms, reason=reason)
+        self._one_less(push.item)
+
+    def _note(
+        self, opened: _Open, key: str, lane: str, result: Result, now_ms: int, status: int = 0, reason: str = ""
+    ) -> None:
+        opened.attempts.append(Attempt(now_ms, key, lane, result, status, reason))
+        self._count(lane, result, _label(status, reason) if status else "")
+
+    def _park(self, push: Push, due_ms: int) -> None:
+        """What waits for its lane or its time waits in the queue, not here."""
+        opened: _Open = push.item
+        opened.park(push.route.lane, due_ms, push.tries, push.device.key)
+        self._one_less(opened)
+
+    def _one_less(self, opened: _Open) -> None:
+        opened.left -= 1
+        self._out -= 1
+        if not opened.left:
+            self._finish(opened)
+
+    def _finish(self, opened: _Open) -> None:
+        self._finished.append(opened)
+        self._to_settle.set()
+
+    # -- settling ------------------------------------------------------------------------------------------------------
+
+    async def _keep_settling(self) -> None:
+        while not (self._stopping and not self._out and not self._finished and not self._dead):
+            try:
+                async with asyncio.timeout(_IDLE_S):
+                    await self._to_settle.wait()
+            except TimeoutError:
+                continue
+            self._to_settle.clear()
+            try:
+                await self._settle()
+            except StoreUnavailable:
+                self._to_settle.set()
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def _settle(self) -> None:
+        """One turn: dead tokens go, what was learned is noted, items are settled. What fails is kept for the next."""
+        if self._dead:
+            await self._remove_dead()
+        if self._learned:
+            learned, self._learned = self._learned, []
+            await self._registry.learn(learned)
+        if self._finished:
+            batch = self._finished[:_SETTLE_ITEMS]
+            held = await self._queue.settle([opened.settlement() for opened in batch])
+            del self._finished[: len(batch)]
+            self._metrics.settled.inc(len(batch))
+            if lost := held.count(False):
+                self._metrics.lost_leases.inc(lost)
+                log.warning("settled too late: leases had ended", items=lost)
+        if self._finished or self._dead:
+            self._to_settle.set()
+        self._room.set()
+
+    async def _remove_dead(self) -> None:
+        """Remove, or quarantine where the fuse has blown; a token registered again since is tried again."""
+        now_ms = int(self._wall_clock() * 1000)
+        batch, self._dead = self._dead, []
+        try:
+            for quarantine in (False, True):
+                deaths = [dead for dead in batch if dead.quarantine is quarantine]
+                if deaths:
+                    survivors = await self._registry.remove_dead(
+                        [_dead_token(dead) for dead in deaths], quarantine=quarantine
+                    )
+                    for dead, kept in zip(deaths, survivors, strict=True):
+                        self._bury(dead, dead.push.device.owner in kept, now_ms)
+                    batch = [dead for dead in batch if dead.quarantine is not quarantine]
+        except StoreUnavailable:
+            self._dead = batch + self._dead
+            raise
+
+    def _bury(self, dead: _Dead, registered_again: bool, now_ms: int) -> None:
+        push, lane = dead.push, self._lanes[dead.push.route.lane]
+        if registered_again:
+            self._again(lane, push, dead.outcome, now_ms + int(delay_s(MISCONFIGURED, 0, 0.0) * 1000) * min(push.tries, 1), now_ms)
+        else:
+            self._metrics.tokens_removed.labels(lane.name).inc()
+            self._end(lane, push, Result.TOKEN_DEAD, dead.outcome, now_ms)
+
+    def _learn(self, push: Push, now_ms: int) -> None:
+        device, route = push.device, push.route
+        if not push.tried:
+            self._learned.append(
+                Learned(owner=device.owner, system=device.system, token=device.token, success_ms=now_ms)
+            )
+        elif device.system == "apns":
+            self._learned.append(
+                Learned(
+                    owner=device.owner,
+                    system=device.system,
+                    token=device.token,
+                    sandbox=route.lane.startswith("apns:sandbox:"),
+                    success_ms=now_ms,
+                )
+            )
+        else:
+            self._learned.append(
+                Learned(
+                    owner=device.owner,
+                    system=device.system,
+                    token=device.token,
+                    project=route.lane.removeprefix("fcm:"),
+                    field=route.field,
+                    success_ms=now_ms,
+                )
+            )
+
+    # -- room, idleness, stop ------------------------------------------------------------------------------------------
+
+    def _lane(self, name: str) -> Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(name, self._options.lane, self._loop.time, self._dice)
+        return lane
+
+    def _must_wait(self) -> bool:
+        """Full means back-pressure: a busy lane makes the queue wait, a slow one only parks its own."""
+        if len(self._finished) > _MOST_UNSETTLED:
+            return True
+        return any(lane.busy and not lane.slow for lane in self._lanes.values())
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(0.05):
+                await self._room.wait()
+        except TimeoutError:
+            pass
+
+    def _idle_s(self) -> float:
+        return _IDLE_S
+
+    async def look_after(self) -> None:
+        """Called about once a second: lanes that may try again, lifetimes that are over, marks that are old."""
+        now, now_ms = self._loop.time(), int(self._wall_clock() * 1000)
+        for lane in self._lanes.values():
+            for push in lane.turn_out():
+                self._offer(lane, push, now_ms)
+            self._pump(lane)
+        self._cancelled = {mark: until for mark, until in self._cancelled.items() if until > now}
+        while expired := await self._queue.claim_expired(_CLAIM_ITEMS):
+            self._dispatch(expired, await self._look_up(expired))
+
+    async def stop(self, drain_s: float) -> None:
+        """No new work; what is on the wire gets `drain_s` to end, then it goes back to the queue."""
+        self._stopping = True
+        now_ms = int(self._wall_clock() * 1000)
+        for lane in self._lanes.values():
+            for push in lane.empty():
+                self._park(push, now_ms)
+        deadline = self._loop.time() + drain_s
+        while self._out and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+
+    # -- what the API asks ---------------------------------------------------------------------------------------------
+
+    def cancel(self, owner: str, system: str, token: str) -> None:
+        """A token was deleted: what already waits for it in memory must not go out."""
+        self._cancelled[owner, f"{system}:{token}"] = self._loop.time() + 2 * self._options.lease_s
+
+    def registered(self, owner: str, system: str, token: str) -> None:
+        """A token was registered (again): an earlier deletion no longer counts."""
+        if self._cancelled:
+            self._cancelled.pop((owner, f"{system}:{token}"), None)
+
+    def resume(self, lanes: Iterable[str]) -> None:
+        """Credentials were replaced: their lanes may send again at once."""
+        for name in lanes:
+            if name in self._lanes:
+                self._lanes[name].resume()
+                self._pump(self._lanes[name])
+
+    def reset_fuse(self, name: str) -> None:
+        if name in self._lanes:
+            self._lanes[name].fuse.reset()
+
+    def lanes(self) -> list[LaneStatus]:
+        return [lane.status() for lane in self._lanes.values()]
+
+    def _count(self, lane: str, result: Result, reason: str, amount: int = 1) -> None:
+        key = (lane, result.value, reason)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._metrics.attempts.labels(*key).inc
+        counter(amount)
+
+
+def _label(status: int, reason: str) -> str:
+    """A reason for a metric: free text of our own (a link's error) would be a label without end."""
+    return reason if status else "link"
+
+
+def _dead_token(dead: _Dead) -> DeadToken:
+    device, outcome = dead.push.device, dead.outcome
+    before_us = dead.push.sent_us if outcome.timestamp_ms is None else outcome.timestamp_ms * 1000
+    application = device.application_id or dead.push.route.lane.removeprefix("fcm:")
+    said = f"{outcome.answer.status} {outcome.answer.reason}"
+    return DeadToken(device.system, device.token, before_us, said, application)

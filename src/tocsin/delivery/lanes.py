@@ -1,0 +1,316 @@
+"""One lane per (provider, environment, application or project): what it may hold, and whether it may send at all.
+
+A lane that is slow, broken or misconfigured parks its deliveries in the queue; no other lane feels it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from tocsin.delivery.retry import MISCONFIGURED, delay_s
+from tocsin.domain.lanes import LaneState, LaneStatus
+from tocsin.providers.base import Push
+
+log = structlog.get_logger(__name__)
+
+_CONSECUTIVE_FAULTS: Final = 5
+_RATE_ATTEMPTS: Final = 20
+_RATE_FAULTS: Final = 0.5
+_OPEN_FIRST_S: Final = 1.0
+_OPEN_CAP_S: Final = 60.0
+_SLOW_AFTER_S: Final = 1.0
+_FUSE_WINDOW_S: Final = 60.0
+_FUSE_ATTEMPTS: Final = 200
+_FUSE_DEAD: Final = 0.2
+_MOST_TOPICS: Final = 1000
+
+
+class LaneOptions(Struct, frozen=True):
+    in_flight: int
+    waiting: int
+
+
+class Admission(Enum):
+    """What a lane does with one more delivery."""
+
+    TAKEN = auto()
+    PARK = auto()
+
+
+class Breaker:
+    """Closed, open for a growing pause, then half open: one probe decides."""
+
+    def __init__(self, clock: Callable[[], float], dice: Callable[[], float]) -> None:
+        self._clock = clock
+        self._dice = dice
+        self._consecutive = 0
+        self._recent: deque[bool] = deque(maxlen=_RATE_ATTEMPTS)
+        self._pauses = 0
+        self.open_until = 0.0
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.open_until > 0.0
+
+    def room(self) -> int | None:
+        """How many attempts the breaker allows now; None is no limit."""
+        if not self.is_open:
+            return None
+        return 0 if self._probing or self._clock() < self.open_until else 1
+
+    def sent(self) -> None:
+        if self.is_open:
+            self._probing = True
+
+    def healthy(self, attempts: int) -> None:
+        self._consecutive = 0
+        if self._pauses or self._recent:
+            self._recent.extend([True] * min(attempts, _RATE_ATTEMPTS))
+        if self.is_open:
+            self.close()
+
+    def close(self) -> None:
+        self._pauses = 0
+        self._recent.clear()
+        self._consecutive = 0
+        self.open_until = 0.0
+        self._probing = False
+
+    def fault(self) -> bool:
+        """Count one fault; whether the breaker opened by it."""
+        self._consecutive += 1
+        self._recent.append(False)
+        if self.is_open:
+            if not self._probing:
+                return False  # sent before it opened
+        elif self._consecutive < _CONSECUTIVE_FAULTS and (
+            len(self._recent) < _RATE_ATTEMPTS or self._recent.count(False) < _RATE_ATTEMPTS * _RATE_FAULTS
+        ):
+            return False
+        self._probing = False
+        pause_s = min(_OPEN_CAP_S, _OPEN_FIRST_S * 2.0**self._pauses) * (0.5 + 0.5 * self._dice())
+        self._pauses += 1
+        self.open_until = self._clock() + pause_s
+        return True
+
+
+class Fuse:
+    """More than a fifth of many attempts dead within a minute: something is wrong, and it is not the tokens."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = 0.0
+        self._attempts = 0
+        self._dead = 0
+        self.blown = False
+
+    def count(self, attempts: int, dead: int) -> bool:
+        """Count attempts; whether the fuse blew just now."""
+        now = self._clock()
+        if now - self._started > _FUSE_WINDOW_S:
+            self._started, self._attempts, self._dead = now, 0, 0
+        self._attempts += attempts
+        self._dead += dead
+        if self.blown or self._attempts < _FUSE_ATTEMPTS or self._dead <= self._attempts * _FUSE_DEAD:
+            return False
+        self.blown = True
+        return True
+
+    def reset(self) -> None:
+        self._started = self._attempts = self._dead = 0
+        self.blown = False
+
+
+class Lane:
+    """See the module. Times are the event loop's (monotonic seconds)."""
+
+    def __init__(
+        self, name: str, options: LaneOptions, clock: Callable[[], float], dice: Callable[[], float]
+    ) -> None:
+        self.name = name
+        self._options = options
+        self._clock = clock
+        self._urgent: deque[Push] = deque()
+        self._bulk: deque[Push] = deque()
+        self.in_flight = 0
+        self.breaker = Breaker(clock, dice)
+        self.fuse = Fuse(clock)
+        self._paused_until = 0.0
+        self._pauses = 0
+        self._pause_reason = ""
+        self._misconfigured = False
+        self._probing = False
+        self._topics: dict[str, tuple[str, float]] = {}
+
+    # -- deliveries in, deliveries out ---------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        return len(self._urgent) + len(self._bulk)
+
+    @property
+    def room(self) -> int:
+        """How many parked deliveries may be claimed for this lane."""
+        if not self.may_send:
+            return 0
+        if self._allowed() is not None:
+            return max(0, 1 - self.waiting)
+        # Not in drops: each claim of parked deliveries is a write.
+        return self._options.waiting - self.waiting if self.waiting <= self._options.waiting // 2 else 0
+
+    @property
+    def may_send(self) -> bool:
+        allowed = self._allowed()
+        return allowed is None or allowed > 0
+
+    @property
+    def busy(self) -> bool:
+        """Enough waits here that nothing more should be claimed, unless the lane is slow."""
+        return self.waiting > self._options.waiting // 2
+
+    @property
+    def slow(self) -> bool:
+        """What waits here waits long: what else comes is parked when the lane is full, and the others need not wait."""
+        oldest = min((waiting[0].queued_at for waiting in (self._urgent, self._bulk) if waiting), default=None)
+        return oldest is not None and self._clock() - oldest > _SLOW_AFTER_S
+
+    @property
+    def full(self) -> bool:
+        return self.waiting >= self._options.waiting
+
+    @property
+    def has_paused_topics(self) -> bool:
+        return bool(self._topics)
+
+    def offer(self, push: Push) -> Admission:
+        """Take a delivery to be sent, or have it parked."""
+        if self.full or not self.may_send or self._topic_paused(push):
+            return Admission.PARK
+        push.queued_at = self._clock()
+        (self._urgent if push.rendering.event.urgent else self._bulk).append(push)
+        return Admission.TAKEN
+
+    def take(self) -> list[Push]:
+        """Those whose turn it is: urgent ones first, within the bound of what may be on the wire."""
+        count = self._options.in_flight - self.in_flight
+        allowed = self._allowed()
+        if allowed is not None:
+            count = min(count, allowed)
+        taken: list[Push] = []
+        for waiting in (self._urgent, self._bulk):
+            while waiting and len(taken) < count:
+                taken.append(waiting.popleft())
+        if taken:
+            self.in_flight += len(taken)
+            self.breaker.sent()
+            self._probing = self._misconfigured or self._paused_until > 0
+        return taken
+
+    def turn_out(self) -> list[Push]:
+        """Everything that waits in memory while the lane may not send: it is parked."""
+        if self.may_send:
+            return []
+        return self.empty()
+
+    def empty(self) -> list[Push]:
+        out = [*self._urgent, *self._bulk]
+        self._urgent.clear()
+        self._bulk.clear()
+        return out
+
+    # -- how attempts ended --------------------------------------------------------------------------------------------
+
+    def ended(self, *, healthy: int, faults: int, dead: int) -> None:
+        """Count what came back, whatever it meant; the provider answering at all is what `healthy` counts."""
+        self.in_flight -= healthy + faults
+        self._probing = False
+        if healthy:
+            self.breaker.healthy(healthy)
+        for _ in range(faults):
+            if self.breaker.fault():
+                log.warning("breaker opened", lane=self.name, for_s=round(self.breaker.open_until - self._clock(), 1))
+        if self.fuse.count(healthy, dead):
+            log.error("fuse blown: too many dead tokens; removals are quarantined", lane=self.name)
+
+    def misconfigured(self, reason: str, topic: str | None) -> None:
+        """The operator must act. One topic, or the whole lane: paused, tried again after a growing pause."""
+        now = self._clock()
+        if topic is not None:
+            if topic not in self._topics:
+                log.error("topic misconfigured", lane=self.name, topic=topic, reason=reason)
+            if len(self._topics) < _MOST_TOPICS or topic in self._topics:
+                self._topics[topic] = (reason, now + MISCONFIGURED.first_s)
+            return
+        if self._misconfigured and now < self._paused_until:
+            return  # sent before it paused
+        if not self._misconfigured:
+            log.error("lane paused: misconfigured", lane=self.name, reason=reason)
+        self._misconfigured = True
+        self._pause_reason = reason
+        self._paused_until = now + delay_s(MISCONFIGURED, self._pauses, 0.0)
+        self._pauses += 1
+        self._probing = False
+
+    def pause(self, seconds: float, reason: str) -> None:
+        """The provider asked for a pause of the whole lane."""
+        if self._clock() + seconds > self._paused_until:
+            log.warning("lane pauses", lane=self.name, for_s=round(seconds, 1), reason=reason)
+            self._paused_until = self._clock() + seconds
+            self._pause_reason = reason
+
+    def delivered(self, topic: str) -> None:
+        """Something arrived: whatever was misconfigured no longer is."""
+        if self._misconfigured:
+            log.info("lane resumes", lane=self.name)
+            self.resume()
+        if self._topics:
+            self._topics.pop(topic, None)
+
+    def resume(self) -> None:
+        """The credential was replaced (or works again)."""
+        self._misconfigured = self._probing = False
+        self._paused_until = 0.0
+        self._pauses = 0
+        self._pause_reason = ""
+        self._topics.clear()
+        self.breaker.close()
+
+    def status(self) -> LaneStatus:
+        state = LaneState.RUNNING
+        reason = ""
+        if self._misconfigured or self._clock() < self._paused_until:
+            state, reason = LaneState.PAUSED, self._pause_reason
+        elif self.breaker.is_open:
+            state, reason = LaneState.OPEN, "the provider or the link to it failed too often"
+        topics = {topic: why for topic, (why, _) in self._topics.items()}
+        return LaneStatus(self.name, state, reason, self.in_flight, self.waiting, topics, self.fuse.blown)
+
+    @property
+    def is_misconfigured(self) -> bool:
+        return self._misconfigured
+
+    def next_chance(self) -> float | None:
+        """When a lane that may not send now may try again (loop time), or None when it may."""
+        times = [at for at in (self._paused_until, self.breaker.open_until) if at > self._clock()]
+        return max(times, default=None)
+
+    def _allowed(self) -> int | None:
+        """How many attempts the lane's state allows now; None is no limit."""
+        if self._paused_until > 0:
+            if self._clock() < self._paused_until:
+                return 0
+            if self._misconfigured:
+                return 0 if self._probing else 1
+            self._paused_until = 0.0
+        return self.breaker.room()
+
+    def _topic_paused(self, push: Push) -> bool:
+        paused = self._topics.get(push.device.topic) if self._topics else None
+        return paused is not None and self._clock() < paused[1]

@@ -1,0 +1,117 @@
+"""Opens connections: TCP, a proxy's CONNECT where one is configured, TLS with ALPN `h2`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+from urllib.parse import unquote, urlsplit
+
+ConnectionType = TypeVar("ConnectionType", bound=asyncio.Protocol)
+_PROXY_ANSWER_LIMIT_BYTES: Final = 16 * 1024
+
+
+class DialError(Exception):
+    """No connection could be opened; the message says where it failed."""
+
+
+def client_tls(ca_file: Path | None = None, certificate_file: Path | None = None) -> ssl.SSLContext:
+    """TLS 1.2 or newer, verified always, ALPN `h2`; with a client certificate (PEM, chain and key) where given."""
+    context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    if certificate_file is not None:
+        context.load_cert_chain(certificate_file)
+    return context
+
+
+async def dial(
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    factory: Callable[[], ConnectionType],
+    *,
+    proxy: str | None = None,
+    timeout_s: float,
+) -> ConnectionType:
+    """A connection that speaks HTTP/2.
+
+    Raises:
+        DialError: unreachable, refused by the proxy, not verified, or without `h2`.
+    """
+    loop = asyncio.get_running_loop()
+    made: list[ConnectionType] = []
+
+    def make() -> ConnectionType:
+        made.append(factory())
+        return made[-1]
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            if proxy is None:
+                transport, _ = await loop.create_connection(make, host, port, ssl=tls, server_hostname=host)
+            else:
+                tunnel = await _tunnel(host, port, proxy)
+                protocol = make()
+                upgraded = await loop.start_tls(tunnel, protocol, tls, server_hostname=host)
+                if upgraded is None:
+                    raise DialError(f"{host}:{port}: the proxy's connection ended during the TLS handshake")
+                transport = upgraded
+                protocol.connection_made(transport)
+    except TimeoutError:
+        raise DialError(f"{host}:{port}: no connection within {timeout_s:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise DialError(f"{host}:{port}: certificate not verified: {error.verify_message}") from None
+    except (OSError, ssl.SSLError) as error:
+        raise DialError(f"{host}:{port}: {error}") from None
+    chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+    if chosen != "h2":
+        transport.abort()
+        raise DialError(f"{host}:{port}: does not speak HTTP/2 (ALPN chose {chosen!r})")
+    return made[0]
+
+
+class _ProxyAnswer(asyncio.Protocol):
+    """Reads the head of a proxy's answer to CONNECT, and not one byte of what follows."""
+
+    def __init__(self) -> None:
+        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if b"\r\n\r\n" in self._received and not self.head.done():
+            self.head.set_result(self._received)
+        elif len(self._received) > _PROXY_ANSWER_LIMIT_BYTES and not self.head.done():
+            self.head.set_exception(DialError("the proxy's answer has no end"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.head.done():
+            self.head.set_exception(DialError("the proxy closed the connection"))
+
+
+async def _tunnel(host: str, port: int, proxy: str) -> asyncio.Transport:
+    """RFC 9110, 9.3.6: CONNECT, with the proxy's credentials where its URL has them."""
+    parts = urlsplit(proxy)
+    if parts.scheme != "http" or parts.hostname is None:
+        raise DialError("proxy: must be http://[user:password@]host:port")
+    loop = asyncio.get_running_loop()
+    transport, answer = await loop.create_connection(_ProxyAnswer, parts.hostname, parts.port or 3128)
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
+    transport.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    try:
+        head = await answer.head
+        status = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(status) < 2 or not status[1].startswith(b"2"):
+            raise DialError(f"proxy {parts.hostname}:{parts.port}: CONNECT answered {b' '.join(status[1:]).decode('latin-1')}")
+    except BaseException:
+        transport.abort()
+        raise
+    return transport

@@ -1,0 +1,335 @@
+"""Wires everything together: the one place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+import uvicorn
+from msgspec import Struct
+
+from tocsin.api.app import create_app
+from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
+from tocsin.delivery.lanes import LaneOptions
+from tocsin.domain.events import MESSAGES
+from tocsin.domain.lanes import LaneState, LaneStatus
+from tocsin.http2.pool import PoolOptions
+from tocsin.providers.apns import Apns, ApnsCredential, ApnsOptions
+from tocsin.providers.credentials import CredentialError, certificate_expiry
+from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
+from tocsin.settings import Http2, Settings
+from tocsin.store import opening
+from tocsin.store.opening import Store, StoreError
+from tocsin.store.ports import StoreUnavailable
+from tocsin.telemetry import Metrics, configure_logging
+
+__all__ = ["ServiceError", "Store", "StoreError", "open_store", "serve"]
+
+log = structlog.get_logger(__name__)
+
+_NOTICE_EVERY_S: Final = 0.5
+_LOOK_AFTER_EVERY_S: Final = 1.0
+_PRUNE_EVERY_S: Final = 10.0
+_WARN_CERTIFICATE_S: Final = 30 * 24 * 3600
+# The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
+_SWITCH_INTERVAL_S: Final = 0.0005
+
+
+class ServiceError(Exception):
+    """The service cannot start; the message names the reason and the remedy."""
+
+
+@asynccontextmanager
+async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIterator[Store]:
+    """The store that `settings` names, migrated and open.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    async with opening.open_store(
+        settings.store.path,
+        max_events=settings.store.max_backlog_events,
+        max_bytes=settings.store.max_backlog_bytes,
+        lease_s=settings.delivery.lease_s,
+        exclusive=exclusive,
+    ) as store:
+        yield store
+
+
+def pool_options(section: Http2) -> PoolOptions:
+    return PoolOptions(
+        max_connections=section.max_connections,
+        request_timeout_s=section.request_timeout_s,
+        connect_timeout_s=section.connect_timeout_s,
+        ping_after_s=section.ping_after_s,
+        ping_timeout_s=section.ping_timeout_s,
+        proxy=section.proxy,
+    )
+
+
+def apns_options(settings: Settings) -> ApnsOptions:
+    apns = settings.apns
+    return ApnsOptions(apns.production_url, apns.sandbox_url, apns.ca_file, pool_options(apns))
+
+
+def fcm_options(settings: Settings) -> FcmOptions:
+    priority = {message: settings.delivery.priority(message) for message in MESSAGES}
+    return FcmOptions(settings.fcm.url, settings.fcm.ca_file, pool_options(settings.fcm), priority)
+
+
+class Service:
+    """A running tocsin: the line, the API beside it, and what looks after both."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.metrics = Metrics()
+        delivery = settings.delivery
+        self.dispatcher = Dispatcher(
+            store.queue,
+            store.registry,
+            DispatcherOptions(
+                LaneOptions(delivery.lane_in_flight, delivery.lane_waiting),
+                delivery.lease_s,
+                max(settings.apns.request_timeout_s, settings.fcm.request_timeout_s) + 5.0,
+            ),
+            self.metrics,
+        )
+        self.apns = Apns(apns_options(settings), self.dispatcher.report)
+        self.fcm = Fcm(fcm_options(settings), self.dispatcher.report)
+        self.dispatcher.use({"apns": self.apns, "fcm": self.fcm})
+        self._stopping = False
+
+    # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
+
+    def cancel(self, owner: str, system: str, token: str) -> None:
+        self.dispatcher.cancel(owner, system, token)
+
+    def registered(self, owner: str, system: str, token: str) -> None:
+        self.dispatcher.registered(owner, system, token)
+
+    def lanes(self) -> list[LaneStatus]:
+        return self.dispatcher.lanes()
+
+    def accepted(self) -> None:
+        """The queue itself wakes the dispatcher."""
+
+    def problems(self) -> list[str]:
+        """What makes the service not ready, in sentences."""
+        found = []
+        if self._stopping:
+            found.append("tocsin is stopping")
+        if self.store.database.fault is not None:
+            found.append(f"the store cannot write: {self.store.database.fault}")
+        for lane in self.dispatcher.lanes():
+            if lane.state is LaneState.PAUSED:
+                found.append(f"lane {lane.name} is paused: {lane.reason}")
+            if lane.fuse_blown:
+                found.append(f"lane {lane.name}: too many dead tokens; removals are quarantined")
+        return found
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, sock: socket.socket, ready: Callable[[str], None] | None) -> None:
+        """Serve until a signal says stop; returns after draining."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self.store.queue.start()
+        await self.configure()
+        app = create_app(
+            settings=self.settings,
+            queue=self.store.queue,
+            registry=self.store.registry,
+            access=self.store.access,
+            applications=self.store.applications,
+            delivery=self,
+            metrics=self.metrics.registry,
+        )
+        server = _ApiServer(_uvicorn_config(app, self.settings))
+        tasks = [
+            asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
+            asyncio.create_task(server.serve(sockets=[sock]), name="api"),
+            asyncio.create_task(self._look_after(), name="looking after"),
+        ]
+        stopped = asyncio.create_task(stop.wait())
+        while not server.started and not any(task.done() for task in tasks):
+            await asyncio.sleep(0.005)
+        host, port = sock.getsockname()[:2]
+        log.info("listening", host=host, port=port)
+        if ready is not None:
+            ready(f"http://{host}:{port}")
+        gc.collect()
+        gc.freeze()
+        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        crashed = [task for task in tasks if task.done()]
+        await self._stop(server, tasks)
+        stopped.cancel()
+        for task in crashed:
+            await task
+
+    async def _stop(self, server: uvicorn.Server, tasks: list[asyncio.Task[None]]) -> None:
+        """No new work; what is in flight ends or goes back to the queue; all of it within the deadline."""
+        log.info("stopping")
+        self._stopping = True
+        dispatching, serving, looking_after = tasks
+        looking_after.cancel()
+        server.should_exit = True
+        await self.dispatcher.stop(self.settings.server.drain_s)
+        # What still has no answer comes back as lost, and is parked for the next start.
+        await self.apns.close()
+        await self.fcm.close()
+        try:
+            async with asyncio.timeout(2):
+                await asyncio.gather(dispatching, return_exceptions=True)
+        except TimeoutError:
+            log.error("not everything could be settled; it is delivered again after the next start")
+        await asyncio.gather(looking_after, return_exceptions=True)
+        server.force_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        log.info("stopped")
+
+    async def configure(self) -> None:
+        """Take over applications and projects as they are now; lanes with a new credential may send again."""
+        applications = await self.store.applications.applications()
+        changed = self.apns.configure(
+            ApnsCredential(application.id, application.key_pem, application.key_id, application.certificate_pem)
+            for application in applications
+            if application.certificate_pem is not None or application.key_pem is not None
+        )
+        self.dispatcher.resume(f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox"))
+        projects = await self.store.applications.projects()
+        changed = self.fcm.configure(
+            FcmCredential(project.name, project.service_account, project.default) for project in projects
+        )
+        self.dispatcher.resume(f"fcm:{name}" for name in (*changed, ""))
+        for application in applications:
+            if application.certificate_pem is not None:
+                ends = certificate_expiry(application.certificate_pem).timestamp()
+                self.metrics.certificate_expiry.labels(application.id).set(ends)
+                if ends - time.time() < _WARN_CERTIFICATE_S:
+                    days = int((ends - time.time()) // 86400)
+                    log.warning("certificate ends soon", application=application.id, days=days)
+
+    async def _look_after(self) -> None:
+        """What happens now and then, and must not stop because it failed once."""
+        noticed = looked = pruned = 0.0
+        loop = asyncio.get_running_loop()
+        configured = await self._configured()
+        while True:
+            await asyncio.sleep(0.1)
+            now = loop.time()
+            try:
+                if now - noticed >= _NOTICE_EVERY_S:
+                    noticed = now
+                    await self.store.notice_changes()
+                    latest = await self._configured()
+                    if latest != configured:
+                        configured = latest
+                        await self.configure()
+                if now - looked >= _LOOK_AFTER_EVERY_S:
+                    looked = now
+                    await self.dispatcher.look_after()
+                    self._observe()
+                if now - pruned >= _PRUNE_EVERY_S:
+                    pruned = now
+                    await self._prune()
+            except StoreUnavailable as error:
+                log.debug("store unavailable", error=str(error))
+            except CredentialError as error:
+                log.error("credential cannot be used", error=str(error))
+
+    async def _configured(self) -> tuple[object, object]:
+        applications = self.store.applications
+        return await applications.applications(), await applications.projects()
+
+    async def _prune(self) -> None:
+        store = self.settings.store
+        await self.store.prune(store.retention.total_seconds(), store.history.total_seconds())
+
+    def _observe(self) -> None:
+        metrics = self.metrics
+        backlog = self.store.queue.backlog()
+        metrics.backlog.set(backlog.events)
+        metrics.backlog_bytes.set(backlog.size_bytes)
+        for lane in self.dispatcher.lanes():
+            metrics.in_flight.labels(lane.name).set(lane.in_flight)
+            metrics.waiting.labels(lane.name).set(lane.waiting)
+            for state in (LaneState.OPEN, LaneState.PAUSED):
+                metrics.lane_paused.labels(lane.name, state.value).set(lane.state is state)
+        open_by_origin: dict[str, int] = {}
+        for pool in (*self.apns.pools(), *self.fcm.pools()):
+            open_by_origin[pool.origin] = open_by_origin.get(pool.origin, 0) + pool.connections
+        for origin, count in open_by_origin.items():
+            metrics.connections.labels(origin).set(count)
+
+
+class _ApiServer(uvicorn.Server):
+    """Signals are the service's to handle."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=settings.server.max_connections,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.server.drain_s),
+    )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        reason = error.strerror or error
+        raise ServiceError(f"cannot listen on {host}:{port}: {reason}; choose another with server.port") from None
+    sock.setblocking(False)
+    return sock
+
+
+async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
+    """Run tocsin until SIGTERM or SIGINT; returns after draining. `ready` gets the base URL once it listens.
+
+    Raises:
+        StoreError, ServiceError: it cannot start.
+    """
+    configure_logging(settings.log.level, settings.log.format)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    with contextlib.closing(_listen(settings)) as sock:
+        async with open_store(settings, exclusive=True) as store:
+            await Service(settings, store).run(sock, ready)
+
+
+class CheckResult(Struct, frozen=True):
+    """Whether a credential works, in one sentence with the remedy."""
+
+    ok: bool
+    sentence: str

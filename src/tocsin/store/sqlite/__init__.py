@@ -1,0 +1,1 @@
+"""Every port on one SQLite file: the embedded default."""

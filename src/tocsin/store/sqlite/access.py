@@ -1,0 +1,136 @@
+"""Access on SQLite: sessions and keys, stored as hashes, remembered in memory once seen."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Final, Generic, TypeVar
+
+from sqlalchemy import Connection, Table, delete, insert, or_, select
+
+from tocsin.domain.events import UserId
+from tocsin.store import schema
+from tocsin.store.ports import ApiKey, Role, Session
+from tocsin.store.sqlite.database import Database
+
+_REMEMBERED: Final = 100_000
+Holder = TypeVar("Holder", Session, ApiKey)
+
+
+def _hash(secret: str) -> bytes:
+    """The secrets are 256 random bits, so one round of SHA-256 is enough: there is nothing to guess."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+class _Remembered(Generic[Holder]):
+    """What secrets were found to open: bounded, forgotten whole when it is full or the file was changed elsewhere."""
+
+    def __init__(self) -> None:
+        self._by_hash: dict[bytes, Holder] = {}
+
+    def get(self, key: bytes) -> Holder | None:
+        return self._by_hash.get(key)
+
+    def put(self, key: bytes, holder: Holder) -> None:
+        if len(self._by_hash) >= _REMEMBERED:
+            self._by_hash.clear()
+        self._by_hash[key] = holder
+
+    def forget(self) -> None:
+        self._by_hash.clear()
+
+
+class SqliteAccess:
+    """See `ports.Access`."""
+
+    def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._wall_clock = wall_clock
+        self._sessions: _Remembered[Session] = _Remembered()
+        self._keys: _Remembered[ApiKey] = _Remembered()
+        self._revocations = 0
+
+    def forget(self) -> None:
+        """Another process has changed the file: what was remembered may have been revoked."""
+        self._revocations += 1
+        self._sessions.forget()
+        self._keys.forget()
+
+    async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
+        secret = secrets.token_urlsafe(32)
+        session = Session("ses_" + secrets.token_hex(6), owner, self._now_ms(), expires_ms)
+        await self._insert(schema.session, _hash(secret), session)
+        return secret, session
+
+    async def create_key(self, role: Role, name: str, expires_ms: int | None) -> tuple[str, ApiKey]:
+        secret = f"tocsin_{role.value}_{secrets.token_urlsafe(32)}"
+        key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms)
+        await self._insert(schema.api_key, _hash(secret), key)
+        return secret, key
+
+    async def session(self, secret: str) -> Session | None:
+        return await self._open(secret, schema.session, self._sessions, _session)
+
+    async def key(self, secret: str) -> ApiKey | None:
+        return await self._open(secret, schema.api_key, self._keys, _key)
+
+    async def sessions(self, owner: UserId | None = None) -> list[Session]:
+        query = select(schema.session).order_by(schema.session.c.created_ms)
+        if owner is not None:
+            query = query.where(schema.session.c.owner == owner)
+        return await self._database.read(lambda connection: [_session(row) for row in connection.execute(query)])
+
+    async def keys(self) -> list[ApiKey]:
+        query = select(schema.api_key).order_by(schema.api_key.c.created_ms)
+        return await self._database.read(lambda connection: [_key(row) for row in connection.execute(query)])
+
+    async def revoke_session(self, id_or_secret: str) -> bool:
+        return await self._revoke(schema.session, id_or_secret)
+
+    async def revoke_key(self, id_or_secret: str) -> bool:
+        return await self._revoke(schema.api_key, id_or_secret)
+
+    async def _open(
+        self, secret: str, table: Table, remembered: _Remembered[Holder], read_row: Callable[[Any], Holder]
+    ) -> Holder | None:
+        hashed = _hash(secret)
+        holder = remembered.get(hashed)
+        if holder is None:
+            revocations = self._revocations
+            query = select(table).where(table.c.hash == hashed)
+            row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+            if row is None:
+                return None
+            holder = read_row(row)
+            if revocations == self._revocations:
+                remembered.put(hashed, holder)
+        if holder.expires_ms is not None and holder.expires_ms <= self._now_ms():
+            return None
+        return holder
+
+    async def _insert(self, table: Table, hashed: bytes, holder: Session | ApiKey) -> None:
+        values = {field: getattr(holder, field) for field in holder.__struct_fields__}
+
+        def write(connection: Connection) -> None:
+            connection.execute(insert(table).values(hash=hashed, **values))
+
+        await self._database.write(write)
+
+    async def _revoke(self, table: Table, id_or_secret: str) -> bool:
+        statement = delete(table).where(or_(table.c.id == id_or_secret, table.c.hash == _hash(id_or_secret)))
+        count = await self._database.write(lambda connection: connection.execute(statement).rowcount)
+        self.forget()
+        return count > 0
+
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
+
+def _session(row: Any) -> Session:
+    return Session(row.id, None if row.owner is None else UserId(row.owner), row.created_ms, row.expires_ms)
+
+
+def _key(row: Any) -> ApiKey:
+    return ApiKey(row.id, Role(row.role), row.name, row.created_ms, row.expires_ms)

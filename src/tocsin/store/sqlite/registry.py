@@ -1,0 +1,216 @@
+"""Registry on SQLite: who has which devices, what became of those that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from tocsin.domain.devices import Device, DeviceToken, System
+from tocsin.domain.events import UserId
+from tocsin.store.ports import DeadToken, Learned, Removal
+from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.database import Database, raw
+
+_COLUMNS: Final = (
+    "owner, system, token, application_id, sandbox, apns_topic, registered_us, "
+    "learned_sandbox, learned_project, learned_field, last_success_ms"
+)
+_DEVICE_JSON = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
+_OF_OWNERS = (
+    f"WITH wanted(owner) AS (VALUES {{rows}}) SELECT json_group_array({_DEVICE_JSON}) "
+    "FROM wanted CROSS JOIN device ON device.owner = wanted.owner"
+)
+_PUT = f"INSERT OR REPLACE INTO device({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)"
+_REMEMBER = (
+    "INSERT INTO removal(owner, system, token, application, device, removed_ms, reason, quarantined) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_LEARN = """WITH learned(owner, system, token, sandbox, project, field, success_ms) AS (VALUES {rows})
+    UPDATE device SET
+        learned_sandbox = coalesce(learned.sandbox, learned_sandbox),
+        learned_project = coalesce(learned.project, learned_project),
+        learned_field = coalesce(learned.field, learned_field),
+        last_success_ms = coalesce(learned.success_ms, last_success_ms)
+    FROM learned WHERE device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
+
+# SQLite's JSON has 0 and 1 where the columns are boolean.
+_decode_devices = msgspec.json.Decoder(list[Device], strict=False).decode
+_decode_device = msgspec.json.Decoder(Device, strict=False).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _registered(device: Device) -> int:
+    return device.registered_us
+
+
+class SqliteRegistry:
+    """See `ports.Registry`."""
+
+    def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._wall_clock = wall_clock
+        self._looking_up: dict[UserId, None] = {}
+        self._looked_up: asyncio.Future[dict[UserId, list[Device]]] | None = None
+
+    async def add(self, device: Device, max_tokens: int) -> list[Device]:
+        def add(connection: Connection) -> list[Device]:
+            driver = raw(connection)
+            driver.execute(_PUT, _values(device))
+            own = sorted(_devices_of(driver, [device.owner]), key=_registered)
+            evicted = own[: max(0, len(own) - max_tokens)]
+            for old in evicted:
+                self._remove(driver, old, "evicted: the user registered more tokens than allowed")
+            return evicted
+
+        return await self._database.write(add)
+
+    async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
+        def delete(connection: Connection) -> bool:
+            driver = raw(connection)
+            found = _select(driver, "owner = ? AND system = ? AND token = ?", (owner, str(system), token))
+            for device in found:
+                self._remove(driver, device, "deleted by its user")
+            return bool(found)
+
+        return await self._database.write(delete)
+
+    async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
+        """Look-ups that are made while another is on its way share one statement."""
+        if self._looked_up is None:
+            self._looked_up = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_soon(self._start_lookup)
+        self._looking_up.update(dict.fromkeys(owners))
+        found = await asyncio.shield(self._looked_up)
+        return {owner: found[owner] for owner in owners if owner in found}
+
+    def _start_lookup(self) -> None:
+        future, owners = self._looked_up, list(self._looking_up)
+        assert future is not None
+        self._looked_up, self._looking_up = None, {}
+        task = asyncio.ensure_future(self._database.read(lambda connection: _of_owners(raw(connection), owners)))
+        task.add_done_callback(lambda done: _answer_lookup(done, future))
+
+    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
+        def remove(connection: Connection) -> list[set[UserId]]:
+            driver = raw(connection)
+            survivors = []
+            for dead in tokens:
+                kept: set[UserId] = set()
+                for device in _select(driver, "token = ? AND system = ?", (dead.token, dead.system)):
+                    if device.registered_us < dead.before_us:
+                        self._remove(driver, device, dead.reason, quarantined=quarantine)
+                    else:
+                        kept.add(UserId(device.owner))
+                survivors.append(kept)
+            return survivors
+
+        return await self._database.write(remove)
+
+    async def learn(self, learned: Sequence[Learned]) -> None:
+        values = [(one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms) for one in learned]
+        await self._database.write(lambda connection: rows.execute(raw(connection), _LEARN, values))
+
+    async def find(self, token: DeviceToken) -> list[Device]:
+        return await self._database.read(lambda connection: _select(raw(connection), "token = ?", (token,)))
+
+    async def history(self, *, owner: UserId | None = None, token: DeviceToken | None = None) -> list[Removal]:
+        def read(connection: Connection) -> list[Removal]:
+            found = raw(connection).execute(
+                "SELECT device, removed_ms, reason, quarantined FROM removal"
+                " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR token = ?2) ORDER BY id",
+                (owner, token),
+            )
+            return [Removal(_decode_device(device), removed, reason, bool(held)) for device, removed, reason, held in found]
+
+        return await self._database.read(read)
+
+    async def restore(
+        self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True
+    ) -> int:
+        if token is None and application is None:
+            raise ValueError("restore: name a token or an application")
+
+        def restore(connection: Connection) -> int:
+            driver = raw(connection)
+            where = (
+                "(?1 IS NULL OR token = ?1) AND (?2 IS NULL OR application = ?2) AND (?3 = 0 OR quarantined = 1)",
+                (token, application, int(quarantined_only)),
+            )
+            found = driver.execute(f"SELECT id, device FROM removal WHERE {where[0]} ORDER BY id", where[1]).fetchall()
+            restored = 0
+            for id, text in found:
+                device = _decode_device(text)
+                # A token registered again since is as its user wants it: it is left alone.
+                restored += driver.execute(
+                    f"INSERT OR IGNORE INTO device({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+                    _values(device),
+                ).rowcount
+                driver.execute("DELETE FROM removal WHERE id = ?", (id,))
+            return restored
+
+        return await self._database.write(restore)
+
+    async def purge_quarantine(self, application: str) -> int:
+        return await self._database.write(
+            lambda connection: raw(connection)
+            .execute("UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND application = ?", (application,))
+            .rowcount
+        )
+
+    def _remove(self, driver: sqlite3.Connection, device: Device, reason: str, *, quarantined: bool = False) -> int:
+        key = (device.owner, device.system, device.token)
+        application = device.application_id or device.learned_project or ""
+        now_ms = int(self._wall_clock() * 1000)
+        driver.execute(_REMEMBER, (*key, application, _encode(device).decode(), now_ms, reason, quarantined))
+        return driver.execute("DELETE FROM device WHERE owner = ? AND system = ? AND token = ?", key).rowcount
+
+
+def _answer_lookup(
+    done: asyncio.Future[dict[UserId, list[Device]]], future: asyncio.Future[dict[UserId, list[Device]]]
+) -> None:
+    if future.done():
+        return
+    if done.cancelled():
+        future.cancel()
+    elif (error := done.exception()) is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(done.result())
+
+
+def _values(device: Device) -> tuple[Any, ...]:
+    return (
+        device.owner,
+        str(device.system),
+        device.token,
+        device.application_id,
+        device.sandbox,
+        device.apns_topic,
+        device.registered_us,
+    )
+
+
+def _select(driver: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[Device]:
+    (text,) = driver.execute(f"SELECT json_group_array({_DEVICE_JSON}) FROM device WHERE {where}", parameters).fetchone()
+    return _decode_devices(text)
+
+
+def _devices_of(driver: sqlite3.Connection, owners: Sequence[str]) -> Iterable[Device]:
+    for text in rows.fetch_json(driver, _OF_OWNERS, owners):
+        yield from _decode_devices(text)
+
+
+def _of_owners(driver: sqlite3.Connection, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
+    found: dict[UserId, list[Device]] = {}
+    for device in _devices_of(driver, owners):
+        found.setdefault(UserId(device.owner), []).append(device)
+    for devices in found.values():
+        if len(devices) > 1:
+            devices.sort(key=_registered)
+    return found

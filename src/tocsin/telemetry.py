@@ -1,0 +1,64 @@
+"""Logs and metrics. Metrics are declared here, in one registry of their own, so that a test can look at a fresh one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Lines for people on a terminal, JSON for everything else, on standard error."""
+    if style == "auto":
+        style = "console" if sys.stderr.isatty() else "json"
+    renderer = structlog.dev.ConsoleRenderer() if style == "console" else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+class Metrics:
+    """What tocsin counts. No label ever holds a token, a user or an event."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.attempts = Counter(
+            "tocsin_attempts", "Attempts that ended, by lane, result and reason.", ["lane", "result", "reason"],
+            registry=self.registry,
+        )
+        self.claimed = Counter("tocsin_items_claimed", "Items taken from the queue.", registry=self.registry)
+        self.settled = Counter("tocsin_items_settled", "Items settled.", registry=self.registry)
+        self.lost_leases = Counter(
+            "tocsin_leases_lost", "Settlements that came after their lease had ended.", registry=self.registry
+        )
+        self.tokens_removed = Counter(
+            "tocsin_dead_tokens", "Device tokens that a provider declared dead.", ["lane"], registry=self.registry
+        )
+        self.in_flight = Gauge("tocsin_in_flight", "Deliveries on the wire.", ["lane"], registry=self.registry)
+        self.waiting = Gauge("tocsin_waiting", "Deliveries waiting in memory.", ["lane"], registry=self.registry)
+        self.lane_paused = Gauge(
+            "tocsin_lane_paused", "1 where a lane does not send (breaker open or paused).", ["lane", "state"],
+            registry=self.registry,
+        )
+        self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=self.registry)
+        self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=self.registry)
+        self.certificate_expiry = Gauge(
+            "tocsin_certificate_expiry_seconds", "Unix time at which an application's certificate ends.",
+            ["application"], registry=self.registry,
+        )
+        self.connections = Gauge(
+            "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=self.registry
+        )
