@@ -163,8 +163,7 @@ class Service:
             asyncio.create_task(self._look_after(), name="looking after"),
         ]
         stopped = asyncio.create_task(stop.wait())
-        while not server.started and not any(task.done() for task in tasks):
-            await asyncio.sleep(0.005)
+        await server.listening.wait()
         host, port = sock.getsockname()[:2]
         log.info("listening", host=host, port=port)
         if ready is not None:
@@ -207,7 +206,9 @@ class Service:
             for application in applications
             if application.certificate_pem is not None or application.key_pem is not None
         )
-        self.dispatcher.resume(f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox"))
+        self.dispatcher.resume(
+            f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox")
+        )
         projects = await self.store.applications.projects()
         changed = self.fcm.configure(
             FcmCredential(project.name, project.service_account, project.default) for project in projects
@@ -276,6 +277,16 @@ class Service:
 
 class _ApiServer(uvicorn.Server):
     """Signals are the service's to handle."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.listening.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -36,7 +36,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.attempts = Counter(
-            "tocsin_attempts", "Attempts that ended, by lane, result and reason.", ["lane", "result", "reason"],
+            "tocsin_attempts",
+            "Attempts that ended, by lane, result and reason.",
+            ["lane", "result", "reason"],
             registry=self.registry,
         )
         self.claimed = Counter("tocsin_items_claimed", "Items taken from the queue.", registry=self.registry)
@@ -50,14 +52,18 @@ class Metrics:
         self.in_flight = Gauge("tocsin_in_flight", "Deliveries on the wire.", ["lane"], registry=self.registry)
         self.waiting = Gauge("tocsin_waiting", "Deliveries waiting in memory.", ["lane"], registry=self.registry)
         self.lane_paused = Gauge(
-            "tocsin_lane_paused", "1 where a lane does not send (breaker open or paused).", ["lane", "state"],
+            "tocsin_lane_paused",
+            "1 where a lane does not send (breaker open or paused).",
+            ["lane", "state"],
             registry=self.registry,
         )
         self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=self.registry)
         self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=self.registry)
         self.certificate_expiry = Gauge(
-            "tocsin_certificate_expiry_seconds", "Unix time at which an application's certificate ends.",
-            ["application"], registry=self.registry,
+            "tocsin_certificate_expiry_seconds",
+            "Unix time at which an application's certificate ends.",
+            ["application"],
+            registry=self.registry,
         )
         self.connections = Gauge(
             "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=self.registry

@@ -238,11 +238,10 @@ class Dispatcher:
         for name, own in by_lane.items():
             lane = self._lanes[name]
             faults = dead = delivered = 0
-            for push, outcome in own:
-                kind = type(outcome)
-                if kind is RetryLater and outcome.fault:  # type: ignore[union-attr]
+            for _, outcome in own:
+                if type(outcome) is RetryLater and outcome.fault:
                     faults += 1
-                elif kind is TokenDead:
+                elif type(outcome) is TokenDead:
                     dead += 1
             lane.ended(healthy=len(own) - faults, faults=faults, dead=dead)
             for push, outcome in own:
@@ -281,9 +280,7 @@ class Dispatcher:
                 self._again(lane, push, outcome, retry_at_ms(outcome, push.tries, now_ms, self._dice()), now_ms)
             case Misconfigured():
                 lane.misconfigured(answer.reason, outcome.topic)
-                self._again(
-                    lane, push, outcome, now_ms + int(delay_s(MISCONFIGURED, push.tries, 0.0) * 1000), now_ms
-                )
+                self._again(lane, push, outcome, now_ms + int(delay_s(MISCONFIGURED, push.tries, 0.0) * 1000), now_ms)
             case Refused():
                 if outcome.our_bug:
                     log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
@@ -405,7 +402,13 @@ class Dispatcher:
     def _bury(self, dead: _Dead, registered_again: bool, now_ms: int) -> None:
         push, lane = dead.push, self._lanes[dead.push.route.lane]
         if registered_again:
-            self._again(lane, push, dead.outcome, now_ms + int(delay_s(MISCONFIGURED, 0, 0.0) * 1000) * min(push.tries, 1), now_ms)
+            self._again(
+                lane,
+                push,
+                dead.outcome,
+                now_ms + int(delay_s(MISCONFIGURED, 0, 0.0) * 1000) * min(push.tries, 1),
+                now_ms,
+            )
         else:
             self._metrics.tokens_removed.labels(lane.name).inc()
             self._end(lane, push, Result.TOKEN_DEAD, dead.outcome, now_ms)
@@ -483,7 +486,8 @@ class Dispatcher:
                 self._park(push, now_ms)
         deadline = self._loop.time() + drain_s
         while self._out and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
+            self._to_settle.set()
+            await self._wait_for_room()
 
     # -- what the API asks ---------------------------------------------------------------------------------------------
 

@@ -131,9 +131,7 @@ class Fuse:
 class Lane:
     """See the module. Times are the event loop's (monotonic seconds)."""
 
-    def __init__(
-        self, name: str, options: LaneOptions, clock: Callable[[], float], dice: Callable[[], float]
-    ) -> None:
+    def __init__(self, name: str, options: LaneOptions, clock: Callable[[], float], dice: Callable[[], float]) -> None:
         self.name = name
         self._options = options
         self._clock = clock

@@ -169,7 +169,7 @@ def parse_event(raw: bytes | bytearray | memoryview) -> HandedIn:
     if event_id is not UNSET:
         message.event_id = UNSET
     body = _owner_first(_encode(message))
-    return _fitting(event_id, message.__struct_config__.tag, body)  # type: ignore[arg-type]
+    return _fitting(event_id, message.__struct_config__.tag, body)
 
 
 def digest(body: bytes) -> str:

@@ -225,7 +225,9 @@ class ApnsHandler:
         suffix = _TYPES.get(push_type)
         if suffix is None:
             raise _Wrong("InvalidPushType")
-        own = next((known for known in sorted(_TYPES.values(), key=len, reverse=True) if known and text.endswith(known)), "")
+        own = next(
+            (known for known in sorted(_TYPES.values(), key=len, reverse=True) if known and text.endswith(known)), ""
+        )
         if own != suffix:
             raise _Wrong("InvalidPushType" if own else "BadTopic")
         if priority not in (b"", b"1", b"5", b"10"):

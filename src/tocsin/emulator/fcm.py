@@ -129,7 +129,9 @@ class FcmHandler:
             raise _Wrong(400, "Invalid JSON payload received. Unexpected token.") from None
         for key in body:
             if key not in ("message", "validate_only", "validateOnly"):
-                raise _Wrong(400, f"Invalid JSON payload received. Unknown name {_quoted(key)}: Cannot find field.", field=key)
+                raise _Wrong(
+                    400, f"Invalid JSON payload received. Unknown name {_quoted(key)}: Cannot find field.", field=key
+                )
         message = body.get("message")
         if not isinstance(message, dict):
             raise _Wrong(400, "Message not set.", code="INVALID_ARGUMENT", field="message")
@@ -151,7 +153,11 @@ class FcmHandler:
         for key, value in data.items():
             if type(value) is not str:
                 shown = value if isinstance(value, str) else _encode(value).decode()
-                raise _Wrong(400, f"Invalid value at '{at}[{len(data) - 1}].value' (TYPE_STRING), {shown}", field=f"{at}[0].value")
+                raise _Wrong(
+                    400,
+                    f"Invalid value at '{at}[{len(data) - 1}].value' (TYPE_STRING), {shown}",
+                    field=f"{at}[0].value",
+                )
             if key in _RESERVED or key.startswith(("google.", "gcm.")):
                 raise _Wrong(400, f"Invalid data payload key: {key}", code="INVALID_ARGUMENT", field=f"{at}.{key}")
             size += len(key.encode()) + len(value.encode())
@@ -163,11 +169,17 @@ class FcmHandler:
         ttl = android.get("ttl")
         if ttl is not None and (_DURATION.fullmatch(ttl) is None or float(ttl[:-1]) > 2_419_200):
             at = "message.android.ttl"
-            raise _Wrong(400, f"Invalid value at '{at}' (type.googleapis.com/google.protobuf.Duration), \"{ttl}\"", field=at)
+            raise _Wrong(
+                400, f"Invalid value at '{at}' (type.googleapis.com/google.protobuf.Duration), \"{ttl}\"", field=at
+            )
         priority = android.get("priority")
         if priority is not None and priority.upper() not in ("HIGH", "NORMAL"):
             at = "message.android.priority"
-            raise _Wrong(400, f"Invalid value at '{at}' (type.googleapis.com/google.firebase.fcm.v1.AndroidMessagePriority), \"{priority}\"", field=at)
+            raise _Wrong(
+                400,
+                f"Invalid value at '{at}' (type.googleapis.com/google.firebase.fcm.v1.AndroidMessagePriority), \"{priority}\"",
+                field=at,
+            )
         self._check_data(android.get("data"), "message.android.data")
 
     def _refusal(self, wrong: _Wrong) -> Reply:
@@ -196,7 +208,11 @@ def _check_fields(value: dict[str, Any], known: dict[str, type], at: str) -> Non
     for key, field in value.items():
         kind = known.get(_snake(key))
         if kind is None:
-            raise _Wrong(400, f"Invalid JSON payload received. Unknown name {_quoted(key)} at '{at}': Cannot find field.", field=at)
+            raise _Wrong(
+                400,
+                f"Invalid JSON payload received. Unknown name {_quoted(key)} at '{at}': Cannot find field.",
+                field=at,
+            )
         if type(field) is not kind:
             shown = _encode(field).decode()
             raise _Wrong(400, f"Invalid value at '{at}.{key}' ({_TYPE_NAMES[kind]}), {shown}", field=f"{at}.{key}")

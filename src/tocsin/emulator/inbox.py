@@ -93,7 +93,13 @@ class Inbox:
 
     def stats(self) -> dict[str, Any]:
         answers = [
-            {"provider": provider, "environment": environment or None, "status": status, "reason": reason, "count": count}
+            {
+                "provider": provider,
+                "environment": environment or None,
+                "status": status,
+                "reason": reason,
+                "count": count,
+            }
             for (provider, environment, status, reason), count in sorted(self._counts.items())
         ]
         return {"accepted": self.accepted, "access_tokens_issued": self.tokens_issued, "answers": answers}

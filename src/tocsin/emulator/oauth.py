@@ -20,6 +20,8 @@ from tocsin.emulator.inbox import Inbox
 from tocsin.http2.server import Exchange, Reply
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+GOOGLES_AUDIENCE: Final = "https://oauth2.googleapis.com/token"
+"""What google-auth puts into every assertion, whatever the service account's `token_uri`."""
 SCOPES: Final = frozenset(
     {"https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"}
 )
@@ -101,7 +103,7 @@ class OAuthHandler:
             raise _Wrong("invalid_grant", f"Invalid JWT Signature: {error}") from None
         if claims["iss"] != self._account.client_email:
             raise _Wrong("invalid_grant", "Invalid grant: account not found")
-        if claims["aud"] != self._account.token_uri:
+        if claims["aud"] not in (self._account.token_uri, GOOGLES_AUDIENCE):
             raise _Wrong("invalid_grant", "Invalid JWT: Failed audience check")
         if claims["exp"] - claims["iat"] > _MOST_LIFETIME_S:
             raise _Wrong("invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes)")

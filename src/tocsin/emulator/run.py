@@ -180,9 +180,7 @@ class _Servers:
         port = await self._start(lambda: Http1Connection(handler), offset, None)
         return f"http://{self._options.host}:{port}"
 
-    async def _start(
-        self, factory: Callable[[], asyncio.Protocol], offset: int, context: ssl.SSLContext | None
-    ) -> int:
+    async def _start(self, factory: Callable[[], asyncio.Protocol], offset: int, context: ssl.SSLContext | None) -> int:
         port = self._options.port + offset if self._options.port else 0
         try:
             server = await asyncio.get_running_loop().create_server(

@@ -70,9 +70,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=1024 * 1024)
-        self._engine.initiate_connection(
-            {Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES}
-        )
+        self._engine.initiate_connection({Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES})
         self._engine.set_local_window_size(_WINDOW_BYTES)
         self._flush()
 
@@ -122,7 +120,7 @@ class Connection(asyncio.Protocol):
         engine, streams = self._engine, self._streams
         for index, request in enumerate(requests):
             try:
-                stream_id = engine.send_request(request.headers)  # type: ignore[arg-type]
+                stream_id = engine.send_request(request.headers)
                 engine.send_data(stream_id, request.body, end_stream=True)
             except ngh2.NGH2Error:
                 # The engine takes no more (GOAWAY, ids used up): nothing of these was sent.
@@ -222,9 +220,7 @@ class Connection(asyncio.Protocol):
                 known = Setting.MAX_CONCURRENT_STREAMS in event.settings
                 if known or self._limit == 1:
                     self._limit = min(event.settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
-            elif kind is ngh2.GoAwayReceived:
-                self.draining = True
-            elif kind is ngh2.ConnectionClosed:
+            elif kind is ngh2.GoAwayReceived or kind is ngh2.ConnectionClosed:
                 self.draining = True
         if replay:
             self._owner.replay(replay)

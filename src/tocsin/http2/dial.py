@@ -110,7 +110,9 @@ async def _tunnel(host: str, port: int, proxy: str) -> asyncio.Transport:
         head = await answer.head
         status = head.split(b"\r\n", 1)[0].split(b" ")
         if len(status) < 2 or not status[1].startswith(b"2"):
-            raise DialError(f"proxy {parts.hostname}:{parts.port}: CONNECT answered {b' '.join(status[1:]).decode('latin-1')}")
+            raise DialError(
+                f"proxy {parts.hostname}:{parts.port}: CONNECT answered {b' '.join(status[1:]).decode('latin-1')}"
+            )
     except BaseException:
         transport.abort()
         raise

@@ -12,6 +12,7 @@ from tocsin.http2.messages import Header
 from tocsin.http2.server import Exchange, Handler, Reply
 
 _MOST_BODY_BYTES: Final = 1024 * 1024
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Http1Connection(asyncio.Protocol):
@@ -32,6 +33,9 @@ class Http1Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            self.abort()
+            raise error.__context__ or error from None
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.abort()
 
@@ -107,7 +111,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport = None
 
     def _encode(self, reply: Reply) -> bytes:
-        phrase = HTTPStatus(reply.status).phrase if reply.status in HTTPStatus else "Unknown"
+        phrase = _PHRASES.get(reply.status, "Unknown")
         lines = [b"HTTP/1.1 %d %s" % (reply.status, phrase.encode())]
         lines += [name + b": " + value for name, value in reply.headers]
         lines.append(b"content-length: %d" % len(reply.body))

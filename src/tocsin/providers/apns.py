@@ -109,9 +109,7 @@ class _Block:
 class Apns:
     """See `base.Provider`."""
 
-    def __init__(
-        self, options: ApnsOptions, report: Report, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, options: ApnsOptions, report: Report, clock: Callable[[], float] = time.time) -> None:
         self._options = options
         self._report = report
         self._clock = clock
@@ -223,7 +221,8 @@ class Apns:
             own_tls = certificate_tls(credential.certificate_pem, options.ca_file)
         else:
             own_tls = self._common_tls()
-            assert credential.key_pem is not None and credential.key_id is not None
+            assert credential.key_pem is not None
+            assert credential.key_id is not None
             team = team_id(credential.application_id)
             identity = (credential.key_pem, credential.key_id, team)
             token = self._tokens.get(identity)

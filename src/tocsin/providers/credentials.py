@@ -82,7 +82,7 @@ def read_certificate(content: bytes, password: str | None = None) -> str:
             raise CredentialError(f"not a PKCS#12 file, or the password is wrong: {error}") from None
         if bundle.key is None or bundle.cert is None:
             raise CredentialError("the PKCS#12 file has no certificate with its private key")
-        key = bundle.key  # type: ignore[assignment]
+        key = bundle.key
         certificates = [bundle.cert.certificate, *(more.certificate for more in bundle.additional_certs)]
     own = certificates[0]
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -178,9 +178,16 @@ def read_service_account(content: bytes) -> str:
 class AccessToken:
     """The OAuth access token of one service account: renewed in the background, the old one used until then."""
 
-    def __init__(self, service_account_json: str, ca_file: Path | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        service_account_json: str,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._info = json.loads(service_account_json)
         self._ca_file = ca_file
+        self._proxy = proxy
         self._clock = clock
         self._header: bytes | None = None
         self._expires = 0.0
@@ -251,12 +258,16 @@ class AccessToken:
         )
         with requests.Session() as session:
             if self._ca_file is not None:
+                # The environment's REQUESTS_CA_BUNDLE would win over `verify`.
+                session.trust_env = False
                 session.verify = str(self._ca_file)
-            request = GoogleRequest(session)  # type: ignore[no-untyped-call]
+            if self._proxy is not None:
+                session.proxies = {"https": self._proxy}
+            request = GoogleRequest(session)
 
             def bounded(*args: object, **kwargs: object) -> object:
                 kwargs["timeout"] = _TOKEN_REQUEST_TIMEOUT_S
-                return request(*args, **kwargs)  # type: ignore[no-untyped-call]
+                return request(*args, **kwargs)
 
             credentials.refresh(bounded)
         expiry = credentials.expiry.replace(tzinfo=UTC).timestamp()

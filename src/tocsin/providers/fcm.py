@@ -159,7 +159,9 @@ class Fcm:
                 self._tls = client_tls(self._options.ca_file)
             tls = self._tls
             pool = Pool(self._options.url, lambda: tls, self._finished, self._options.pool)
-            access = AccessToken(credential.service_account, self._options.ca_file, self._clock)
+            access = AccessToken(
+                credential.service_account, self._options.ca_file, self._options.pool.proxy, self._clock
+            )
             project = self._projects[name] = _Project(pool, access, f"/v1/projects/{name}/messages:send".encode())
         return project
 

@@ -116,9 +116,8 @@ def read_body(body: bytes) -> ErrorBody:
             code = str(detail.get("errorCode", ""))
         elif kind.endswith("BadRequest"):
             violations = detail.get("fieldViolations")
-            for violation in violations if isinstance(violations, list) else []:
-                if isinstance(violation, dict):
-                    fields.append(str(violation.get("field", "")))
+            violations = violations if isinstance(violations, list) else []
+            fields += [str(violation.get("field", "")) for violation in violations if isinstance(violation, dict)]
     return ErrorBody(error.status, error.message, code, tuple(fields))
 
 
