@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 import uvicorn
-from msgspec import Struct
 
 from tocsin.api.app import create_app
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
@@ -24,15 +23,25 @@ from tocsin.domain.events import MESSAGES
 from tocsin.domain.lanes import LaneState, LaneStatus
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns import Apns, ApnsCredential, ApnsOptions
+from tocsin.providers.check import CheckResult, check_apns, check_fcm
 from tocsin.providers.credentials import CredentialError, certificate_expiry
 from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
 from tocsin.settings import Http2, Settings
 from tocsin.store import opening
 from tocsin.store.opening import Store, StoreError
-from tocsin.store.ports import StoreUnavailable
+from tocsin.store.ports import Application, FcmProject, StoreUnavailable
 from tocsin.telemetry import Metrics, configure_logging
 
-__all__ = ["ServiceError", "Store", "StoreError", "open_store", "serve"]
+__all__ = [
+    "CheckResult",
+    "ServiceError",
+    "Store",
+    "StoreError",
+    "check_application",
+    "check_project",
+    "open_store",
+    "serve",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -339,8 +348,13 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
             await Service(settings, store).run(sock, ready)
 
 
-class CheckResult(Struct, frozen=True):
-    """Whether a credential works, in one sentence with the remedy."""
+async def check_application(settings: Settings, application: Application, *, sandbox: bool) -> CheckResult:
+    """Prove against Apple that an application's credential works."""
+    credential = ApnsCredential(application.id, application.key_pem, application.key_id, application.certificate_pem)
+    return await check_apns(credential, apns_options(settings), sandbox=sandbox)
 
-    ok: bool
-    sentence: str
+
+async def check_project(settings: Settings, project: FcmProject) -> CheckResult:
+    """Prove against Google that a project's service account works."""
+    credential = FcmCredential(project.name, project.service_account, project.default)
+    return await check_fcm(credential, fcm_options(settings))

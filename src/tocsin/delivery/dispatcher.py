@@ -237,13 +237,14 @@ class Dispatcher:
                 by_lane[name] = [pair]
         for name, own in by_lane.items():
             lane = self._lanes[name]
-            faults = dead = delivered = 0
+            failed = shared = dead = delivered = 0
             for _, outcome in own:
                 if type(outcome) is RetryLater and outcome.fault:
-                    faults += 1
+                    failed += 1
+                    shared += outcome.shared_fault
                 elif type(outcome) is TokenDead:
                     dead += 1
-            lane.ended(healthy=len(own) - faults, faults=faults, dead=dead)
+            lane.ended(len(own), failed=failed, faults=failed - shared + bool(shared), dead=dead)
             for push, outcome in own:
                 if type(outcome) is Delivered:
                     delivered += 1

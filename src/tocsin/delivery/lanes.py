@@ -225,10 +225,11 @@ class Lane:
 
     # -- how attempts ended --------------------------------------------------------------------------------------------
 
-    def ended(self, *, healthy: int, faults: int, dead: int) -> None:
-        """Count what came back, whatever it meant; the provider answering at all is what `healthy` counts."""
-        self.in_flight -= healthy + faults
+    def ended(self, attempts: int, *, failed: int, faults: int, dead: int) -> None:
+        """Count what came back: `failed` attempts by the provider's or the link's fault, in so many `faults`."""
+        self.in_flight -= attempts
         self._probing = False
+        healthy = attempts - failed
         if healthy:
             self.breaker.healthy(healthy)
         for _ in range(faults):

@@ -53,7 +53,8 @@ class TokenDead(Struct, frozen=True):
 class RetryLater(Struct, frozen=True):
     """Not now. `after_s` is the provider's own word (Retry-After), else `backoff` decides.
 
-    `fault` counts towards the lane's breaker; `unknown` says that the push may have arrived all the same;
+    `fault` counts towards the lane's breaker, `shared_fault` as one with all that failed together (a connection lost
+    under a thousand requests is one fault); `unknown` says that the push may have arrived all the same;
     `next_route` names another way to the same device that is worth trying at once.
     """
 
@@ -62,6 +63,7 @@ class RetryLater(Struct, frozen=True):
     after_s: float | None = None
     scope: Scope = Scope.DEVICE
     fault: bool = False
+    shared_fault: bool = False
     unknown: bool = False
     pause_s: float | None = None
     next_route: Route | None = None

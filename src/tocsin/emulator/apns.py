@@ -131,10 +131,6 @@ class ApnsHandler:
         if len(fields) != len(exchange.headers):
             raise _Wrong("DuplicateHeaders")
         self._authenticate(exchange, fields)
-        if not token:
-            raise _Wrong("MissingDeviceToken")
-        if _TOKEN.fullmatch(token) is None:
-            raise _Wrong("BadDeviceToken")
         topic = fields.get(b"apns-topic", b"")
         kind = (topic, fields.get(b"apns-push-type", b""), fields.get(b"apns-priority", b""))
         limit = self._kinds.get(kind)
@@ -145,6 +141,10 @@ class ApnsHandler:
             self._kinds[kind] = limit
         if exchange.connection.peer_certificate is not None:
             self._check_certificate_topic(exchange, topic)
+        if not token:
+            raise _Wrong("MissingDeviceToken")
+        if _TOKEN.fullmatch(token) is None:
+            raise _Wrong("BadDeviceToken")
         expiration = fields.get(b"apns-expiration")
         if expiration is not None and not (expiration.isdigit() and len(expiration) < 12):
             raise _Wrong("BadExpirationDate")

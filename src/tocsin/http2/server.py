@@ -65,6 +65,8 @@ class ServerConnection(asyncio.Protocol):
         self._open: dict[int, Exchange] = {}
         self._flush_scheduled = False
         self.last_stream_id = 0
+        self._last_processed: int | None = None
+        """After a GOAWAY that names a last stream id: what came later is not processed, nor answered."""
         self.requests = 0
         self.peer_certificate = client_certificate
         self.state: dict[str, Any] = {}
@@ -122,6 +124,8 @@ class ServerConnection(asyncio.Protocol):
         self._open.clear()
 
     def _handle(self, exchange: Exchange) -> None:
+        if self._last_processed is not None and exchange.stream_id > self._last_processed:
+            return
         self.requests += 1
         reply = self._handler(exchange)
         if reply is not None:
@@ -141,6 +145,8 @@ class ServerConnection(asyncio.Protocol):
     # -- for handlers that answer later, and for faults ----------------------------------------------------------------
 
     def answer(self, exchange: Exchange, reply: Reply) -> None:
+        if self._last_processed is not None and exchange.stream_id > self._last_processed:
+            return
         if self._transport is not None:
             self._submit(exchange.stream_id, reply)
             self.flush_soon()
@@ -167,6 +173,8 @@ class ServerConnection(asyncio.Protocol):
 
     def goaway(self, last_stream_id: int | None = None, error_code: int = 0, debug: bytes = b"") -> None:
         """GOAWAY: what came after `last_stream_id` (none: the newest) will not be processed."""
+        if last_stream_id is not None:
+            self._last_processed = last_stream_id
         try:
             self._engine.send_goaway(error_code, last_stream_id=last_stream_id, debug_data=debug)
         except ngh2.NGH2Error:

@@ -27,7 +27,7 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import Header, Request, unindexed
+from tocsin.http2.messages import FailureKind, Header, Request, unindexed
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.apns_answers import AT_ONCE, LINK_FAULT, Act, find_row, read_body
 from tocsin.providers.base import Push, Report, delivery_id
@@ -259,7 +259,12 @@ class Apns:
         if request.failure is not None:
             failure = request.failure
             return RetryLater(
-                Answer(0, failure.detail), LINK_FAULT.backoff, fault=True, scope=Scope.LANE, unknown=failure.unknown
+                Answer(0, failure.detail),
+                LINK_FAULT.backoff,
+                scope=Scope.LANE,
+                fault=True,
+                shared_fault=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
+                unknown=failure.unknown,
             )
         body = read_body(request.response_body)
         row, known = find_row(request.status, body.reason)

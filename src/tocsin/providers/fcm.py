@@ -31,7 +31,7 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import Header, Request
+from tocsin.http2.messages import FailureKind, Header, Request
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.base import Push, Report
 from tocsin.providers.credentials import AccessToken
@@ -236,7 +236,12 @@ class Fcm:
         if request.failure is not None:
             failure = request.failure
             return RetryLater(
-                Answer(0, failure.detail), LINK_FAULT.backoff, fault=True, scope=Scope.LANE, unknown=failure.unknown
+                Answer(0, failure.detail),
+                LINK_FAULT.backoff,
+                scope=Scope.LANE,
+                fault=True,
+                shared_fault=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
+                unknown=failure.unknown,
             )
         body = read_body(request.response_body)
         row, known = find_row(request.status, body)

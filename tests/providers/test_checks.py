@@ -1,0 +1,114 @@
+"""`tocsin app check` and `tocsin fcm check`: one sentence that tells what is wrong, and the remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.support.line import APPLICATION, PROJECT
+from tocsin.domain.events import MESSAGES
+from tocsin.emulator.faults import Rule, Script
+from tocsin.emulator.run import Emulator, EmulatorOptions, start
+from tocsin.http2.pool import PoolOptions
+from tocsin.providers.apns import ApnsCredential, ApnsOptions
+from tocsin.providers.check import check_apns, check_fcm
+from tocsin.providers.fcm import FcmCredential, FcmOptions
+
+
+@pytest.fixture
+async def emulator(tmp_path: Path) -> AsyncIterator[Emulator]:
+    async with start(EmulatorOptions(directory=tmp_path, topics=frozenset({"de.cospace.app"}))) as running:
+        yield running
+
+
+def _apns(emulator: Emulator, **changes: str) -> ApnsOptions:
+    urls = emulator.summary["apns"]
+    assert isinstance(urls, dict)
+    production, sandbox = changes.get("production", urls["production"]), urls["sandbox"]
+    return ApnsOptions(production, sandbox, emulator.files.ca, PoolOptions(connect_timeout_s=2))
+
+
+def _credential(emulator: Emulator, application: str = APPLICATION, key: str | None = None) -> ApnsCredential:
+    return ApnsCredential(application, key or emulator.files.apns_key.read_text(), emulator.files.key_id, None)
+
+
+async def test_a_good_key_is_said_to_be_good_in_both_environments(emulator: Emulator) -> None:
+    for sandbox in (False, True):
+        result = await check_apns(_credential(emulator), _apns(emulator), sandbox=sandbox)
+        assert result.ok, result
+        assert "accepts" in result.sentence
+    assert emulator.inbox.find() == []
+
+
+async def test_a_good_certificate_is_said_to_be_good(emulator: Emulator) -> None:
+    pem = emulator.files.certificate.read_text()
+    result = await check_apns(ApnsCredential(APPLICATION, None, None, pem), _apns(emulator), sandbox=False)
+    assert result.ok, result
+
+
+async def test_a_wrong_key_is_told_with_its_remedy(emulator: Emulator) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    result = await check_apns(_credential(emulator, key=pem), _apns(emulator), sandbox=False)
+    assert not result.ok
+    assert "the key id do not belong together" in result.sentence
+
+
+async def test_a_wrong_team_is_told_with_its_remedy(emulator: Emulator) -> None:
+    result = await check_apns(_credential(emulator, "AAAAAAAAAA.de.cospace.app"), _apns(emulator), sandbox=False)
+    assert not result.ok
+    assert "the team that owns the key" in result.sentence
+
+
+async def test_a_wrong_topic_is_told_with_its_remedy(emulator: Emulator) -> None:
+    result = await check_apns(_credential(emulator, "39JSDKGJ38.com.other.app"), _apns(emulator), sandbox=False)
+    assert not result.ok
+    assert "not for the topic com.other.app" in result.sentence
+
+
+async def test_a_wrong_environment_is_told_with_its_remedy(emulator: Emulator) -> None:
+    emulator.faults.replace(Script(rules=[Rule(status=403, reason="BadEnvironmentKeyInToken")]))
+    result = await check_apns(_credential(emulator), _apns(emulator), sandbox=False)
+    assert not result.ok
+    assert "for the other environment; check with --sandbox" in result.sentence
+
+
+async def test_an_unreachable_host_is_told_with_its_remedy(emulator: Emulator) -> None:
+    result = await check_apns(
+        _credential(emulator), _apns(emulator, production="https://localhost:1"), sandbox=False
+    )
+    assert not result.ok
+    assert "cannot be reached" in result.sentence
+    assert "check the network" in result.sentence
+
+
+def _fcm(emulator: Emulator) -> FcmOptions:
+    priority = dict.fromkeys(MESSAGES, "HIGH")
+    return FcmOptions(str(emulator.summary["fcm"]), emulator.files.ca, PoolOptions(), priority)
+
+
+async def test_a_good_service_account_is_said_to_be_good_and_nothing_is_sent(emulator: Emulator) -> None:
+    account = emulator.files.service_account.read_text()
+    result = await check_fcm(FcmCredential(PROJECT, account, True), _fcm(emulator))
+    assert result.ok, result
+    assert emulator.inbox.find() == []
+
+
+async def test_a_service_account_of_another_project_is_told(emulator: Emulator) -> None:
+    account = emulator.files.service_account.read_text()
+    result = await check_fcm(FcmCredential("another-project", account, True), _fcm(emulator))
+    assert not result.ok
+    assert "may not send for the project another-project" in result.sentence
+
+
+async def test_a_revoked_service_account_is_told(emulator: Emulator) -> None:
+    account = json.loads(emulator.files.service_account.read_text())
+    account["client_email"] = "somebody@else.example"
+    result = await check_fcm(FcmCredential(PROJECT, json.dumps(account), True), _fcm(emulator))
+    assert not result.ok
+    assert "download a new one" in result.sentence

@@ -1,0 +1,473 @@
+"""The connection layer, over TLS: what Apple and Google do to connections, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import ssl
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.line import APPLICATION, apns_device, make_event, running_line
+from tocsin.emulator.credentials import write_credentials
+from tocsin.emulator.faults import Goaway, Latency, Rule
+from tocsin.http2.dial import client_tls
+from tocsin.http2.messages import FailureKind, Request
+from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.http2.server import Exchange, Reply, ServerConnection, Switch
+from tocsin.store.ports import Result
+
+
+class Peer:
+    """A server whose handler a test writes; it keeps its connections, so that a test can act on them."""
+
+    def __init__(self) -> None:
+        self.connections: list[ServerConnection] = []
+        self.handler: Callable[[Exchange], Reply | None] = lambda exchange: Reply(200, [], b"ok")
+        self.max_streams = 100
+        self.url = ""
+        self.ca = Path()
+
+    def pool(self, **options: object) -> tuple[Pool, asyncio.Queue[Request]]:
+        answers: asyncio.Queue[Request] = asyncio.Queue()
+
+        def done(requests: list[Request]) -> None:
+            for request in requests:
+                answers.put_nowait(request)
+
+        tls = client_tls(self.ca)
+        made = Pool(self.url, lambda: tls, done, PoolOptions(**options))  # type: ignore[arg-type]
+        return made, answers
+
+
+@asynccontextmanager
+async def listening(tmp_path: Path, peer: Peer) -> AsyncIterator[Peer]:
+    files = write_credentials(tmp_path / "peer")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.server)
+    context.set_alpn_protocols(["h2"])
+
+    def choose(alpn: str | None, certificate: bytes | None) -> ServerConnection:
+        made = ServerConnection(lambda exchange: peer.handler(exchange), max_streams=peer.max_streams)
+        peer.connections.append(made)
+        return made
+
+    server = await asyncio.get_running_loop().create_server(lambda: Switch(choose), "127.0.0.1", 0, ssl=context)
+    peer.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    peer.ca = files.ca
+    try:
+        yield peer
+    finally:
+        for connection in peer.connections:
+            connection.abort()
+        server.close()
+
+
+def request(pool: Pool, path: str = "/") -> Request:
+    head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", pool.authority), (b":path", path.encode())]
+    return Request(head, b"body", path)
+
+
+async def gather(answers: asyncio.Queue[Request], count: int, timeout_s: float = 10) -> list[Request]:
+    async with asyncio.timeout(timeout_s):
+        return [await answers.get() for _ in range(count)]
+
+
+async def test_the_stream_limit_is_followed_as_it_changes(tmp_path: Path) -> None:
+    """1 until the first success, 50 later, 1 again after a rejection: never one stream more than allowed."""
+    peer = Peer()
+    peer.max_streams = 1
+    waiting: list[Exchange] = []
+    most = 0
+
+    def hold(exchange: Exchange) -> None:
+        nonlocal most
+        waiting.append(exchange)
+        most = max(most, len(waiting))
+
+    peer.handler = hold
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(max_connections=1)
+        pool.send([request(pool) for _ in range(200)])
+        answered = 0
+        limits = {5: 50, 150: 1}
+        allowed = 1
+        while answered < 200:
+            await asyncio.sleep(0.005)
+            assert len(waiting) <= allowed
+            if not waiting:
+                continue
+            batch, waiting[:] = list(waiting), []
+            for exchange in batch:
+                exchange.reply(Reply(200))
+            answered += len(batch)
+            for at, limit in list(limits.items()):
+                if answered >= at:
+                    del limits[at]
+                    # What is sent before the new limit arrives may still follow the old one.
+                    allowed = max(allowed, limit)
+                    peer.connections[0].set_max_streams(limit)
+                    await asyncio.sleep(0.05)
+        assert most == 50
+        assert all(answer.status == 200 for answer in await gather(answers, 200))
+        assert pool.opened == 1
+        await pool.close()
+
+
+async def test_a_graceful_goaway_moves_on_to_a_new_connection_and_loses_nothing(tmp_path: Path) -> None:
+    peer = Peer()
+    seen: Counter[str] = Counter()
+
+    def answer(exchange: Exchange) -> Reply:
+        seen[dict(exchange.headers)[b":path"].decode()] += 1
+        if sum(seen.values()) == 30:
+            exchange.connection.goaway()
+        return Reply(200)
+
+    peer.handler = answer
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(max_connections=2)
+        pool.send([request(pool, f"/{number}") for number in range(100)])
+        assert all(got.status == 200 for got in await gather(answers, 100))
+        pool.send([request(pool, f"/again/{number}") for number in range(100)])
+        assert all(got.status == 200 for got in await gather(answers, 100))
+        assert pool.opened == 2
+        assert max(seen.values()) == 1
+        await pool.close()
+
+
+async def test_streams_above_the_last_stream_id_are_sent_again_and_those_below_finish(tmp_path: Path) -> None:
+    peer = Peer()
+    processed: Counter[str] = Counter()
+    went_away = False
+
+    def answer(exchange: Exchange) -> Reply | None:
+        nonlocal went_away
+        path = dict(exchange.headers)[b":path"].decode()
+        if not went_away and exchange.stream_id >= 41:
+            went_away = True
+            exchange.connection.goaway(last_stream_id=39)
+        if went_away and exchange.connection is peer.connections[0]:
+            return None
+        processed[path] += 1
+        return Reply(200)
+
+    peer.handler = answer
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool, f"/{number}") for number in range(100)])
+        assert all(got.status == 200 for got in await gather(answers, 100))
+        assert sorted(processed.values()) == [1] * 100
+        await pool.close()
+
+
+async def test_a_refused_stream_is_sent_again(tmp_path: Path) -> None:
+    peer = Peer()
+    refused: set[str] = set()
+
+    def answer(exchange: Exchange) -> Reply | None:
+        path = dict(exchange.headers)[b":path"].decode()
+        if path not in refused:
+            refused.add(path)
+            exchange.connection.reset(exchange, 7)
+            return None
+        return Reply(200)
+
+    peer.handler = answer
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool, f"/{number}") for number in range(20)])
+        assert all(got.status == 200 for got in await gather(answers, 20))
+        await pool.close()
+
+
+async def test_a_stream_that_is_always_refused_fails_in_the_end_and_is_known_not_to_have_arrived(tmp_path: Path) -> None:
+    peer = Peer()
+
+    def refuse(exchange: Exchange) -> None:
+        exchange.connection.reset(exchange, 7)
+
+    peer.handler = refuse
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert (got.failure.kind, got.failure.unknown) == (FailureKind.RESET, False)
+        await pool.close()
+
+
+async def test_a_request_without_an_answer_ends_at_its_deadline_and_the_connection_lives_on(tmp_path: Path) -> None:
+    peer = Peer()
+    peer.handler = lambda exchange: None if dict(exchange.headers)[b":path"] == b"/never" else Reply(200)
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(request_timeout_s=0.5)
+        pool.send([request(pool, "/never"), request(pool, "/at-once")])
+        first, second = await gather(answers, 2)
+        assert (first.context, first.status) == ("/at-once", 200)
+        assert second.failure is not None
+        assert (second.failure.kind, second.failure.unknown) == (FailureKind.TIMEOUT, True)
+        pool.send([request(pool, "/again")])
+        assert (await gather(answers, 1))[0].status == 200
+        assert pool.opened == 1
+        await pool.close()
+
+
+async def test_a_silent_peer_is_asked_by_ping_and_dropped_when_it_does_not_answer(tmp_path: Path) -> None:
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(ping_after_s=0.2, ping_timeout_s=0.5)
+        pool.send([request(pool)])
+        await gather(answers, 1)
+        await asyncio.sleep(2.5)
+        assert pool.connections == 1, "a peer that answers PING stays"
+        peer.connections[0].pause_reading(60)
+        async with asyncio.timeout(5):
+            while pool.connections:
+                await asyncio.sleep(0.05)
+        await pool.close()
+
+
+async def test_a_lost_connection_fails_its_requests_as_unknown(tmp_path: Path) -> None:
+    peer = Peer()
+
+    def abort(exchange: Exchange) -> None:
+        exchange.connection.abort()
+
+    peer.handler = abort
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert (got.failure.kind, got.failure.unknown) == (FailureKind.LOST, True)
+        await pool.close()
+
+
+async def test_reconnecting_backs_off_and_never_spins(tmp_path: Path) -> None:
+    attempts = 0
+
+    class Slammed(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal attempts
+            attempts += 1
+            transport.close()
+
+    server = await asyncio.get_running_loop().create_server(Slammed, "127.0.0.1", 0)
+    peer = Peer()
+    peer.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    peer.ca = write_credentials(tmp_path / "peer").ca
+    pool, answers = peer.pool()
+    deadline = asyncio.get_running_loop().time() + 2
+    while asyncio.get_running_loop().time() < deadline:
+        pool.send([request(pool)])
+        await asyncio.sleep(0.01)
+    assert 1 <= attempts <= 8
+    failures = [answers.get_nowait() for _ in range(answers.qsize())]
+    assert failures
+    assert all(got.failure and got.failure.kind is FailureKind.CONNECT and not got.failure.unknown for got in failures)
+    await pool.close()
+    server.close()
+
+
+async def test_a_certificate_of_an_unknown_authority_is_never_accepted(tmp_path: Path) -> None:
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        peer.ca = write_credentials(tmp_path / "another").ca
+        pool, answers = peer.pool()
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert "certificate" in got.failure.detail.lower()
+        await pool.close()
+
+
+async def test_more_connections_are_opened_when_the_streams_of_one_are_used_up_but_only_up_to_the_bound(
+    tmp_path: Path,
+) -> None:
+    peer = Peer()
+    peer.max_streams = 10
+    held: list[Exchange] = []
+    peer.handler = held.append  # type: ignore[assignment]
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(max_connections=3, request_timeout_s=60)
+        pool.send([request(pool) for _ in range(100)])
+        async with asyncio.timeout(10):
+            while len(held) < 30:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(1.5)
+        assert (pool.connections, len(held)) == (3, 30)
+        while answers.qsize() < 100:
+            for exchange in held:
+                exchange.reply(Reply(200))
+            held.clear()
+            await asyncio.sleep(0.01)
+        await pool.close()
+
+
+@pytest.mark.parametrize("credentials", [None, "user:se%20cret"])
+async def test_a_connect_proxy_is_used_with_its_credentials(tmp_path: Path, credentials: str | None) -> None:
+    heads: list[bytes] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        host, port = heads[-1].split(b" ")[1].decode().split(":")
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        for pair in ((reader, up_writer), (up_reader, writer)):
+            task = asyncio.create_task(pump(*pair))
+            tasks.add(task)
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(proxy=f"http://{credentials + '@' if credentials else ''}{address}")
+        pool.send([request(pool) for _ in range(5)])
+        assert all(got.status == 200 for got in await gather(answers, 5))
+        assert heads[0].startswith(b"CONNECT localhost:")
+        expected = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:se cret")
+        assert (expected in heads[0]) == (credentials is not None)
+        await pool.close()
+    for task in tasks:
+        task.cancel()
+    server.close()
+
+
+async def test_a_proxy_that_refuses_is_named_in_the_failure(tmp_path: Path) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(proxy=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert "407" in got.failure.detail
+        await pool.close()
+    server.close()
+
+
+async def test_ten_thousand_events_through_goaways_and_resets_all_arrive(tmp_path: Path) -> None:
+    """GOAWAY every 500 requests, 1 % of the streams reset after they were processed: duplicates only from those."""
+    async with running_line(tmp_path, emulator_options={"inbox_size": 50_000}) as line:
+        line.script(
+            Rule(reset=2, processed=True, rate=0.01),
+            Rule(goaway=Goaway(mode="mid", every=500)),
+            latency=Latency(fixed_ms=2),
+            seed=7,
+        )
+        devices = [apns_device(owner=f"00000000-0000-4000-8000-{number:012d}") for number in range(200)]
+        await line.register(*devices)
+        events = [make_event(devices[number % 200].owner) for number in range(10_000)]
+        for start in range(0, len(events), 1000):
+            await line.hand_in(*events[start : start + 1000])
+        async with asyncio.timeout(60):
+            while line.store.queue.backlog().events:
+                await asyncio.sleep(0.05)
+        arrived = Counter(entry["id"] for entry in line.emulator.inbox.find(limit=50_000))
+        assert len(arrived) == 10_000
+        duplicates = sum(count - 1 for count in arrived.values())
+        reset = line.metric(f"apns:production:{APPLICATION}", "retry", "link")
+        assert duplicates <= reset
+        assert 40 <= reset <= 400
+        records = await asyncio.gather(*(line.record(event) for event in events[:50]))
+        assert all(record.attempts[-1].result == Result.DELIVERED for record in records)
+
+
+def _tls_files(tmp_path: Path) -> tuple[Path, Path]:
+    """Certificate and key in files of their own, as nghttpd and nginx want them."""
+    files = write_credentials(tmp_path / "peer")
+    pem = files.server.read_text()
+    key_at = pem.index("-----BEGIN PRIVATE KEY")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key.write_text(pem[key_at:])
+    certificate.write_text(pem[:key_at])
+    return key, certificate
+
+
+async def _talk_to(port: int, tmp_path: Path, status: int) -> None:
+    peer = Peer()
+    peer.url, peer.ca = f"https://localhost:{port}", tmp_path / "peer" / "ca.pem"
+    pool, answers = peer.pool(max_connections=2)
+    for _ in range(3):
+        pool.send([request(pool, "/index.html") for _ in range(1000)])
+        got = await gather(answers, 1000, timeout_s=20)
+        assert {answer.status for answer in got} == {status}, got[0].failure
+    await pool.close()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def _wait_for(port: int) -> None:
+    for _ in range(100):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.05)
+        else:
+            writer.close()
+            return
+    raise AssertionError(f"nothing listens on {port}")
+
+
+@pytest.mark.skipif(shutil.which("nghttpd") is None, reason="nghttpd is absent (Debian: apt-get install nghttp2-server)")
+async def test_nghttpd_understands_us(tmp_path: Path) -> None:
+    key, certificate = _tls_files(tmp_path)
+    (tmp_path / "index.html").write_text("hello")
+    port = _free_port()
+    peer = subprocess.Popen(
+        ["nghttpd", "-a", "127.0.0.1", "-d", str(tmp_path), "-m", "100", str(port), str(key), str(certificate)]
+    )
+    try:
+        await _wait_for(port)
+        await _talk_to(port, tmp_path, 200)
+    finally:
+        peer.terminate()
+        peer.wait()
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is absent (Debian: apt-get install nginx-light)")
+async def test_nginx_understands_us(tmp_path: Path) -> None:
+    """nginx closes a connection after `keepalive_requests`, with a GOAWAY: here after every 700."""
+    key, certificate = _tls_files(tmp_path)
+    port = _free_port()
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"""daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1;
+        events {{ worker_connections 64; }}
+        http {{ access_log off; keepalive_requests 700; client_body_temp_path {tmp_path}/body;
+        proxy_temp_path {tmp_path}/p; fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u;
+        scgi_temp_path {tmp_path}/s;
+        server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {certificate}; ssl_certificate_key {key};
+        location / {{ return 204; }} }} }}"""
+    )
+    peer = subprocess.Popen(["nginx", "-c", str(config), "-p", str(tmp_path)])
+    try:
+        await _wait_for(port)
+        await _talk_to(port, tmp_path, 204)
+    finally:
+        peer.terminate()
+        peer.wait()
