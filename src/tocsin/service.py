@@ -215,14 +215,14 @@ class Service:
             for application in applications
             if application.certificate_pem is not None or application.key_pem is not None
         )
-        self.dispatcher.resume(
+        await self.dispatcher.resume(
             f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox")
         )
         projects = await self.store.applications.projects()
         changed = self.fcm.configure(
             FcmCredential(project.name, project.service_account, project.default) for project in projects
         )
-        self.dispatcher.resume(f"fcm:{name}" for name in (*changed, ""))
+        await self.dispatcher.resume(f"fcm:{name}" for name in (*changed, ""))
         for application in applications:
             if application.certificate_pem is not None:
                 ends = certificate_expiry(application.certificate_pem).timestamp()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 from tests.support.line import APPLICATION, PROJECT
+
 from tocsin.domain.events import MESSAGES
 from tocsin.emulator.faults import Rule, Script
 from tocsin.emulator.run import Emulator, EmulatorOptions, start
@@ -79,9 +79,7 @@ async def test_a_wrong_environment_is_told_with_its_remedy(emulator: Emulator) -
 
 
 async def test_an_unreachable_host_is_told_with_its_remedy(emulator: Emulator) -> None:
-    result = await check_apns(
-        _credential(emulator), _apns(emulator, production="https://localhost:1"), sandbox=False
-    )
+    result = await check_apns(_credential(emulator), _apns(emulator, production="https://localhost:1"), sandbox=False)
     assert not result.ok
     assert "cannot be reached" in result.sentence
     assert "check the network" in result.sentence

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from tests.support.line import APPLICATION, apns_device, make_event, running_line
+
 from tocsin.emulator.credentials import write_credentials
 from tocsin.emulator.faults import Goaway, Latency, Rule
 from tocsin.http2.dial import client_tls
@@ -187,7 +187,9 @@ async def test_a_refused_stream_is_sent_again(tmp_path: Path) -> None:
         await pool.close()
 
 
-async def test_a_stream_that_is_always_refused_fails_in_the_end_and_is_known_not_to_have_arrived(tmp_path: Path) -> None:
+async def test_a_stream_that_is_always_refused_fails_in_the_end_and_is_known_not_to_have_arrived(
+    tmp_path: Path,
+) -> None:
     peer = Peer()
 
     def refuse(exchange: Exchange) -> None:
@@ -433,7 +435,9 @@ async def _wait_for(port: int) -> None:
     raise AssertionError(f"nothing listens on {port}")
 
 
-@pytest.mark.skipif(shutil.which("nghttpd") is None, reason="nghttpd is absent (Debian: apt-get install nghttp2-server)")
+@pytest.mark.skipif(
+    shutil.which("nghttpd") is None, reason="nghttpd is absent (Debian: apt-get install nghttp2-server)"
+)
 async def test_nghttpd_understands_us(tmp_path: Path) -> None:
     key, certificate = _tls_files(tmp_path)
     (tmp_path / "index.html").write_text("hello")

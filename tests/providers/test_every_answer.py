@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
-
 from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
+
 from tocsin.domain.lanes import LaneState
 from tocsin.emulator.faults import Match, Rule
 from tocsin.providers import apns_answers, fcm_answers
@@ -99,7 +99,14 @@ def _fcm_cases() -> list[Case]:
         Case(401, "THIRD_PARTY_AUTH_ERROR", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), lane=LaneState.PAUSED),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), rule={"message": "device message rate exceeded"}),
-        Case(429, "RESOURCE_EXHAUSTED", Result.RETRY, (9, 9), lane=LaneState.PAUSED, rule={"headers": {"retry-after": "9"}}),
+        Case(
+            429,
+            "RESOURCE_EXHAUSTED",
+            Result.RETRY,
+            (9, 9),
+            lane=LaneState.PAUSED,
+            rule={"headers": {"retry-after": "9"}},
+        ),
         Case(500, "INTERNAL", Result.RETRY, (0, 2)),
         Case(503, "UNAVAILABLE", Result.RETRY, (10, 20)),
         Case(503, "UNAVAILABLE", Result.RETRY, (25, 25), rule={"headers": {"retry-after": "25"}}),
@@ -166,7 +173,9 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
         assert attempt.retry_at_ms is not None
         assert least - 0.2 <= (attempt.retry_at_ms - attempt.at_ms) / 1000 <= most + 0.2
         if least > 1:
-            assert [(parked.targets, parked.due_ms) for parked in record.waiting] == [((device.key,), attempt.retry_at_ms)]
+            assert [(parked.targets, parked.due_ms) for parked in record.waiting] == [
+                ((device.key,), attempt.retry_at_ms)
+            ]
         elif most < 1:
             [record] = await line.finished(event)
             assert record.attempts[-1].result == Result.DELIVERED

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
@@ -30,16 +31,22 @@ OWNER = "9aed5e94-3803-11e3-8475-0024e8f90cc0"
 _numbers = itertools.count(1)
 
 
-def apns_device(token: str | None = None, *, owner: str = OWNER, sandbox: bool = False, topic: str | None = None) -> Device:
+def apns_device(
+    token: str | None = None, *, owner: str = OWNER, sandbox: bool = False, topic: str | None = None
+) -> Device:
     token = token or f"{next(_numbers):064x}"
     return Device(owner, "apns", token, APPLICATION, sandbox, topic, int(time.time() * 1e6))
 
 
 def fcm_device(token: str | None = None, *, owner: str = OWNER) -> Device:
-    return Device(owner, "fcm", token or f"registration-token-{next(_numbers)}", None, False, None, int(time.time() * 1e6))
+    return Device(
+        owner, "fcm", token or f"registration-token-{next(_numbers)}", None, False, None, int(time.time() * 1e6)
+    )
 
 
-def make_event(owner: str = OWNER, message: str = "fax_new", *, lifetime_s: float = 3600, id: str | None = None) -> Event:
+def make_event(
+    owner: str = OWNER, message: str = "fax_new", *, lifetime_s: float = 3600, id: str | None = None
+) -> Event:
     assert message in MESSAGES
     now_ms = int(time.time() * 1000)
     body = f'{{"owner":"{owner}","message":"{message}","phone_from":"+49","phone_to":"+49"}}'
@@ -48,7 +55,9 @@ def make_event(owner: str = OWNER, message: str = "fax_new", *, lifetime_s: floa
 
 
 class Line:
-    def __init__(self, emulator: Emulator, store: Store, dispatcher: Dispatcher, apns: Apns, fcm: Fcm, metrics: Metrics):
+    def __init__(
+        self, emulator: Emulator, store: Store, dispatcher: Dispatcher, apns: Apns, fcm: Fcm, metrics: Metrics
+    ):
         self.emulator = emulator
         self.store = store
         self.dispatcher = dispatcher
@@ -103,10 +112,10 @@ class Line:
             ApnsCredential(a.id, a.key_pem, a.key_id, a.certificate_pem)
             for a in await self.store.applications.applications()
         )
-        self.dispatcher.resume(f"apns:{env}:{id}" for id in changed for env in ("production", "sandbox"))
+        await self.dispatcher.resume(f"apns:{env}:{id}" for id in changed for env in ("production", "sandbox"))
         projects = await self.store.applications.projects()
         changed = self.fcm.configure(FcmCredential(p.name, p.service_account, p.default) for p in projects)
-        self.dispatcher.resume(f"fcm:{name}" for name in changed)
+        await self.dispatcher.resume(f"fcm:{name}" for name in changed)
 
 
 @asynccontextmanager
@@ -118,6 +127,7 @@ async def running_line(
     emulator_options: dict[str, object] | None = None,
     lease_s: float = 120.0,
     drain_s: float = 1.0,
+    dice: Callable[[], float] = random.random,
 ) -> AsyncIterator[Line]:
     options = EmulatorOptions(directory=directory / "emulator", **(emulator_options or {}))  # type: ignore[arg-type]
     async with (
@@ -134,7 +144,7 @@ async def running_line(
         await store.applications.put_project(FcmProject(PROJECT, emulator.files.service_account.read_text()))
         metrics = Metrics()
         options_ = DispatcherOptions(lane or LaneOptions(4000, 8000), lease_s, min(35.0, lease_s / 2))
-        dispatcher = Dispatcher(store.queue, store.registry, options_, metrics)
+        dispatcher = Dispatcher(store.queue, store.registry, options_, metrics, dice=dice)
         pool = pool or PoolOptions()
         ca = emulator.files.ca
         apns = Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), dispatcher.report)

@@ -50,6 +50,7 @@ _CLAIM_ITEMS: Final = 1000
 _SETTLE_ITEMS: Final = 4000
 _MOST_UNSETTLED: Final = 50_000
 _IDLE_S: Final = 1.0
+_LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
 _SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
 _TOPIC_PAUSE_MS: Final = 60_000
@@ -141,7 +142,7 @@ class Dispatcher:
                 elif items := await self._claim():
                     self._dispatch(items, await self._look_up(items))
                 else:
-                    await self._queue.wait(self._idle_s())
+                    await self._queue.wait(self._idle_s(await self._queue.due_lanes()))
             except StoreUnavailable:
                 await asyncio.sleep(_STORE_RETRY_S)
 
@@ -464,8 +465,16 @@ class Dispatcher:
         except TimeoutError:
             pass
 
-    def _idle_s(self) -> float:
-        return _IDLE_S
+    def _idle_s(self, due: Mapping[str, int]) -> float:
+        """How long nothing can happen by itself: until something parked is due, or its lane may try again."""
+        wait_s, now = _IDLE_S, self._wall_clock()
+        for name, due_ms in due.items():
+            lane = self._lane(name)
+            if lane.room:
+                wait_s = min(wait_s, due_ms / 1000 - now)
+            elif (chance := lane.next_chance()) is not None:
+                wait_s = min(wait_s, chance - self._loop.time())
+        return max(_LEAST_IDLE_S, wait_s)
 
     async def look_after(self) -> None:
         """Called about once a second: lanes that may try again, lifetimes that are over, marks that are old."""
@@ -501,12 +510,14 @@ class Dispatcher:
         if self._cancelled:
             self._cancelled.pop((owner, f"{system}:{token}"), None)
 
-    def resume(self, lanes: Iterable[str]) -> None:
-        """Credentials were replaced: their lanes may send again at once."""
-        for name in lanes:
+    async def resume(self, lanes: Iterable[str]) -> None:
+        """Credentials were replaced: their lanes may send again at once, and what waited for it goes out."""
+        names = list(lanes)
+        for name in names:
             if name in self._lanes:
                 self._lanes[name].resume()
                 self._pump(self._lanes[name])
+        await self._queue.wake(names)
 
     def reset_fuse(self, name: str) -> None:
         if name in self._lanes:

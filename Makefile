@@ -1,0 +1,71 @@
+# What one does with a checkout. `make help` lists it; the only thing needed beforehand is Python 3.11 or newer.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?=
+PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	--annotation-style line
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format lock bench bench-quick torture torture-quick clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## the environment in .venv, with everything pinned by hash
+
+# Redone only when the requirements or the project's metadata change. The candidates are run, not just looked up: a
+# version manager's shim may be on the PATH without a Python behind it.
+$(STAMP): requirements/dev.txt pyproject.toml requirements/runtime.in
+	@set -e; python=; \
+	for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+		if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "tocsin needs Python 3.11 or newer with its venv module, and none was found." >&2; \
+		echo "Install one (Debian, Ubuntu: python3 and python3-venv), or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$python" --version); once, about a minute."; \
+	"$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## the product at work: a server, an Apple and a Google on this machine, and phones that ring
+	@$(BIN)/tocsin demo
+
+test: $(STAMP)  ## every test
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## lint, format, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## put the code into the form that `make check` wants
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## the benchmarks, in full
+	$(BIN)/python -m benchmarks --full
+
+bench-quick: $(STAMP)  ## the benchmarks, short enough for a look
+	$(BIN)/python -m benchmarks --quick
+
+torture: $(STAMP)  ## crashes, full disks and broken links, for a long time
+	$(BIN)/python -m tests.torture --long
+
+torture-quick: $(STAMP)  ## the same, for a short time
+	$(BIN)/python -m tests.torture --quick
+
+lock:  ## pin the requirements anew (needs uv); the smaller lists follow the larger one
+	cd requirements && rm -f dev.txt test.txt runtime.txt && $(PIN) -o dev.txt dev.in && \
+		$(PIN) -c dev.txt -o test.txt test.in && $(PIN) -c dev.txt -o runtime.txt runtime.in
+
+clean:  ## remove the environment and what tools leave behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

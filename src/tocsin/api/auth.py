@@ -1,0 +1,106 @@
+"""Who is calling: a user by session, a backend or an operator by key.
+
+Secrets are taken from the request and handed to `Access`, which knows only their hashes. They are never logged,
+quoted or kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import HTTPScope
+
+from tocsin.api.problems import Kind, RequestError
+from tocsin.api.shared import Shared
+from tocsin.domain.events import UserId
+from tocsin.store.ports import Access, Role
+
+
+class Sessions:
+    """The user behind a session."""
+
+    def __init__(self, access: Access, *, sid_in_url: bool) -> None:
+        self._access = access
+        self._sid_in_url = sid_in_url
+
+    async def owner(self, scope: HTTPScope) -> UserId:
+        """The signed-in user.
+
+        Raises:
+            RequestError: there is no session, it is not valid, or nobody has signed in.
+        """
+        sid = bearer(scope) or _cookie_sid(scope)
+        if sid is None and self._sid_in_url:
+            sid = _url_sid(scope)
+        session = None if sid is None else await self._access.session(sid)
+        if session is None:
+            raise RequestError(Kind.NO_SESSION, "This needs the session of a signed-in user.")
+        if session.owner is None:
+            raise RequestError(Kind.NO_USER, "Nobody has signed in to this session.")
+        return session.owner
+
+
+class Keys(Shared):
+    """The role behind a key."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def require(self, scope: HTTPScope, *roles: Role) -> None:
+        """Let the holders of these roles pass.
+
+        Raises:
+            RequestError: there is no valid key (401), or it is for something else (403).
+        """
+        secret = bearer(scope)
+        key = None if secret is None else await self._access.key(secret)
+        if key is not None and key.role in roles:
+            return
+        wanted = " or ".join(roles)
+        if key is None:
+            raise RequestError(Kind.NO_KEY, f"This needs a valid {wanted} key: `Authorization: Bearer <key>`.")
+        raise RequestError(Kind.FORBIDDEN, f"This needs a key with the role {wanted}.")
+
+    async def admin_guard(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        await self.require(connection.scope, Role.ADMIN)  # type: ignore[arg-type]
+
+
+def header(scope: HTTPScope, name: bytes) -> bytes | None:
+    """The first header of that name (lower case). ASGI servers hand names over in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value
+    return None
+
+
+def bearer(scope: HTTPScope) -> str | None:
+    value = header(scope, b"authorization")
+    if value is None:
+        return None
+    scheme, _, secret = value.partition(b" ")
+    return (secret.strip().decode("latin-1") or None) if scheme.lower() == b"bearer" else None
+
+
+def _cookie_sid(scope: HTTPScope) -> str | None:
+    """The cookie `sid`, unless a page of another site sent the request.
+
+    Browsers attach cookies to such requests too: any web page could otherwise register a device of its own for
+    whoever visits it, and read their chat (cross-site request forgery).
+    """
+    if header(scope, b"sec-fetch-site") == b"cross-site":
+        return None
+    for key, value in scope["headers"]:
+        if key == b"cookie":
+            for pair in value.split(b";"):
+                name, _, sid = pair.partition(b"=")
+                if name.strip() == b"sid":
+                    return sid.strip().strip(b'"').decode("latin-1") or None
+    return None
+
+
+def _url_sid(scope: HTTPScope) -> str | None:
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"))
+    return next((value for name, value in pairs if name == "sid" and value), None)

@@ -1,0 +1,103 @@
+"""What became of one event, device by device, for whoever wants to know why a push did not arrive.
+
+Tells tokens, times and reasons; never the content of the event.
+"""
+
+from __future__ import annotations
+
+from msgspec import UNSET, Struct, UnsetType
+
+from tocsin.api.timestamps import rfc3339
+from tocsin.store.ports import FINAL, Attempt, EventRecord, Parked
+
+WAITING = "waiting"
+
+
+class AttemptReport(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One try. `status` is the provider's HTTP status; absent when there was no answer."""
+
+    at: str
+    result: str
+    lane: str
+    status: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    provider_id: str | UnsetType = UNSET
+    retry_at: str | UnsetType = UNSET
+
+
+class WaitReport(Struct, frozen=True):
+    """What a delivery waits for: its lane, and its time."""
+
+    lane: str
+    due_at: str
+    tries: int
+
+
+class DeviceReport(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One delivery. `outcome` is `waiting`, or how it ended."""
+
+    system: str
+    device_token: str
+    outcome: str
+    attempts: list[AttemptReport]
+    waiting: WaitReport | UnsetType = UNSET
+
+
+class EventReport(Struct, frozen=True):
+    """One event: where it stands, and every attempt. No devices: none was tried yet, or its owner has none."""
+
+    event_id: str
+    owner: str
+    message: str
+    state: str
+    accepted_at: str
+    expires_at: str
+    devices: list[DeviceReport]
+
+
+def report(record: EventRecord) -> EventReport:
+    """The record, told by device, in the order in which the devices were first tried."""
+    attempts: dict[str, list[Attempt]] = {}
+    for attempt in record.attempts:
+        attempts.setdefault(attempt.device, []).append(attempt)
+    waiting = {device: parked for parked in record.waiting for device in parked.targets}
+    event = record.event
+    return EventReport(
+        event_id=event.id,
+        owner=event.owner,
+        message=event.message,
+        state=record.state.name.lower(),
+        accepted_at=rfc3339(event.accepted_ms),
+        expires_at=rfc3339(event.expires_ms),
+        devices=[_device(key, attempts.get(key, []), waiting.get(key)) for key in attempts | waiting],
+    )
+
+
+def _device(key: str, attempts: list[Attempt], parked: Parked | None) -> DeviceReport:
+    system, _, token = key.partition(":")
+    return DeviceReport(
+        system=system,
+        device_token=token,
+        outcome=_outcome(attempts, parked),
+        attempts=[_attempt(attempt) for attempt in attempts],
+        waiting=UNSET if parked is None else WaitReport(parked.lane, rfc3339(parked.due_ms), parked.tries),
+    )
+
+
+def _outcome(attempts: list[Attempt], parked: Parked | None) -> str:
+    """How it ended. A try that is to be repeated is not an end, even where the wait is not on record yet."""
+    if parked is None and attempts and attempts[-1].result in FINAL:
+        return attempts[-1].result
+    return WAITING
+
+
+def _attempt(attempt: Attempt) -> AttemptReport:
+    return AttemptReport(
+        at=rfc3339(attempt.at_ms),
+        result=attempt.result,
+        lane=attempt.lane,
+        status=attempt.status or UNSET,
+        reason=attempt.reason or UNSET,
+        provider_id=attempt.provider_id or UNSET,
+        retry_at=UNSET if attempt.retry_at_ms is None else rfc3339(attempt.retry_at_ms),
+    )

@@ -1,0 +1,58 @@
+"""The short way through for the routes that carry the load: `GET /api/push` and `POST /api/events`.
+
+Litestar knows and documents them like all others, and serves their HEAD and OPTIONS; but its pipeline (request object,
+signature, response object, two layers of exception handling) costs 15 µs of the 60 µs that such a request takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from litestar import Request
+from litestar.response.base import ASGIResponse
+from litestar.types import HTTPScope, Receive, Send
+from msgspec import Struct
+
+from tocsin.api.failures import Failures
+
+NO_STORE: Final = (b"cache-control", b"no-store")
+_CONTENT_TYPE: Final = (b"content-type", b"application/json")
+
+
+class Answer(Struct, frozen=True):
+    """A success, as JSON that is encoded already."""
+
+    body: bytes
+    status: int = 200
+
+    async def send(self, send: Send) -> None:
+        length = (b"content-length", b"%d" % len(self.body))
+        headers = [_CONTENT_TYPE, NO_STORE, length]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+    def response(self) -> ASGIResponse:
+        """The same, for a route that Litestar serves."""
+        return ASGIResponse(body=self.body, status_code=self.status, headers=[("cache-control", "no-store")])
+
+
+Serve = Callable[[HTTPScope, Receive], Awaitable[Answer]]
+
+
+class Express:
+    """One route, served without Litestar."""
+
+    def __init__(self, serve: Serve, failures: Failures) -> None:
+        self._serve = serve
+        self._failures = failures
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._serve(scope, receive)
+        except Exception as error:
+            request: Request[Any, Any, Any] = Request(scope, receive, send)
+            response = self._failures.answer(request, error).to_asgi_response(app=None, request=request)
+            await response(scope, receive, send)
+        else:
+            await answer.send(send)

@@ -1,0 +1,128 @@
+"""What can go wrong with a request, and how each answer says so (RFC 9457).
+
+The one table of failures is here; nothing else decides a status code. No text here or in a `detail` quotes a token,
+a key or the content of an event.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+from litestar import Response
+from msgspec import UNSET, Struct, UnsetType
+
+PROBLEM_JSON: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:tocsin:problem:"
+_NAMED: Final = 200
+
+
+class Kind(Enum):
+    """Every failure: (HTTP status, problem type, title, `status` in the platform's own convention).
+
+    The three with status 200 are those that `POST /api/push` names itself: `{"status": "unknown-appid"}`. Outside
+    `/api/push` the last column has no reader.
+    """
+
+    UNKNOWN_APPID = (_NAMED, "unknown-appid", "Unknown application id", "unknown-appid")
+    INVALID_APPID = (_NAMED, "invalid-appid", "Invalid application id", "invalid-appid")
+    INVALID_APNS_TOPIC = (_NAMED, "invalid-apns-topic", "Invalid APNs topic", "invalid-apns-topic")
+
+    WRONG_SYNTAX = (400, "bad-input", "Bad input", "wrong-syntax")
+    MISSING_ELEMENT = (400, "bad-input", "Bad input", "missing-element")
+    MALFORMED = (400, "malformed-request", "Malformed request", "fail")
+    NO_SESSION = (401, "unauthenticated", "Not signed in", "no-session")
+    NO_USER = (401, "unauthenticated", "Not signed in", "no-auth")
+    NO_KEY = (401, "unauthenticated", "No valid key", "fail")
+    FORBIDDEN = (403, "forbidden", "Not allowed with this key", "fail")
+    NOT_FOUND = (404, "not-found", "Not found", "fail")
+    WRONG_METHOD = (405, "method-not-allowed", "Method not allowed", "fail")
+    TOO_SLOW = (408, "request-timeout", "Request took too long", "fail")
+    CONFLICT = (409, "event-id-conflict", "Conflict", "fail")
+    TOO_LARGE = (413, "too-large", "Too large", "fail")
+    WRONG_CONTENT_TYPE = (415, "unsupported-media-type", "Unsupported media type", "fail")
+    THROTTLED = (429, "throttled", "Too many requests", "fail")
+    INTERNAL = (500, "internal-error", "Internal error", "fail")
+    BACKLOG_FULL = (503, "backlog-full", "Backlog full", "fail")
+    STORE_UNAVAILABLE = (503, "store-unavailable", "Store unavailable", "fail")
+
+    def __init__(self, status: int, slug: str, title: str, platform: str) -> None:
+        self.status = status
+        self.slug = slug
+        self.title = title
+        self.platform = platform
+
+    @property
+    def named(self) -> bool:
+        """Whether `/api/push` answers it as `{"status": …}` with 200, in both conventions."""
+        return self.status == _NAMED
+
+
+class Fault(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One thing wrong with the input: where (a JSON path, or a parameter), on which line of a batch, and why."""
+
+    at: str
+    line: int | UnsetType = UNSET
+    reason: str
+
+
+class Problem(Struct, frozen=True):
+    """One failure, ready to be told in whichever convention."""
+
+    kind: Kind
+    detail: str
+    errors: tuple[Fault, ...] = ()
+    retry_after_s: int | None = None
+    allow: str | None = None
+
+
+class ProblemBody(Struct, frozen=True, omit_defaults=True):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[Fault] | UnsetType = UNSET
+
+
+class RequestError(Exception):
+    """The request cannot be served, and why. Raised anywhere in the API, told in one place."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *errors: Fault,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.problem = Problem(kind, detail, errors, retry_after_s)
+
+
+def bad_input(at: str, reason: str, kind: Kind = Kind.WRONG_SYNTAX) -> RequestError:
+    """One thing wrong with the input."""
+    return RequestError(kind, f"{at}: {reason}", Fault(at=at, reason=reason))
+
+
+def response_headers(problem: Problem) -> dict[str, str]:
+    """What goes with a problem whatever its form."""
+    headers = {"cache-control": "no-store"}
+    if problem.retry_after_s is not None:
+        headers["retry-after"] = str(problem.retry_after_s)
+    if problem.allow is not None:
+        headers["allow"] = problem.allow
+    return headers
+
+
+def problem_response(problem: Problem) -> Response[bytes]:
+    """A problem as `application/problem+json`."""
+    kind = problem.kind
+    body = ProblemBody(TYPE_PREFIX + kind.slug, kind.title, kind.status, problem.detail, list(problem.errors) or UNSET)
+    headers = response_headers(problem)
+    if kind.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if kind is Kind.TOO_SLOW:
+        headers["connection"] = "close"
+    return Response(msgspec.json.encode(body), status_code=kind.status, media_type=PROBLEM_JSON, headers=headers)

@@ -1,0 +1,80 @@
+"""`tocsin emulator`: Apple and Google on this machine, over TLS and HTTP/2, as strict as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tocsin.cli.errors import CommandError
+from tocsin.cli.output import print_json
+
+if TYPE_CHECKING:
+    from tocsin.emulator.run import Emulator
+
+
+def emulator(
+    directory: Annotated[
+        Path,
+        typer.Option(
+            "--directory", metavar="DIR", help="Where its CA, keys and emulator.json go; what is there is kept."
+        ),
+    ],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65531, help="The first of five; 0 takes free ones.")] = 0,
+    topic: Annotated[
+        list[str] | None, typer.Option("--topic", help="Allow only this APNs topic; may be given again.")
+    ] = None,
+    inbox: Annotated[int, typer.Option("--inbox", min=1, help="How many pushes to remember.")] = 20_000,
+    journal: Annotated[
+        Path | None, typer.Option("--journal", metavar="FILE", help="Write a line for every accepted push.")
+    ] = None,
+    journal_bodies: Annotated[
+        bool, typer.Option("--journal-bodies", help="Write the pushes' bodies into the journal, too.")
+    ] = False,
+    faults: Annotated[
+        Path | None, typer.Option("--faults", metavar="FILE", help="A fault script (TOML) to start with.")
+    ] = None,
+    max_streams: Annotated[int, typer.Option("--max-streams", min=1, help="Streams a connection may have.")] = 1000,
+    start_with_one_stream: Annotated[
+        bool, typer.Option("--start-with-one-stream", help="APNs connections start with one, as Apple's may.")
+    ] = False,
+    token_update_interval: Annotated[
+        float, typer.Option("--token-update-interval", min=0, help="Seconds between provider tokens; Apple's: 1200.")
+    ] = 0.0,
+    access_token_lifetime: Annotated[
+        int, typer.Option("--access-token-lifetime", min=1, help="Seconds that an OAuth access token lives.")
+    ] = 3600,
+) -> None:
+    """Run an Apple and a Google on this machine.
+
+    They are as strict as the real ones, and run until SIGTERM or Ctrl-C. The command writes everything that a client
+    needs into DIR, names it in DIR/emulator.json, and prints that.
+    """
+    import uvloop
+
+    from tocsin.emulator.run import EmulatorError, EmulatorOptions, serve
+
+    options = EmulatorOptions(
+        directory=directory,
+        host=host,
+        port=port,
+        topics=frozenset(topic or ()),
+        inbox_size=inbox,
+        journal=journal,
+        journal_bodies=journal_bodies,
+        faults=faults,
+        max_streams=max_streams,
+        start_with_one_stream=start_with_one_stream,
+        token_update_interval_s=token_update_interval,
+        access_token_lifetime_s=access_token_lifetime,
+    )
+    try:
+        uvloop.run(serve(options, _announce))
+    except EmulatorError as error:
+        raise CommandError(str(error)) from None
+
+
+def _announce(running: Emulator) -> None:
+    print_json(running.summary)

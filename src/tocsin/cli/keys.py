@@ -1,0 +1,68 @@
+"""`tocsin key`: what the platform's backends (producer) and operators (admin) call the API with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tocsin.cli.commands import AsJson, Config, command, group
+from tocsin.cli.errors import CommandError
+from tocsin.cli.inputs import expiry_ms
+from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.store.ports import ApiKey, Role
+
+app = group("API keys: for producers of events, and for admins.")
+
+
+@command(app, "create", example="tocsin key create producer --name fax-backend")
+def create(
+    role: Annotated[Role, typer.Argument(help="What the key may do.")],
+    name: Annotated[str, typer.Option("--name", metavar="TEXT", help="Who uses it, for the list.")] = "",
+    expires_in: Annotated[
+        str, typer.Option("--expires-in", metavar="TIME", help="How long it is good for: 12h, 90d, or never.")
+    ] = "365d",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a key and print it, this once: only a hash is kept."""
+    expires = expiry_ms(expires_in)
+    secret, key = in_store(settings_of(config), lambda store: store.access.create_key(role, name, expires))
+    if as_json:
+        print_json(_described(key) | {"key": secret})
+        return
+    remark(f"{key.role.value.capitalize()} key {key.id}, good until {utc(key.expires_ms)}:")
+    typer.echo(secret)
+
+
+@command(app, "list", example="tocsin key list")
+def list_(config: Config = None, as_json: AsJson = False) -> None:
+    """Show the keys, never the secrets."""
+    found = in_store(settings_of(config), lambda store: store.access.keys())
+    if as_json:
+        print_json([_described(key) for key in found])
+        return
+    rows = [(one.id, one.role.value, one.name, utc(one.created_ms), utc(one.expires_ms)) for one in found]
+    print_table(("id", "role", "name", "created", "expires"), rows, empty="No keys; see: tocsin key create --help")
+
+
+@command(app, "revoke", example="tocsin key revoke key_3f9a1c5be207")
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the key itself.")], config: Config = None
+) -> None:
+    """End a key at once, also on a server that is running."""
+    if not in_store(settings_of(config), lambda store: store.access.revoke_key(key)):
+        # What was given may be a mistyped key: it is not repeated.
+        raise CommandError("no key has this id or secret; see: tocsin key list")
+    remark("The key is revoked.")
+
+
+def _described(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "role": key.role.value,
+        "name": key.name,
+        "created": iso(key.created_ms),
+        "expires": iso(key.expires_ms),
+    }

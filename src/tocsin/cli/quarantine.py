@@ -1,0 +1,90 @@
+"""`tocsin quarantine`: tokens that a provider called dead in such numbers that tocsin did not believe it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tocsin.cli.commands import AsJson, Config, command, group
+from tocsin.cli.devices import described_removal
+from tocsin.cli.errors import CommandError, InputError
+from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.output import print_json, print_table, remark
+from tocsin.store.ports import Removal
+
+if TYPE_CHECKING:
+    from tocsin.service import Store
+
+app = group("Tokens called dead in such numbers that it is in doubt.")
+
+Name = Annotated[
+    str, typer.Argument(metavar="APPLICATION", help="The application id or Firebase project, as the list names it.")
+]
+
+
+@command(app, "list", example="tocsin quarantine list")
+def list_(
+    application: Annotated[
+        str | None, typer.Argument(metavar="[APPLICATION]", help="Show this application's tokens one by one.")
+    ] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count the quarantined registrations by application and reason, or show those of one application."""
+    found = in_store(settings_of(config), _quarantined)
+    if application is not None:
+        found = [removal for removal in found if _application(removal) == application]
+    if as_json:
+        print_json([described_removal(removal) | {"application": _application(removal)} for removal in found])
+    elif application is not None:
+        rows = [(removal.device.owner, removal.reason, removal.device.token) for removal in found]
+        print_table(("owner", "reason", "token"), rows, empty=f"{application}: nothing is in quarantine.")
+    else:
+        counted = Counter((_application(removal), removal.reason) for removal in found)
+        lines = [(name, reason, str(count)) for (name, reason), count in sorted(counted.items())]
+        print_table(("application", "reason", "registrations"), lines, empty="Nothing is in quarantine.")
+
+
+@command(app, "release", example="tocsin quarantine release 39JSDKGJ38.de.cospace.app")
+def release(application: Name, config: Config = None) -> None:
+    """Bring an application's quarantined registrations back: the provider was wrong."""
+    released = in_store(settings_of(config), lambda store: store.registry.restore(application=application))
+    if not released:
+        raise CommandError(_nothing(application))
+    remark(f"{application}: {released} registrations are back")
+
+
+@command(app, "purge", example="tocsin quarantine purge 39JSDKGJ38.de.cospace.app --yes")
+def purge(
+    application: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: Config = None,
+) -> None:
+    """Let an application's quarantined registrations go: the provider was right."""
+    if not yes:
+        _confirm(f"{application}: give up all its quarantined registrations?")
+    purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application))
+    if not purged:
+        raise CommandError(_nothing(application))
+    remark(f"{application}: {purged} registrations are gone; `tocsin device restore` can bring each back for a while")
+
+
+def _confirm(question: str) -> None:
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort:
+        raise InputError("not confirmed; nothing was changed (--yes answers for you)") from None
+
+
+async def _quarantined(store: Store) -> list[Removal]:
+    return [removal for removal in await store.registry.history() if removal.quarantined]
+
+
+def _application(removal: Removal) -> str:
+    return removal.device.application_id or removal.device.learned_project or ""
+
+
+def _nothing(application: str) -> str:
+    return f"{application}: nothing is in quarantine; see: tocsin quarantine list"

@@ -1,0 +1,63 @@
+"""The commands, put together, and the one place where an expected error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from typing import Annotated, NoReturn
+
+import typer
+
+from tocsin import __version__
+from tocsin.cli import applications, devices, emulator, event, fcm, keys, quarantine, send, serve, sessions
+from tocsin.cli.commands import command, group
+from tocsin.cli.demo import command as demo
+from tocsin.cli.errors import CommandError
+
+app = group("One event in, every device rung: a push service for APNs and FCM.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tocsin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One event in, every device rung: a push service for APNs and FCM.
+
+    Start with `tocsin demo`, which needs nothing, or with `tocsin serve`.
+    """
+
+
+command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
+command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
+command(app, "demo", example="tocsin demo")(demo.demo)
+app.add_typer(applications.app, name="app")
+app.add_typer(fcm.app, name="fcm")
+app.add_typer(sessions.app, name="session")
+app.add_typer(keys.app, name="key")
+app.add_typer(devices.app, name="device")
+app.add_typer(send.app, name="send")
+app.add_typer(event.app, name="event")
+app.add_typer(quarantine.app, name="quarantine")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 failed, 2 wrong usage or bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that cannot show a character shows a question mark; no command fails over it.
+            stream.reconfigure(errors="replace")
+    try:
+        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tocsin")
+    except CommandError as error:
+        typer.echo(f"tocsin: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(0)

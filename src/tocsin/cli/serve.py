@@ -1,0 +1,53 @@
+"""`tocsin serve`: the API and the delivery, in one process, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tocsin.cli.commands import Config
+from tocsin.cli.errors import CommandError
+from tocsin.cli.opening import settings_of
+
+
+def serve(
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ready-file",
+            metavar="FILE",
+            help="Write the server's address into FILE once it listens; for port 0, and for whoever waits.",
+        ),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Run the service: the API, and the delivery.
+
+    SIGTERM or Ctrl-C stops it in order: what is in flight finishes, what is left waits for the next start.
+    """
+    import uvloop
+
+    from tocsin import service
+
+    settings = settings_of(config)
+    try:
+        uvloop.run(service.serve(settings, ready=_announce(ready_file)))
+    except (service.StoreError, service.ServiceError) as error:
+        raise CommandError(str(error)) from None
+
+
+def _announce(ready_file: Path | None) -> Callable[[str], None]:
+    """The log says where the server listens; the file says it to programs."""
+
+    def announce(base_url: str) -> None:
+        if ready_file is not None:
+            # Whole or not at all: whoever waits for the file reads it at once.
+            unfinished = ready_file.with_name(ready_file.name + ".part")
+            unfinished.write_text(base_url + "\n")
+            os.replace(unfinished, ready_file)
+
+    return announce

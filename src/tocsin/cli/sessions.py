@@ -1,0 +1,78 @@
+"""`tocsin session`: what the app on a user's phone signs in with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tocsin.cli.commands import AsJson, Config, command, group
+from tocsin.cli.errors import CommandError, InputError
+from tocsin.cli.inputs import expiry_ms, user_id
+from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.store.ports import Session
+
+app = group("Sessions: what the app on a user's phone signs in with.")
+
+
+@command(app, "create", example="tocsin session create --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
+def create(
+    owner: Annotated[str | None, typer.Option("--owner", metavar="UUID", help="The user it belongs to.")] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="A session in which nobody has signed in yet, in place of --owner.")
+    ] = False,
+    expires_in: Annotated[
+        str, typer.Option("--expires-in", metavar="TIME", help="How long it is good for: 12h, 90d, or never.")
+    ] = "90d",
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a session and print its secret (`sid`), this once: only a hash is kept."""
+    if (owner is None) != anonymous:
+        raise InputError("session create: give either --owner UUID or --anonymous")
+    user = None if owner is None else user_id(owner)
+    expires = expiry_ms(expires_in)
+    secret, session = in_store(settings_of(config), lambda store: store.access.create_session(user, expires))
+    if as_json:
+        print_json(_described(session) | {"sid": secret})
+        return
+    remark(f"Session {session.id} of {session.owner or 'nobody yet'}, good until {utc(session.expires_ms)}. Its sid:")
+    typer.echo(secret)
+
+
+@command(app, "list", example="tocsin session list --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
+def list_(
+    owner: Annotated[str | None, typer.Option("--owner", metavar="UUID", help="Only this user's.")] = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the sessions, never the secrets."""
+    user = None if owner is None else user_id(owner)
+    found = in_store(settings_of(config), lambda store: store.access.sessions(user))
+    if as_json:
+        print_json([_described(session) for session in found])
+        return
+    rows = [(one.id, one.owner or "-", utc(one.created_ms), utc(one.expires_ms)) for one in found]
+    print_table(("id", "owner", "created", "expires"), rows, empty="No sessions; see: tocsin session create --help")
+
+
+@command(app, "revoke", example="tocsin session revoke ses_3f9a1c5be207")
+def revoke(
+    session: Annotated[str, typer.Argument(metavar="ID", help="The session's id, or its secret.")],
+    config: Config = None,
+) -> None:
+    """End a session at once, also on a server that is running."""
+    if not in_store(settings_of(config), lambda store: store.access.revoke_session(session)):
+        # What was given may be a mistyped secret: it is not repeated.
+        raise CommandError("no session has this id or secret; see: tocsin session list")
+    remark("The session is revoked.")
+
+
+def _described(session: Session) -> dict[str, Any]:
+    return {
+        "id": session.id,
+        "owner": session.owner,
+        "created": iso(session.created_ms),
+        "expires": iso(session.expires_ms),
+    }

@@ -1,0 +1,273 @@
+"""Hand-in: what is accepted, how it is answered, and what is refused with nothing accepted."""
+
+from __future__ import annotations
+
+import json
+from uuid import UUID
+
+import pytest
+
+from tocsin.domain.events import MESSAGES
+from tocsin.settings import Ingest
+from tocsin.store.ports import Backlog, BacklogFull, StoreUnavailable
+
+ID = "5f0c1f3a-6f5b-4d7e-9a63-0d0a53f4a5b1"
+
+
+async def waiting(api):
+    """The events in the queue, as a dispatcher would claim them."""
+    return [item.event for item in await api.store.queue.claim(20_000, {})]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+async def test_the_documents_examples_are_accepted(api, golden, message):
+    answer = await api.events(golden(message))
+    assert answer.status_code == 202
+    (event_id,) = answer.json()["events"]
+    assert answer.json() == {"accepted": 1, "events": [event_id]}
+    assert UUID(event_id).version == 7
+    (event,) = await waiting(api)
+    assert (event.id, event.owner, event.message) == (event_id, api.owner, message)
+    assert json.loads(event.body) == golden(message)
+    assert api.delivery.wakings == 1
+
+
+async def test_the_five_events_are_accepted_as_one_batch_in_their_order(api, golden):
+    answer = await api.ndjson(*(golden(message) for message in MESSAGES))
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 5)
+    by_id = {event.id: event.message for event in await waiting(api)}
+    assert [by_id[event_id] for event_id in answer.json()["events"]] == list(MESSAGES)
+    assert answer.json()["events"] == sorted(answer.json()["events"])
+
+
+async def test_an_event_lives_as_long_as_its_kind_is_worth(open_api, golden):
+    async with open_api(clock=lambda: 1_700_000_000.0) as api:
+        await api.ndjson(golden("fax_new"), golden("dialplan_callreverse_stop"))
+        lives = {event.message: event.expires_ms - event.accepted_ms for event in await waiting(api)}
+        assert lives == {"fax_new": 28 * 86_400_000, "dialplan_callreverse_stop": 60_000}
+
+
+async def test_an_event_id_makes_the_hand_in_idempotent(api, golden):
+    event = golden("fax_new") | {"event_id": ID.upper()}
+    for _ in range(2):
+        answer = await api.events(event)
+        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "events": [ID]})
+    assert [event.id for event in await waiting(api)] == [ID]
+
+
+async def test_a_batch_may_repeat_an_event_which_is_delivered_once(api, golden):
+    event = golden("fax_new") | {"event_id": ID}
+    answer = await api.ndjson(event, golden("recording_new"), event)
+    assert answer.json()["accepted"] == 3
+    first, second, third = answer.json()["events"]
+    assert (first, third) == (ID, ID)
+    assert {event.id for event in await waiting(api)} == {ID, second}
+
+
+async def test_the_same_id_for_another_event_is_409_and_names_the_line(api, golden):
+    await api.events(golden("fax_new") | {"event_id": ID})
+    other = golden("fax_new") | {"event_id": ID, "page_count": 3}
+    before = await api.contents()
+
+    alone = await api.events(other)
+    assert alone.status_code == 409
+    assert alone.json()["errors"] == [{"at": "$.event_id", "reason": "was used before for an event with other content"}]
+    repeated = golden("recording_new") | {"event_id": ID[::-1].replace("-", "")}
+    repeated["event_id"] = str(UUID(repeated["event_id"]))
+    within = await api.ndjson(repeated, repeated, golden("fax_new"), other)
+    assert within.status_code == 409
+    assert within.json()["errors"][0]["line"] == 4
+    assert within.json()["type"] == "urn:tocsin:problem:event-id-conflict"
+    assert await api.contents() == before
+
+
+async def test_a_batch_that_contradicts_itself_is_409(api, golden):
+    event = golden("fax_new") | {"event_id": ID}
+    answer = await api.ndjson(golden("fax_new"), event, event | {"page_count": 3})
+    assert (answer.status_code, answer.json()["errors"][0]["line"]) == (409, 3)
+    assert await waiting(api) == []
+
+
+def without(event, name):
+    return {key: value for key, value in event.items() if key != name}
+
+
+BAD = [
+    # what to do to a good event, errors[0].at
+    (lambda event: b"", "$"),
+    (lambda event: b"{", "$"),
+    (lambda event: b"\xff", "$"),
+    (lambda event: b"[" * 100_000, "$"),
+    (lambda event: [event], "$"),
+    (lambda event: without(event, "owner"), "$.owner"),
+    (lambda event: without(event, "message"), "$.message"),
+    (lambda event: without(event, "page_count"), "$.page_count"),
+    (lambda event: without(event, "phone"), "$.phone"),
+    (lambda event: event | {"message": "fax_old"}, "$.message"),
+    (lambda event: event | {"message": 1}, "$.message"),
+    (lambda event: event | {"owner": "somebody"}, "$.owner"),
+    (lambda event: event | {"fax": "af729cc0"}, "$.fax"),
+    (lambda event: event | {"phone": 49221}, "$.phone"),
+    (lambda event: event | {"phone": None}, "$.phone"),
+    (lambda event: event | {"page_count": "2"}, "$.page_count"),
+    (lambda event: event | {"page_count": -1}, "$.page_count"),
+    (lambda event: event | {"page_count": 1.5}, "$.page_count"),
+    (lambda event: event | {"page_count": True}, "$.page_count"),
+    (lambda event: event | {"event_id": "17"}, "$.event_id"),
+    (lambda event: event | {"colour": "red"}, "$.colour"),
+    (lambda event: event | {"aps": {}}, "$.aps"),
+    (lambda event: event | {"phone": "+" * 5000}, "$"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "at"), BAD)
+async def test_a_bad_event_is_refused_naming_the_field(api, golden, spoil, at):
+    answer = await api.events(spoil(golden("fax_new")))
+    problem = answer.json()
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == "urn:tocsin:problem:bad-input"
+    assert (problem["errors"][0]["at"], "line" in problem["errors"][0]) == (at, False)
+    assert problem["errors"][0]["reason"]
+    assert await waiting(api) == []
+    assert api.delivery.wakings == 0
+
+
+@pytest.mark.parametrize(("spoil", "at"), BAD)
+async def test_a_bad_line_refuses_the_whole_batch_naming_the_line(api, golden, spoil, at):
+    answer = await api.ndjson(golden("recording_new"), spoil(golden("fax_new")), golden("fax_new"))
+    assert answer.status_code == 400
+    error = answer.json()["errors"][0]
+    assert (error["at"], error["line"], bool(error["reason"])) == (at, 2, True)
+    assert answer.json()["detail"].startswith("line 2: ")
+    assert await waiting(api) == []
+
+
+async def test_no_error_quotes_the_content(api, golden):
+    event = golden("chat_message") | {"time": "secret time", "text": "secret text", "type": "text"}
+    for answer in (await api.events(event), await api.ndjson(event)):
+        assert answer.status_code == 400
+        assert "secret" not in answer.text
+        assert "lunch" not in answer.text
+
+
+async def test_a_batch_names_twenty_faults_at_most(api):
+    answer = await api.ndjson(*[{}] * 600)
+    assert [error["line"] for error in answer.json()["errors"]] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+async def test_the_last_line_may_end_in_a_line_end(api, golden, ending):
+    body = json.dumps(golden("fax_new")).encode() + ending
+    answer = await api.events(body, headers={"content-type": "application/x-ndjson"})
+    assert answer.json()["accepted"] == 1
+
+
+async def test_a_blank_line_is_refused_by_number(api, golden):
+    answer = await api.ndjson(golden("fax_new"), b"", golden("fax_new"))
+    assert answer.json()["errors"][0] == {"at": "$", "line": 2, "reason": "blank line"}
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"  \r\n"])
+async def test_an_empty_batch_is_refused(api, body):
+    answer = await api.events(body, headers={"content-type": "application/x-ndjson"})
+    assert (answer.status_code, answer.json()["errors"][0]["reason"]) == (400, "no events")
+
+
+async def test_ten_thousand_lines_are_accepted_and_one_more_is_413(api, golden):
+    line = json.dumps(golden("dialplan_callreverse_start")).encode()
+    answer = await api.ndjson(*[line] * 10_000)
+    assert (answer.status_code, answer.json()["accepted"], len(set(answer.json()["events"]))) == (202, 10_000, 10_000)
+    assert api.store.queue.backlog().events == 10_000
+    assert (await api.ndjson(*[line] * 10_001)).status_code == 413
+    assert (await api.ndjson(*[b""] * 10_001)).status_code == 413
+    assert api.store.queue.backlog().events == 10_000
+
+
+async def test_a_body_over_the_limit_is_413_and_not_read_to_its_end(open_api):
+    async with open_api(ingest=Ingest(max_bytes=100_000)) as api:
+        sent = 0
+
+        async def endless():
+            nonlocal sent
+            while True:
+                sent += 10_000
+                yield b"x" * 10_000
+
+        messages = []
+
+        async def receive():
+            nonlocal sent
+            sent += 10_000
+            return {"type": "http.request", "body": b"x" * 10_000, "more_body": True}
+
+        async def send(message):
+            messages.append(message)
+
+        headers = [(b"authorization", f"Bearer {api.producer}".encode())]
+        scope = {"type": "http", "method": "POST", "path": "/api/events", "query_string": b"", "headers": headers}
+        await api.app(scope, receive, send)
+        assert messages[0]["status"] == 413
+        assert sent == 110_000
+
+        sent = 0
+        scope["headers"] = [*headers, (b"content-length", b"100001")]
+        await api.app(scope, receive, send)
+        assert (messages[-2]["status"], sent) == (413, 0)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "application/x-ndjson-2"])
+async def test_another_content_type_is_415(api, golden, content_type):
+    answer = await api.events(golden("fax_new"), headers={"content-type": content_type})
+    assert answer.status_code == 415
+
+
+async def test_a_full_backlog_is_503_with_retry_after_and_accepts_nothing(open_api, golden):
+    async with open_api(max_events=3) as api:
+        assert (await api.ndjson(*[golden("fax_new")] * 3)).status_code == 202
+        for answer in (await api.events(golden("fax_new")), await api.ndjson(golden("fax_new"))):
+            assert answer.status_code == 503
+            assert answer.json()["type"] == "urn:tocsin:problem:backlog-full"
+            assert int(answer.headers["retry-after"]) >= 1
+        assert api.store.queue.backlog().events == 3
+
+
+class BrokenQueue:
+    """A store that fails: the disk is full, or something nobody thought of."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def append(self, events):
+        raise self.error
+
+    def backlog(self):
+        return Backlog(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "slug"),
+    [
+        (StoreUnavailable("/var/lib/tocsin: disk I/O error"), 503, "store-unavailable"),
+        (BacklogFull(17), 503, "backlog-full"),
+        (RuntimeError("secret internals"), 500, "internal-error"),
+    ],
+)
+async def test_a_failing_store_is_told_without_its_internals(open_api, golden, error, status, slug):
+    async with open_api(queue=BrokenQueue(error)) as api:
+        answer = await api.events(golden("fax_new"))
+        assert answer.status_code == status
+        assert answer.json()["type"] == f"urn:tocsin:problem:{slug}"
+        assert "retry-after" in answer.headers or status == 500
+        assert "secret" not in answer.text
+        assert "/var/lib" not in answer.text
+        assert api.delivery.wakings == 0
+
+
+async def test_an_unexpected_error_is_logged_without_the_callers_secret(open_api, golden, capsys):
+    async with open_api(queue=BrokenQueue(RuntimeError("boom"))) as api:
+        answer = await api.events(golden("fax_new"))
+        logged = "".join(capsys.readouterr())
+        assert answer.json()["detail"].split()[-1].rstrip(".") in logged
+        assert "boom" in logged
+        assert api.producer not in logged

@@ -1,0 +1,57 @@
+"""Commands run as a user runs them: through `main`, in a directory of their own, with a clean environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from tocsin.cli import main
+from tocsin.emulator.credentials import Files, write_credentials, write_service_account
+
+APPLICATION = "39JSDKGJ38.de.cospace.app"
+OWNER = "9aed5e94-3803-11e3-8475-0024e8f90cc0"
+
+
+class Ran(Struct):
+    """How a command ended, and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("TOCSIN_")]:
+        monkeypatch.delenv(variable)
+
+    def run(*arguments: str) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        captured = capfd.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A key, a certificate for de.cospace.app and a service account, as the emulator makes them."""
+    files = write_credentials(tmp_path_factory.mktemp("credentials"))
+    write_service_account(files, "https://localhost:1/token")
+    return files

@@ -1,0 +1,113 @@
+"""Apps and Firebase projects: what is added is checked, and a secret never comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.cli.conftest import APPLICATION, Run
+
+from tocsin.emulator.credentials import Files
+
+
+def test_an_app_with_a_key_is_listed_without_the_key(run: Run, credentials: Files) -> None:
+    assert run("app", "add", APPLICATION, "--key", str(credentials.apns_key)).status == 0
+    (listed,) = run("app", "list", "--json").json
+    assert listed["application_id"] == APPLICATION
+    assert listed["key_id"] == credentials.key_id
+    assert "PRIVATE" not in run("app", "list", "--json").out
+
+
+@pytest.mark.parametrize("file", ["certificate", "certificate_p12"])
+def test_an_app_with_a_certificate_shows_when_it_ends(run: Run, credentials: Files, file: str) -> None:
+    assert run("app", "add", APPLICATION, "--certificate", str(getattr(credentials, file))).status == 0
+    (listed,) = run("app", "list", "--json").json
+    assert listed["credential"] == "certificate"
+    assert listed["certificate_expires"].endswith("Z")
+
+
+def test_a_certificate_of_another_app_is_refused(run: Run, credentials: Files) -> None:
+    ran = run("app", "add", "39JSDKGJ38.de.other.app", "--certificate", str(credentials.certificate))
+    assert ran.status == 2
+    assert "39JSDKGJ38.de.other.app" in ran.err
+    assert "issued for another app" in ran.err
+    assert run("app", "list", "--json").json == []
+
+
+def test_a_key_on_another_curve_is_refused(run: Run, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "AuthKey_ABC123DEFG.p8").write_bytes(key)
+    ran = run("app", "add", APPLICATION, "--key", "AuthKey_ABC123DEFG.p8")
+    assert ran.status == 2
+    assert "not a P-256 private key" in ran.err
+
+
+def test_a_renamed_key_file_needs_the_key_id(run: Run, credentials: Files, tmp_path: Path) -> None:
+    (tmp_path / "push.p8").write_bytes(credentials.apns_key.read_bytes())
+    assert "--key-id" in run("app", "add", APPLICATION, "--key", "push.p8").err
+    assert run("app", "add", APPLICATION, "--key", "push.p8", "--key-id", "ABC123DEFG").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["de.cospace.app", "--key", "x.p8"], "must be the team id, a dot and the bundle id"),
+        ([APPLICATION], "one credential"),
+        ([APPLICATION, "--key", "x.p8", "--certificate", "x.pem"], "one credential"),
+        ([APPLICATION, "--key", "AuthKey_ABC123DEFG.p8"], "No such file"),
+        ([APPLICATION, "--key", "x.p8", "--key-id", "short"], "ten letters and digits"),
+    ],
+)
+def test_an_app_that_breaks_a_rule_is_refused(run: Run, arguments: list[str], said: str) -> None:
+    ran = run("app", "add", *arguments)
+    assert ran.status == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("arguments", [("app", "remove", APPLICATION), ("app", "check", APPLICATION)])
+def test_an_unknown_app_is_named(run: Run, arguments: tuple[str, ...]) -> None:
+    ran = run(*arguments)
+    assert ran.status == 1
+    assert f"{APPLICATION}: no such app" in ran.err
+
+
+def test_an_app_can_be_removed(run: Run, credentials: Files) -> None:
+    run("app", "add", APPLICATION, "--key", str(credentials.apns_key))
+    assert run("app", "remove", APPLICATION).status == 0
+    assert run("app", "list", "--json").json == []
+
+
+def test_a_project_is_called_as_its_file_says_and_the_first_is_the_default(run: Run, credentials: Files) -> None:
+    account = str(credentials.service_account)
+    assert run("fcm", "add", "--service-account", account).status == 0
+    assert run("fcm", "add", "tablets", "--service-account", account).status == 0
+    listed = {project["name"]: project for project in run("fcm", "list", "--json").json}
+    assert listed["tocsin-emulator"]["default"]
+    assert not listed["tablets"]["default"]
+    assert "PRIVATE" not in str(listed)
+
+
+def test_another_project_can_become_the_default(run: Run, credentials: Files) -> None:
+    account = str(credentials.service_account)
+    run("fcm", "add", "phones", "--service-account", account)
+    run("fcm", "add", "tablets", "--service-account", account)
+    assert run("fcm", "default", "tablets").status == 0
+    assert [project["name"] for project in run("fcm", "list", "--json").json if project["default"]] == ["tablets"]
+    ran = run("fcm", "remove", "tablets")
+    assert "choose another" in ran.err
+
+
+def test_a_file_that_is_no_service_account_is_refused(run: Run, credentials: Files) -> None:
+    ran = run("fcm", "add", "--service-account", str(credentials.ca))
+    assert ran.status == 2
+    assert "not a service account" in ran.err
+
+
+@pytest.mark.parametrize("verb", ["remove", "default", "check"])
+def test_an_unknown_project_is_named(run: Run, verb: str) -> None:
+    ran = run("fcm", verb, "nobody")
+    assert ran.status == 1
+    assert "nobody: no such Firebase project" in ran.err

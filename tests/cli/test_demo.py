@@ -1,0 +1,144 @@
+"""The demo, as a user runs it: real processes, TLS and HTTP/2, and the document's own contents."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tocsin.cli.demo.arrivals import Watch
+from tocsin.cli.demo.cast import ANNA, EVENTS, EXPECTED
+from tocsin.cli.demo.children import running
+from tocsin.cli.demo.command import judge
+from tocsin.cli.errors import CommandError
+from tocsin.domain.events import MESSAGES
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DEMO = [sys.executable, "-m", "tocsin", "demo"]
+
+
+@pytest.fixture(scope="module")
+def once() -> list[dict[str, Any]]:
+    # Settings of the caller's must not lead the demo astray, least of all to the caller's store.
+    astray = os.environ | {"TOCSIN_STORE__PATH": "/nowhere/at/all.db", "TOCSIN_CONFIG": "/nowhere/tocsin.toml"}
+    ran = subprocess.run([*DEMO, "--once", "--json"], capture_output=True, text=True, timeout=90, env=astray)
+    assert ran.returncode == 0, ran.stderr
+    arrived: list[dict[str, Any]] = json.loads(ran.stdout)
+    return arrived
+
+
+def test_every_content_equals_the_documents_example(once: list[dict[str, Any]]) -> None:
+    for arrived in once:
+        example = json.loads((GOLDEN / f"{arrived['event']}.{arrived['provider']}.json").read_text())
+        # Compared as text: in Python 2 == 2.0 and 1 == True.
+        assert json.dumps(arrived["content"], sort_keys=True) == json.dumps(example, sort_keys=True)
+
+
+def test_every_event_reaches_every_kind_of_device_once(once: list[dict[str, Any]]) -> None:
+    kinds = [(one["event"], one["provider"], one["environment"], one["headers"].get("apns-topic")) for one in once]
+    expected = {
+        (message, *kind)
+        for message in MESSAGES
+        for kind in (
+            ("apns", "production", "de.cospace.app"),
+            ("apns", "production", "de.cospace.app.voip"),
+            ("apns", "sandbox", "de.cospace.app"),
+            ("fcm", None, None),
+        )
+    }
+    assert len(kinds) == len(expected)
+    assert set(kinds) == expected
+    assert all(set(one) == {"event", "provider", "environment", "token", "headers", "content"} for one in once)
+
+
+def test_without_a_terminal_it_tells_every_arrival_in_a_line() -> None:
+    ran = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=90)
+    assert ran.returncode == 0, ran.stderr
+    for event in EVENTS:
+        for phone in ANNA.phones:
+            assert f"{event['message']} reached {ANNA.name}'s {phone.name}" in ran.stdout
+    assert "Everything arrived" in ran.stdout
+
+
+@pytest.fixture(scope="module")
+def staying() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A demo that has shown everything and stays up, and what it has said so far."""
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1) as demo:
+        try:
+            assert demo.stdout is not None
+            said = []
+            for line in demo.stdout:
+                said.append(line.rstrip("\n"))
+                if line.startswith("Up until Ctrl-C"):
+                    break
+            yield demo, said
+        finally:
+            demo.terminate()
+
+
+def _children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in listed.stdout.split()]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_its_commands_can_be_pasted(staying: tuple[subprocess.Popen[str], list[str]]) -> None:
+    demo, said = staying
+    lines = [line for line in said if line.startswith(("curl ", shlex.quote(sys.executable)))]
+    assert len(lines) >= 6
+    for line in lines:
+        ran = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30)
+        assert ran.returncode == 0, (line, ran.stderr)
+        assert "urn:tocsin:problem" not in ran.stdout, line
+    assert demo.stdout is not None
+    assert {demo.stdout.readline().split("'s ")[0] for _ in range(2)} == {"  fax_new reached John Doe"}
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+def test_ctrl_c_ends_it_and_its_children(staying: tuple[subprocess.Popen[str], list[str]]) -> None:
+    demo, _ = staying
+    children = _children_of(demo.pid)
+    assert len(children) == 2
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(30) == 0
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_push_that_is_missing_or_astray_fails_the_demo() -> None:
+    watch = Watch(list)
+    with pytest.raises(CommandError, match="20 of 20 pushes did not arrive"):
+        judge(watch)
+
+    def entry(token: str, message: str) -> dict[str, Any]:
+        common = {"provider": "apns", "environment": "production", "headers": {}, "time": 0.0}
+        return common | {"token": token, "id": f"{token} {message}", "body": {"message": message}}
+
+    inbox = [entry(token, message) for message, token in EXPECTED]
+    watch = Watch(lambda: inbox)
+    assert len(watch.look()) == len(EXPECTED)
+    assert watch.look() == []
+    judge(watch)
+    inbox.append(entry("somebody else's", "fax_new"))
+    watch.look()
+    with pytest.raises(CommandError, match="1 pushes rang phones that were not meant"):
+        judge(watch)
+
+
+def test_a_child_that_fails_tells_why(tmp_path: Path) -> None:
+    arguments = ["tocsin", "serve", "--config", str(tmp_path / "nowhere.toml")]
+    with (
+        pytest.raises(CommandError, match=r"(?s)the server ended with status 2.*nowhere.toml: No such file"),
+        running("server", arguments, tmp_path / "server.log") as server,
+    ):
+        server.wait_until(lambda: False)

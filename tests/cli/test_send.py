@@ -1,0 +1,95 @@
+"""Events from the command line: the same rules and the same content as through the API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import OWNER, Run
+
+from tocsin.cli.opening import in_store, settings_of
+from tocsin.domain.events import EventId
+from tocsin.domain.payloads import apns_payload
+from tocsin.store.ports import EventRecord
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EVENT_ID = "0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d"
+FAX = ["--owner", OWNER, "--fax", "af729cc0-3251-11e2-81c1-0800200c9a66", "--phone", "+492215587412"]
+CHAT = ["--owner", OWNER, "--chat", "52a9fd3c-8aad-11e0-9138-0024e8f90cc0"]
+CHAT += ["--uuid", "c1aa1566-84d7-11e2-a7a8-0024e8f90cc0", "--user", "1de7257a-4f34-11e0-ab6e-0024e8f90cc1"]
+CHAT += ["--user-name", "John Doe"]
+
+
+def _options(example: dict[str, Any]) -> list[str]:
+    fields = {name: value for name, value in example.items() if name not in {"aps", "message"}}
+    return [word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _record(event_id: str) -> EventRecord:
+    record = in_store(settings_of(None), lambda store: store.queue.record(EventId(event_id)))
+    assert record is not None
+    return record
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.apns.json")), ids=lambda file: file.name)
+def test_an_example_of_the_document_can_be_typed_in(run: Run, file: Path) -> None:
+    example = json.loads(file.read_text())
+    ran = run("send", example["message"], *_options(example), "--json")
+    assert ran.status == 0, ran.err
+    (event_id,) = ran.json["events"]
+    assert json.loads(apns_payload(_record(event_id).event.body)) == example
+
+
+def test_the_id_stands_alone_on_stdout_and_leads_to_the_event(run: Run) -> None:
+    event_id = run("send", "fax_new", *FAX, "--page-count", "2").out.strip()
+    shown = run("event", "show", event_id)
+    assert f"fax_new for {OWNER}" in shown.out
+    assert run("event", "show", event_id, "--json").json["state"] == "accepted"
+
+
+def test_the_same_event_id_is_accepted_again_and_kept_once(run: Run) -> None:
+    for _ in range(2):
+        ran = run("send", "fax_new", *FAX, "--page-count", "2", "--event-id", EVENT_ID)
+        assert (ran.status, ran.out.strip()) == (0, EVENT_ID)
+    conflict = run("send", "fax_new", *FAX, "--page-count", "3", "--event-id", EVENT_ID)
+    assert conflict.status == 2
+    assert "used for another event" in conflict.err
+
+
+def test_other_types_of_chat_message_bring_their_own_fields(run: Run) -> None:
+    ran = run("send", "chat_message", *CHAT, "--type", "file", "--field", 'name="a.pdf"', "--field", "size=12")
+    body = json.loads(_record(ran.out.strip()).event.body)
+    assert (body["type"], body["name"], body["size"]) == ("file", "a.pdf", 12)
+    assert "text" not in body
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fax_new", *FAX, "--page-count", "-1"], "--page-count: "),
+        (["fax_new", *FAX, "--page-count", "two"], "page-count"),
+        (["fax_new", *FAX], "page-count"),
+        (["fax_new", *FAX[2:], "--page-count", "1", "--owner", "anna"], "--owner: "),
+        (["fax_new", *FAX, "--page-count", "1", "--event-id", "7"], "--event-id: "),
+        (["fax_old"], "fax_old"),
+        (["chat_message", *CHAT], "--text: "),
+        (["chat_message", *CHAT, "--type", "file", "--text", "x", "--field", "text=1"], "--field text"),
+        (["chat_message", *CHAT, "--type", "file", "--field", "name=a.pdf"], "--field name: not JSON"),
+        (["chat_message", *CHAT, "--type", "file", "--field", "name"], "must be NAME=JSON"),
+        (["chat_message", *CHAT, "--type", "file", "--field", "aps=1"], "reserved"),
+    ],
+)
+def test_an_event_that_breaks_a_rule_is_refused(run: Run, arguments: list[str], said: str) -> None:
+    ran = run("send", *arguments)
+    assert ran.status == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not Path("var").exists()
+
+
+def test_an_unknown_event_is_told_so(run: Run) -> None:
+    ran = run("event", "show", EVENT_ID)
+    assert ran.status == 1
+    assert EVENT_ID in ran.err

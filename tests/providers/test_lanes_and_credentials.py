@@ -1,0 +1,237 @@
+"""Lanes feel their own faults and nobody else's; credentials are renewed and replaced without losing a delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
+
+from tocsin.delivery.lanes import Breaker, LaneOptions
+from tocsin.domain.devices import ApplicationId
+from tocsin.domain.lanes import LaneState
+from tocsin.emulator.faults import Latency, Match, Rule
+from tocsin.http2.pool import PoolOptions
+from tocsin.providers.credentials import AccessToken, ProviderToken
+from tocsin.store.ports import Application, Result
+
+PRODUCTION = f"apns:production:{APPLICATION}"
+SANDBOX = f"apns:sandbox:{APPLICATION}"
+
+
+async def test_a_lane_that_only_fails_opens_its_breaker_parks_its_own_and_leaves_the_others_alone(
+    tmp_path: Path,
+) -> None:
+    async with running_line(tmp_path) as line:
+        bad, good = apns_device(), apns_device(sandbox=True)
+        await line.register(bad, good)
+        line.script(Rule(match=Match(environment="production"), status=503, reason="ServiceUnavailable"))
+        events = [make_event() for _ in range(200)]
+        for start in range(0, 200, 20):
+            await line.hand_in(*events[start : start + 20])
+            await asyncio.sleep(0.02)
+        deadline = time.monotonic() + 10
+        while len(line.emulator.inbox.find()) < 200:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        assert line.lane(PRODUCTION).state is LaneState.OPEN
+        assert line.lane(SANDBOX).state is LaneState.RUNNING
+        assert line.lane(PRODUCTION).waiting == 0, "what cannot be sent waits in the queue, not in memory"
+        # Apple is well again: a probe goes out, the breaker closes, everything arrives.
+        line.script()
+        await line.finished(*events, timeout_s=30)
+        assert line.lane(PRODUCTION).state is LaneState.RUNNING
+        assert len({entry["id"] for entry in line.emulator.inbox.find()}) == 400
+
+
+async def test_a_lane_that_never_answers_holds_only_its_own_bound_and_the_others_flow(tmp_path: Path) -> None:
+    options = LaneOptions(in_flight=50, waiting=100)
+    async with running_line(tmp_path, lane=options, pool=PoolOptions(request_timeout_s=60)) as line:
+        stuck, good = apns_device(), apns_device(sandbox=True)
+        await line.register(stuck, good)
+        line.script(Rule(match=Match(environment="production"), no_answer=True))
+        events = [make_event() for _ in range(1000)]
+        await line.hand_in(*events)
+        deadline = time.monotonic() + 15
+        while len(line.emulator.inbox.find()) < 1000:
+            assert time.monotonic() < deadline, line.dispatcher.lanes()
+            await asyncio.sleep(0.02)
+        held = line.lane(PRODUCTION)
+        assert held.in_flight <= 50
+        assert held.waiting <= 100
+
+
+async def test_urgent_events_overtake_the_others_within_a_lane(tmp_path: Path) -> None:
+    async with running_line(tmp_path, lane=LaneOptions(in_flight=1, waiting=1000)) as line:
+        device = apns_device()
+        await line.register(device)
+        line.script(latency=Latency(fixed_ms=5))
+        bulk = [make_event() for _ in range(100)]
+        await line.hand_in(*bulk)
+        await line.attempted(bulk[0])
+        urgent = make_event(message="dialplan_callreverse_start")
+        await line.hand_in(urgent)
+        await line.finished(urgent)
+        arrived = [entry["body"]["message"] for entry in line.emulator.inbox.find()]
+        assert len(arrived) < 60, "the urgent one did not wait for the hundred before it"
+
+
+async def test_a_lane_paused_for_a_wrong_key_says_so_and_resumes_by_itself_when_the_key_is_replaced(
+    tmp_path: Path,
+) -> None:
+    async with running_line(tmp_path) as line:
+        right = (await line.store.applications.applications())[0]
+        wrong_key = ec.generate_private_key(ec.SECP256R1())
+        pem = wrong_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+        await line.store.applications.put_application(Application(ApplicationId(APPLICATION), pem, right.key_id))
+        await line.configure()
+        device = apns_device()
+        await line.register(device)
+        events = [make_event() for _ in range(10)]
+        await line.hand_in(*events)
+        await line.attempted(events[0])
+        status = line.lane(PRODUCTION)
+        assert (status.state, status.reason) == (LaneState.PAUSED, "InvalidProviderToken")
+        assert line.metric(PRODUCTION, Result.MISCONFIGURED, "InvalidProviderToken") >= 1
+        await line.store.applications.put_application(right)
+        await line.configure()
+        more = make_event()
+        await line.hand_in(more)
+        await line.finished(more)
+        assert line.lane(PRODUCTION).state is LaneState.RUNNING
+        # What waited for the operator goes out now, not when its back-off would have ended.
+        records = await line.finished(*events)
+        assert {record.attempts[-1].result for record in records} == {"delivered"}
+
+
+async def test_replacing_a_key_under_load_fails_no_delivery(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        [application] = await line.store.applications.applications()
+        certificate = line.emulator.files.certificate.read_text()
+        await line.register(apns_device())
+        line.script(latency=Latency(fixed_ms=10))
+        events = [make_event() for _ in range(2000)]
+        for start in range(0, 2000, 100):
+            await line.hand_in(*events[start : start + 100])
+            if start == 600:
+                new = Application(ApplicationId(APPLICATION), certificate_pem=certificate)
+                await line.store.applications.put_application(new)
+                await line.configure()
+            if start == 1200:
+                await line.store.applications.put_application(application)
+                await line.configure()
+            await asyncio.sleep(0.005)
+        records = await line.finished(*events, timeout_s=30)
+        assert {len(record.attempts) for record in records} == {1}
+        assert {record.attempts[0].result for record in records} == {"delivered"}
+
+
+def test_a_provider_token_is_renewed_at_fifty_minutes_and_not_before(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    now = 1_700_000_000.0
+    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    first = token.header()
+    now += 49 * 60
+    assert token.header() == first
+    now += 2 * 60
+    second = token.header()
+    assert second != first
+    claims = jwt.decode(
+        second.removeprefix(b"bearer "), key.public_key(), algorithms=["ES256"], options={"verify_iat": False}
+    )
+    assert claims == {"iss": "39JSDKGJ38", "iat": int(now)}
+    assert jwt.get_unverified_header(second.removeprefix(b"bearer "))["kid"] == "KEYID12345"
+
+
+def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_blames_the_clock(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    now = 1_700_000_000.0
+    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    first = token.header()
+    now += 600
+    assert token.expired(first), "a new one is minted, whatever the age"
+    assert token.expired(first), "others that were sent with the old one are simply tried again"
+    assert not token.expired(token.header()), "the new one is called expired too: it is the clock"
+
+
+async def test_an_access_token_is_renewed_ahead_of_time_in_the_background_one_renewal_at_a_time(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        now = time.time()
+        files = line.emulator.files
+        token = AccessToken(files.service_account.read_text(), files.ca, clock=lambda: now)
+        first = await token.ready()
+        assert first is not None
+        assert line.emulator.inbox.tokens_issued == 1
+        now += 3600 - 200
+        for _ in range(10):
+            assert token.header() == first, "the old one serves until the new one is there"
+        deadline = time.monotonic() + 5
+        while token.header() == first:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        assert line.emulator.inbox.tokens_issued == 2
+        await token.close()
+
+
+async def test_an_access_token_that_google_calls_expired_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        await line.register(fcm_device())
+        first = make_event()
+        await line.hand_in(first)
+        await line.finished(first)
+        _age_access_token(line)
+        line.script(Rule(expire_tokens=True, times=1))
+        events = [make_event() for _ in range(50)]
+        await line.hand_in(*events)
+        records = await line.finished(*events)
+        assert {record.attempts[-1].result for record in records} == {"delivered"}
+
+
+def _age_access_token(line: Line) -> None:
+    """As if it had been issued ten minutes ago: calling a brand-new one expired would be a misconfiguration."""
+    line.fcm._projects[PROJECT].access._renewed -= 600
+
+
+async def test_full_jitter_and_doubling_stay_within_their_bounds() -> None:
+    now = 0.0
+    breaker = Breaker(lambda: now, lambda: 0.99)
+    pauses = []
+    for _ in range(10):
+        for _ in range(5):
+            breaker.fault()
+            if breaker.is_open and breaker.open_until > now:
+                break
+        pauses.append(breaker.open_until - now)
+        now = breaker.open_until
+        assert breaker.room() == 1
+        breaker.sent()
+        assert breaker.room() == 0
+    assert pauses[:3] == pytest.approx([0.995, 1.99, 3.98])
+    assert pauses[-1] <= 60.0
+    breaker.healthy(1)
+    assert not breaker.is_open
+
+
+@pytest.mark.parametrize(("faults", "healthy", "opens"), [(4, 0, False), (5, 0, True)])
+async def test_five_consecutive_faults_open_the_breaker(faults: int, healthy: int, opens: bool) -> None:
+    breaker = Breaker(lambda: 1.0, lambda: 0.5)
+    for _ in range(faults):
+        breaker.fault()
+    assert breaker.is_open is opens
+
+
+async def test_half_of_twenty_attempts_failing_opens_the_breaker() -> None:
+    breaker = Breaker(lambda: 1.0, lambda: 0.5)
+    for _ in range(12):
+        breaker.fault()
+        if breaker.is_open:
+            break
+        breaker.healthy(1)
+    assert breaker.is_open

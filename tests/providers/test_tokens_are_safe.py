@@ -1,0 +1,194 @@
+"""Clean-ups that delete living tokens are the field's most repeated disaster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+from tests.support.line import APPLICATION, OWNER, PROJECT, apns_device, fcm_device, make_event, running_line
+
+from tocsin.domain.devices import ApplicationId
+from tocsin.domain.lanes import LaneState
+from tocsin.emulator.faults import Match, Rule
+from tocsin.store.ports import Application, FcmProject, Result
+
+LANE = f"apns:production:{APPLICATION}"
+
+
+async def test_a_token_registered_again_after_the_410_timestamp_survives_and_is_delivered_to(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device()
+        dead_since_ms = device.registered_us // 1000 - 60_000
+        rule = Rule(
+            match=Match(token=device.token), status=410, reason="Unregistered", timestamp=dead_since_ms, times=1
+        )
+        line.script(rule)
+        await line.register(device)
+        event = make_event()
+        await line.hand_in(event)
+        [record] = await line.finished(event)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
+        assert len(await line.store.registry.find(device.token)) == 1
+
+
+async def test_a_dead_token_is_removed_for_every_owner_and_can_be_restored(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device()
+        other = msgspec.structs.replace(device, owner="11111111-1111-4111-8111-111111111111")
+        line.script(Rule(status=410, reason="Unregistered", timestamp=int(time.time() * 1000) + 1000))
+        await line.register(device, other)
+        event = make_event()
+        await line.hand_in(event)
+        await line.finished(event)
+        assert await line.store.registry.find(device.token) == []
+        history = await line.store.registry.history(token=device.token)
+        assert {removal.device.owner for removal in history} == {device.owner, other.owner}
+        assert all(removal.reason == "410 Unregistered" for removal in history)
+        assert await line.store.registry.restore(token=device.token, quarantined_only=False) == 2
+        assert len(await line.store.registry.find(device.token)) == 2
+
+
+async def test_a_wrong_topic_pauses_the_topic_and_never_removes_a_token(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        wrong, right = apns_device(topic="de.cospace.other"), apns_device()
+        line.script(Rule(match=Match(topic="de.cospace.other"), status=400, reason="DeviceTokenNotForTopic"))
+        await line.register(wrong, right)
+        event = make_event()
+        await line.hand_in(event)
+        record = await line.attempted(event, 2)
+        assert {attempt.device: attempt.result for attempt in record.attempts} == {
+            wrong.key: Result.MISCONFIGURED,
+            right.key: Result.DELIVERED,
+        }
+        assert len(await line.store.registry.find(wrong.token)) == 1
+        status = line.lane(LANE)
+        assert status.state is LaneState.RUNNING
+        assert status.misconfigured_topics == {"de.cospace.other": "DeviceTokenNotForTopic"}
+        # The next one for that topic is not even tried, and the right one is.
+        second = make_event()
+        await line.hand_in(second)
+        record = await line.attempted(second)
+        assert [attempt.device for attempt in record.attempts] == [right.key]
+        assert [parked.targets for parked in record.waiting] == [(wrong.key,)]
+
+
+async def test_the_fuse_quarantines_when_too_many_tokens_die_at_once_and_one_command_releases_them(
+    tmp_path: Path,
+) -> None:
+    async with running_line(tmp_path) as line:
+        devices = [apns_device(owner=f"00000000-0000-4000-8000-{number:012d}") for number in range(400)]
+        await line.register(*devices)
+        line.script(Rule(status=410, reason="Unregistered", timestamp=int(time.time() * 1000) + 60_000))
+        # In two waves, so that the second meets a fuse that the first has blown.
+        for wave in (devices[:250], devices[250:]):
+            events = [make_event(device.owner) for device in wave]
+            await line.hand_in(*events)
+            await line.finished(*events)
+        assert line.lane(LANE).fuse_blown
+        histories = [await line.store.registry.history(token=device.token) for device in devices[250:]]  # type: ignore[arg-type]
+        assert all(history[0].quarantined for history in histories)
+        released = await line.store.registry.restore(application=APPLICATION)
+        assert released >= 150
+        line.dispatcher.reset_fuse(LANE)
+        assert not line.lane(LANE).fuse_blown
+        line.script()
+        event = make_event(devices[-1].owner)
+        await line.hand_in(event)
+        [record] = await line.finished(event)
+        assert record.attempts[-1].result == Result.DELIVERED
+
+
+async def test_the_environment_is_learned_from_bad_device_token_and_remembered(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device(sandbox=False)
+        match = Match(token=device.token, environment="production")
+        line.script(Rule(match=match, status=400, reason="BadDeviceToken"))
+        await line.register(device)
+        first = make_event()
+        await line.hand_in(first)
+        [record] = await line.finished(first)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
+        assert record.attempts[1].lane == f"apns:sandbox:{APPLICATION}"
+        [known] = await line.store.registry.find(device.token)
+        assert (known.sandbox, known.learned_sandbox) == (False, True)
+        second = make_event()
+        await line.hand_in(second)
+        [record] = await line.finished(second)
+        assert [attempt.result for attempt in record.attempts] == [Result.DELIVERED]
+
+
+async def test_the_field_of_an_fcm_token_is_learned_and_remembered(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = fcm_device("cAAAAAAAAAAAAAAAAAAAAA")
+        line.script(
+            Rule(match=Match(token=device.token), status=400, reason="INVALID_ARGUMENT", field="message.fid", times=1)
+        )
+        await line.register(device)
+        first, second = make_event(), make_event()
+        await line.hand_in(first)
+        [record] = await line.finished(first)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
+        await line.hand_in(second)
+        await line.finished(second)
+        bodies = [entry["body"]["message"] for entry in line.emulator.inbox.find(provider="fcm")]
+        assert ["token" in body for body in bodies] == [True, True]
+
+
+async def test_another_project_is_tried_on_sender_id_mismatch_and_remembered(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        # The same service account under a second name: the emulator knows only its own project.
+        account = line.emulator.files.service_account.read_text()
+        await line.store.applications.put_project(FcmProject("another", account, default=True))
+        await line.configure()
+        line.script(
+            Rule(match=Match(project="another"), status=403, reason="SENDER_ID_MISMATCH"),
+        )
+        device = fcm_device()
+        await line.register(device)
+        first, second = make_event(), make_event()
+        await line.hand_in(first)
+        [record] = await line.finished(first)
+        assert [attempt.lane for attempt in record.attempts] == ["fcm:another", f"fcm:{PROJECT}"]
+        await line.hand_in(second)
+        [record] = await line.finished(second)
+        assert [attempt.lane for attempt in record.attempts] == [f"fcm:{PROJECT}"]
+
+
+async def test_deleting_a_token_stops_what_is_already_queued_for_it(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device()
+        line.script(Rule(status=503, reason="ServiceUnavailable", headers={"retry-after": "1"}, times=1))
+        await line.register(device)
+        event = make_event()
+        await line.hand_in(event)
+        await line.attempted(event)
+        await line.store.registry.delete(device.owner, "apns", device.token)  # type: ignore[arg-type]
+        line.dispatcher.cancel(device.owner, "apns", device.token)
+        [record] = await line.finished(event)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.CANCELLED]
+        assert line.emulator.inbox.find() == []
+
+
+async def test_an_event_whose_lifetime_is_over_is_not_sent(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device()
+        await line.register(device)
+        late = make_event(lifetime_s=-1)
+        await line.hand_in(late)
+        [record] = await line.finished(late)
+        assert [attempt.result for attempt in record.attempts] == [Result.EXPIRED]
+        assert line.emulator.inbox.find() == []
+
+
+async def test_a_parked_delivery_expires_even_while_its_lane_is_paused(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        await line.store.applications.put_application(Application(ApplicationId(APPLICATION)))
+        line.apns.configure([])
+        device = apns_device()
+        await line.register(device)
+        event = make_event(lifetime_s=1.0)
+        await line.hand_in(event)
+        [record] = await line.finished(event)
+        assert [attempt.result for attempt in record.attempts] == [Result.MISCONFIGURED, Result.EXPIRED]
+        assert record.event.owner == OWNER
