@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tocsin.delivery.lanes import Admission, Lane, LaneOptions
+from tocsin.delivery.lanes import Lane, LaneOptions
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
@@ -74,13 +74,15 @@ class _Open:
         self.rendering = Rendering(item.event)
         self.left = 0
         self.attempts: list[Attempt] = []
-        self.parked: dict[tuple[str, int, int], list[str]] = {}
+        self.parked: dict[tuple[str, int, int], list[str]] | None = None
 
     def park(self, lane: str, due_ms: int, tries: int, target: str) -> None:
+        if self.parked is None:
+            self.parked = {}
         self.parked.setdefault((lane, min(due_ms, self.item.event.expires_ms), tries), []).append(target)
 
     def settlement(self) -> Settlement:
-        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()]
+        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()] if self.parked else []
         return Settlement(self.item, self.attempts, parked)
 
 
@@ -164,7 +166,7 @@ class Dispatcher:
         """Give every device of every event to its lane, and let the lanes send."""
         now_ms = int(self._wall_clock() * 1000)
         give_back_at = self._loop.time() + self._options.lease_s - self._options.in_time_s
-        touched: dict[str, Lane] = {}
+        offers: dict[str, list[Push]] = {}
         for item in items:
             opened = _Open(item, give_back_at)
             own = devices.get(item.event.owner, ())
@@ -178,27 +180,34 @@ class Dispatcher:
                 for device in own:
                     self._note(opened, device.key, item.lane or "", Result.EXPIRED, now_ms, reason="lifetime over")
                 own = ()
+            if not own:
+                self._finish(opened)
+                continue
             opened.left = len(own)
             self._out += len(own)
             for device in own:
                 route = self._providers[device.system].route(device)
                 push = Push(opened.rendering, device, route, opened, item.tries)
-                lane = touched.get(route.lane)
-                if lane is None:
-                    lane = touched[route.lane] = self._lane(route.lane)
-                self._offer(lane, push, now_ms)
-            if not opened.left and not own:
-                self._finish(opened)
-        for lane in touched.values():
+                if route.lane in offers:
+                    offers[route.lane].append(push)
+                else:
+                    offers[route.lane] = [push]
+        for name, pushes in offers.items():
+            lane = self._lane(name)
+            self._offer(lane, pushes, now_ms)
             self._pump(lane)
 
-    def _offer(self, lane: Lane, push: Push, now_ms: int) -> None:
-        if lane.offer(push) is Admission.PARK:
-            due_ms = now_ms
-            if (chance := lane.next_chance()) is not None:
-                due_ms += int((chance - self._loop.time()) * 1000)
-            elif not lane.full:
-                due_ms += _TOPIC_PAUSE_MS  # only a paused topic turns away from a lane that has room
+    def _offer(self, lane: Lane, pushes: Sequence[Push], now_ms: int) -> None:
+        """Give deliveries to their lane; what it does not take waits in the queue until it may."""
+        rejected = lane.offer(pushes)
+        if not rejected:
+            return
+        due_ms = now_ms
+        if (chance := lane.next_chance()) is not None:
+            due_ms += int((chance - self._loop.time()) * 1000)
+        elif not lane.full:
+            due_ms += _TOPIC_PAUSE_MS  # only a paused topic is turned away by a lane that has room
+        for push in rejected:
             self._park(push, due_ms)
 
     def _pump(self, lane: Lane) -> None:
@@ -254,8 +263,7 @@ class Dispatcher:
                     self._not_delivered(lane, push, outcome, now_ms)
             if delivered:
                 self._count(name, Result.DELIVERED, "", delivered)
-            for push in lane.turn_out():
-                self._offer(lane, push, now_ms)
+            self._offer(lane, lane.turn_out(), now_ms)
             self._pump(lane)
 
     def _delivered(self, lane: Lane, push: Push, outcome: Delivered, now_ms: int) -> None:
@@ -303,7 +311,7 @@ class Dispatcher:
         push.tried = (*push.tried, push.route)
         push.route = outcome.next_route
         other = self._lane(push.route.lane)
-        self._offer(other, push, now_ms)
+        self._offer(other, [push], now_ms)
         self._loop.call_soon(self._pump, other)
 
     def _again(self, lane: Lane, push: Push, outcome: Outcome, due_ms: int, now_ms: int) -> None:
@@ -480,8 +488,7 @@ class Dispatcher:
         """Called about once a second: lanes that may try again, lifetimes that are over, marks that are old."""
         now, now_ms = self._loop.time(), int(self._wall_clock() * 1000)
         for lane in self._lanes.values():
-            for push in lane.turn_out():
-                self._offer(lane, push, now_ms)
+            self._offer(lane, lane.turn_out(), now_ms)
             self._pump(lane)
         self._cancelled = {mark: until for mark, until in self._cancelled.items() if until > now}
         while expired := await self._queue.claim_expired(_CLAIM_ITEMS):

@@ -6,14 +6,14 @@ A lane that is slow, broken or misconfigured parks its deliveries in the queue; 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from enum import Enum, auto
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 from msgspec import Struct
 
 from tocsin.delivery.retry import MISCONFIGURED, delay_s
+from tocsin.domain.events import URGENT
 from tocsin.domain.lanes import LaneState, LaneStatus
 from tocsin.providers.base import Push
 
@@ -34,13 +34,6 @@ _MOST_TOPICS: Final = 1000
 class LaneOptions(Struct, frozen=True):
     in_flight: int
     waiting: int
-
-
-class Admission(Enum):
-    """What a lane does with one more delivery."""
-
-    TAKEN = auto()
-    PARK = auto()
 
 
 class Breaker:
@@ -187,13 +180,23 @@ class Lane:
     def has_paused_topics(self) -> bool:
         return bool(self._topics)
 
-    def offer(self, push: Push) -> Admission:
-        """Take a delivery to be sent, or have it parked."""
-        if self.full or not self.may_send or self._topic_paused(push):
-            return Admission.PARK
-        push.queued_at = self._clock()
-        (self._urgent if push.rendering.event.urgent else self._bulk).append(push)
-        return Admission.TAKEN
+    def offer(self, pushes: Sequence[Push]) -> Sequence[Push]:
+        """Take deliveries to be sent; returns those that are to be parked."""
+        if not self.may_send:
+            return pushes
+        rejected: list[Push] = []
+        if self._topics:
+            rejected = [push for push in pushes if self._topic_paused(push)]
+            pushes = [push for push in pushes if not self._topic_paused(push)]
+        room = self._options.waiting - self.waiting
+        if room < len(pushes):
+            rejected += pushes[room:]
+            pushes = pushes[:room]
+        now = self._clock()
+        for push in pushes:
+            push.queued_at = now
+            (self._urgent if push.rendering.event.message in URGENT else self._bulk).append(push)
+        return rejected
 
     def take(self) -> list[Push]:
         """Those whose turn it is: urgent ones first, within the bound of what may be on the wire."""

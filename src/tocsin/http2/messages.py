@@ -13,7 +13,8 @@ Header = tuple[bytes, bytes]
 
 def unindexed(name: bytes, value: bytes) -> Header:
     """A field whose value never repeats: it stays out of the HPACK dynamic table."""
-    return NeverIndexedHeader(name, value)
+    # Past the named tuple's own constructor, which is a Python function: one of these is made per delivery.
+    return tuple.__new__(NeverIndexedHeader, (name, value))
 
 
 class FailureKind(StrEnum):

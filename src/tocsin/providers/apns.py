@@ -83,11 +83,15 @@ class _Channel:
         self.pool = pool
         self.token = token
 
+    def authorization(self) -> bytes | None:
+        """The header's value; None where a certificate speaks for the connection."""
+        return None if self.token is None else self.token.header()
+
 
 class _Block:
     """The header fields that all pushes of one application, environment and topic share, built once."""
 
-    __slots__ = ("after_path", "before_path", "channel", "voip")
+    __slots__ = ("_after_path", "_signed", "_signed_for", "before_path", "channel", "voip")
 
     def __init__(self, channel: _Channel, topic: str) -> None:
         kind = push_type(topic)
@@ -98,12 +102,23 @@ class _Block:
             (b":scheme", b"https"),
             (b":authority", channel.pool.authority),
         ]
-        self.after_path: list[Header] = [
+        self._after_path: list[Header] = [
             (b"apns-topic", topic.encode()),
             (b"apns-push-type", kind),
             # 10 is an error for a background push; a call must ring at once.
             (b"apns-priority", b"5" if kind == b"background" else b"10"),
         ]
+        self._signed: list[Header] = []
+        self._signed_for: tuple[bytes | None, int] | None = None
+
+    def signed(self, authorization: bytes | None, expires_s: int) -> list[Header]:
+        """What follows the path: it changes with the provider token, and from second to second."""
+        wanted = (authorization, expires_s)
+        if self._signed_for != wanted:
+            head = [] if authorization is None else [(b"authorization", authorization)]
+            self._signed = [*head, *self._after_path, (b"apns-expiration", b"%d" % expires_s)]
+            self._signed_for = wanted
+        return self._signed
 
 
 class Apns:
@@ -116,7 +131,7 @@ class Apns:
         self._credentials: dict[str, ApnsCredential] = {}
         self._tokens: dict[tuple[str, str, str], ProviderToken] = {}
         self._channels: dict[tuple[bool, str], _Channel] = {}
-        self._blocks: dict[tuple[str, bool, str], _Block] = {}
+        self._blocks: dict[tuple[str, str | None], _Block] = {}
         self._routes: dict[tuple[str, bool], Route] = {}
         self._tls: ssl.SSLContext | None = None
         self._retired: list[Pool] = []
@@ -130,16 +145,15 @@ class Apns:
 
     def send(self, pushes: Sequence[Push]) -> None:
         requests: dict[Pool, list[Request]] = {}
+        authorizations: dict[_Channel, bytes | None] = {}
         failed: list[tuple[Push, Outcome]] = []
         now_us = int(self._clock() * 1e6)
         for push in pushes:
             device = push.device
-            sandbox = push.route.lane.startswith("apns:sandbox:")
-            topic = device.topic
-            block = self._blocks.get((device.application_id or "", sandbox, topic))
+            block = self._blocks.get((push.route.lane, device.apns_topic))
             if block is None:
                 try:
-                    block = self._block(device.application_id or "", sandbox, topic)
+                    block = self._block(push)
                 except CredentialError as error:
                     failed.append((push, Misconfigured(Answer(0, str(error)))))
                     continue
@@ -149,18 +163,18 @@ class Apns:
             except ValueError as error:
                 failed.append((push, Refused(Answer(0, str(error)), our_bug=True)))
                 continue
-            headers: list[Header] = [*block.before_path, (b":path", b"/3/device/" + device.token.encode())]
-            if block.channel.token is not None:
-                headers.append((b"authorization", block.channel.token.header()))
-            headers += block.after_path
-            headers.append((b"apns-expiration", b"%d" % (event.expires_ms // 1000)))
-            headers.append(unindexed(b"apns-id", delivery_id(event.id, device.token).encode()))
+            channel = block.channel
+            if channel not in authorizations:
+                authorizations[channel] = channel.authorization()
+                requests[channel.pool] = []
+            headers = [
+                *block.before_path,
+                (b":path", b"/3/device/" + device.token.encode()),
+                *block.signed(authorizations[channel], event.expires_ms // 1000),
+                unindexed(b"apns-id", delivery_id(event.id, device.token).encode()),
+            ]
             push.sent_us = now_us
-            pool = block.channel.pool
-            if pool in requests:
-                requests[pool].append(Request(headers, body, push))
-            else:
-                requests[pool] = [Request(headers, body, push)]
+            requests[channel.pool].append(Request(headers, body, push))
         for pool, batch in requests.items():
             pool.send(batch)
         if failed:
@@ -197,11 +211,11 @@ class Apns:
     def pools(self) -> Iterable[Pool]:
         return [channel.pool for channel in self._channels.values()]
 
-    def _block(self, application_id: str, sandbox: bool, topic: str) -> _Block:
-        block = _Block(self._channel(application_id, sandbox), topic)
+    def _block(self, push: Push) -> _Block:
+        block = _Block(self._channel_of(push), push.device.topic)
         if len(self._blocks) >= _MOST_BLOCKS:
             self._blocks.clear()
-        self._blocks[application_id, sandbox, topic] = block
+        self._blocks[push.route.lane, push.device.apns_topic] = block
         return block
 
     def _channel(self, application_id: str, sandbox: bool) -> _Channel:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DBAPIError
 
-from tocsin.store.migrations import NewerDatabase, migrate
+from tocsin.store.migrations import MigrationError, NewerDatabaseError, is_current, migrate
+from tocsin.store.sqlite import queue_sql
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.applications import SqliteApplications
 from tocsin.store.sqlite.database import SQLITE_NEEDED, Database, open_connection, raw
+from tocsin.store.sqlite.dead_letters import SqliteDeadLetters
+from tocsin.store.sqlite.faults import os_sentence, sentence
+from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 
-
-_PRUNE_ROWS: Final = 500
-_VACUUM_PAGES: Final = 200
+_LOCK_WAIT_S: Final = 30.0
+_PRUNE_FOR_S: Final = 1.0
 
 
 class StoreError(Exception):
@@ -34,59 +36,75 @@ class StoreError(Exception):
 class Store:
     """Every port on one file."""
 
-    def __init__(self, database: Database, *, max_events: int, max_bytes: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_events: int,
+        max_bytes: int,
+        lease_s: float,
+        version: int | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.database = database
-        self.queue = SqliteQueue(database, max_events=max_events, max_bytes=max_bytes, lease_s=lease_s)
-        self.registry = SqliteRegistry(database)
-        self.access = SqliteAccess(database)
+        self.queue = SqliteQueue(
+            database,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            lease_s=lease_s,
+            wall_clock=wall_clock,
+            monotonic=monotonic,
+        )
+        self.dead_letters = SqliteDeadLetters(database, self.queue, wall_clock=wall_clock)
+        self.registry = SqliteRegistry(database, wall_clock=wall_clock)
+        self.access = SqliteAccess(database, wall_clock=wall_clock)
         self.applications = SqliteApplications(database)
-        self._version: int | None = None
+        self._housekeeping = Housekeeping(database, wall_clock=wall_clock)
+        self._version = version
 
     async def notice_changes(self) -> bool:
-        """Whether another process has changed the file since the last call; what was remembered is then forgotten."""
+        """Whether another process has changed the file since the last call; what was remembered is then forgotten.
 
-        def version(connection: Connection) -> int:
-            number: int
-            (number,) = raw(connection).execute("PRAGMA data_version").fetchone()
-            return number
+        Where the store could not write, this is also when it tries again.
 
-        before, self._version = self._version, await self.database.write(version)
-        if before is None or before == self._version:
+        Raises:
+            StoreUnavailable: the store cannot write.
+        """
+        await self.database.probe()
+        before = self._version
+
+        def look(connection: Connection) -> tuple[int, queue_sql.Seen | None]:
+            driver = raw(connection)
+            version = data_version(driver)
+            return version, None if version == before else queue_sql.look(driver)
+
+        self._version, seen = await self.database.write(look)
+        if seen is None or before is None:
             return False
         self.access.forget()
         self.applications.forget()
-        self.queue.look_again()
+        await self.queue.learn(seen)
         return True
 
+    async def prune(self, retention_s: float, history_s: float, *, for_s: float = _PRUNE_FOR_S) -> bool:
+        """Forget settled events and removed tokens that are older than this, in small steps, for about `for_s`.
 
-    async def prune(self, retention_s: float, history_s: float) -> None:
-        """Forget settled events and removed tokens that are older than this, a small step at a time."""
-        now_ms = int(time.time() * 1000)
-        events_before, removals_before = now_ms - int(retention_s * 1000), now_ms - int(history_s * 1000)
-        while await self.database.write(lambda connection: _prune(raw(connection), events_before, removals_before)):
-            await asyncio.sleep(0.05)
-
-
-def _prune(driver: sqlite3.Connection, events_before_ms: int, removals_before_ms: int) -> bool:
-    """One small step; whether there is more. The newest event stays: its number must not be given out again."""
-    events = driver.execute(
-        "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE state >= 2 AND accepted_ms < ?1 AND seq < "
-        "(SELECT max(seq) FROM event) AND seq <= (SELECT min(seq) + 20000 FROM event) ORDER BY seq LIMIT ?2)",
-        (events_before_ms, _PRUNE_ROWS),
-    ).rowcount
-    removals = driver.execute(
-        "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE removed_ms < ? LIMIT ?)",
-        (removals_before_ms, _PRUNE_ROWS),
-    ).rowcount
-    driver.execute("DELETE FROM session WHERE expires_ms < ?", (removals_before_ms,))
-    if events or removals:
-        driver.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
-    return events == _PRUNE_ROWS or removals == _PRUNE_ROWS
+        Ids of events are remembered for 24 hours at least. Returns whether there is more to forget.
+        """
+        return await self._housekeeping.prune(retention_s, history_s, for_s=for_s)
 
 
 @asynccontextmanager
 async def open_store(
-    path: Path, *, max_events: int, max_bytes: int, lease_s: float, exclusive: bool = False
+    path: Path,
+    *,
+    max_events: int,
+    max_bytes: int,
+    lease_s: float,
+    exclusive: bool = False,
+    wall_clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Store]:
     """Open (and create, and migrate) the store at `path`. `exclusive` is for the one server that delivers from it.
 
@@ -96,74 +114,98 @@ async def open_store(
     if sqlite3.sqlite_version_info < SQLITE_NEEDED:
         needed = ".".join(map(str, SQLITE_NEEDED))
         raise StoreError(f"SQLite {needed} or newer is needed; this Python is linked with {sqlite3.sqlite_version}")
-    with _directory(path), _lock(path, exclusive=exclusive):
-        try:
-            _migrate(path)
-            writer, reader = open_connection(path), open_connection(path, read_only=True)
-        except (sqlite3.Error, DatabaseError) as error:
-            raise StoreError(f"{path}: {_reason(error)}") from None
+    with ExitStack() as held:
+        with _told(path):
+            _create(path)
+            _migrate(path, held, exclusive=exclusive)
+            writer = open_connection(path)
+            held.callback(_close, writer)
+            reader = open_connection(path, read_only=True)
+            held.callback(_close, reader)
+            version = data_version(raw(writer))
         database = Database(writer, reader)
         try:
-            yield Store(database, max_events=max_events, max_bytes=max_bytes, lease_s=lease_s)
+            yield Store(
+                database,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                lease_s=lease_s,
+                version=version,
+                wall_clock=wall_clock,
+                monotonic=monotonic,
+            )
         finally:
             await database.close()
 
 
+def data_version(driver: sqlite3.Connection) -> int:
+    """A number that changes when another connection has changed the file."""
+    version: int
+    (version,) = driver.execute("PRAGMA data_version").fetchone()
+    return version
+
+
 @contextmanager
-def _directory(path: Path) -> Iterator[None]:
+def _told(path: Path) -> Iterator[None]:
+    """Whatever prevents the opening becomes one message."""
+    try:
+        yield
+    except NewerDatabaseError as error:
+        raise StoreError(f"{path}: {error}; upgrade tocsin, or restore a backup made by this version") from None
+    except MigrationError as error:
+        raise StoreError(f"{path}: {error}; name another file with store.path") from None
+    except OSError as error:
+        raise StoreError(f"{path}: {os_sentence(error)}") from None
+    except (sqlite3.Error, DBAPIError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreError(f"{path}: {sentence(cause) if isinstance(cause, sqlite3.Error) else cause}") from None
+
+
+def _create(path: Path) -> None:
     """The database holds tokens and private keys: nobody but its user may read it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be created: {error.strerror}") from None
-    yield
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _migrate(path: Path, held: ExitStack, *, exclusive: bool) -> None:
+    """Bring the file to the current schema, and take it for the server's life if `exclusive`.
+
+    One process at a time. A server keeps the other lock: two on one file would deliver everything twice, and none may
+    find the schema changed under it by a newer version's command.
+    """
+    with _locked(path, ".migrate-lock", wait_s=_LOCK_WAIT_S, otherwise="another process is migrating it; try again"):
+        connection = open_connection(path)
+        with ExitStack() as while_migrating:
+            while_migrating.callback(_close, connection)
+            driver = raw(connection)
+            current = is_current(connection)
+            if exclusive or not current:
+                (held if exclusive else while_migrating).enter_context(
+                    _locked(path, ".lock", wait_s=0, otherwise="another tocsin server is using it; stop that one first")
+                )
+            if not current:
+                driver.execute("BEGIN IMMEDIATE")
+                migrate(connection)
+                driver.execute("COMMIT")
+
+
+def _close(connection: Connection) -> None:
+    connection.close()
+    connection.engine.dispose()
 
 
 @contextmanager
-def _lock(path: Path, *, exclusive: bool) -> Iterator[None]:
-    """Held by the server for its life: two servers on one file would deliver everything twice."""
-    if not exclusive:
+def _locked(path: Path, suffix: str, *, wait_s: float, otherwise: str) -> Iterator[None]:
+    """Held as long as the process lives, or shorter: a lock of one that died is nobody's."""
+    with path.with_name(path.name + suffix).open("ab") as lock:
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StoreError(f"{path}: {otherwise}") from None
+                time.sleep(0.02)
         yield
-        return
-    lock = _open_lock(path.with_name(path.name + ".lock"))
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{path}: another tocsin server is using it; stop that one first") from None
-        yield
-    finally:
-        lock.close()
-
-
-def _open_lock(path: Path) -> IO[bytes]:
-    try:
-        return path.open("ab")
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from None
-
-
-def _migrate(path: Path) -> None:
-    with path.with_name(path.name + ".migrate-lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        connection = open_connection(path)
-        try:
-            raw(connection).execute("BEGIN IMMEDIATE")
-            migrate(connection)
-            raw(connection).execute("COMMIT")
-        except NewerDatabase as error:
-            raise StoreError(f"{path}: {error}; upgrade tocsin, or restore a backup made by this version") from None
-        finally:
-            connection.close()
-            connection.engine.dispose()
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "orig", None) or error)
-    if "not a database" in text or "malformed" in text:
-        return f"not a usable SQLite database ({text}); restore it from a backup"
-    if "readonly" in text or "read-only" in text:
-        return f"not writable ({text})"
-    return text

@@ -1,4 +1,5 @@
-"""The doors to storage: `EventQueue` and `Registry` for the line, `Access` and `Applications` for who and what may use it.
+"""The doors to storage: `EventQueue` and `Registry` for the line, `DeadLetters` for what it could not deliver,
+`Access` and `Applications` for who and what may use it.
 
 Every operation is a batch, atomic, and durable when it returns. Times are Unix milliseconds unless named otherwise.
 """
@@ -58,6 +59,7 @@ class Item(Struct, eq=False):
     """An event plus its targets, leased to one dispatcher until settled or until the lease ends.
 
     `targets` None means all devices of the owner, as they are when looked up; else the device keys that still wait.
+    A lease ends by being taken back, so that the item may be offered again.
     `lease` is the fencing token: a settlement under an ended lease changes nothing.
     """
 
@@ -116,7 +118,7 @@ class Backlog(Struct, frozen=True):
     size_bytes: int
 
 
-class BacklogFull(Exception):
+class BacklogFull(Exception):  # noqa: N818 (it says what is so, not what went wrong)
     """The configured bound would be exceeded; nothing was appended."""
 
     def __init__(self, retry_after_s: int) -> None:
@@ -124,7 +126,7 @@ class BacklogFull(Exception):
         self.retry_after_s = retry_after_s
 
 
-class EventIdConflict(Exception):
+class EventIdConflict(Exception):  # noqa: N818 (it says what is so, not what went wrong)
     """An `event_id` was used before for another event; nothing was appended. `index` counts from 0 in the batch."""
 
     def __init__(self, index: int) -> None:
@@ -132,7 +134,7 @@ class EventIdConflict(Exception):
         self.index = index
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(Exception):  # noqa: N818 (it says what is so, not what went wrong)
     """The store cannot write (disk full, I/O error, locked, read-only): nothing was changed."""
 
 
@@ -150,6 +152,10 @@ class EventQueue(Protocol):
         """Lease up to `limit` fresh items, and of each lane named up to that many of its parked items that are due.
 
         Urgent items come first; the others never starve. A claimed item is not offered again until its lease ends.
+        An item that was given back is offered again whatever the room of its lane.
+
+        Raises:
+            StoreUnavailable: what would be delivered could not be settled, so nothing is given out; leases stand still.
         """
 
     async def claim_expired(self, limit: int) -> list[Item]:
@@ -162,7 +168,13 @@ class EventQueue(Protocol):
         """Record attempts, park what is left and acknowledge the rest, in one transaction.
 
         Returns, for each settlement, whether its lease still held; where it did not, nothing was changed.
+
+        Raises:
+            StoreUnavailable: nothing was changed, and the leases go on: settle again.
         """
+
+    async def wake(self, lanes: Sequence[str]) -> None:
+        """Make what is parked for these lanes due now: what it waited for has been mended."""
 
     def release(self, items: Sequence[Item]) -> None:
         """Give items back untouched: they are offered again at once."""
@@ -174,6 +186,45 @@ class EventQueue(Protocol):
         """An event with every attempt, or None where the id is unknown (or forgotten: see retention)."""
 
     def backlog(self) -> Backlog: ...
+
+
+# -- dead letters ------------------------------------------------------------------------------------------------------
+
+
+class DeadLetter(Struct, frozen=True):
+    """An event that ended in `refused` or `expired` for at least one device, with the last attempt of each of those."""
+
+    event: Event
+    devices: list[Attempt]
+
+
+class DeadLetterPage(Struct, frozen=True):
+    """Some dead letters, newest first; `next` is where the page after this one begins, None at the end."""
+
+    letters: list[DeadLetter]
+    next: int | None
+
+
+class DeadLetters(Protocol):
+    """What could not be delivered: to look at, to try again, or to let go."""
+
+    async def list(self, limit: int, *, start: int | None = None) -> DeadLetterPage:
+        """Up to `limit` of them; `start` is the `next` of the page before."""
+
+    async def count(self) -> int: ...
+
+    async def explain(self, event_id: EventId) -> EventRecord | None:
+        """A dead letter with every attempt; None where there is none of this id."""
+
+    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
+        """Deliver again, now, to exactly the devices that ended in `refused` or `expired`; None means all.
+
+        The event lives for another `lifetime_ms` from now. Returns how many events were dead letters and are not any
+        more; ids that are none are passed over. Many go in steps: after StoreUnavailable some may have been replayed.
+        """
+
+    async def discard(self, ids: Sequence[EventId] | None) -> int:
+        """Let go: the event is done, its content is forgotten, its receipts stay. Returns how many."""
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------
@@ -223,7 +274,7 @@ class Registry(Protocol):
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
 
     async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
-        """Remove dead tokens for all their owners; returns, for each, who has registered it again since and keeps it."""
+        """Remove dead tokens for all their owners; returns, for each, who registered it again since and keeps it."""
 
     async def learn(self, learned: Sequence[Learned]) -> None: ...
 

@@ -130,3 +130,13 @@ fcm_project = Table(
     Column("is_default", Boolean, nullable=False, server_default="0"),
     Column("changed_ms", Integer, nullable=False),
 )
+
+# `revived_events` and `revived_bytes`: how many dead letters were ever replayed. A server that sees them grow learns
+# how much its backlog has grown, whichever process replayed. `probe` is where a store that could not write tries again.
+housekeeping = Table(
+    "housekeeping",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("number", Integer),
+    Column("filling", LargeBinary),
+)

@@ -4,8 +4,6 @@ from alembic import context
 
 from tocsin.store.schema import metadata
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=False
-)
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, transactional_ddl=False)
 with context.begin_transaction():
     context.run_migrations()

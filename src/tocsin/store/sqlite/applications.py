@@ -21,17 +21,23 @@ class SqliteApplications:
         self._database = database
         self._applications: list[Application] | None = None
         self._projects: list[FcmProject] | None = None
+        self._changes = 0
 
     def forget(self) -> None:
         """They were changed: read them again when next asked."""
         self._applications = self._projects = None
+        self._changes += 1
 
     async def applications(self) -> list[Application]:
         if self._applications is None:
             query = select(application_table).order_by(application_table.c.id)
-            self._applications = await self._database.read(
+            changes = self._changes
+            found = await self._database.read(
                 lambda connection: [_application(row) for row in connection.execute(query)]
             )
+            if changes != self._changes:
+                return found  # changed while it was read: right for this caller, not to be remembered
+            self._applications = found
         return self._applications
 
     async def put_application(self, application: Application) -> None:
@@ -47,9 +53,11 @@ class SqliteApplications:
     async def projects(self) -> list[FcmProject]:
         if self._projects is None:
             query = select(fcm_project).order_by(fcm_project.c.name)
-            self._projects = await self._database.read(
-                lambda connection: [_project(row) for row in connection.execute(query)]
-            )
+            changes = self._changes
+            found = await self._database.read(lambda connection: [_project(row) for row in connection.execute(query)])
+            if changes != self._changes:
+                return found
+            self._projects = found
         return self._projects
 
     async def put_project(self, project: FcmProject) -> None:
@@ -69,9 +77,7 @@ class SqliteApplications:
                 "changed_ms": project.changed_ms,
             }
             statement = insert(fcm_project).values(**values)
-            return connection.execute(
-                statement.on_conflict_do_update(index_elements=["name"], set_=values)
-            ).rowcount
+            return connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values)).rowcount
 
         await self._change(put)
 

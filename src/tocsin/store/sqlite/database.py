@@ -2,7 +2,7 @@
 
 The writer commits what has gathered while the commit before it ran (group commit), and answers nobody before the
 fsync. A job is one call with the connection; it fails alone, unless the storage itself fails, which fails all that
-shared the transaction.
+shared the transaction. What the storage's failures are is told in `faults.py`.
 
 sqlite3 gives up the GIL at every step of a statement and, with a busy event loop beside it, waits a whole switch
 interval to get it back: 512 single inserts took 2 s that way, one insert of 512 rows 20 ms. So jobs write many rows
@@ -24,25 +24,31 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
 
 from tocsin.store.ports import StoreUnavailable
+from tocsin.store.sqlite.faults import is_corruption, sentence, storage_fault
 
 T = TypeVar("T")
 
 SQLITE_NEEDED: Final = (3, 38, 0)
-_BUSY_TIMEOUT_MS: Final = 5000
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long a transaction waits for another process that writes, before it is given up."""
 _CHECKPOINT_PAGES: Final = 8000
+_WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 _MOST_JOBS_A_COMMIT: Final = 1000
+_PROBE_BYTES: Final = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
 
 class _Job:
-    __slots__ = ("call", "error", "future", "result")
+    __slots__ = ("call", "changed", "error", "future", "result")
 
     def __init__(self, call: Callable[[Connection], Any] | None, future: asyncio.Future[Any]) -> None:
         self.call = call
         self.future = future
         self.result: Any = None
         self.error: BaseException | None = None
+        self.changed = False
+        """Whether the transaction it was part of has changed a row, and so has proved that the disk can be written."""
 
     def answer(self) -> None:
         if self.future.cancelled():
@@ -50,10 +56,10 @@ class _Job:
         if self.error is not None:
             self.future.set_exception(self.error)
         else:
-            self.future.set_result(self.result)
+            self.future.set_result((self.result, self.changed))
 
 
-def open_connection(path: Path, *, read_only: bool = False) -> Connection:
+def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
     """A connection whose transactions are begun and ended by hand (`AUTOCOMMIT` to SQLAlchemy)."""
 
     def connect() -> sqlite3.Connection:
@@ -63,7 +69,7 @@ def open_connection(path: Path, *, read_only: bool = False) -> Connection:
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=_BUSY_TIMEOUT_MS / 1000,
+            timeout=busy_timeout_s,
             cached_statements=256,
         )
         if not read_only:
@@ -71,6 +77,7 @@ def open_connection(path: Path, *, read_only: bool = False) -> Connection:
             raw.execute("PRAGMA journal_mode=WAL")
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+            raw.execute(f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}")
         raw.execute("PRAGMA cache_size=-32768")
         raw.execute("PRAGMA temp_store=MEMORY")
         return raw
@@ -97,8 +104,8 @@ class _Thread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, call: Callable[[Connection], T]) -> asyncio.Future[T]:
-        future: asyncio.Future[T] = self._loop.create_future()
+    def submit(self, call: Callable[[Connection], T]) -> asyncio.Future[tuple[T, bool]]:
+        future: asyncio.Future[tuple[T, bool]] = self._loop.create_future()
         if self._closing:
             future.set_exception(StoreUnavailable("the store is closed"))
         else:
@@ -148,10 +155,10 @@ class _Thread:
             assert job.call is not None
             try:
                 job.result = job.call(self._connection)
-            except sqlite3.Error as error:
-                job.error = StoreUnavailable(str(error))
             except Exception as error:
-                job.error = error
+                fault = storage_fault(error)
+                job.error = error if fault is None else StoreUnavailable(sentence(fault))
+                job.error.__cause__ = fault
 
 
 class _Writer(_Thread):
@@ -159,6 +166,7 @@ class _Writer(_Thread):
 
     def _execute(self, jobs: list[_Job]) -> None:
         driver = raw(self._connection)
+        before = driver.total_changes
         try:
             driver.execute("BEGIN IMMEDIATE")
             for job in jobs:
@@ -171,13 +179,20 @@ class _Writer(_Thread):
                     driver.execute("ROLLBACK")
                 except sqlite3.Error as rollback_error:
                     log.error("rollback failed", error=str(rollback_error))
+            fault = storage_fault(error)
             for job in jobs:
-                if isinstance(error, sqlite3.Error):
-                    job.error = StoreUnavailable(str(error))
-                else:
+                if fault is None:
                     job.error = job.error or error
+                else:
+                    job.error = StoreUnavailable(sentence(fault))
+                    job.error.__cause__ = fault
+            return
+        changed = driver.total_changes != before
+        for job in jobs:
+            job.changed = changed
 
     def _run_alone(self, driver: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
+        """Run one job so that it can fail without the others, unless the storage is what failed."""
         assert job.call is not None
         if alone:
             job.result = job.call(self._connection)
@@ -185,13 +200,11 @@ class _Writer(_Thread):
         driver.execute("SAVEPOINT job")
         try:
             job.result = job.call(self._connection)
-        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-            if not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)):
+        except Exception as error:
+            # SQLite may have rolled the whole transaction back by itself: then there is nothing to go on with.
+            if storage_fault(error) is not None or not driver.in_transaction:
                 raise
             job.error = error
-        except Exception as error:
-            job.error = error
-        if job.error is not None:
             driver.execute("ROLLBACK TO job")
         driver.execute("RELEASE job")
 
@@ -204,6 +217,8 @@ class Database:
         self._reader = _Thread("tocsin-store-reader", reader)
         self.fault: str | None = None
         """Why the last write failed, until one succeeds again: readiness tells it."""
+        self._corrupt = False
+        self._closing = False
 
     async def write(self, call: Callable[[Connection], T]) -> T:
         """Run `call` in the next group's transaction; returns after its commit.
@@ -212,21 +227,64 @@ class Database:
             StoreUnavailable: the storage failed and nothing was written. What `call` itself raises comes through.
         """
         try:
-            result = await self._writer.submit(call)
+            result, changed = await self._writer.submit(call)
         except StoreUnavailable as error:
-            if self.fault is None:
-                log.error("the store cannot write", error=str(error))
-            self.fault = str(error)
+            self._failed(error)
             raise
-        if self.fault is not None:
+        if changed and self.fault is not None and not self._corrupt:
             log.info("the store writes again")
             self.fault = None
         return result
 
+    def _failed(self, error: StoreUnavailable) -> None:
+        if self._closing:
+            return
+        if self.fault is None:
+            log.error("the store cannot write", error=str(error))
+        self.fault = str(error)
+        # No later success heals a damaged file: it stays a fault until it is restored and opened again.
+        self._corrupt = self._corrupt or is_corruption(error.__cause__)
+
+    async def probe(self) -> bool:
+        """Whether the store can write. Only asked where it could not: `fault` then clears by itself.
+
+        A transaction that changes nothing succeeds on a full disk too. So this one needs new pages, and gives them
+        back in a second transaction, where those that follow find them.
+        """
+        if self.fault is None:
+            return True
+        try:
+            await self.write(_fill)
+            await self.write(_empty)
+        except StoreUnavailable:
+            return False
+        return self.fault is None
+
     async def read(self, call: Callable[[Connection], T]) -> T:
-        """Run `call` on the reader, which sees everything that was committed before."""
-        return await self._reader.submit(call)
+        """Run `call` on the reader, which sees everything that was committed before.
+
+        Raises:
+            StoreUnavailable: the storage failed.
+        """
+        try:
+            result, _ = await self._reader.submit(call)
+        except StoreUnavailable as error:
+            if is_corruption(error.__cause__):
+                self._failed(error)
+            raise
+        return result
 
     async def close(self) -> None:
+        self._closing = True
         await self._reader.close()
         await self._writer.close()
+
+
+def _fill(connection: Connection) -> None:
+    raw(connection).execute(
+        "INSERT OR REPLACE INTO housekeeping(name, filling) VALUES ('probe', zeroblob(?))", (_PROBE_BYTES,)
+    )
+
+
+def _empty(connection: Connection) -> None:
+    raw(connection).execute("DELETE FROM housekeeping WHERE name = 'probe'")

@@ -31,13 +31,18 @@ _REMEMBER = (
     "INSERT INTO removal(owner, system, token, application, device, removed_ms, reason, quarantined) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_RELEASE_QUARANTINE = (
+    "UPDATE removal SET quarantined = 0, reason = reason || '; then deleted by its user' "
+    "WHERE owner = ? AND system = ? AND token = ? AND quarantined = 1"
+)
 _LEARN = """WITH learned(owner, system, token, sandbox, project, field, success_ms) AS (VALUES {rows})
     UPDATE device SET
         learned_sandbox = coalesce(learned.sandbox, learned_sandbox),
         learned_project = coalesce(learned.project, learned_project),
         learned_field = coalesce(learned.field, learned_field),
         last_success_ms = coalesce(learned.success_ms, last_success_ms)
-    FROM learned WHERE device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
+    FROM learned
+    WHERE device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
 
 # SQLite's JSON has 0 and 1 where the columns are boolean.
 _decode_devices = msgspec.json.Decoder(list[Device], strict=False).decode
@@ -62,8 +67,9 @@ class SqliteRegistry:
         def add(connection: Connection) -> list[Device]:
             driver = raw(connection)
             driver.execute(_PUT, _values(device))
-            own = sorted(_devices_of(driver, [device.owner]), key=_registered)
-            evicted = own[: max(0, len(own) - max_tokens)]
+            # Never the one that is just being registered, whatever a clock that was set back says of its age.
+            others = [own for own in _devices_of(driver, [device.owner]) if own.key != device.key]
+            evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
             for old in evicted:
                 self._remove(driver, old, "evicted: the user registered more tokens than allowed")
             return evicted
@@ -76,6 +82,8 @@ class SqliteRegistry:
             found = _select(driver, "owner = ? AND system = ? AND token = ?", (owner, str(system), token))
             for device in found:
                 self._remove(driver, device, "deleted by its user")
+            # What is in quarantine must not come back to a user who has deleted it.
+            driver.execute(_RELEASE_QUARANTINE, (owner, str(system), token))
             return bool(found)
 
         return await self._database.write(delete)
@@ -113,7 +121,9 @@ class SqliteRegistry:
         return await self._database.write(remove)
 
     async def learn(self, learned: Sequence[Learned]) -> None:
-        values = [(one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms) for one in learned]
+        values = [
+            (one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms) for one in learned
+        ]
         await self._database.write(lambda connection: rows.execute(raw(connection), _LEARN, values))
 
     async def find(self, token: DeviceToken) -> list[Device]:
@@ -121,12 +131,16 @@ class SqliteRegistry:
 
     async def history(self, *, owner: UserId | None = None, token: DeviceToken | None = None) -> list[Removal]:
         def read(connection: Connection) -> list[Removal]:
+            wanted = {"owner": owner, "token": token}
+            given = {column: value for column, value in wanted.items() if value is not None}
             found = raw(connection).execute(
                 "SELECT device, removed_ms, reason, quarantined FROM removal"
-                " WHERE (?1 IS NULL OR owner = ?1) AND (?2 IS NULL OR token = ?2) ORDER BY id",
-                (owner, token),
+                f" WHERE {' AND '.join(f'{column} = :{column}' for column in given) or 'TRUE'} ORDER BY id",
+                given,
             )
-            return [Removal(_decode_device(device), removed, reason, bool(held)) for device, removed, reason, held in found]
+            return [
+                Removal(_decode_device(device), removed, reason, bool(held)) for device, removed, reason, held in found
+            ]
 
         return await self._database.read(read)
 
@@ -142,8 +156,11 @@ class SqliteRegistry:
                 "(?1 IS NULL OR token = ?1) AND (?2 IS NULL OR application = ?2) AND (?3 = 0 OR quarantined = 1)",
                 (token, application, int(quarantined_only)),
             )
-            found = driver.execute(f"SELECT id, device FROM removal WHERE {where[0]} ORDER BY id", where[1]).fetchall()
+            found = driver.execute(
+                f"SELECT id, device FROM removal WHERE {where[0]} ORDER BY id DESC", where[1]
+            ).fetchall()
             restored = 0
+            # The latest removal of a registration first: it is how its user wanted it last.
             for id, text in found:
                 device = _decode_device(text)
                 # A token registered again since is as its user wants it: it is left alone.
@@ -158,9 +175,11 @@ class SqliteRegistry:
 
     async def purge_quarantine(self, application: str) -> int:
         return await self._database.write(
-            lambda connection: raw(connection)
-            .execute("UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND application = ?", (application,))
-            .rowcount
+            lambda connection: (
+                raw(connection)
+                .execute("UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND application = ?", (application,))
+                .rowcount
+            )
         )
 
     def _remove(self, driver: sqlite3.Connection, device: Device, reason: str, *, quarantined: bool = False) -> int:
@@ -197,7 +216,9 @@ def _values(device: Device) -> tuple[Any, ...]:
 
 
 def _select(driver: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[Device]:
-    (text,) = driver.execute(f"SELECT json_group_array({_DEVICE_JSON}) FROM device WHERE {where}", parameters).fetchone()
+    (text,) = driver.execute(
+        f"SELECT json_group_array({_DEVICE_JSON}) FROM device WHERE {where}", parameters
+    ).fetchone()
     return _decode_devices(text)
 
 

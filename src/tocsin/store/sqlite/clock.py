@@ -1,0 +1,29 @@
+"""Notices when the wall clock is set back: what was parked for half a minute must not wait an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+TOLERATED_MS: Final = 2000
+"""Less than this is a clock being disciplined, not one that jumps."""
+LONGEST_DELAY_MS: Final = 28 * 24 * 3600 * 1000
+"""No delivery is parked for longer, whatever its due time says: no event lives longer by default."""
+
+
+class ClockWatch:
+    """Compares the wall clock with the monotonic one."""
+
+    def __init__(self, wall_clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
+        self._offset_ms = self._measure()
+
+    def set_back_ms(self) -> int:
+        """How far the wall clock was set back since the last call; 0 where it was not. Forward needs no answer."""
+        before, self._offset_ms = self._offset_ms, self._measure()
+        back = before - self._offset_ms
+        return back if back > TOLERATED_MS else 0
+
+    def _measure(self) -> int:
+        return int((self._wall_clock() - self._monotonic()) * 1000)

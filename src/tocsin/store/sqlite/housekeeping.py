@@ -1,0 +1,107 @@
+"""Forgets what is old, in small steps that never stall delivery, and gives the room back to the file system.
+
+A step looks at some hundred events that follow the ones it looked at last; it never searches from the start. What it
+passes over because it is not settled yet is met again by the next sweep, which begins an hour after the last one ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tocsin.store.sqlite.database import Database, raw
+
+_STEP_ROWS: Final = 500
+_VACUUM_PAGES: Final = 200
+_PAUSE_S: Final = 0.01
+_SWEEP_EVERY_S: Final = 3600.0
+REMEMBERED_MS: Final = 24 * 3600 * 1000
+"""An `event_id` is remembered at least this long, whatever the retention of receipts."""
+
+_WINDOW = "SELECT seq, state, accepted_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
+# Free pages are left for what comes next, up to a tenth of the file: only the rest goes back to the file system.
+_SPARE_PAGES: Final = 1000
+
+
+class Housekeeping:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
+        self._cursor = 0
+        self._next_sweep = 0.0
+
+    async def prune(self, retention_s: float, history_s: float, *, for_s: float) -> bool:
+        """Work for about `for_s`; returns whether there is more to do."""
+        now_ms, until = int(self._wall_clock() * 1000), self._monotonic() + for_s
+        events_before = now_ms - max(int(retention_s * 1000), REMEMBERED_MS)
+        removals_before = now_ms - int(history_s * 1000)
+        if self._monotonic() >= self._next_sweep:
+            self._cursor, self._next_sweep = 0, self._monotonic() + _SWEEP_EVERY_S
+            await self._database.write(lambda connection: _forget_sessions(raw(connection), removals_before))
+        while await self._step(events_before, removals_before, now_ms):
+            if self._monotonic() >= until:
+                return True
+            await asyncio.sleep(_PAUSE_S)
+        return False
+
+    async def _step(self, events_before_ms: int, removals_before_ms: int, now_ms: int) -> bool:
+        cursor = self._cursor
+
+        def step(driver: sqlite3.Connection) -> tuple[int, bool]:
+            after, more = _forget_events(driver, cursor, events_before_ms, now_ms)
+            removals = driver.execute(
+                "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE removed_ms < ? LIMIT ?)",
+                (removals_before_ms, _STEP_ROWS),
+            ).rowcount
+            vacuumed = _vacuum(driver)
+            return after, more or removals == _STEP_ROWS or vacuumed
+
+        self._cursor, more = await self._database.write(lambda connection: step(raw(connection)))
+        return more
+
+
+def _forget_events(driver: sqlite3.Connection, cursor: int, before_ms: int, now_ms: int) -> tuple[int, bool]:
+    """Returns how far it has looked, and whether there is more that is old.
+
+    The newest event stays: its number must not be given out again. Events were accepted in order, so a window in which
+    none is old ends the search. One from the future was accepted by a clock that jumped: it says nothing about others.
+    """
+    window = driver.execute(_WINDOW, (cursor, _STEP_ROWS)).fetchall()
+    if len(window) < 2:
+        return cursor, False
+    (newest,) = driver.execute("SELECT max(seq) FROM event").fetchone()
+    old = [(seq, state) for seq, state, accepted in window if accepted < before_ms and seq < newest]
+    if not old:
+        all_ahead = all(accepted > now_ms for _, _, accepted in window)
+        return (window[-1][0], window[-1][0] < newest) if all_ahead else (cursor, False)
+    gone = [seq for seq, state in old if state >= 2]
+    if gone:
+        driver.execute(
+            "DELETE FROM event WHERE seq BETWEEN ? AND ? AND state >= 2 AND accepted_ms < ?",
+            (gone[0], gone[-1], before_ms),
+        )
+    return old[-1][0], len(window) == _STEP_ROWS
+
+
+def _vacuum(driver: sqlite3.Connection) -> bool:
+    (free,) = driver.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = driver.execute("PRAGMA page_count").fetchone()
+    excess = free - max(_SPARE_PAGES, pages // 10)
+    if excess <= 0:
+        return False
+    driver.execute(f"PRAGMA incremental_vacuum({min(excess, _VACUUM_PAGES)})").fetchall()
+    return bool(excess > _VACUUM_PAGES)
+
+
+def _forget_sessions(driver: sqlite3.Connection, before_ms: int) -> None:
+    driver.execute("DELETE FROM session WHERE expires_ms < ?", (before_ms,))
