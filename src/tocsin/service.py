@@ -9,14 +9,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
-import uvicorn
 
 from tocsin.api.app import create_app
+from tocsin.api.server import ApiServer
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lanes import LaneOptions
 from tocsin.domain.events import MESSAGES
@@ -49,8 +49,8 @@ _NOTICE_EVERY_S: Final = 0.5
 _LOOK_AFTER_EVERY_S: Final = 1.0
 _PRUNE_EVERY_S: Final = 10.0
 _WARN_CERTIFICATE_S: Final = 30 * 24 * 3600
-# The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
 _GC_THRESHOLD: Final = 100_000
+# The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
 _SWITCH_INTERVAL_S: Final = 0.0005
 
 
@@ -166,7 +166,7 @@ class Service:
             delivery=self,
             metrics=self.metrics.registry,
         )
-        server = _ApiServer(_uvicorn_config(app, self.settings))
+        server = ApiServer(app, self.settings.server)
         tasks = [
             asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
             asyncio.create_task(server.serve(sockets=[sock]), name="api"),
@@ -189,7 +189,7 @@ class Service:
         for task in crashed:
             await task
 
-    async def _stop(self, server: uvicorn.Server, tasks: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, server: ApiServer, tasks: list[asyncio.Task[None]]) -> None:
         """No new work; what is in flight ends or goes back to the queue; all of it within the deadline."""
         log.info("stopping")
         self._stopping = True
@@ -285,41 +285,6 @@ class Service:
             open_by_origin[pool.origin] = open_by_origin.get(pool.origin, 0) + pool.connections
         for origin, count in open_by_origin.items():
             metrics.connections.labels(origin).set(count)
-
-
-class _ApiServer(uvicorn.Server):
-    """Signals are the service's to handle."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        try:
-            await super().startup(sockets)
-        finally:
-            self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _uvicorn_config(app: object, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        limit_concurrency=settings.server.max_connections,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.server.drain_s),
-    )
 
 
 def _listen(settings: Settings) -> socket.socket:

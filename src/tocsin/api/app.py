@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from litestar import Litestar, Request
+from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Send
 from prometheus_client import CollectorRegistry
 
@@ -105,7 +106,9 @@ class Api(Litestar):
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 204:
-                methods = self.route_handler_method_map[scope["path_template"]]
+                template = scope["path_template"]
+                routes = [route for route in self.routes if isinstance(route, HTTPRoute)]
+                methods = {method for route in routes if route.path_format == template for method in route.methods}
                 message["headers"] = [(b"allow", with_head(", ".join(methods)).encode())]
             await send(message)
 

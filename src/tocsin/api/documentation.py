@@ -128,13 +128,13 @@ EXPLAIN_EVENT: Final[dict[str, Any]] = {
 }
 
 
-def admin(operation_id: str, summary: str, *statuses: int, **more: Any) -> dict[str, Any]:
+def admin(operation_id: str, summary: str, *statuses: int, body: Schema | None = None) -> dict[str, Any]:
     """A route under `/api/admin`; `statuses` are its errors beside those that all of them have."""
     return {
         "operation_id": operation_id,
         "summary": summary,
         "responses": problems(400, 401, 403, *statuses),
-        **more,
+        "operation_class": Operation if body is None else with_body(json=body),
     }
 
 

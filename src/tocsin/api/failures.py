@@ -12,7 +12,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
 
-from tocsin.api.problems import Fault, Kind, Problem, RequestError
+from tocsin.api.problems import Fault, Kind, Problem, RequestError, told_name
 from tocsin.store.ports import BacklogFull, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -101,5 +101,5 @@ def _fault(extra: dict[str, Any]) -> Fault:
     if path := _AT.search(message):
         message, at = message[: path.start()], at if key else f"${path['at']}"
     if field := _FIELD.match(message):
-        at, message = f"{at}.{field['field'][:64]}", "missing" if "missing" in field["how"] else "unknown field"
+        at, message = f"{at}.{told_name(field['field'])}", "missing" if "missing" in field["how"] else "unknown field"
     return Fault(at=at, reason=_QUOTED.sub("not one of the allowed values", message))

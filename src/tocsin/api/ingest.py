@@ -122,11 +122,11 @@ class Intake:
         return Batch(now_ms, {message: now_ms + lifetime for message, lifetime in self._lifetimes_ms.items()})
 
     def _lines(self, body: bytes) -> list[bytes]:
-        if not body or body.isspace():
-            raise invalid([Fault(at="$", line=1, reason="no events")])
         # Counted first: a body of nothing but line ends would make a list of millions.
         if body.count(b"\n") > self._max_events:
             raise self._too_many()
+        if not body or body.isspace():
+            raise invalid([Fault(at="$", line=1, reason="no events")])
         lines = body.split(b"\n")
         if not lines[-1].strip():
             del lines[-1]

@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tocsin:problem:"
 _NAMED: Final = 200
+_LONGEST_NAME_TOLD: Final = 40
 
 
 class Kind(Enum):
@@ -57,6 +58,11 @@ class Kind(Enum):
     def named(self) -> bool:
         """Whether `/api/push` answers it as `{"status": …}` with 200, in both conventions."""
         return self.status == _NAMED
+
+
+def told_name(name: str) -> str:
+    """A field's name as an error may quote it: `*` where it looks like anything but the name of a field."""
+    return name if len(name) <= _LONGEST_NAME_TOLD and name.isascii() and name.isidentifier() else "*"
 
 
 class Fault(Struct, frozen=True, omit_defaults=True, kw_only=True):

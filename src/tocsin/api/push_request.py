@@ -7,13 +7,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
-from tocsin.api.problems import Kind, RequestError, bad_input
+from tocsin.api.problems import Kind, RequestError, bad_input, told_name
 from tocsin.domain.devices import APNS_TOPIC, APPLICATION_ID, ApplicationId, DeviceToken, System, token_error
 
 T = TypeVar("T")
 
 FIELDS: Final = frozenset({"system", "action", "device_token", "sandbox", "application_id", "apns_topic"})
-_LONGEST_NAME_TOLD: Final = 40
 _JSON_TYPES: Final = {str: "a string", bool: "true or false"}
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -78,8 +77,7 @@ def _object(body: bytes) -> dict[str, Raw]:
         raise bad_input("$", "not valid JSON") from None
     for name in fields:
         if name not in FIELDS:
-            told = name if len(name) <= _LONGEST_NAME_TOLD and name.isidentifier() else "*"
-            raise bad_input(f"$.{told}", "unknown field")
+            raise bad_input(f"$.{told_name(name)}", "unknown field")
     return fields
 
 

@@ -1,13 +1,17 @@
-"""The request bodies that are read by hand, as OpenAPI schemas: what `push_request` and `parse_event` check."""
+"""The request bodies as OpenAPI schemas: what `push_request`, `parse_event` and the operator's routes check by hand."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
 
 from tocsin.domain.devices import APNS_DEVICE_TOKEN, APNS_TOPIC, APPLICATION_ID, FCM_DEVICE_TOKEN
 
+KEY_ID: Final = re.compile(r"[A-Za-z0-9]{10}")
+"""Apple's id of a key: ten characters."""
+PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LARGEST_INTEGER: Final = 2**53 - 1
 _RESERVED: Final = r"^(from|message_type|gcm|aps)$|^(google|gcm)\."
 
@@ -134,3 +138,22 @@ EVENT: Final = Schema(
 )
 
 BATCH: Final = _string("One event a line, each as in `application/json`. All of them are accepted, or none.")
+
+APPLICATION: Final = Schema(
+    any_of=[
+        _object(
+            "A provider token's key",
+            {
+                "key_pem": _string("The .p8 file as downloaded from Apple"),
+                "key_id": _string("The key's id", KEY_ID.pattern),
+            },
+        ),
+        _object("A certificate", {"certificate_pem": _string("The certificate and its private key, both in PEM")}),
+    ]
+)
+PROJECT: Final = _object(
+    "A service account",
+    {"service_account": Schema(type=OpenAPIType.OBJECT, description="The JSON file as downloaded from Google")},
+    {"default": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Whether devices use it by default")},
+)
+RESTORE: Final = _object("A device token", {"device_token": _string("The token whose registrations come back")})

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import delete, get, put
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody, PathParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
 from tocsin.api.control import CredentialRules
 from tocsin.api.problems import Kind, RequestError, bad_input
+from tocsin.api.schemas import APPLICATION, KEY_ID, PROJECT, PROJECT_NAME
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.devices import APPLICATION_ID, ApplicationId, bundle_id, team_id
 from tocsin.store.ports import Application, Applications, FcmProject
 
-KEY_ID: Final = re.compile(r"[A-Za-z0-9]{10}")
-PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ID = Annotated[str, PathParameter(schema_extra={"pattern": f"^{APPLICATION_ID.pattern}$"})]
+NAME = Annotated[str, PathParameter(schema_extra={"pattern": f"^{PROJECT_NAME.pattern}$"})]
 
 
 class ApplicationView(Struct, frozen=True, omit_defaults=True):
@@ -77,33 +77,35 @@ class ApplicationRoutes(Shared):
         one, project = "/applications/{application_id:str}", "/fcm-projects/{name:str}"
         return [
             get("/applications", **doc.admin("listApplications", "Applications"))(self.list_applications),
-            put(one, **doc.admin("putApplication", "Add or replace an application", 413, 415))(self.put_application),
+            put(one, **doc.admin("putApplication", "Put an application", 413, 415, body=APPLICATION))(
+                self.put_application
+            ),
             delete(one, **doc.admin("removeApplication", "Remove an application", 404))(self.remove_application),
             get("/fcm-projects", **doc.admin("listFcmProjects", "Firebase projects"))(self.list_projects),
-            put(project, **doc.admin("putFcmProject", "Add or replace a Firebase project", 413, 415))(self.put_project),
+            put(project, **doc.admin("putFcmProject", "Put a Firebase project", 413, 415, body=PROJECT))(
+                self.put_project
+            ),
             delete(project, **doc.admin("removeFcmProject", "Remove a Firebase project", 404))(self.remove_project),
         ]
 
     async def list_applications(self) -> list[ApplicationView]:
         return [_view(application) for application in await self._applications.applications()]
 
-    async def put_application(
-        self, application_id: FromPath[str], data: JSONBody[ApplicationCredential]
-    ) -> ApplicationView:
+    async def put_application(self, application_id: ID, data: JSONBody[ApplicationCredential]) -> ApplicationView:
         if not APPLICATION_ID.fullmatch(application_id):
             raise bad_input("{application_id}", f"must match ^{APPLICATION_ID.pattern}$")
         application = self._application(ApplicationId(application_id), data)
         await self._applications.put_application(application)
         return _view(application)
 
-    async def remove_application(self, application_id: FromPath[str]) -> None:
+    async def remove_application(self, application_id: ID) -> None:
         if not await self._applications.remove_application(ApplicationId(application_id)):
             raise RequestError(Kind.NOT_FOUND, "There is no such application.")
 
     async def list_projects(self) -> list[ProjectView]:
         return [_project_view(project) for project in await self._applications.projects()]
 
-    async def put_project(self, name: FromPath[str], data: JSONBody[ProjectCredential]) -> ProjectView:
+    async def put_project(self, name: NAME, data: JSONBody[ProjectCredential]) -> ProjectView:
         if not PROJECT_NAME.fullmatch(name):
             raise bad_input("{name}", f"must match ^{PROJECT_NAME.pattern}$")
         account = msgspec.json.encode(data.service_account)
@@ -113,7 +115,7 @@ class ApplicationRoutes(Shared):
         # The store decides which project is the default: it is asked, not guessed.
         return next(_project_view(project) for project in await self._applications.projects() if project.name == name)
 
-    async def remove_project(self, name: FromPath[str]) -> None:
+    async def remove_project(self, name: NAME) -> None:
         if not await self._applications.remove_project(name):
             raise RequestError(Kind.NOT_FOUND, "There is no such project.")
 

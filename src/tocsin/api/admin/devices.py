@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 from tocsin.api import documentation as doc
 from tocsin.api.control import DeliveryControl
 from tocsin.api.problems import Kind, RequestError, bad_input
+from tocsin.api.schemas import RESTORE
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.devices import APNS_DEVICE_TOKEN, Device, DeviceToken, System
@@ -71,7 +72,7 @@ class DeviceRoutes(Shared):
             post(
                 "/devices/restore",
                 status_code=200,
-                **doc.admin("restoreDevices", "Bring removed registrations of a token back", 413, 415),
+                **doc.admin("restoreDevices", "Bring removed registrations of a token back", 413, 415, body=RESTORE),
             )(self.restore),
         ]
 
