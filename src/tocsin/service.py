@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from tocsin.api.app import create_app
+from tocsin.api.control import CredentialRules
 from tocsin.api.server import ApiServer
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lanes import LaneOptions
@@ -24,7 +25,13 @@ from tocsin.domain.lanes import LaneState, LaneStatus
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns import Apns, ApnsCredential, ApnsOptions
 from tocsin.providers.check import CheckResult, check_apns, check_fcm
-from tocsin.providers.credentials import CredentialError, certificate_expiry
+from tocsin.providers.credentials import (
+    CredentialError,
+    certificate_expiry,
+    read_certificate,
+    read_key,
+    read_service_account,
+)
 from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
 from tocsin.settings import Http2, Settings
 from tocsin.store import opening
@@ -164,7 +171,9 @@ class Service:
             access=self.store.access,
             applications=self.store.applications,
             delivery=self,
+            dead_letters=self.store.dead_letters,
             metrics=self.metrics.registry,
+            credentials=CredentialRules(read_key, read_certificate, read_service_account),
         )
         server = ApiServer(app, self.settings.server)
         tasks = [
@@ -253,6 +262,9 @@ class Service:
                 if now - looked >= _LOOK_AFTER_EVERY_S:
                     looked = now
                     await self.dispatcher.look_after()
+                    if self.dispatcher.quarantining:
+                        removals = await self.store.registry.history()
+                        self.dispatcher.quarantined({r.application for r in removals if r.quarantined})
                     self._observe()
                 if now - pruned >= _PRUNE_EVERY_S:
                     pruned = now

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 from litestar import Litestar
 
 from tocsin.api.app import create_app
-from tocsin.domain.devices import ApplicationId, Device
+from tocsin.domain.devices import ApplicationId
 from tocsin.domain.events import UserId
 from tocsin.domain.lanes import LaneStatus
 from tocsin.settings import Ingest, PushApi, Settings
@@ -100,45 +101,53 @@ def bearer(secret: str) -> dict[str, str]:
 OpenApi = Callable[..., Any]
 
 
+@asynccontextmanager
+async def opened(
+    directory: Path,
+    *,
+    convention: Literal["document", "platform"] = "document",
+    max_tokens: int = 100,
+    ingest: Ingest | None = None,
+    max_events: int = 100_000,
+    **ports: Any,
+) -> AsyncIterator[Api]:
+    settings = Settings(
+        push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens), ingest=ingest or Ingest()
+    )
+    path = directory / f"{convention}.db"
+    async with open_store(path, max_events=max_events, max_bytes=10**8, lease_s=60) as store:
+        await store.queue.start()
+        delivery = RecordedDelivery()
+        real: dict[str, Any] = {
+            "queue": store.queue,
+            "registry": store.registry,
+            "access": store.access,
+            "applications": store.applications,
+            "dead_letters": store.dead_letters,
+        }
+        app = create_app(settings=settings, delivery=delivery, **(real | ports))
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://tocsin.test") as client:
+            api = Api(app, client, store, delivery)
+            api.sid = await api.sign_in()
+            api.producer, _ = await store.access.create_key(Role.PRODUCER, "fax", None)
+            api.admin, _ = await store.access.create_key(Role.ADMIN, "ops", None)
+            await store.applications.put_application(
+                Application(ApplicationId("39JSDKGJ38.de.cospace.app"), key_pem="secret key", key_id="ABC123DEFG")
+            )
+            yield api
+
+
+@pytest.fixture(scope="session")
+def open_api_in() -> OpenApi:
+    """Opens an API on a directory of its own, with some settings changed, or some ports replaced."""
+    return opened
+
+
 @pytest.fixture
 def open_api(tmp_path: Path) -> OpenApi:
-    """Opens an API with some settings changed, or some ports replaced."""
-
-    @asynccontextmanager
-    async def opened(
-        *,
-        convention: str = "document",
-        max_tokens: int = 100,
-        ingest: Ingest | None = None,
-        max_events: int = 100_000,
-        **more: Any,
-    ) -> AsyncIterator[Api]:
-        settings = Settings(
-            push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens), ingest=ingest or Ingest()
-        )
-        path = tmp_path / f"{convention}.db"
-        async with open_store(path, max_events=max_events, max_bytes=10**8, lease_s=60) as store:
-            await store.queue.start()
-            delivery = RecordedDelivery()
-            ports: dict[str, Any] = {
-                "queue": store.queue,
-                "registry": store.registry,
-                "access": store.access,
-                "applications": store.applications,
-            }
-            app = create_app(settings=settings, delivery=delivery, **{**ports, **more})
-            transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-            async with httpx.AsyncClient(transport=transport, base_url="http://tocsin.test") as client:
-                api = Api(app, client, store, delivery)
-                api.sid = await api.sign_in()
-                api.producer, _ = await store.access.create_key(Role.PRODUCER, "fax", None)
-                api.admin, _ = await store.access.create_key(Role.ADMIN, "ops", None)
-                await store.applications.put_application(
-                    Application(ApplicationId("39JSDKGJ38.de.cospace.app"), key_pem="secret key", key_id="ABC123DEFG")
-                )
-                yield api
-
-    return opened
+    """The same, on this test's directory."""
+    return partial(opened, tmp_path)
 
 
 @pytest.fixture
@@ -157,11 +166,3 @@ def golden() -> Callable[[str], dict[str, Any]]:
         return content
 
     return read
-
-
-@pytest.fixture
-def device() -> Callable[..., Device]:
-    def make(token: str, *, registered_us: int = 1, owner: str = OWNER) -> Device:
-        return Device(owner, "fcm", token, None, False, None, registered_us)
-
-    return make

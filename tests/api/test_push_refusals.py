@@ -45,7 +45,7 @@ BAD = [
     (FCM | {"device_token": "tökèn"}, "$.device_token", SYNTAX),
     (FCM | {"device_token": "x" * 4097}, "$.device_token", SYNTAX),
     (FCM | {"device_token": 5}, "$.device_token", SYNTAX),
-    (b'{"system":"fcm","action":"add","device_token":"\\ud800"}', "$.device_token", SYNTAX),
+    (b'{"system":"fcm","action":"add","device_token":"\\ud800"}', "$", SYNTAX),
     (APNS | {"device_token": TOKEN[1:]}, "$.device_token", SYNTAX),
     (APNS | {"device_token": TOKEN + "a"}, "$.device_token", SYNTAX),
     (APNS | {"device_token": "g" * 64}, "$.device_token", SYNTAX),

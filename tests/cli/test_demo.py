@@ -106,6 +106,7 @@ def test_its_commands_can_be_pasted(staying: tuple[subprocess.Popen[str], list[s
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
 def test_ctrl_c_ends_it_and_its_children(staying: tuple[subprocess.Popen[str], list[str]]) -> None:
     demo, _ = staying
+    assert demo.poll() is None, demo.stdout and demo.stdout.read()
     children = _children_of(demo.pid)
     assert len(children) == 2
     demo.send_signal(signal.SIGINT)

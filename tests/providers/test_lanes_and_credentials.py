@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
 
-from tocsin.delivery.lanes import Breaker, LaneOptions
+from tocsin.delivery.breaker import Breaker
+from tocsin.delivery.lanes import LaneOptions
 from tocsin.domain.devices import ApplicationId
 from tocsin.domain.lanes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule

@@ -90,7 +90,7 @@ async def test_the_fuse_quarantines_when_too_many_tokens_die_at_once_and_one_com
         assert all(history[0].quarantined for history in histories)
         released = await line.store.registry.restore(application=APPLICATION)
         assert released >= 150
-        line.dispatcher.reset_fuse(LANE)
+        line.dispatcher.quarantined(set())
         assert not line.lane(LANE).fuse_blown
         line.script()
         event = make_event(devices[-1].owner)

@@ -22,7 +22,7 @@ from tocsin.api.failures import Failures, with_head
 from tocsin.api.health import HealthRoutes
 from tocsin.api.problems import Kind, Problem, problem_response
 from tocsin.settings import Settings
-from tocsin.store.ports import Access, Applications, EventQueue, Registry
+from tocsin.store.ports import Access, Applications, DeadLetters, EventQueue, Registry
 
 
 def create_app(
@@ -36,6 +36,7 @@ def create_app(
     clock: Callable[[], float] = time.time,
     metrics: CollectorRegistry | None = None,
     credentials: CredentialRules | None = None,
+    dead_letters: DeadLetters,
 ) -> Litestar:
     """The API as an ASGI application.
 
@@ -62,6 +63,7 @@ def create_app(
         delivery=delivery,
         credentials=credentials,
         clock=clock,
+        dead_letters=dead_letters,
     )
     failures = Failures(problem_response, {push.PATH: in_force.refused})
     app = Api(

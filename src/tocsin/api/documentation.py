@@ -150,8 +150,8 @@ def openapi_config() -> OpenAPIConfig:
             security_schemes={
                 "session": _bearer("The session (`sid`) of a signed-in user"),
                 "sessionCookie": SecurityScheme(type="apiKey", name="sid", security_scheme_in="cookie"),
-                "producerKey": _bearer("A producer key: `tocsin key create --role producer`"),
-                "adminKey": _bearer("An admin key: `tocsin key create --role admin`"),
+                "producerKey": _bearer("A producer key: `tocsin key create producer`"),
+                "adminKey": _bearer("An admin key: `tocsin key create admin`"),
             }
         ),
     )

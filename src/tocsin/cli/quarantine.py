@@ -35,14 +35,14 @@ def list_(
     """Count the quarantined registrations by application and reason, or show those of one application."""
     found = in_store(settings_of(config), _quarantined)
     if application is not None:
-        found = [removal for removal in found if _application(removal) == application]
+        found = [removal for removal in found if removal.application == application]
     if as_json:
-        print_json([described_removal(removal) | {"application": _application(removal)} for removal in found])
+        print_json([described_removal(removal) | {"application": removal.application} for removal in found])
     elif application is not None:
         rows = [(removal.device.owner, removal.reason, removal.device.token) for removal in found]
         print_table(("owner", "reason", "token"), rows, empty=f"{application}: nothing is in quarantine.")
     else:
-        counted = Counter((_application(removal), removal.reason) for removal in found)
+        counted = Counter((removal.application, removal.reason) for removal in found)
         lines = [(name, reason, str(count)) for (name, reason), count in sorted(counted.items())]
         print_table(("application", "reason", "registrations"), lines, empty="Nothing is in quarantine.")
 
@@ -80,10 +80,6 @@ def _confirm(question: str) -> None:
 
 async def _quarantined(store: Store) -> list[Removal]:
     return [removal for removal in await store.registry.history() if removal.quarantined]
-
-
-def _application(removal: Removal) -> str:
-    return removal.device.application_id or removal.device.learned_project or ""
 
 
 def _nothing(application: str) -> str:

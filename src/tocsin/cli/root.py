@@ -10,7 +10,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from tocsin import __version__
-from tocsin.cli import applications, devices, emulator, event, fcm, keys, quarantine, send, serve, sessions
+from tocsin.cli import (
+    applications,
+    dead_letters,
+    devices,
+    emulator,
+    event,
+    fcm,
+    keys,
+    quarantine,
+    send,
+    serve,
+    sessions,
+    store,
+)
 from tocsin.cli.commands import command, group
 from tocsin.cli.demo import command as demo
 from tocsin.cli.errors import CommandError
@@ -47,6 +60,8 @@ app.add_typer(devices.app, name="device")
 app.add_typer(send.app, name="send")
 app.add_typer(event.app, name="event")
 app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(dead_letters.app, name="deadletter")
+app.add_typer(store.app, name="store")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

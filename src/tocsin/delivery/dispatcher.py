@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 from msgspec import Struct
 
+from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lanes import Lane, LaneOptions
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
 from tocsin.domain.devices import Device
@@ -114,6 +115,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._providers: Mapping[str, Provider] = {}
         self._lanes: dict[str, Lane] = {}
+        self._fuses: dict[str, Fuse] = {}
         self._finished: list[_Open] = []
         self._dead: list[_Dead] = []
         self._learned: list[Learned] = []
@@ -399,6 +401,8 @@ class Dispatcher:
             for quarantine in (False, True):
                 deaths = [dead for dead in batch if dead.quarantine is quarantine]
                 if deaths:
+                    for dead in deaths:
+                        self._lanes[dead.push.route.lane].fuse.holding |= quarantine
                     survivors = await self._registry.remove_dead(
                         [_dead_token(dead) for dead in deaths], quarantine=quarantine
                     )
@@ -456,7 +460,9 @@ class Dispatcher:
     def _lane(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane(name, self._options.lane, self._loop.time, self._dice)
+            application = name.rpartition(":")[2]
+            fuse = self._fuses.setdefault(application, Fuse(self._loop.time))
+            lane = self._lanes[name] = Lane(name, self._options.lane, fuse, self._loop.time, self._dice)
         return lane
 
     def _must_wait(self) -> bool:
@@ -526,9 +532,16 @@ class Dispatcher:
                 self._pump(self._lanes[name])
         await self._queue.wake(names)
 
-    def reset_fuse(self, name: str) -> None:
-        if name in self._lanes:
-            self._lanes[name].fuse.reset()
+    def quarantined(self, applications: Container[str]) -> None:
+        """What is in quarantine now: a fuse is whole again once the operator has released or purged what it holds."""
+        for application, fuse in self._fuses.items():
+            if fuse.holding and application not in applications:
+                log.info("fuse reset", application=application)
+                fuse.reset()
+
+    @property
+    def quarantining(self) -> bool:
+        return any(fuse.holding for fuse in self._fuses.values())
 
     def lanes(self) -> list[LaneStatus]:
         return [lane.status() for lane in self._lanes.values()]

@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from tocsin.delivery.breaker import Breaker
+from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.retry import MISCONFIGURED, delay_s
 from tocsin.domain.events import URGENT
 from tocsin.domain.lanes import LaneState, LaneStatus
@@ -19,15 +21,7 @@ from tocsin.providers.base import Push
 
 log = structlog.get_logger(__name__)
 
-_CONSECUTIVE_FAULTS: Final = 5
-_RATE_ATTEMPTS: Final = 20
-_RATE_FAULTS: Final = 0.5
-_OPEN_FIRST_S: Final = 1.0
-_OPEN_CAP_S: Final = 60.0
 _SLOW_AFTER_S: Final = 1.0
-_FUSE_WINDOW_S: Final = 60.0
-_FUSE_ATTEMPTS: Final = 200
-_FUSE_DEAD: Final = 0.2
 _MOST_TOPICS: Final = 1000
 
 
@@ -36,95 +30,12 @@ class LaneOptions(Struct, frozen=True):
     waiting: int
 
 
-class Breaker:
-    """Closed, open for a growing pause, then half open: one probe decides."""
-
-    def __init__(self, clock: Callable[[], float], dice: Callable[[], float]) -> None:
-        self._clock = clock
-        self._dice = dice
-        self._consecutive = 0
-        self._recent: deque[bool] = deque(maxlen=_RATE_ATTEMPTS)
-        self._pauses = 0
-        self.open_until = 0.0
-        self._probing = False
-
-    @property
-    def is_open(self) -> bool:
-        return self.open_until > 0.0
-
-    def room(self) -> int | None:
-        """How many attempts the breaker allows now; None is no limit."""
-        if not self.is_open:
-            return None
-        return 0 if self._probing or self._clock() < self.open_until else 1
-
-    def sent(self) -> None:
-        if self.is_open:
-            self._probing = True
-
-    def healthy(self, attempts: int) -> None:
-        self._consecutive = 0
-        if self._pauses or self._recent:
-            self._recent.extend([True] * min(attempts, _RATE_ATTEMPTS))
-        if self.is_open:
-            self.close()
-
-    def close(self) -> None:
-        self._pauses = 0
-        self._recent.clear()
-        self._consecutive = 0
-        self.open_until = 0.0
-        self._probing = False
-
-    def fault(self) -> bool:
-        """Count one fault; whether the breaker opened by it."""
-        self._consecutive += 1
-        self._recent.append(False)
-        if self.is_open:
-            if not self._probing:
-                return False  # sent before it opened
-        elif self._consecutive < _CONSECUTIVE_FAULTS and (
-            len(self._recent) < _RATE_ATTEMPTS or self._recent.count(False) < _RATE_ATTEMPTS * _RATE_FAULTS
-        ):
-            return False
-        self._probing = False
-        pause_s = min(_OPEN_CAP_S, _OPEN_FIRST_S * 2.0**self._pauses) * (0.5 + 0.5 * self._dice())
-        self._pauses += 1
-        self.open_until = self._clock() + pause_s
-        return True
-
-
-class Fuse:
-    """More than a fifth of many attempts dead within a minute: something is wrong, and it is not the tokens."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._started = 0.0
-        self._attempts = 0
-        self._dead = 0
-        self.blown = False
-
-    def count(self, attempts: int, dead: int) -> bool:
-        """Count attempts; whether the fuse blew just now."""
-        now = self._clock()
-        if now - self._started > _FUSE_WINDOW_S:
-            self._started, self._attempts, self._dead = now, 0, 0
-        self._attempts += attempts
-        self._dead += dead
-        if self.blown or self._attempts < _FUSE_ATTEMPTS or self._dead <= self._attempts * _FUSE_DEAD:
-            return False
-        self.blown = True
-        return True
-
-    def reset(self) -> None:
-        self._started = self._attempts = self._dead = 0
-        self.blown = False
-
-
 class Lane:
     """See the module. Times are the event loop's (monotonic seconds)."""
 
-    def __init__(self, name: str, options: LaneOptions, clock: Callable[[], float], dice: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, options: LaneOptions, fuse: Fuse, clock: Callable[[], float], dice: Callable[[], float]
+    ) -> None:
         self.name = name
         self._options = options
         self._clock = clock
@@ -132,7 +43,7 @@ class Lane:
         self._bulk: deque[Push] = deque()
         self.in_flight = 0
         self.breaker = Breaker(clock, dice)
-        self.fuse = Fuse(clock)
+        self.fuse = fuse
         self._paused_until = 0.0
         self._pauses = 0
         self._pause_reason = ""

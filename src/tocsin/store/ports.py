@@ -259,6 +259,8 @@ class Removal(Struct, frozen=True, array_like=True):
     removed_ms: int
     reason: str
     quarantined: bool = False
+    application: str = ""
+    """The application id, or the Firebase project by which the device was reached."""
 
 
 class Registry(Protocol):

@@ -10,13 +10,14 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from tocsin.api.admin.applications import ApplicationRoutes
+from tocsin.api.admin.dead_letters import DeadLetterRoutes
 from tocsin.api.admin.devices import DeviceRoutes
 from tocsin.api.admin.operation import OperationRoutes
 from tocsin.api.auth import Keys
 from tocsin.api.body import JSON, content_type
 from tocsin.api.control import CredentialRules, DeliveryControl
 from tocsin.api.documentation import ADMIN
-from tocsin.store.ports import Applications, EventQueue, Registry
+from tocsin.store.ports import Applications, DeadLetters, EventQueue, Registry
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -30,14 +31,16 @@ def admin_router(
     delivery: DeliveryControl,
     credentials: CredentialRules | None,
     clock: Callable[[], float],
+    dead_letters: DeadLetters,
 ) -> Router:
-    """Everything under `/api/admin`. Dead letters (list, explain, replay, discard) belong here too, once they exist."""
+    """Everything under `/api/admin`."""
     return Router(
         "/api/admin",
         route_handlers=[
             *ApplicationRoutes(applications, credentials, clock).handlers(),
             *DeviceRoutes(registry, delivery).handlers(),
             *OperationRoutes(queue, registry, delivery).handlers(),
+            *DeadLetterRoutes(dead_letters).handlers(),
         ],
         guards=[keys.admin_guard, _json_only],
         security=ADMIN,

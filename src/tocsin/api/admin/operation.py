@@ -59,7 +59,7 @@ class OperationRoutes(Shared):
         held: dict[str, list[Removal]] = {}
         for removal in await self._registry.history():
             if removal.quarantined:
-                held.setdefault(_application(removal), []).append(removal)
+                held.setdefault(removal.application, []).append(removal)
         return [
             Quarantine(application, len(removals), rfc3339(min(removal.removed_ms for removal in removals)))
             for application, removals in sorted(held.items())
@@ -70,7 +70,3 @@ class OperationRoutes(Shared):
 
     async def purge(self, application: FromPath[str]) -> Purged:
         return Purged(await self._registry.purge_quarantine(application))
-
-
-def _application(removal: Removal) -> str:
-    return removal.device.application_id or removal.device.learned_project or ""

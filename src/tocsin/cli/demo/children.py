@@ -18,7 +18,7 @@ _LOG_LINES: Final = 15
 
 
 class Child:
-    """One `python -m tocsin …`, with its output in a file."""
+    """One `python -m tocsin …`, with its log in a file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -70,8 +70,8 @@ def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
             start_new_session=True,
         )
     child = Child(name, process, log)

@@ -41,6 +41,8 @@ def demo(
     own, which is gone afterwards, and stays up until Ctrl-C for you to try things. With --json it prints everything
     that arrived, and nothing else, and exits.
     """
+    # A shell that starts it in the background has it ignore SIGINT; here that ends it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
     console = Console()

@@ -259,7 +259,7 @@ class SqliteQueue:
         bulk, urgent = self._streams
         if self._leases.again[0] or bulk.may_have_more:
             kept = (limit + self._turn) // 4
-        for stream, most in ((urgent, limit - kept), (bulk, limit)):
+        for stream, most in ((urgent, limit - kept), (bulk, limit), (urgent, limit)):
             again = self._leases.again[stream.urgent]
             while again and len(items) < most:
                 items.append(self._leases.grant(again.popleft()))

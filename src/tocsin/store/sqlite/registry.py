@@ -112,7 +112,7 @@ class SqliteRegistry:
                 kept: set[UserId] = set()
                 for device in _select(driver, "token = ? AND system = ?", (dead.token, dead.system)):
                     if device.registered_us < dead.before_us:
-                        self._remove(driver, device, dead.reason, quarantined=quarantine)
+                        self._remove(driver, device, dead.reason, dead.application, quarantined=quarantine)
                     else:
                         kept.add(UserId(device.owner))
                 survivors.append(kept)
@@ -134,12 +134,13 @@ class SqliteRegistry:
             wanted = {"owner": owner, "token": token}
             given = {column: value for column, value in wanted.items() if value is not None}
             found = raw(connection).execute(
-                "SELECT device, removed_ms, reason, quarantined FROM removal"
+                "SELECT device, removed_ms, reason, quarantined, application FROM removal"
                 f" WHERE {' AND '.join(f'{column} = :{column}' for column in given) or 'TRUE'} ORDER BY id",
                 given,
             )
             return [
-                Removal(_decode_device(device), removed, reason, bool(held)) for device, removed, reason, held in found
+                Removal(_decode_device(device), removed, reason, bool(held), application)
+                for device, removed, reason, held, application in found
             ]
 
         return await self._database.read(read)
@@ -182,9 +183,17 @@ class SqliteRegistry:
             )
         )
 
-    def _remove(self, driver: sqlite3.Connection, device: Device, reason: str, *, quarantined: bool = False) -> int:
+    def _remove(
+        self,
+        driver: sqlite3.Connection,
+        device: Device,
+        reason: str,
+        reached_by: str = "",
+        *,
+        quarantined: bool = False,
+    ) -> int:
         key = (device.owner, device.system, device.token)
-        application = device.application_id or device.learned_project or ""
+        application = device.application_id or reached_by or device.learned_project or ""
         now_ms = int(self._wall_clock() * 1000)
         driver.execute(_REMEMBER, (*key, application, _encode(device).decode(), now_ms, reason, quarantined))
         return driver.execute("DELETE FROM device WHERE owner = ? AND system = ? AND token = ?", key).rowcount

@@ -1,0 +1,102 @@
+"""`tocsin deadletter`: what could not be delivered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tocsin.cli.commands import AsJson, Config, command, group
+from tocsin.cli.errors import CommandError, InputError
+from tocsin.cli.inputs import expiry_ms, now_ms
+from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.domain.events import EventId
+from tocsin.store.ports import DeadLetter
+
+app = group("Dead letters: events that a provider refused, or whose lifetime ended first.")
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Which events; or --all.")]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+
+@command(app, "list", example="tocsin deadletter list")
+def list_(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 100,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show them with the last word for each device; `tocsin event show ID` tells every attempt."""
+    page = in_store(settings_of(config), lambda store: store.dead_letters.list(limit))
+    if as_json:
+        print_json([_described(letter) for letter in page.letters])
+        return
+    rows = [
+        (
+            letter.event.id,
+            letter.event.message,
+            utc(one.at_ms),
+            one.result,
+            f"{one.status or ''} {one.reason}",
+            one.device,
+        )
+        for letter in page.letters
+        for one in letter.devices
+    ]
+    print_table(("event", "message", "at", "outcome", "answer", "device"), rows, empty="There are no dead letters.")
+    if page.next is not None:
+        remark("There are more; --limit shows up to 1000.")
+
+
+@command(app, "replay", example="tocsin deadletter replay --all --lifetime 12h")
+def replay(
+    ids: Ids = None,
+    all_: All = False,
+    lifetime: Annotated[
+        str, typer.Option("--lifetime", metavar="TIME", help="For how long they are tried again: 30m, 12h, 7d.")
+    ] = "1d",
+    config: Config = None,
+) -> None:
+    """Deliver again, now, to exactly the devices that were refused or expired."""
+    chosen = _chosen(ids, all_)
+    ends = expiry_ms(lifetime, "--lifetime")
+    if ends is None:
+        raise InputError("--lifetime never: an event does not live for ever; name a time, like 12h")
+    lifetime_ms = ends - now_ms()
+    count = in_store(settings_of(config), lambda store: store.dead_letters.replay(chosen, lifetime_ms))
+    _tell(count, "are delivered again", chosen)
+
+
+@command(app, "discard", example="tocsin deadletter discard 0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d")
+def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
+    """Let go: their content is forgotten, their receipts stay."""
+    chosen = _chosen(ids, all_)
+    count = in_store(settings_of(config), lambda store: store.dead_letters.discard(chosen))
+    _tell(count, "are discarded", chosen)
+
+
+def _chosen(ids: list[str] | None, all_: bool) -> list[EventId] | None:
+    if bool(ids) == all_:
+        raise InputError("name events by their id, or --all")
+    return None if all_ else [EventId(id.lower()) for id in ids or ()]
+
+
+def _tell(count: int, what: str, chosen: list[EventId] | None) -> None:
+    if not count and chosen:
+        raise CommandError("none of these is a dead letter; see: tocsin deadletter list")
+    remark(f"{count} dead letters {what}")
+
+
+def _described(letter: DeadLetter) -> dict[str, object]:
+    event = letter.event
+    devices = [
+        {"device": one.device, "outcome": one.result, "status": one.status, "reason": one.reason, "at": iso(one.at_ms)}
+        for one in letter.devices
+    ]
+    return {
+        "id": event.id,
+        "owner": event.owner,
+        "message": event.message,
+        "accepted_at": iso(event.accepted_ms),
+        "devices": devices,
+    }

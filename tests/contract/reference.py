@@ -1,0 +1,301 @@
+"""What a store must do, in plain Python: no file, no batches, no caches, and nothing fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tests.contract.support import Clocks
+from tocsin.domain.devices import Device
+from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.ports import DEAD_LETTER, Attempt, Backlog, Item, NewEvent, Parked, Settlement, State
+
+
+class Refused(Struct, frozen=True):
+    why: str
+    index: int | None = None
+
+
+def in_order(parked: Parked) -> tuple[object, ...]:
+    return (parked.lane, parked.due_ms, parked.tries, parked.targets)
+
+
+class Unit(Struct, eq=False):
+    """One piece of work: a fresh event, or what is parked of one."""
+
+    id: EventId
+    number: int
+    urgent: bool
+    parked: Parked | None
+    leased_until: float | None = None
+    given_back: bool = False
+    was_given_back: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        return self.parked is None
+
+    @property
+    def lane(self) -> str:
+        return "" if self.parked is None else self.parked.lane
+
+
+class Entry(Struct, eq=False):
+    event: Event
+    digest: str | None
+    number: int
+    attempts: list[Attempt]
+    units: list[Unit]
+    tried: bool = False
+    dead: bool = False
+
+    @property
+    def state(self) -> State:
+        if not self.tried:
+            return State.ACCEPTED
+        if self.units:
+            return State.DELIVERING
+        return State.DEAD if self.dead else State.DONE
+
+
+class Events:
+    def __init__(self, clocks: Clocks, max_events: int) -> None:
+        self.clocks = clocks
+        self.max_events = max_events
+        self.by_id: dict[str, Entry] = {}
+        self.by_lease: dict[int, Unit] = {}
+        self.changed = False
+        self._touched: set[EventId] = set()
+        self._offset = self._measure()
+
+    def _measure(self) -> float:
+        return self.clocks.wall_s - self.clocks.monotonic_s
+
+    # -- append --------------------------------------------------------------------------------------------------------
+
+    def append(self, batch: Sequence[NewEvent], *, bounded: bool = True) -> Refused | None:
+        self.changed = False
+        if bounded and self.backlog().events + len(batch) > self.max_events:
+            return Refused("full")
+        fresh: dict[str, NewEvent] = {}
+        for index, new in enumerate(batch):
+            known = fresh.get(new.event.id) or self.by_id.get(new.event.id)
+            if known is None:
+                fresh[new.event.id] = new
+            elif known.digest != new.digest:
+                return Refused("conflict", index)
+        for new in fresh.values():
+            event, number = new.event, len(self.by_id)
+            unit = Unit(event.id, number, event.urgent, None)
+            self.by_id[event.id] = Entry(event, new.digest, number, [], [unit])
+            self._touched.add(event.id)
+            self.changed = True
+        return None
+
+    # -- claim ---------------------------------------------------------------------------------------------------------
+
+    def before_claim(self) -> None:
+        """The clock is looked at, and leases end, when something is claimed."""
+        self.end_leases()
+        before, self._offset = self._offset, self._measure()
+        self._bring_forward(int(before * 1000) - int(self._offset * 1000))
+
+    def end_leases(self) -> None:
+        for lease, unit in list(self.by_lease.items()):
+            assert unit.leased_until is not None
+            if unit.leased_until <= self.clocks.monotonic_s:
+                self._give_back(lease)
+
+    def _bring_forward(self, by_ms: int) -> None:
+        if by_ms <= 2000:
+            return
+        for unit in self._units():
+            if unit.parked and unit.leased_until is None and not unit.given_back:
+                due_ms = unit.parked.due_ms
+                if due_ms > self.clocks.now_ms:
+                    due_ms -= by_ms
+                    self._touched.add(unit.id)
+                unit.parked = Parked(unit.parked.lane, due_ms, unit.parked.tries, unit.parked.targets)
+
+    def _units(self) -> list[Unit]:
+        return [unit for entry in self.by_id.values() for unit in entry.units]
+
+    def _ready(self) -> list[Unit]:
+        return [unit for unit in self._units() if unit.leased_until is None]
+
+    def open_to_all(self) -> list[Unit]:
+        """What may be claimed without a lane."""
+        return [unit for unit in self._ready() if unit.fresh or unit.given_back]
+
+    def due(self, lane: str) -> list[Unit]:
+        now_ms = self.clocks.now_ms
+        return [
+            unit
+            for unit in self._ready()
+            if unit.parked and not unit.given_back and unit.lane == lane and unit.parked.due_ms <= now_ms
+        ]
+
+    def expired(self) -> list[Unit]:
+        now_ms = self.clocks.now_ms
+        return [
+            unit
+            for unit in self._ready()
+            if unit.parked and not unit.given_back and self.by_id[unit.id].event.expires_ms <= now_ms
+        ]
+
+    def lease(self, item: Item, lease_s: float) -> Unit:
+        entry = self.by_id[item.event.id]
+        assert item.event == entry.event
+        ready = [
+            unit
+            for unit in entry.units
+            if unit.leased_until is None
+            and (
+                item.targets is None
+                if unit.parked is None
+                else (unit.parked.lane, unit.parked.tries, unit.parked.targets) == (item.lane, item.tries, item.targets)
+            )
+        ]
+        # Two parked alike are told apart by when they are due: the one that may be had.
+        ready.sort(key=lambda unit: (not unit.given_back, unit.parked.due_ms if unit.parked else 0))
+        assert ready, f"claimed, but not to be had: {item}"
+        unit = ready[0]
+        assert unit.fresh or unit.given_back or unit in self.due(unit.lane) or unit in self.expired()
+        unit.leased_until, unit.given_back = self.clocks.monotonic_s + lease_s, False
+        assert item.lease not in self.by_lease
+        self.by_lease[item.lease] = unit
+        return unit
+
+    def release(self, item: Item) -> None:
+        if item.lease in self.by_lease:
+            self._give_back(item.lease)
+
+    def _give_back(self, lease: int) -> None:
+        unit = self.by_lease.pop(lease)
+        unit.leased_until, unit.given_back, unit.was_given_back = None, True, True
+
+    # -- settle --------------------------------------------------------------------------------------------------------
+
+    def settle(self, settlement: Settlement) -> bool:
+        unit = self.by_lease.pop(settlement.item.lease, None)
+        if unit is None:
+            return False
+        entry = self.by_id[unit.id]
+        entry.units.remove(unit)
+        entry.units += [Unit(unit.id, entry.number, unit.urgent, parked) for parked in settlement.parked]
+        entry.attempts += settlement.attempts
+        entry.tried = True
+        entry.dead = entry.dead or any(one.result in DEAD_LETTER for one in settlement.attempts)
+        self._touched.add(unit.id)
+        return True
+
+    # -- dead letters --------------------------------------------------------------------------------------------------
+
+    def dead_letters(self) -> list[EventId]:
+        return [entry.event.id for entry in self.by_id.values() if entry.state is State.DEAD]
+
+    def replay(self, ids: Sequence[EventId], lifetime_ms: int) -> int:
+        for id in ids:
+            entry = self.by_id[id]
+            last = {one.device: one for one in entry.attempts}
+            order = sorted(last, key=lambda device: max(n for n, one in enumerate(entry.attempts) if one.device == device))
+            by_lane: dict[str, list[str]] = {}
+            for device in order:
+                if last[device].result in DEAD_LETTER:
+                    by_lane.setdefault(last[device].lane, []).append(device)
+            entry.event = replace(entry.event, expires_ms=self.clocks.now_ms + lifetime_ms)
+            entry.units = [
+                Unit(id, entry.number, entry.event.urgent, Parked(lane, self.clocks.now_ms, 0, tuple(devices)))
+                for lane, devices in by_lane.items()
+            ]
+            entry.dead = False
+            self._touched.add(id)
+        return len(ids)
+
+    def discard(self, ids: Sequence[EventId]) -> None:
+        for id in ids:
+            self.by_id[id].dead = False
+            self._touched.add(id)
+
+    # -- crash ---------------------------------------------------------------------------------------------------------
+
+    def crash(self) -> None:
+        self.by_lease.clear()
+        for unit in self._units():
+            unit.leased_until, unit.given_back, unit.was_given_back = None, False, False
+        self._offset = self._measure()
+        newest = max(self.by_id.values(), key=lambda entry: entry.number, default=None)
+        if newest is not None:
+            self._bring_forward(newest.event.accepted_ms - self.clocks.now_ms)
+        self._touched = {entry.event.id for entry in self.by_id.values()}
+
+    # -- what is known -------------------------------------------------------------------------------------------------
+
+    def backlog(self) -> Backlog:
+        open_events = [entry.event for entry in self.by_id.values() if entry.units]
+        return Backlog(len(open_events), sum(len(event.body) for event in open_events))
+
+    def touched(self) -> set[EventId]:
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def told(self, id: EventId) -> tuple[State, list[Attempt]]:
+        return self.by_id[id].state, self.by_id[id].attempts
+
+    def waiting(self, id: EventId) -> list[Parked]:
+        return sorted((unit.parked for unit in self.by_id[id].units if unit.parked), key=in_order)
+
+
+class Registrations:
+    def __init__(self, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self.devices: dict[tuple[str, str], Device] = {}
+        self.quarantined: list[Device] = []
+
+    def add(self, device: Device) -> list[Device]:
+        self.devices[device.owner, device.token] = device
+        own = sorted(self._of(device.owner), key=lambda one: (one is not device, -one.registered_us))
+        evicted = own[: self.max_tokens - 1 : -1]
+        for one in evicted:
+            del self.devices[one.owner, one.token]
+        return evicted
+
+    def delete(self, owner: UserId, token: str) -> bool:
+        self.quarantined = [one for one in self.quarantined if (one.owner, one.token) != (owner, token)]
+        return self.devices.pop((owner, token), None) is not None
+
+    def remove_dead(self, token: str, before_us: int, quarantine: bool) -> set[UserId]:
+        kept: set[UserId] = set()
+        for device in [one for one in self.devices.values() if one.token == token]:
+            if device.registered_us >= before_us:
+                kept.add(UserId(device.owner))
+                continue
+            del self.devices[device.owner, token]
+            if quarantine:
+                self.quarantined.append(device)
+        return kept
+
+    def restore(self) -> int:
+        restored = 0
+        for device in reversed(self.quarantined):
+            if (device.owner, device.token) not in self.devices:
+                self.devices[device.owner, device.token] = device
+                restored += 1
+        self.quarantined.clear()
+        return restored
+
+    def purge(self) -> int:
+        purged = len(self.quarantined)
+        self.quarantined.clear()
+        return purged
+
+    def _of(self, owner: str) -> list[Device]:
+        return [one for one in self.devices.values() if one.owner == owner]
+
+    def by_owner(self) -> dict[UserId, list[Device]]:
+        owners = {device.owner for device in self.devices.values()}
+        return {
+            UserId(owner): sorted(self._of(owner), key=lambda one: (one.registered_us, one.token)) for owner in owners
+        }

@@ -1,0 +1,282 @@
+"""Random histories of a store, crashes and late settlements and jumping clocks among them, against a plain reference.
+
+`TOCSIN_HYPOTHESIS=thorough` makes it thousands of histories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.contract.conftest import PROFILE
+from tests.contract.reference import Events, Refused, Registrations, Unit, in_order
+from tests.contract.support import LANE, LEASE_S, OTHER_LANE, STORES, Clocks, attempt, make_event
+from tocsin.domain.devices import Device, System
+from tocsin.domain.events import UserId
+from tocsin.store.opening import Store
+from tocsin.store.ports import (
+    BacklogFull,
+    DeadToken,
+    EventIdConflict,
+    Item,
+    NewEvent,
+    Parked,
+    Result,
+    Settlement,
+)
+
+T = TypeVar("T")
+
+LANES = (LANE, OTHER_LANE)
+MAX_EVENTS = 40
+OWNERS = [UserId(f"00000000-0000-4000-9000-00000000000{n}") for n in range(3)]
+TOKENS = ["a", "b", "c", "d"]
+MAX_TOKENS = 3
+ENDINGS = (Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.EXPIRED, Result.CANCELLED)
+
+chosen_ids = st.sampled_from([f"00000000-0000-4000-a000-00000000000{n}" for n in range(6)])
+handed_in = st.tuples(st.none() | chosen_ids, st.booleans(), st.sampled_from([0, 0, 0, 1]))
+leftovers = st.lists(
+    st.tuples(st.sampled_from(LANES), st.sampled_from([0, 1, 20, 100]), st.sampled_from(["apns:a", "fcm:b"])),
+    max_size=2,
+    unique_by=lambda left: left[2],
+)
+endings = st.lists(st.tuples(st.sampled_from(["apns:x", "fcm:y"]), st.sampled_from(ENDINGS)), max_size=2)
+picks = st.lists(st.integers(0, 1000), max_size=6)
+rooms = st.fixed_dictionaries({lane: st.sampled_from([0, 1, 3, 100]) for lane in LANES})
+
+
+class Histories(RuleBasedStateMachine):
+    kind = "sqlite"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.directory = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
+        self.clocks = Clocks()
+        self.life = AsyncExitStack()
+        self.events = Events(self.clocks, MAX_EVENTS)
+        self.registrations = Registrations(MAX_TOKENS)
+        self.held: list[tuple[Item, Unit]] = []
+        self.registered = 0
+        self.store: Store
+        self.other: Store | None = None
+
+    def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(awaitable)
+
+    @initialize()
+    def open(self) -> None:
+        self.stores = STORES[self.kind](self.directory, self.clocks, self.life)
+        self.store = self.run(self.stores.open(max_events=MAX_EVENTS, lease_s=LEASE_S))
+
+    def teardown(self) -> None:
+        self.run(self.life.aclose())
+        self.loop.close()
+        shutil.rmtree(self.directory)
+
+    # -- the queue -----------------------------------------------------------------------------------------------------
+
+    def batch(self, content: list[tuple[str | None, bool, int]]) -> list[NewEvent]:
+        events = [(make_event(self.clocks, id=id, urgent=urgent, padding=more), id) for id, urgent, more in content]
+        return [NewEvent(event, None if id is None else event.body.decode()[-32:]) for event, id in events]
+
+    @rule(content=st.lists(handed_in, max_size=5))
+    def append(self, content: list[tuple[str | None, bool, int]]) -> None:
+        batch = self.batch(content)
+        expected = self.events.append(batch)
+        assert self.answer_of(self.store, batch) == expected
+
+    @rule(contents=st.lists(st.lists(handed_in, min_size=1, max_size=3), min_size=2, max_size=4))
+    def append_together(self, contents: list[list[tuple[str | None, bool, int]]]) -> None:
+        """Several producers in one commit. What each has reserved of the bound counts until it is answered."""
+        batches = [self.batch(content) for content in contents]
+        if self.events.backlog().events + sum(map(len, batches)) > MAX_EVENTS:
+            return
+        expected = [self.events.append(batch) for batch in batches]
+
+        async def all_at_once() -> list[Refused | None]:
+            return list(await asyncio.gather(*(self.answer(self.store, batch) for batch in batches)))
+
+        assert self.run(all_at_once()) == expected
+
+    @rule(content=st.lists(handed_in, min_size=1, max_size=3))
+    def append_from_another_process(self, content: list[tuple[str | None, bool, int]]) -> None:
+        batch = self.batch(content)
+        expected = self.events.append(batch, bounded=False)
+        assert self.answer_of(self.another_process(), batch) == expected
+        assert self.run(self.store.notice_changes()) or expected is not None or not self.events.changed
+
+    def another_process(self) -> Store:
+        if self.other is None:
+            self.run(self.store.notice_changes())
+            self.other = self.run(self.stores.open(server=False))
+        return self.other
+
+    def answer_of(self, store: Store, batch: list[NewEvent]) -> Refused | None:
+        return self.run(self.answer(store, batch))
+
+    async def answer(self, store: Store, batch: list[NewEvent]) -> Refused | None:
+        try:
+            await store.queue.append(batch)
+        except BacklogFull:
+            return Refused("full")
+        except EventIdConflict as conflict:
+            return Refused("conflict", conflict.index)
+        return None
+
+    def keep(self, items: list[Item]) -> list[Unit]:
+        """Every item given out must be one that was to be had."""
+        units = [self.events.lease(item, LEASE_S) for item in items]
+        self.held += zip(items, units, strict=True)
+        return units
+
+    @rule(limit=st.sampled_from([1, 2, 5, 100]), rooms=rooms)
+    def claim(self, limit: int, rooms: dict[str, int]) -> None:
+        self.events.before_claim()
+        open_before = self.events.open_to_all()
+        due_before = {lane: self.events.due(lane) for lane in rooms}
+        units = self.keep(self.run(self.store.queue.claim(limit, rooms)))
+        parked = [unit for unit in units if unit in due_before.get(unit.lane, ())]
+        assert len(units) - len(parked) <= limit
+        if open_before:
+            assert len(units) > len(parked)
+        for lane, room in rooms.items():
+            assert sum(unit.lane == lane for unit in parked) == min(room, len(due_before[lane]))
+
+    @rule()
+    def claim_everything(self) -> None:
+        self.events.before_claim()
+        expected = self.events.open_to_all() + [unit for lane in LANES for unit in self.events.due(lane)]
+        found: list[Unit] = []
+        while units := self.keep(self.run(self.store.queue.claim(50, dict.fromkeys(LANES, 1000)))):
+            found += units
+        assert {id(unit) for unit in found} == {id(unit) for unit in expected}
+        assert len(found) == len(expected)
+        fresh = [unit.number for unit in found if unit.fresh and not unit.was_given_back and not unit.urgent]
+        assert fresh == sorted(fresh)
+
+    @rule()
+    def claim_expired(self) -> None:
+        expected = self.events.expired()
+        units = self.keep(self.run(self.store.queue.claim_expired(1000)))
+        assert {id(unit) for unit in units} == {id(unit) for unit in expected}
+
+    def pick(self, picks: list[int]) -> list[tuple[Item, Unit]]:
+        return [self.held[index] for index in dict.fromkeys(pick % len(self.held) for pick in picks)]
+
+    @precondition(lambda self: self.held)
+    @rule(picks=picks, left=st.lists(st.tuples(leftovers, endings), min_size=6, max_size=6))
+    def settle(self, picks: list[int], left: list[tuple[list[Any], list[Any]]]) -> None:
+        """Some of what was ever claimed: late or twice, as it comes."""
+        settlements = []
+        for (item, _), (waiting, ended) in zip(self.pick(picks), left, strict=False):
+            attempts = [attempt(device, result, at_ms=self.clocks.now_ms) for device, result in ended]
+            parked = [
+                Parked(lane, self.clocks.now_ms + delay_s * 1000, item.tries + 1, (target,))
+                for lane, delay_s, target in waiting
+            ]
+            settlements.append(Settlement(item, attempts, parked))
+        expected = [self.events.settle(settlement) for settlement in settlements]
+        assert self.run(self.store.queue.settle(settlements)) == expected
+
+    @precondition(lambda self: self.held)
+    @rule(picks=picks)
+    def release(self, picks: list[int]) -> None:
+        items = [item for item, _ in self.pick(picks)]
+        for item in items:
+            self.events.release(item)
+        self.store.queue.release(items)
+
+    @rule(everything=st.booleans(), elsewhere=st.booleans(), lifetime_s=st.sampled_from([50, 10_000]))
+    def replay(self, everything: bool, elsewhere: bool, lifetime_s: int) -> None:
+        dead = self.events.dead_letters()
+        ids = None if everything else dead[:2] + ["00000000-0000-4000-b000-000000000000"]
+        expected = self.events.replay(dead if everything else dead[:2], lifetime_s * 1000)
+        store = self.another_process() if elsewhere else self.store
+        assert self.run(store.dead_letters.replay(ids, lifetime_s * 1000)) == expected
+        self.run(self.store.notice_changes())
+
+    @rule(elsewhere=st.booleans())
+    def discard(self, elsewhere: bool) -> None:
+        dead = self.events.dead_letters()[:1]
+        self.events.discard(dead)
+        store = self.another_process() if elsewhere else self.store
+        assert self.run(store.dead_letters.discard(dead)) == len(dead)
+
+    # -- the registry --------------------------------------------------------------------------------------------------
+
+    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS), earlier=st.sampled_from([0, 0, 0, 50]))
+    def register(self, owner: UserId, token: str, earlier: int) -> None:
+        self.registered += 10
+        device = Device(owner, "apns", token, "39JSDKGJ38.de.cospace.app", False, None, self.registered - earlier)
+        expected = self.registrations.add(device)
+        assert self.run(self.store.registry.add(device, MAX_TOKENS)) == expected
+
+    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS))
+    def unregister(self, owner: UserId, token: str) -> None:
+        expected = self.registrations.delete(owner, token)
+        assert self.run(self.store.registry.delete(owner, System.APNS, token)) == expected  # type: ignore[arg-type]
+
+    @rule(tokens=st.lists(st.sampled_from(TOKENS), max_size=2), ago=st.integers(0, 60), quarantine=st.booleans())
+    def remove_dead(self, tokens: list[str], ago: int, quarantine: bool) -> None:
+        before_us = self.registered - ago
+        expected = [self.registrations.remove_dead(token, before_us, quarantine) for token in tokens]
+        dead = [DeadToken("apns", token, before_us, "410 Unregistered", "39JSDKGJ38.de.cospace.app") for token in tokens]
+        assert self.run(self.store.registry.remove_dead(dead, quarantine=quarantine)) == expected
+
+    @rule()
+    def restore_quarantine(self) -> None:
+        expected = self.registrations.restore()
+        assert self.run(self.store.registry.restore(application="39JSDKGJ38.de.cospace.app")) == expected
+
+    @rule()
+    def purge_quarantine(self) -> None:
+        expected = self.registrations.purge()
+        assert self.run(self.store.registry.purge_quarantine("39JSDKGJ38.de.cospace.app")) == expected
+
+    # -- what befalls both ---------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.5, 10, 31, 120]))
+    def pass_time(self, seconds: float) -> None:
+        self.clocks.pass_time(seconds)
+
+    @rule(by_s=st.sampled_from([-7200, -1, 3600]))
+    def set_the_clock(self, by_s: int) -> None:
+        self.clocks.set_wall_clock(by_s=by_s)
+
+    @rule()
+    def crash(self) -> None:
+        self.other = None
+        self.store = self.run(self.stores.crash(max_events=MAX_EVENTS, lease_s=LEASE_S))
+        self.held.clear()
+        self.events.crash()
+
+    @invariant()
+    def they_agree(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        self.run(self.compare())
+
+    async def compare(self) -> None:
+        assert self.store.queue.backlog() == self.events.backlog()
+        assert await self.store.registry.devices_of(OWNERS) == self.registrations.by_owner()
+        for event_id in self.events.touched():
+            record = await self.store.queue.record(event_id)
+            assert record is not None
+            assert (record.state, record.attempts) == self.events.told(event_id)
+            assert sorted(record.waiting, key=in_order) == self.events.waiting(event_id)
+        assert await self.store.dead_letters.count() == len(self.events.dead_letters())
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(settings.get_profile(PROFILE))
