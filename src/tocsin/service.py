@@ -9,8 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -34,7 +33,7 @@ from tocsin.providers.credentials import (
 )
 from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
 from tocsin.settings import Http2, Settings
-from tocsin.store import opening
+from tocsin.store.configured import open_store
 from tocsin.store.opening import Store, StoreError
 from tocsin.store.ports import Application, FcmProject, StoreUnavailable
 from tocsin.telemetry import Metrics, configure_logging
@@ -63,23 +62,6 @@ _SWITCH_INTERVAL_S: Final = 0.0005
 
 class ServiceError(Exception):
     """The service cannot start; the message names the reason and the remedy."""
-
-
-@asynccontextmanager
-async def open_store(settings: Settings, *, exclusive: bool = False) -> AsyncIterator[Store]:
-    """The store that `settings` names, migrated and open.
-
-    Raises:
-        StoreError: it cannot be used.
-    """
-    async with opening.open_store(
-        settings.store.path,
-        max_events=settings.store.max_backlog_events,
-        max_bytes=settings.store.max_backlog_bytes,
-        lease_s=settings.delivery.lease_s,
-        exclusive=exclusive,
-    ) as store:
-        yield store
 
 
 def pool_options(section: Http2) -> PoolOptions:

@@ -59,7 +59,6 @@ def test_a_good_service_account_is_confirmed(against: Run, emulator: dict[str, A
     assert ran.out.startswith(f"{emulator['project_id']}: ")
 
 
-@pytest.mark.xfail(reason="providers.fcm takes the project's name here for Google's project id")
 def test_a_project_may_be_called_otherwise_than_google_calls_it(against: Run, emulator: dict[str, Any]) -> None:
     assert against("fcm", "add", "phones", "--service-account", emulator["service_account"]).status == 0
     ran = against("fcm", "check", "phones")

@@ -98,8 +98,8 @@ async def test_a_good_service_account_is_said_to_be_good_and_nothing_is_sent(emu
 
 
 async def test_a_service_account_of_another_project_is_told(emulator: Emulator) -> None:
-    account = emulator.files.service_account.read_text()
-    result = await check_fcm(FcmCredential("another-project", account, True), _fcm(emulator))
+    account = json.loads(emulator.files.service_account.read_text()) | {"project_id": "another-project"}
+    result = await check_fcm(FcmCredential("another-project", json.dumps(account), True), _fcm(emulator))
     assert not result.ok
     assert "may not send for the project another-project" in result.sentence
 

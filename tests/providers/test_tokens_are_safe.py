@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -137,12 +138,11 @@ async def test_the_field_of_an_fcm_token_is_learned_and_remembered(tmp_path: Pat
 
 async def test_another_project_is_tried_on_sender_id_mismatch_and_remembered(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
-        # The same service account under a second name: the emulator knows only its own project.
-        account = line.emulator.files.service_account.read_text()
-        await line.store.applications.put_project(FcmProject("another", account, default=True))
+        account = json.loads(line.emulator.files.service_account.read_text()) | {"project_id": "another-id"}
+        await line.store.applications.put_project(FcmProject("another", json.dumps(account), default=True))
         await line.configure()
         line.script(
-            Rule(match=Match(project="another"), status=403, reason="SENDER_ID_MISMATCH"),
+            Rule(match=Match(project="another-id"), status=403, reason="SENDER_ID_MISMATCH"),
         )
         device = fcm_device()
         await line.register(device)

@@ -156,4 +156,17 @@ PROJECT: Final = _object(
     {"service_account": Schema(type=OpenAPIType.OBJECT, description="The JSON file as downloaded from Google")},
     {"default": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Whether devices use it by default")},
 )
+_IDS: Final = Schema(
+    description="Which events; null means all",
+    one_of=[
+        Schema(type=OpenAPIType.ARRAY, items=_uuid("An event"), max_items=10_000),
+        Schema(type=OpenAPIType.NULL),
+    ],
+)
+DISCARD: Final = _object("Some dead letters, or all", {"ids": _IDS})
+REPLAY: Final = _object(
+    "Some dead letters, or all",
+    {"ids": _IDS},
+    {"lifetime_s": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=28 * 24 * 3600, default=24 * 3600)},
+)
 RESTORE: Final = _object("A device token", {"device_token": _string("The token whose registrations come back")})

@@ -18,7 +18,7 @@ from tocsin.domain.devices import ApplicationId
 from tocsin.store.ports import Application
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 app = group("Apps that may register APNs tokens, with their credentials.")
 

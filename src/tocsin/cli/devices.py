@@ -16,7 +16,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.ports import Removal
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 app = group("Devices: who has which; the removed, and their return.")
 

@@ -17,7 +17,7 @@ from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.store.ports import FcmProject
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 app = group("Firebase projects that reach Android devices.")
 

@@ -14,7 +14,7 @@ from tocsin.domain.events import Event, EventError, EventId, digest, parse_event
 from tocsin.store.ports import BacklogFull, EventIdConflict, NewEvent
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 
 def hand_in(fields: dict[str, Any], config: Path | None) -> EventId:

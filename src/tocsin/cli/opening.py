@@ -1,6 +1,6 @@
 """From a command's options to its settings and the open store, with every expected error made a `CommandError`.
 
-`tocsin.service` is imported when a command needs it: it brings the whole server, and `--help` should not wait for that.
+The store is imported when a command needs it: `--help` should not wait for SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tocsin.settings import Settings, SettingsError, load
 from tocsin.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 T = TypeVar("T")
 
@@ -45,7 +45,8 @@ def in_store(settings: Settings, operation: Callable[[Store], Awaitable[T]]) -> 
     Raises:
         CommandError: the store cannot be opened or written.
     """
-    from tocsin.service import StoreError, open_store
+    from tocsin.store.configured import open_store
+    from tocsin.store.opening import StoreError
     from tocsin.store.ports import StoreUnavailable
 
     async def run() -> T:

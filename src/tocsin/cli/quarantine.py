@@ -15,7 +15,7 @@ from tocsin.cli.output import print_json, print_table, remark
 from tocsin.store.ports import Removal
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 app = group("Tokens called dead in such numbers that it is in doubt.")
 

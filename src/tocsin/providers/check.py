@@ -114,7 +114,7 @@ async def check_fcm(credential: FcmCredential, options: FcmOptions) -> CheckResu
         (b":method", b"POST"),
         (b":scheme", b"https"),
         (b":authority", b""),
-        (b":path", f"/v1/projects/{credential.project}/messages:send".encode()),
+        (b":path", credential.path.encode()),
         (b"authorization", authorization),
         (b"content-type", b"application/json"),
     ]

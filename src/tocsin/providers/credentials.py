@@ -40,7 +40,7 @@ _ACCESS_TOKEN_RETRY_S: Final = (1.0, 60.0)
 _TOKEN_REQUEST_TIMEOUT_S: Final = 10
 
 
-class CredentialError(Exception):
+class CredentialError(ValueError):
     """A key, certificate or service account that cannot be used; the message says which rule it breaks."""
 
 

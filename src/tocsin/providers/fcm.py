@@ -46,11 +46,18 @@ _encode_text = msgspec.json.Encoder().encode
 
 
 class FcmCredential(Struct, frozen=True):
-    """One Firebase project with its service account (JSON); one project is the default."""
+    """One Firebase project with its service account (JSON); one project is the default.
+
+    `project` is what the operator calls it; Google's own id stands in the service account.
+    """
 
     project: str
     service_account: str
     default: bool
+
+    @property
+    def path(self) -> str:
+        return f"/v1/projects/{msgspec.json.decode(self.service_account)['project_id']}/messages:send"
 
 
 class FcmOptions(Struct, frozen=True):
@@ -162,7 +169,7 @@ class Fcm:
             access = AccessToken(
                 credential.service_account, self._options.ca_file, self._options.pool.proxy, self._clock
             )
-            project = self._projects[name] = _Project(pool, access, f"/v1/projects/{name}/messages:send".encode())
+            project = self._projects[name] = _Project(pool, access, credential.path.encode())
         return project
 
     async def _when_ready(self, project: _Project) -> None:

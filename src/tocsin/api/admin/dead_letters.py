@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from tocsin.api import documentation as doc
 from tocsin.api.event_records import EventReport, report
 from tocsin.api.problems import Kind, RequestError
+from tocsin.api.schemas import DISCARD, REPLAY
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.events import EventId
@@ -69,10 +70,10 @@ class DeadLetterRoutes(Shared):
         return [
             get("/dead-letters", **doc.admin("listDeadLetters", "What could not be delivered"))(self.list_letters),
             get("/dead-letters/{id:uuid}", **doc.admin("explainDeadLetter", "Every attempt of one", 404))(self.explain),
-            post("/dead-letters/replay", status_code=200, **doc.admin("replayDeadLetters", "Deliver again, now", 415))(
+            post("/dead-letters/replay", status_code=200, **doc.admin("replayDeadLetters", "Deliver again, now", 413, 415, body=REPLAY))(
                 self.replay
             ),
-            post("/dead-letters/discard", status_code=200, **doc.admin("discardDeadLetters", "Let go", 415))(
+            post("/dead-letters/discard", status_code=200, **doc.admin("discardDeadLetters", "Let go", 413, 415, body=DISCARD))(
                 self.discard
             ),
         ]

@@ -22,7 +22,7 @@ from tocsin.settings import ENV_PREFIX, load
 from tocsin.store.ports import Application, FcmProject, Role
 
 if TYPE_CHECKING:
-    from tocsin.service import Store
+    from tocsin.store.opening import Store
 
 _LIFE_OF_SECRETS_MS = 24 * 3600 * 1000
 
