@@ -255,6 +255,8 @@ class Service:
                 log.debug("store unavailable", error=str(error))
             except CredentialError as error:
                 log.error("credential cannot be used", error=str(error))
+            except Exception:
+                log.exception("looking after the service failed; trying again")
 
     async def _configured(self) -> tuple[object, object]:
         applications = self.store.applications

@@ -67,15 +67,13 @@ class DeadLetterRoutes(Shared):
         self._dead_letters = dead_letters
 
     def handlers(self) -> list[ControllerRouterHandler]:
+        replay = doc.admin("replayDeadLetters", "Deliver again, now", 413, 415, body=REPLAY)
+        discard = doc.admin("discardDeadLetters", "Let go", 413, 415, body=DISCARD)
         return [
             get("/dead-letters", **doc.admin("listDeadLetters", "What could not be delivered"))(self.list_letters),
             get("/dead-letters/{id:uuid}", **doc.admin("explainDeadLetter", "Every attempt of one", 404))(self.explain),
-            post("/dead-letters/replay", status_code=200, **doc.admin("replayDeadLetters", "Deliver again, now", 413, 415, body=REPLAY))(
-                self.replay
-            ),
-            post("/dead-letters/discard", status_code=200, **doc.admin("discardDeadLetters", "Let go", 413, 415, body=DISCARD))(
-                self.discard
-            ),
+            post("/dead-letters/replay", status_code=200, **replay)(self.replay),
+            post("/dead-letters/discard", status_code=200, **discard)(self.discard),
         ]
 
     async def list_letters(
