@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tocsin.store.ports import Attempt, Parked, Result, Settlement
+from tocsin.api.event_records import report as report_of
+from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.ports import Attempt, EventRecord, Parked, Result, Settlement, State
 
 LANE = "apns:production:39JSDKGJ38.de.cospace.app"
 APNS = "apns:" + "ab" * 32
@@ -75,6 +77,16 @@ async def test_every_attempt_is_told_device_by_device(api, golden):
         },
     ]
     assert "lunch" not in str(told)
+
+
+def test_a_delivery_that_is_tried_again_after_its_end_is_waiting():
+    event = Event(EventId("id"), UserId("owner"), "fax_new", 0, 1, b"{}")
+    refused = Attempt(5, FCM, "fcm:main", Result.REFUSED, 400, "INVALID_ARGUMENT")
+    record = EventRecord(event, State.DELIVERING, [refused], [Parked("fcm:main", 9, 0, (FCM,))])
+    (device,) = report_of(record).devices
+    assert device.outcome == "waiting"
+    (device,) = report_of(EventRecord(event, State.DEAD, [refused], [])).devices
+    assert device.outcome == "refused"
 
 
 async def test_an_unknown_event_is_404(api):

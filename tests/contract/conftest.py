@@ -9,8 +9,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
 from tests.contract.support import STORES, Clocks, SqliteStores
+
 from tocsin.store.opening import Store
 
 hypothesis.settings.register_profile("quick", max_examples=40, stateful_step_count=30, deadline=None)

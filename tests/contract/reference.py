@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
-
 from tests.contract.support import Clocks
+
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.ports import DEAD_LETTER, Attempt, Backlog, Item, NewEvent, Parked, Settlement, State
@@ -200,7 +200,9 @@ class Events:
         for id in ids:
             entry = self.by_id[id]
             last = {one.device: one for one in entry.attempts}
-            order = sorted(last, key=lambda device: max(n for n, one in enumerate(entry.attempts) if one.device == device))
+            order = sorted(
+                last, key=lambda device: max(n for n, one in enumerate(entry.attempts) if one.device == device)
+            )
             by_lane: dict[str, list[str]] = {}
             for device in order:
                 if last[device].result in DEAD_LETTER:

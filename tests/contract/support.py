@@ -1,4 +1,4 @@
-"""What the contract is checked with: events and devices to store, clocks to turn, and stores to open, crash and reopen."""
+"""What the contract is checked with: events and devices to store, clocks to turn, stores to open, crash and reopen."""
 
 from __future__ import annotations
 
@@ -152,9 +152,11 @@ def done(item: Item, result: Result = Result.DELIVERED, device: str = "apns:a") 
 
 
 def parked(item: Item, due_ms: int, *, lane: str = LANE, targets: tuple[str, ...] = ("apns:a",)) -> Settlement:
-    return Settlement(item, [attempt(target, Result.RETRY, lane=lane) for target in targets], [
-        Parked(lane, due_ms, item.tries + 1, targets)
-    ])
+    return Settlement(
+        item,
+        [attempt(target, Result.RETRY, lane=lane) for target in targets],
+        [Parked(lane, due_ms, item.tries + 1, targets)],
+    )
 
 
 def ids(items: Iterable[Item]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.contract.support import OTHER_OWNER, OWNER, Clocks, SqliteStores
+
 from tocsin.store.opening import Store
 from tocsin.store.ports import Role
 
@@ -51,7 +51,10 @@ async def test_secrets_are_all_different(store: Store) -> None:
 
 async def test_no_secret_is_in_the_file(stores: SqliteStores) -> None:
     store = await stores.open()
-    secrets = [(await store.access.create_session(OWNER, None))[0], (await store.access.create_key(Role.ADMIN, "a", None))[0]]
+    secrets = [
+        (await store.access.create_session(OWNER, None))[0],
+        (await store.access.create_key(Role.ADMIN, "a", None))[0],
+    ]
     for secret in secrets:
         await store.access.session(secret)
         await store.access.key(secret)

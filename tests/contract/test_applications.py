@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.contract.support import SqliteStores
+
 from tocsin.domain.devices import ApplicationId
 from tocsin.store.opening import Store
 from tocsin.store.ports import Application, FcmProject

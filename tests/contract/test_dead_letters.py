@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.contract.support import (
     EVERYTHING,
     LANE,
@@ -17,6 +16,7 @@ from tests.contract.support import (
     new,
     new_id,
 )
+
 from tocsin.domain.events import EventId
 from tocsin.store.opening import Store
 from tocsin.store.ports import Attempt, Backlog, Result, Settlement, State
@@ -138,6 +138,13 @@ async def test_what_expired_before_it_had_a_lane_can_be_replayed(store: Store, c
     await store.dead_letters.replay(None, HOUR_MS)
     (item,) = await store.queue.claim(10, dict.fromkeys(await store.queue.due_lanes(), 10))
     assert (item.event.id, item.targets) == (id, ("apns:a",))
+
+
+async def test_a_letter_that_everyone_has_got_by_now_is_done_when_it_is_replayed(store: Store, clocks: Clocks) -> None:
+    (id,) = await letters(store, clocks, 1, [attempt("apns:a", Result.REFUSED), attempt("apns:a")])
+    assert await store.dead_letters.replay([id], HOUR_MS) == 1
+    assert await state_of(store, id) is State.DONE
+    assert store.queue.backlog() == Backlog(0, 0)
 
 
 async def test_all_are_replayed_however_many(store: Store, clocks: Clocks) -> None:

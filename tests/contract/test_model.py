@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
 from tests.contract.conftest import PROFILE
 from tests.contract.reference import Events, Refused, Registrations, Unit, in_order
 from tests.contract.support import LANE, LEASE_S, OTHER_LANE, STORES, Clocks, attempt, make_event
+
 from tocsin.domain.devices import Device, System
 from tocsin.domain.events import UserId
 from tocsin.store.opening import Store
@@ -200,7 +200,7 @@ class Histories(RuleBasedStateMachine):
     @rule(everything=st.booleans(), elsewhere=st.booleans(), lifetime_s=st.sampled_from([50, 10_000]))
     def replay(self, everything: bool, elsewhere: bool, lifetime_s: int) -> None:
         dead = self.events.dead_letters()
-        ids = None if everything else dead[:2] + ["00000000-0000-4000-b000-000000000000"]
+        ids = None if everything else [*dead[:2], "00000000-0000-4000-b000-000000000000"]
         expected = self.events.replay(dead if everything else dead[:2], lifetime_s * 1000)
         store = self.another_process() if elsewhere else self.store
         assert self.run(store.dead_letters.replay(ids, lifetime_s * 1000)) == expected
@@ -231,7 +231,9 @@ class Histories(RuleBasedStateMachine):
     def remove_dead(self, tokens: list[str], ago: int, quarantine: bool) -> None:
         before_us = self.registered - ago
         expected = [self.registrations.remove_dead(token, before_us, quarantine) for token in tokens]
-        dead = [DeadToken("apns", token, before_us, "410 Unregistered", "39JSDKGJ38.de.cospace.app") for token in tokens]
+        dead = [
+            DeadToken("apns", token, before_us, "410 Unregistered", "39JSDKGJ38.de.cospace.app") for token in tokens
+        ]
         assert self.run(self.store.registry.remove_dead(dead, quarantine=quarantine)) == expected
 
     @rule()

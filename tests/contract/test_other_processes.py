@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from tests.contract.support import EVERYTHING, OWNER, Clocks, SqliteStores, done, handed_in, ids, make_event, new
+
 from tocsin.store.opening import StoreError
 from tocsin.store.ports import Backlog, EventIdConflict
 
@@ -18,7 +18,9 @@ async def test_nothing_is_noticed_where_nothing_has_changed(stores: SqliteStores
     assert not await server.notice_changes()
 
 
-async def test_an_event_appended_by_another_process_is_noticed_and_counted(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_an_event_appended_by_another_process_is_noticed_and_counted(
+    stores: SqliteStores, clocks: Clocks
+) -> None:
     server = await stores.open()
     assert await server.queue.claim(10, {}) == []
     other = await stores.open(server=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from tests.contract.support import EVERYTHING, Clocks, SqliteStores, done, handed_in, ids, make_event, new, parked
+
 from tocsin.store.opening import Store
 from tocsin.store.ports import Backlog, BacklogFull, EventIdConflict, State
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from tests.contract.support import (
     EVERYTHING,
     LANE,
@@ -19,6 +18,7 @@ from tests.contract.support import (
     new,
     parked,
 )
+
 from tocsin.domain.events import Event
 from tocsin.store.opening import Store
 from tocsin.store.ports import Item, Parked, Settlement
@@ -98,9 +98,7 @@ async def test_after_a_crash_a_backlog_is_claimed_in_order_and_once(stores: Sqli
     while items := await store.queue.claim(7, {}):
         claimed += items
     assert sorted(ids(claimed)) == sorted(event.id for event in events)
-    assert ids(item for item in claimed if not item.event.urgent) == [
-        event.id for event in events if not event.urgent
-    ]
+    assert ids(item for item in claimed if not item.event.urgent) == [event.id for event in events if not event.urgent]
 
 
 async def test_when_all_is_claimed_there_is_something_to_wait_for(stores: SqliteStores, clocks: Clocks) -> None:

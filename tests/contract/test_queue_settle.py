@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.contract.support import (
     EVERYTHING,
     LANE,
@@ -17,6 +16,7 @@ from tests.contract.support import (
     new,
     parked,
 )
+
 from tocsin.store.opening import Store
 from tocsin.store.ports import Backlog, EventRecord, Item, Parked, Result, Settlement, State
 
@@ -145,7 +145,7 @@ async def test_receipts_survive_a_crash(stores: SqliteStores, clocks: Clocks) ->
 
 async def test_text_with_quotes_and_commas_stays_as_it_is(store: Store, clocks: Clocks) -> None:
     (item,) = await claimed(store, clocks)
-    strange = attempt('fcm:"],[\\\'% ')
+    strange = attempt("fcm:\"],[\\'% ")
     await store.queue.settle([Settlement(item, [strange], [Parked('a"b', clocks.now_ms, 1, ('fcm:"],[',))])])
     (again,) = await store.queue.claim(10, {'a"b': 1})
     assert again.targets == ('fcm:"],[',)

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-
 from tests.contract.support import APPLICATION, OTHER_OWNER, OWNER, Clocks, SqliteStores, make_device
+
 from tocsin.domain.devices import Device, DeviceToken, System
 from tocsin.domain.events import UserId
 from tocsin.store.opening import Store

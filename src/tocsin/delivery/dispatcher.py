@@ -47,8 +47,8 @@ from tocsin.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-_CLAIM_ITEMS: Final = 1000
-_SETTLE_ITEMS: Final = 4000
+_CLAIM_ITEMS: Final = 500
+_SETTLE_ITEMS: Final = 2000
 _MOST_UNSETTLED: Final = 50_000
 _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
+from msgspec import Meta, Struct
 
-from tocsin.emulator.faults import Faults, Script, describe, parse_script
+from tocsin.emulator.acting import Faults
+from tocsin.emulator.faults import Script, describe, parse_script
 from tocsin.emulator.inbox import Inbox
 from tocsin.http2.server import Exchange, Reply
+
+_PAGES: Final = ("/inbox", "/stats", "/faults")
+
+
+class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of `GET /inbox`."""
+
+    token: str | None = None
+    provider: str | None = None
+    environment: str | None = None
+    limit: Annotated[int, Meta(ge=0)] | None = None
 
 
 class ControlHandler:
     """`GET`/`DELETE /inbox`, `GET /stats`, `GET`/`PUT`/`DELETE /faults`."""
 
-    def __init__(self, inbox: Inbox, faults: Faults) -> None:
+    def __init__(self, inbox: Inbox, faults: Faults, stats: Callable[[], dict[str, Any]]) -> None:
         self._inbox = inbox
         self._faults = faults
+        self._stats = stats
 
     def __call__(self, exchange: Exchange) -> Reply:
         fields = dict(exchange.headers)
         url = urlsplit(fields[b":path"].decode("latin-1"))
         method = fields[b":method"].decode()
-        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         match method, url.path:
             case "GET", "/inbox":
-                return self._find(query)
+                return self._find(dict(parse_qsl(url.query)))
             case "DELETE", "/inbox":
                 self._inbox.clear()
                 return _json(200, {})
             case "GET", "/stats":
-                return _json(200, self._inbox.stats())
+                return _json(200, self._stats())
             case "GET", "/faults":
-                return _json(200, describe(self._faults.script))
+                return _json(200, describe(self._faults.script) | {"acted": self._faults.counts()})
             case "PUT", "/faults":
                 return self._put_faults(exchange.body)
             case "DELETE", "/faults":
@@ -42,24 +56,31 @@ class ControlHandler:
             case _, "/inbox" | "/stats" | "/faults":
                 return _json(405, {"error": f"{method} is not for {url.path}"})
             case _:
-                return _json(404, {"error": f"no such page: {url.path}; there are /inbox, /stats and /faults"})
+                return _json(404, {"error": f"no such page: {url.path}; there are {', '.join(_PAGES)}"})
 
     def _find(self, query: dict[str, str]) -> Reply:
-        unknown = sorted(query.keys() - {"token", "provider", "limit"})
-        limit = query.get("limit", "1000")
-        if unknown or not limit.isdigit():
-            what = f"unknown parameter: {unknown[0]}" if unknown else "limit: must be a number"
-            return _json(400, {"error": what})
-        return _json(200, self._inbox.find(token=query.get("token"), provider=query.get("provider"), limit=int(limit)))
+        try:
+            wanted = msgspec.convert(query, _Wanted, strict=False)
+        except msgspec.ValidationError as error:
+            return _json(400, {"error": str(error)})
+        return _json(
+            200,
+            self._inbox.find(
+                token=wanted.token,
+                provider=wanted.provider,
+                environment=wanted.environment,
+                limit=wanted.limit,
+            ),
+        )
 
     def _put_faults(self, body: bytes) -> Reply:
         try:
             script = parse_script(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _json(400, {"error": str(error)})
         self._faults.replace(script)
         return _json(200, describe(script))
 
 
 def _json(status: int, value: Any) -> Reply:
-    return Reply(status, [(b"content-type", b"application/json")], msgspec.json.encode(value) + b"\n")
+    return Reply(status, ((b"content-type", b"application/json"),), msgspec.json.encode(value) + b"\n")

@@ -20,8 +20,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
+from tocsin.emulator.client_certificates import apple_extensions
+
 TEAM_ID: Final = "39JSDKGJ38"
 CERTIFICATE_TOPIC: Final = "de.cospace.app"
+CERTIFICATE_TOPICS: Final = {
+    CERTIFICATE_TOPIC: "app",
+    f"{CERTIFICATE_TOPIC}.voip": "voip",
+    f"{CERTIFICATE_TOPIC}.complication": "complication",
+}
+"""As Apple puts them into a certificate, each with its kind."""
 PROJECT_ID: Final = "tocsin-emulator"
 _VALID: Final = timedelta(days=825)
 
@@ -36,6 +44,11 @@ class Files(Struct, frozen=True):
     @property
     def ca(self) -> Path:
         return self.directory / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """Kept, so that a test can make certificates of its own."""
+        return self.directory / "ca-key.pem"
 
     @property
     def server(self) -> Path:
@@ -141,12 +154,15 @@ def _write_certificates(files: Files) -> None:
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, TEAM_ID),
         ]
     )
-    client = (
+    unsigned = (
         _certificate(client_name, ca_name, client_key)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
     )
+    for extension in apple_extensions(CERTIFICATE_TOPICS):
+        unsigned = unsigned.add_extension(extension, critical=False)
+    client = unsigned.sign(ca_key, hashes.SHA256())
+    _write_private(files.ca_key, _pem(ca_key))
     files.ca.write_bytes(ca.public_bytes(Encoding.PEM))
     _write_private(files.server, server.public_bytes(Encoding.PEM) + _pem(server_key))
     # One file with both, as tocsin and curl like it, and the key alone for those who want two.

@@ -1,20 +1,20 @@
-"""Scripted faults: what to answer instead, to whom, how often. With none set, a request pays for one `if`."""
+"""The words of a fault script: what `PUT /faults` and a TOML file may say."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from tocsin.http2.messages import Header
-from tocsin.http2.server import Exchange, Reply
-
 Rate = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
+Milliseconds = Annotated[float, Meta(ge=0, le=3_600_000)]
+
+_Z99: Final = 2.326
+"""The 99th percentile of the standard normal distribution."""
 
 
 class Match(Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,11 +25,18 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True):
     token: str | None = None
     token_prefix: str | None = None
     topic: str | None = None
+    application: str | None = None
+    """APNs: team id, dot, bundle id; it has the bundle id's topic and those with one of Apple's suffixes."""
     project: str | None = None
 
 
 class Goaway(Struct, frozen=True, forbid_unknown_fields=True):
-    """`immediate`: nothing in flight is answered any more; `graceful`: all of it is; `mid`: the older half is."""
+    """When, and how, a connection is told to go.
+
+    `graceful`: a notice, then GOAWAY; all that was sent is answered. `mid`: the last stream id is that of the request
+    before this one; what came before is answered, what comes after is not processed. `immediate`: likewise, but the
+    connection closes at once, on what is not answered yet, too.
+    """
 
     mode: Literal["immediate", "graceful", "mid"] = "graceful"
     every: Annotated[int, Meta(ge=1)] | None = None
@@ -37,57 +44,85 @@ class Goaway(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One fault. Several actions in one rule are all taken; the first rule that matches and acts wins."""
+    """One fault. The first rule that matches, and whose turn it is, acts; several actions in one rule are all taken.
+
+    One without an action spares what it matches from the rules below it.
+    """
 
     match: Match = Match()
     rate: Rate = 1.0
     times: Annotated[int, Meta(ge=1)] | None = None
     after: Annotated[int, Meta(ge=0)] = 0
 
-    status: Annotated[int, Meta(ge=100, le=599)] | None = None
+    status: Annotated[int, Meta(ge=200, le=599)] | None = None
     reason: str = ""
     """APNs: `reason` of the body. FCM: the `errorCode`. OAuth: the `error`."""
     timestamp: int | None = None
     """APNs 410: Unix milliseconds."""
     message: str | None = None
-    """FCM: the error's message."""
+    """FCM: the error's message. OAuth: its description."""
     field: str | None = None
     """FCM: the field of a BadRequest violation, `message.token`."""
     body: str | None = None
+    """Instead of the provider's own JSON."""
     headers: dict[str, str] = {}
+    """Added to the answer; with no `status`, to the one that it would have been."""
     html_404: bool = False
     """FCM: Google's HTML page instead of JSON."""
 
     no_answer: bool = False
     delay_s: Seconds | None = None
-    reset: int | None = None
+    reset: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
     """RST_STREAM with this error code (7 is REFUSED_STREAM)."""
     processed: bool = False
     """The push is taken all the same, before the stream is reset, cut, or left without an answer."""
     goaway: Goaway | None = None
-    max_concurrent_streams: int | None = None
+    max_concurrent_streams: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     cut: Literal["mid_headers", "mid_body", "before_answer"] | None = None
     slow_read_s: Seconds | None = None
     expire_tokens: bool = False
     """Every access token that was issued so far becomes invalid."""
+    tls_fail: bool = False
+    """Not about requests: new connections of `provider` and `environment` fail their TLS handshake."""
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the answer is the rule's, and the push not taken."""
+        return self.html_404 or self.expire_tokens or self.status not in (None, 200)
+
+    @property
+    def silent(self) -> str:
+        """Why there is no answer; empty where there is one."""
+        if self.goaway is not None and self.goaway.mode != "graceful":
+            return "goaway"
+        if self.no_answer:
+            return "no_answer"
+        if self.reset is not None:
+            return "reset"
+        return "cut" if self.cut is not None else ""
 
 
 class Latency(Struct, frozen=True, forbid_unknown_fields=True):
     """How long every answer takes: fixed, or lognormal by its mean and 99th percentile."""
 
-    fixed_ms: Seconds | None = None
-    mean_ms: float | None = None
-    p99_ms: float | None = None
+    fixed_ms: Milliseconds | None = None
+    mean_ms: Milliseconds | None = None
+    p99_ms: Milliseconds | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fixed_ms is None) == (self.mean_ms is None) or (self.mean_ms is None) != (self.p99_ms is None):
+            raise ValueError("latency: either `fixed_ms`, or `mean_ms` and `p99_ms`")
+        if self.mean_ms is not None and self.p99_ms is not None:
+            furthest = self.mean_ms * math.exp(_Z99 * _Z99 / 2)
+            if not 0 < self.mean_ms <= self.p99_ms <= furthest:
+                raise ValueError("latency: `p99_ms` must be from 1 to 14 times `mean_ms`")
 
     def draw_s(self, dice: random.Random) -> float:
-        if self.mean_ms and self.p99_ms:
-            # p99 = exp(mu + 2.326 sigma), mean = exp(mu + sigma^2 / 2): solve for sigma, the smaller root.
-            z = 2.326
-            gap = math.log(max(self.p99_ms / self.mean_ms, 1.0))
-            sigma = z - math.sqrt(max(z * z - 2 * gap, 0.0))
-            mu = math.log(self.mean_ms) - sigma * sigma / 2
-            return math.exp(dice.gauss(mu, sigma)) / 1000
-        return (self.fixed_ms or 0.0) / 1000
+        if self.mean_ms is None or self.p99_ms is None:
+            return (self.fixed_ms or 0.0) / 1000
+        # p99 = exp(mu + z sigma), mean = exp(mu + sigma² / 2): solved for sigma, the smaller root.
+        sigma = _Z99 - math.sqrt(max(_Z99 * _Z99 - 2 * math.log(self.p99_ms / self.mean_ms), 0.0))
+        return math.exp(dice.gauss(math.log(self.mean_ms) - sigma * sigma / 2, sigma)) / 1000
 
 
 class Script(Struct, forbid_unknown_fields=True):
@@ -96,140 +131,9 @@ class Script(Struct, forbid_unknown_fields=True):
     rules: list[Rule] = []
     latency: Latency | None = None
     tls_fail: bool = False
-    """New connections fail their TLS handshake."""
+    """New connections fail their TLS handshake, whomever they are to."""
     seed: int | None = None
-
-
-class Later:
-    """Answers at a later time, gathered by the millisecond: one timer for many."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, list[tuple[Exchange, Reply]]] = {}
-        self._loop = asyncio.get_running_loop()
-
-    def add(self, delay_s: float, exchange: Exchange, reply: Reply) -> None:
-        tick = int((self._loop.time() + delay_s) * 1000) + 1
-        bucket = self._buckets.get(tick)
-        if bucket is None:
-            bucket = self._buckets[tick] = []
-            self._loop.call_at(tick / 1000, self._answer, tick)
-        bucket.append((exchange, reply))
-
-    def _answer(self, tick: int) -> None:
-        for exchange, reply in self._buckets.pop(tick):
-            exchange.reply(reply)
-
-
-class Faults:
-    """The script in force, and what it does to a request."""
-
-    def __init__(self, script: Script) -> None:
-        self.later = Later()
-        self.replace(script)
-
-    def replace(self, script: Script) -> None:
-        self.script = script
-        self._dice = random.Random(script.seed)
-        self._seen: list[int] = [0] * len(script.rules)
-        self._acted: list[int] = [0] * len(script.rules)
-        self.active = bool(script.rules) or script.latency is not None
-        self.tokens_expired = 0
-        """How often access tokens were declared expired; the OAuth side compares."""
-
-    def find(
-        self,
-        provider: str,
-        *,
-        exchange: Exchange,
-        environment: str | None = None,
-        token: str = "",
-        topic: str = "",
-        project: str = "",
-    ) -> Rule | None:
-        """The rule that acts on this request, if any."""
-        for index, rule in enumerate(self.script.rules):
-            match = rule.match
-            if (
-                (match.provider is not None and match.provider != provider)
-                or (match.environment is not None and match.environment != environment)
-                or (match.token is not None and match.token != token)
-                or (match.token_prefix is not None and not token.startswith(match.token_prefix))
-                or (match.topic is not None and match.topic != topic)
-                or (match.project is not None and match.project != project)
-            ):
-                continue
-            self._seen[index] += 1
-            if self._seen[index] <= rule.after or (rule.times is not None and self._acted[index] >= rule.times):
-                continue
-            if rule.rate < 1 and self._dice.random() >= rule.rate:
-                continue
-            if rule.goaway is not None and rule.goaway.every is not None:
-                requests = getattr(exchange.connection, "requests", 0)
-                if not requests or requests % rule.goaway.every:
-                    continue
-            self._acted[index] += 1
-            return rule
-        return None
-
-    def act(self, rule: Rule, exchange: Exchange, normal: Reply, scripted: Reply | None) -> Reply | None:
-        """Do to `exchange` what `rule` says. `normal` is the answer without it, `scripted` the one it asks for."""
-        connection = exchange.connection
-        reply = scripted or normal
-        if rule.max_concurrent_streams is not None:
-            connection.set_max_streams(rule.max_concurrent_streams)
-        if rule.slow_read_s:
-            connection.pause_reading(rule.slow_read_s)
-        if rule.expire_tokens:
-            self.tokens_expired += 1
-        if rule.goaway is not None:
-            return self._go_away(rule.goaway, exchange, reply)
-        if rule.no_answer:
-            return None
-        if rule.reset is not None:
-            connection.reset(exchange, rule.reset)
-            return None
-        if rule.cut == "before_answer":
-            connection.abort()
-            return None
-        if rule.cut is not None:
-            connection.cut(exchange, reply, keep_headers=rule.cut == "mid_body")
-            return None
-        if rule.delay_s:
-            self.later.add(rule.delay_s, exchange, reply)
-            return None
-        return self.delayed(exchange, reply)
-
-    def delayed(self, exchange: Exchange, reply: Reply) -> Reply | None:
-        """`reply`, now or after the latency that the script asks for."""
-        if self.script.latency is None:
-            return reply
-        delay_s = self.script.latency.draw_s(self._dice)
-        if delay_s <= 0:
-            return reply
-        self.later.add(delay_s, exchange, reply)
-        return None
-
-    def _go_away(self, goaway: Goaway, exchange: Exchange, reply: Reply) -> Reply | None:
-        connection, stream_id = exchange.connection, exchange.stream_id
-        if goaway.mode == "graceful":
-            connection.goaway()
-            return self.delayed(exchange, reply)
-        # Everything up to the last stream id is answered; this request and what follows it was not processed.
-        last = 0 if goaway.mode == "immediate" else max(0, stream_id - 2)
-        connection.goaway(last_stream_id=last)
-        return None
-
-    def takes(self, rule: Rule) -> bool:
-        """Whether the push counts as delivered under this rule: what Apple or Google would have done with it."""
-        if rule.status is not None and rule.status != 200:
-            return False
-        if rule.html_404 or rule.expire_tokens:
-            return False
-        if rule.goaway is not None:
-            return rule.goaway.mode == "graceful"
-        if rule.no_answer or rule.reset is not None or rule.cut is not None:
-            return rule.processed
-        return True
+    """Makes `rate` and `latency` repeat themselves."""
 
 
 def parse_script(raw: bytes) -> Script:
@@ -242,13 +146,17 @@ def parse_script(raw: bytes) -> Script:
 
 
 def load_script(content: str) -> Script:
-    """A script from TOML, with the same names."""
+    """A script from TOML, with the same names; raises as `parse_script`."""
     return msgspec.toml.decode(content, type=Script)
 
 
-def scripted_headers(rule: Rule) -> list[Header]:
-    return [(name.lower().encode(), value.encode()) for name, value in rule.headers.items()]
-
-
 def describe(script: Script) -> Any:
-    return msgspec.to_builtins(script)
+    """The script as JSON has it, its rules without what they leave to the defaults."""
+    plain = msgspec.to_builtins(script)
+    defaults = msgspec.to_builtins(Rule())
+    for rule in plain["rules"]:
+        rule["match"] = {name: value for name, value in rule["match"].items() if value is not None}
+    plain["rules"] = [
+        {name: value for name, value in rule.items() if value not in (defaults[name], {})} for rule in plain["rules"]
+    ]
+    return plain

@@ -20,6 +20,7 @@ _STREAM_WINDOW_BYTES: Final = 1024 * 1024
 # RFC 9113, 5.1.1: a stream id has 31 bits and is used once. Leave before they run out.
 _LAST_STREAM_ID: Final = 2**31 - 1 - 2 * 100_000
 _ANSWER_LIMIT_BYTES: Final = 64 * 1024
+_SLICE: Final = 64
 
 
 class Owner(Protocol):
@@ -177,6 +178,13 @@ class Connection(asyncio.Protocol):
         replay: list[Request] = []
         streams = self._streams
         for event in events:
+            if len(finished) >= _SLICE:
+                # Whoever waits for room sends on at once, while the rest of what was read is still looked at: answers
+                # that came together would go on coming together, and the wire would idle in between.
+                self._owner.finished(finished)
+                finished = []
+                self._owner.changed(self)
+                self._flush()
             kind = type(event)
             if kind is ngh2.ResponseReceived:
                 event = cast(ngh2.ResponseReceived, event)

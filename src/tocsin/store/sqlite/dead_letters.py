@@ -79,17 +79,21 @@ class SqliteDeadLetters:
 
     def _revive(self, driver: sqlite3.Connection, found: builtins.list[_Row], lifetime_ms: int) -> None:
         now_ms = int(self._wall_clock() * 1000)
-        size = 0
+        revived = size = 0
         for seq, event, attempts in found:
             by_lane: dict[str, builtins.list[str]] = {}
             for attempt in _dead_devices(attempts):
                 by_lane.setdefault(attempt.lane or _NO_LANE, []).append(attempt.device)
+            if not by_lane:
+                # Whoever once refused it has it by now: nobody is left to deliver to.
+                rows.execute(driver, _DISCARD, [(seq,)])
+                continue
             again = Event(event.id, event.owner, event.message, event.accepted_ms, now_ms + lifetime_ms, event.body)
             parked = [Parked(lane, now_ms, 0, tuple(devices)) for lane, devices in by_lane.items()]
             queue_sql.park(driver, Item(again, seq, 0), parked, now_ms)
             driver.execute(_REVIVE, (len(parked), again.expires_ms, seq))
-            size += len(event.body)
-        driver.execute(_TALLY, ("revived_events", len(found)))
+            revived, size = revived + 1, size + len(event.body)
+        driver.execute(_TALLY, ("revived_events", revived))
         driver.execute(_TALLY, ("revived_bytes", size))
 
     async def _in_steps(

@@ -31,14 +31,19 @@ class Fresh:
         self._tail.clear()
         self._tail_bytes = 0
 
-    def committed(self, seq: int, event: Event) -> None:
-        if seq > self._newest:
-            self._newest = seq
-        if not self.caught_up or seq <= self.cursor:
+    def committed(self, events: list[tuple[int, Event]]) -> None:
+        """What was appended just now, in order."""
+        if not events:
             return
+        self._newest = max(self._newest, events[-1][0])
+        if not self.caught_up:
+            return
+        if events[0][0] <= self.cursor:
+            # The table was read faster than the commit was told of.
+            events = [pair for pair in events if pair[0] > self.cursor]
         if len(self._tail) < _TAIL_EVENTS and self._tail_bytes < _TAIL_BYTES:
-            self._tail.append((seq, event))
-            self._tail_bytes += len(event.body)
+            self._tail.extend(events)
+            self._tail_bytes += sum([len(event.body) for _, event in events])
         else:
             self.caught_up = False
 
@@ -55,7 +60,7 @@ class Fresh:
         tail = self._tail
         if limit < len(tail):
             taken = [tail.popleft() for _ in range(limit)]
-            self._tail_bytes -= sum(len(event.body) for _, event in taken)
+            self._tail_bytes -= sum([len(event.body) for _, event in taken])
         else:
             taken = list(tail)
             tail.clear()

@@ -7,7 +7,7 @@ anyone else was offered the item, still settles it. Lease numbers are never used
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tocsin.store.ports import Item
 
@@ -24,22 +24,27 @@ class Leases:
         self.again: tuple[deque[Item], deque[Item]] = (deque(), deque())
         """What was given back, to be offered again: the bulk, the urgent."""
 
-    def grant(self, item: Item) -> Item:
-        item.lease = self._next
-        self._next += 1
-        self._held[item.lease] = (item, self._monotonic() + self._lease_s)
-        return item
+    def grant(self, items: list[Item]) -> list[Item]:
+        """Give every item a lease of its own."""
+        ends, held = self._monotonic() + self._lease_s, self._held
+        for lease, item in enumerate(items, self._next):
+            item.lease = lease
+            held[lease] = (item, ends)
+        self._next += len(items)
+        return items
 
-    def take(self, item: Item) -> bool:
-        """End a lease, and say whether it still held."""
-        return self._held.pop(item.lease, None) is not None
+    def take(self, items: Sequence[Item]) -> list[bool]:
+        """End leases, and say of each whether it still held."""
+        held = self._held
+        return [held.pop(item.lease, None) is not None for item in items]
 
-    def put_back(self, item: Item) -> None:
-        """The lease goes on, from now: its holder is evidently alive, and could not settle."""
-        self._held[item.lease] = (item, self._monotonic() + self._lease_s)
+    def put_back(self, items: Sequence[Item]) -> None:
+        """The leases go on, from now: their holder is evidently alive, and could not settle."""
+        ends = self._monotonic() + self._lease_s
+        self._held.update((item.lease, (item, ends)) for item in items)
 
     def release(self, item: Item) -> None:
-        if self.take(item):
+        if self._held.pop(item.lease, None) is not None:
             self._offer_again(item)
 
     def end(self) -> None:

@@ -159,8 +159,8 @@ class SqliteQueue:
             self._notice_foreign(first - 1)
         self._newest = last
         bulk, urgent = self._streams
-        for seq, event in seqs:
-            (urgent if event.message in URGENT else bulk).committed(seq, event)
+        urgent.committed([pair for pair in seqs if pair[1].message in URGENT])
+        bulk.committed([pair for pair in seqs if pair[1].message not in URGENT])
 
     def _count(self, events: int, size: int) -> None:
         self._events += events
@@ -262,11 +262,10 @@ class SqliteQueue:
         for stream, most in ((urgent, limit - kept), (bulk, limit), (urgent, limit)):
             again = self._leases.again[stream.urgent]
             while again and len(items) < most:
-                items.append(self._leases.grant(again.popleft()))
+                items += self._leases.grant([again.popleft()])
             wanted = most - len(items)
             if wanted > 0 and stream.may_have_more:
-                grant = self._leases.grant
-                items += [grant(Item(event, seq, 0)) for seq, event in await self._fresh(stream, wanted)]
+                items += self._leases.grant([Item(event, seq, 0) for seq, event in await self._fresh(stream, wanted)])
 
     async def _fresh(self, stream: Fresh, limit: int) -> list[tuple[int, Event]]:
         taken = stream.take(limit)
@@ -291,7 +290,7 @@ class SqliteQueue:
                 self._due.pop(lane, None)
             else:
                 self._due[lane] = due_ms
-        items += [self._leases.grant(item) for item in found]
+        items += self._leases.grant(found)
 
     async def _bring_forward(self, by_ms: int) -> None:
         """The wall clock was set back: what is parked waits as long as was meant, not until that hour comes again."""
@@ -306,7 +305,7 @@ class SqliteQueue:
         await self._can_settle()
         now_ms = self._now_ms()
         found = await self._write(lambda driver: sql.claim_expired(driver, now_ms, limit))
-        return [self._leases.grant(item) for item in found]
+        return self._leases.grant(found)
 
     def release(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -338,7 +337,7 @@ class SqliteQueue:
     # -- settle --------------------------------------------------------------------------------------------------------
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        answers = [self._leases.take(settlement.item) for settlement in settlements]
+        answers = self._leases.take([settlement.item for settlement in settlements])
         held = [settlement for settlement, holds in zip(settlements, answers, strict=True) if holds]
         if held:
             # The commit goes on without a caller that has given up: what was delivered is on record.
@@ -350,8 +349,7 @@ class SqliteQueue:
         try:
             done = await self._write(lambda driver: sql.settle(driver, held, now_ms))
         except BaseException as error:
-            for settlement in held:
-                self._leases.put_back(settlement.item)
+            self._leases.put_back([settlement.item for settlement in held])
             if isinstance(error, StoreUnavailable):
                 self._leases.hold_on()
             raise

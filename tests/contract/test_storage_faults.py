@@ -1,0 +1,309 @@
+"""The storage breaks: nobody is told that something is durable, nothing is lost, and all goes on when it is mended."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.contract.support import (
+    EVERYTHING,
+    LEASE_S,
+    OWNER,
+    Clocks,
+    SqliteStores,
+    done,
+    handed_in,
+    ids,
+    make_device,
+    make_event,
+    new,
+    parked,
+)
+
+from tocsin.domain.devices import ApplicationId
+from tocsin.store.opening import Store
+from tocsin.store.ports import Application, Backlog, State, StoreUnavailable
+from tocsin.store.sqlite.database import raw
+
+LARGE = 50_000
+
+
+async def pragma(store: Store, text: str) -> int:
+    return await store.database.write(lambda connection: raw(connection).execute(f"PRAGMA {text}").fetchone()[0])
+
+
+@asynccontextmanager
+async def full_disk(store: Store) -> AsyncIterator[None]:
+    """SQLite may not take another page."""
+    await store.database.write(lambda connection: raw(connection).execute("PRAGMA incremental_vacuum").fetchall())
+    usual = await pragma(store, "max_page_count")
+    await pragma(store, f"max_page_count={await pragma(store, 'page_count')}")
+    yield
+    await pragma(store, f"max_page_count={usual}")
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
+    """Another process keeps the write lock."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+async def impatient(store: Store) -> None:
+    await store.database.write(lambda connection: raw(connection).execute("PRAGMA busy_timeout=50").fetchone())
+
+
+# -- disk full ---------------------------------------------------------------------------------------------------------
+
+
+async def test_on_a_full_disk_nothing_is_accepted_and_the_caller_is_told(store: Store, clocks: Clocks) -> None:
+    event = make_event(clocks, padding=LARGE)
+    async with full_disk(store):
+        with pytest.raises(StoreUnavailable, match="the disk is full"):
+            await store.queue.append([handed_in(event)])
+        assert store.database.fault is not None
+        assert "make room" in store.database.fault
+    assert await store.queue.record(event.id) is None
+    assert store.queue.backlog() == Backlog(0, 0)
+    await store.queue.append([handed_in(event)])
+    assert store.database.fault is None
+    assert ids(await store.queue.claim(10, {})) == [event.id]
+
+
+async def test_on_a_full_disk_everyone_in_the_commit_is_refused(store: Store, clocks: Clocks) -> None:
+    async with full_disk(store):
+        appends = (store.queue.append([new(make_event(clocks, padding=LARGE))]) for _ in range(10))
+        answers = await asyncio.gather(*appends, store.registry.add(make_device("a"), 10), return_exceptions=True)
+        assert all(isinstance(answer, StoreUnavailable) for answer in answers[:10])
+    assert store.queue.backlog() == Backlog(0, 0)
+    assert await store.queue.claim(10, {}) == []
+
+
+async def test_a_full_disk_is_told_of_by_every_port(store: Store, clocks: Clocks) -> None:
+    async with full_disk(store):
+        with pytest.raises(StoreUnavailable, match="the disk is full"):
+            await many_applications(store)
+
+
+async def many_applications(store: Store) -> None:
+    for n in range(2000):
+        id = ApplicationId(f"39JSDKGJ38.de.cospace.app{n}")
+        await store.applications.put_application(Application(id, key_pem="0" * 4000))
+
+
+async def test_the_fault_goes_when_its_cause_goes_and_not_before(store: Store, clocks: Clocks) -> None:
+    """Readiness must not flap: a transaction that changes nothing succeeds on a full disk too."""
+    async with full_disk(store):
+        with pytest.raises(StoreUnavailable):
+            await store.queue.append([new(make_event(clocks, padding=LARGE))])
+        for _ in range(3):
+            await store.notice_changes()
+            assert store.database.fault is not None
+    await store.notice_changes()
+    assert store.database.fault is None
+
+
+async def test_while_nothing_can_be_settled_nothing_is_given_out(store: Store, clocks: Clocks) -> None:
+    await store.queue.append([new(make_event(clocks))])
+    async with full_disk(store):
+        with pytest.raises(StoreUnavailable):
+            await store.queue.append([new(make_event(clocks, padding=LARGE))])
+        with pytest.raises(StoreUnavailable):
+            await store.queue.claim(10, EVERYTHING)
+        with pytest.raises(StoreUnavailable):
+            await store.queue.claim_expired(10)
+    assert len(await store.queue.claim(10, EVERYTHING)) == 1
+
+
+async def test_what_was_delivered_while_the_disk_was_full_is_settled_afterwards(store: Store, clocks: Clocks) -> None:
+    """However long it took: the lease stands still while nobody can settle, so nothing is delivered twice."""
+    await store.queue.append([new(make_event(clocks)) for _ in range(300)])
+    items = await store.queue.claim(300, {})
+    receipts = [done(item, device="fcm:" + "a" * 400) for item in items]
+    async with full_disk(store):
+        for _ in range(10):
+            with pytest.raises(StoreUnavailable):
+                await store.queue.settle(receipts)
+            clocks.pass_time(LEASE_S)
+            with pytest.raises(StoreUnavailable):
+                await store.queue.claim(10, EVERYTHING)
+        assert store.queue.backlog().events == 300
+    assert await store.queue.claim(10, EVERYTHING) == []
+    assert all(await store.queue.settle(receipts))
+    assert store.queue.backlog() == Backlog(0, 0)
+    clocks.pass_time(LEASE_S + 1)
+    assert await store.queue.claim(10, EVERYTHING) == []
+
+
+async def test_a_lease_ends_as_usual_once_the_store_writes_again(store: Store, clocks: Clocks) -> None:
+    await store.queue.append([new(make_event(clocks)) for _ in range(2)])
+    assert len(await store.queue.claim(10, {})) == 2
+    async with full_disk(store):
+        with pytest.raises(StoreUnavailable):
+            await store.queue.append([new(make_event(clocks, padding=LARGE))])
+        with pytest.raises(StoreUnavailable):
+            await store.queue.claim(10, {})
+    clocks.pass_time(LEASE_S + 1)
+    assert await store.queue.claim(10, {}) == []
+    clocks.pass_time(LEASE_S + 1)
+    assert len(await store.queue.claim(10, {})) == 2
+
+
+async def test_after_a_crash_on_a_full_disk_all_that_was_accepted_is_there(
+    stores: SqliteStores, clocks: Clocks
+) -> None:
+    store = await stores.open()
+    accepted = []
+    async with full_disk(store):
+        for _ in range(500):
+            event = make_event(clocks, padding=500)
+            try:
+                await store.queue.append([new(event)])
+            except StoreUnavailable:
+                break
+            accepted.append(event.id)
+        store = await stores.crash()
+    assert ids(await store.queue.claim(1000, {})) == accepted
+
+
+# -- locked ------------------------------------------------------------------------------------------------------------
+
+
+async def test_while_another_process_holds_the_lock_nothing_is_accepted(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await impatient(store)
+    await store.queue.append([new(make_event(clocks)) for _ in range(2)])
+    fresh, waiting = await store.queue.claim(2, {})
+    await store.queue.settle([parked(waiting, clocks.now_ms)])
+    async with locked(stores.path):
+        with pytest.raises(StoreUnavailable, match="locked by another process"):
+            await store.queue.append([new(make_event(clocks))])
+        with pytest.raises(StoreUnavailable):
+            await store.queue.settle([done(fresh)])
+        with pytest.raises(StoreUnavailable):
+            await store.queue.claim(10, EVERYTHING)
+        with pytest.raises(StoreUnavailable):
+            await store.notice_changes()
+        assert store.database.fault is not None
+        assert (await store.queue.record(fresh.event.id)) is not None
+    await store.notice_changes()
+    assert store.database.fault is None
+    assert await store.queue.settle([done(fresh)]) == [True]
+    assert ids(await store.queue.claim(10, EVERYTHING)) == [waiting.event.id]
+
+
+async def test_the_event_loop_never_waits_for_the_lock(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await store.database.write(lambda connection: raw(connection).execute("PRAGMA busy_timeout=400").fetchone())
+    async with locked(stores.path):
+        appending = asyncio.ensure_future(store.queue.append([new(make_event(clocks))]))
+        longest, before = 0.0, time.monotonic()
+        while not appending.done():
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+        assert longest < 0.3
+        with pytest.raises(StoreUnavailable):
+            await appending
+
+
+async def test_a_lock_that_is_given_back_in_time_is_waited_for(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    async with locked(stores.path):
+        appending = asyncio.ensure_future(store.queue.append([new(make_event(clocks))]))
+        await asyncio.sleep(0.1)
+    await appending
+    assert store.database.fault is None
+
+
+# -- read-only and damaged ---------------------------------------------------------------------------------------------
+
+
+async def test_a_store_that_becomes_read_only_refuses_and_recovers(store: Store, clocks: Clocks) -> None:
+    event = make_event(clocks)
+    await store.queue.append([new(event)])
+    (item,) = await store.queue.claim(10, {})
+    make_read_only(store, 1)
+    with pytest.raises(StoreUnavailable, match="not writable"):
+        await store.queue.append([new(make_event(clocks))])
+    with pytest.raises(StoreUnavailable):
+        await store.queue.settle([done(item)])
+    assert store.database.fault is not None
+    make_read_only(store, 0)
+    assert await store.queue.settle([done(item)]) == [True]
+    assert store.database.fault is None
+
+
+def make_read_only(store: Store, switch: int) -> None:
+    """What a read-only file system does to the writer; it works for root too."""
+    raw(store.database._writer._connection).execute(f"PRAGMA query_only={switch}")
+
+
+async def claim_everything(store: Store) -> None:
+    while await store.queue.claim(100, {}):
+        pass
+
+
+async def test_a_damaged_file_is_a_fault_that_does_not_go_by_itself(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await store.queue.append([new(make_event(clocks, padding=200)) for _ in range(500)])
+    await stores.close()
+    content = bytearray(stores.path.read_bytes())
+    leaves = [start for start in range(0, len(content), 4096) if content[start] == 0x0D]
+    for start in leaves[-20:-5]:
+        content[start : start + 60] = b"\xff" * 60
+    stores.path.write_bytes(content)
+    store = await stores.open()
+    with pytest.raises(StoreUnavailable, match="damaged; restore it from a backup"):
+        await claim_everything(store)
+    assert store.database.fault is not None
+    await store.queue.append([new(make_event(clocks))])
+    await store.notice_changes()
+    assert store.database.fault is not None
+    with pytest.raises(StoreUnavailable):
+        await store.queue.claim(10, {})
+
+
+# -- one job's own error is nobody else's ------------------------------------------------------------------------------
+
+
+async def test_a_job_that_fails_by_itself_fails_alone_and_is_no_fault(store: Store, clocks: Clocks) -> None:
+    def broken(connection: object) -> None:
+        raise ValueError("mine")
+
+    def nonsense(connection: object) -> None:
+        raw(connection).execute("SELECT nonsense")  # type: ignore[arg-type]
+
+    event = make_event(clocks)
+    answers = await asyncio.gather(
+        store.database.write(broken),
+        store.queue.append([new(event)]),
+        store.database.write(nonsense),
+        store.registry.add(make_device("a"), 10),
+        return_exceptions=True,
+    )
+    assert isinstance(answers[0], ValueError)
+    assert isinstance(answers[2], sqlite3.OperationalError)
+    assert answers[1::2] == [None, []]
+    assert store.database.fault is None
+    record = await store.queue.record(event.id)
+    assert record is not None
+    assert record.state is State.ACCEPTED
+    assert OWNER in await store.registry.devices_of([OWNER])
+
+
+async def test_a_closed_store_says_so(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await stores.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.queue.append([new(make_event(clocks))])
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await store.registry.devices_of([OWNER])

@@ -1,0 +1,135 @@
+"""A running emulator, and requests to it that are right in everything, for tests to spoil."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import jwt
+from tests.emulator.wire import Answer, Headers, Wire, provider_token, wire
+
+from tocsin.emulator.faults import Latency, Rule, Script
+from tocsin.emulator.oauth import GRANT
+from tocsin.emulator.run import Emulator
+
+TOPIC = "de.cospace.app"
+BODY = b'{"aps":{"content-available":1},"message":"fax_new"}'
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+_numbers = itertools.count(1)
+
+
+def new_token() -> str:
+    return f"{next(_numbers):064x}"
+
+
+class Lab:
+    """A running emulator and connections to it, opened as they are needed and closed in the end."""
+
+    def __init__(self, emulator: Emulator, stack: AsyncExitStack) -> None:
+        self.emulator = emulator
+        self._stack = stack
+        self._access_token = ""
+
+    @property
+    def account(self) -> dict[str, str]:
+        return dict(json.loads(self.emulator.files.service_account.read_text()))
+
+    def url(self, door: str) -> str:
+        """Of `production`, `sandbox`, `fcm`, `token_uri` or `control`."""
+        apns = self.emulator.summary["apns"]
+        assert isinstance(apns, dict)
+        return str(apns[door] if door in apns else self.emulator.summary[door])
+
+    async def connect(self, door: str, certificate: Path | None = None) -> Wire:
+        return await self._stack.enter_async_context(wire(self.url(door), self.emulator.files.ca, certificate))
+
+    def script(
+        self, *rules: Rule, latency: Latency | None = None, seed: int | None = None, tls_fail: bool = False
+    ) -> None:
+        self.emulator.faults.replace(Script(rules=list(rules), latency=latency, seed=seed, tls_fail=tls_fail))
+
+    # -- Apple ---------------------------------------------------------------------------------------------------------
+
+    def bearer(self, **changes: Any) -> str:
+        files = self.emulator.files
+        return provider_token(
+            changes.pop("key", files.apns_key.read_text()), changes.pop("key_id", files.key_id), **changes
+        )
+
+    def push(self, token: str | None = None, **changes: str | None) -> Headers:
+        """Header fields of a good push; a keyword (`apns_id`, `method`, `path`) replaces a field, None removes it."""
+        fields = {
+            ":method": "POST",
+            ":scheme": "https",
+            ":authority": "localhost",
+            ":path": f"/3/device/{token or new_token()}",
+            "authorization": self.bearer(),
+            "apns-topic": TOPIC,
+            "apns-push-type": "background",
+            "apns-priority": "5",
+            "apns-expiration": str(int(time.time()) + 3600),
+            "apns-id": f"00000000-0000-4000-8000-{next(_numbers):012x}",
+        }
+        for name, value in changes.items():
+            field = f":{name}" if name in ("method", "path") else name.replace("_", "-")
+            if value is None:
+                fields.pop(field, None)
+            else:
+                fields[field] = value
+        return list(fields.items())
+
+    # -- Google --------------------------------------------------------------------------------------------------------
+
+    def assertion(self, **changes: Any) -> str:
+        account = self.account
+        now = int(time.time())
+        key = changes.pop("key", account["private_key"])
+        claims = {
+            "iss": account["client_email"],
+            "scope": SCOPE,
+            "aud": account["token_uri"],
+            "iat": now,
+            "exp": now + 3600,
+        }
+        return jwt.encode(
+            {name: value for name, value in (claims | changes).items() if value is not None}, key, "RS256"
+        )
+
+    async def grant(self, assertion: str, grant_type: str = GRANT) -> Answer:
+        connection = await self.connect("token_uri")
+        head = [(":method", "POST"), (":scheme", "https"), (":authority", "localhost"), (":path", "/token")]
+        return await connection.ask(head, f"grant_type={grant_type}&assertion={assertion}".encode())
+
+    async def access_token(self) -> str:
+        if not self._access_token:
+            self._access_token = (await self.grant(self.assertion())).json["access_token"]
+        return self._access_token
+
+    async def message_head(self, **changes: str | None) -> Headers:
+        fields = {
+            ":method": "POST",
+            ":scheme": "https",
+            ":authority": "localhost",
+            ":path": "/v1/projects/tocsin-emulator/messages:send",
+            "authorization": f"Bearer {await self.access_token()}",
+        }
+        for name, value in changes.items():
+            field = f":{name}" if name in ("method", "path") else name
+            if value is None:
+                fields.pop(field)
+            else:
+                fields[field] = value
+        return list(fields.items())
+
+    async def send_message(self, message: Any, **request: Any) -> Answer:
+        connection = await self.connect("fcm")
+        body = json.dumps({"message": message} | request).encode()
+        return await connection.ask(await self.message_head(), body)
+
+
+Laboratory = Callable[..., Awaitable[Lab]]

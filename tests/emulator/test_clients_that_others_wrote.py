@@ -1,0 +1,185 @@
+"""aioapns and firebase-admin, from PyPI, with only host and CA changed: what they take for Apple and Google."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import firebase_admin
+import pytest
+from aioapns import APNs, NotificationRequest, PushType
+from aioapns.connection import APNsProductionClientProtocol
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from firebase_admin import credentials, exceptions, messaging
+from tests.emulator.lab import TOPIC, Lab, Laboratory, new_token
+
+from tocsin.emulator.faults import Match, Rule
+
+MESSAGE = {"aps": {"alert": "A new fax"}, "message": "fax_new"}
+
+
+# -- aioapns -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def apple(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = await laboratory(topics=frozenset({TOPIC}))
+    parts = urlsplit(lab.url("production"))
+    monkeypatch.setattr(APNsProductionClientProtocol, "APNS_SERVER", parts.hostname)
+    monkeypatch.setattr(APNsProductionClientProtocol, "APNS_PORT", parts.port)
+    return lab
+
+
+@pytest.fixture
+async def aioapns(apple: Lab) -> AsyncIterator[Any]:
+    """Makes clients, and closes them in the end."""
+    clients: list[APNs] = []
+
+    def make(**changes: Any) -> APNs:
+        files = apple.emulator.files
+        context = ssl.create_default_context(cafile=str(files.ca))
+        by_key = {"key": files.apns_key.read_text(), "key_id": files.key_id, "team_id": "39JSDKGJ38", "topic": TOPIC}
+        given = changes if "client_cert" in changes else by_key | changes
+        if "client_cert" in given:
+            context.load_cert_chain(given["client_cert"])
+        clients.append(APNs(ssl_context=context, **given))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.pool.close()
+    await asyncio.sleep(0.05)
+
+
+async def test_aioapns_delivers_by_key(apple: Lab, aioapns: Any) -> None:
+    client = aioapns()
+    sent = [
+        NotificationRequest(new_token(), MESSAGE, push_type=PushType.ALERT, priority=10, time_to_live=60)
+        for _ in range(300)
+    ]
+    results = await asyncio.gather(*(client.send_notification(request) for request in sent))
+    assert {result.status for result in results} == {"200"}
+    arrived = {entry["id"]: entry for entry in apple.emulator.inbox.find()}
+    for request in sent:
+        assert arrived[request.notification_id]["token"] == request.device_token
+        assert arrived[request.notification_id]["body"] == MESSAGE
+
+
+async def test_aioapns_delivers_by_certificate(apple: Lab, aioapns: Any) -> None:
+    client = aioapns(client_cert=str(apple.emulator.files.certificate), topic=TOPIC)
+    result = await client.send_notification(NotificationRequest(new_token(), MESSAGE))
+    assert result.is_successful
+    assert len(apple.emulator.inbox.find()) == 1
+
+
+async def test_aioapns_is_told_of_a_wrong_topic(aioapns: Any) -> None:
+    request = NotificationRequest(new_token(), MESSAGE, apns_topic="de.cospace.other")
+    result = await aioapns().send_notification(request)
+    assert (result.status, result.description) == ("400", "TopicDisallowed")
+
+
+async def test_aioapns_is_told_of_a_bad_key(aioapns: Any) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    result = await aioapns(key=pem).send_notification(NotificationRequest(new_token(), MESSAGE))
+    assert (result.status, result.description) == ("403", "InvalidProviderToken")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reason"),
+    [
+        (NotificationRequest("abc", MESSAGE), "400", "BadDeviceToken"),
+        (NotificationRequest(new_token(), {}), "400", "PayloadEmpty"),
+        (NotificationRequest(new_token(), {"aps": {"alert": "x" * 5000}}), "413", "PayloadTooLarge"),
+        (NotificationRequest(new_token(), MESSAGE, push_type=PushType.BACKGROUND, priority=10), "400", "BadPriority"),
+        (NotificationRequest(new_token(), MESSAGE, collapse_key="x" * 65), "400", "BadCollapseId"),
+    ],
+)
+async def test_aioapns_is_told_of_a_malformed_message(
+    request_: NotificationRequest, status: str, reason: str, aioapns: Any
+) -> None:
+    result = await aioapns().send_notification(request_)
+    assert (result.status, result.description) == (status, reason)
+
+
+# -- firebase-admin ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def firebase(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[firebase_admin.App]:
+    service: Any = messaging._MessagingService
+    monkeypatch.setattr(service, "FCM_URL", lab.url("fcm") + "/v1/projects/{0}/messages:send")
+    for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(variable, str(lab.emulator.files.ca))
+    app = firebase_admin.initialize_app(credentials.Certificate(str(lab.emulator.files.service_account)), name="tests")
+    yield app
+    # In a thread, as it runs a loop of its own.
+    await asyncio.to_thread(firebase_admin.delete_app, app)
+
+
+def _message(**changes: Any) -> messaging.Message:
+    given: dict[str, Any] = {"token": "APA91bHun4MxP5ego", "data": {"message": "fax_new", "page_count": "2"}}
+    return messaging.Message(android=messaging.AndroidConfig(priority="high", ttl=3600), **(given | changes))
+
+
+async def test_firebase_admin_delivers(lab: Lab, firebase: firebase_admin.App) -> None:
+    name = await asyncio.to_thread(messaging.send, _message(), app=firebase)
+    [arrived] = lab.emulator.inbox.find(provider="fcm")
+    assert name == f"projects/tocsin-emulator/messages/{arrived['id']}"
+    assert arrived["body"]["message"] == {
+        "token": "APA91bHun4MxP5ego",
+        "data": {"message": "fax_new", "page_count": "2"},
+        "android": {"priority": "high", "ttl": "3600s"},
+    }
+
+
+async def test_firebase_admin_delivers_many_at_a_time(lab: Lab, firebase: firebase_admin.App) -> None:
+    messages = [_message(token=f"token-{number}") for number in range(50)]
+    batch = await asyncio.to_thread(messaging.send_each, messages, app=firebase)
+    assert batch.success_count == 50
+    assert {entry["token"] for entry in lab.emulator.inbox.find()} == {f"token-{number}" for number in range(50)}
+
+
+async def test_firebase_admin_only_validates_in_a_dry_run(lab: Lab, firebase: firebase_admin.App) -> None:
+    assert "fake_message_id" in await asyncio.to_thread(messaging.send, _message(), dry_run=True, app=firebase)
+    assert lab.emulator.inbox.find() == []
+
+
+async def test_firebase_admin_is_told_of_a_malformed_message(firebase: firebase_admin.App) -> None:
+    for message in (_message(data={"from": "x"}), _message(data={"text": "x" * 5000}), _message(token="a b")):
+        with pytest.raises(exceptions.InvalidArgumentError):
+            await asyncio.to_thread(messaging.send, message, app=firebase)
+
+
+async def test_firebase_admin_is_told_of_another_project(
+    lab: Lab, firebase: firebase_admin.App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service: Any = messaging._MessagingService
+    monkeypatch.setattr(service, "FCM_URL", lab.url("fcm") + "/v1/projects/another/messages:send")
+    with pytest.raises(exceptions.PermissionDeniedError):
+        await asyncio.to_thread(messaging.send, _message(), app=firebase)
+
+
+async def test_firebase_admin_is_told_of_a_bad_key(lab: Lab, firebase: firebase_admin.App, tmp_path: Path) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(lab.account | {"private_key": pem}))
+    app = firebase_admin.initialize_app(credentials.Certificate(str(path)), name="bad key")
+    try:
+        with pytest.raises(Exception, match="invalid_grant"):
+            await asyncio.to_thread(messaging.send, _message(), app=app)
+    finally:
+        await asyncio.to_thread(firebase_admin.delete_app, app)
+
+
+async def test_firebase_admin_knows_a_dead_token_by_its_own_name(lab: Lab, firebase: firebase_admin.App) -> None:
+    lab.script(Rule(match=Match(token="gone"), status=404, reason="UNREGISTERED"))
+    with pytest.raises(messaging.UnregisteredError):
+        await asyncio.to_thread(messaging.send, _message(token="gone"), app=firebase)

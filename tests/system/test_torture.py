@@ -1,0 +1,22 @@
+"""The one-minute version of `python -m tests.torture`; docs/torture.md tells what it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.torture.processes import ROOT, environment
+
+
+def test_every_event_is_accounted_for_after_a_minute_of_kills_and_faults() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.torture", "--quick"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=110,
+    )
+    assert run.returncode == 0, run.stdout
+    assert "All accounted for" in run.stdout

@@ -1,0 +1,44 @@
+"""`python -m tests.torture --quick | --long`: exit 0 where every event is accounted for, else 1."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.torture.run import LONG, QUICK, torture
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    size = parser.add_mutually_exclusive_group(required=True)
+    size.add_argument("--quick", action="store_true", help="under a minute")
+    size.add_argument(
+        "--long", action="store_true", help="100,000 events and more than 50 kills, in ten minutes at most"
+    )
+    parser.add_argument("--seed", type=int, help="what to break when; another one each time by default")
+    parser.add_argument("--keep", action="store_true", help="keep the files of a run that passed, too")
+    parser.add_argument("--verbose", action="store_true", help="say what is being broken")
+    given = parser.parse_args()
+    seed = secrets.randbelow(10**6) if given.seed is None else given.seed
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-torture-"))
+    started = time.monotonic()
+    print(f"seed {seed}, files in {directory}", flush=True)
+
+    def say(line: str) -> None:
+        if given.verbose or not line or line[0] in " -{" or not line[0].islower() or len(line) > 60:
+            print(f"{time.monotonic() - started:6.1f}  {line}" if given.verbose else line, flush=True)
+
+    good = asyncio.run(torture(LONG if given.long else QUICK, seed, directory, say))
+    if good and not given.keep:
+        shutil.rmtree(directory)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What goes wrong, one thing after the other, at instants that the dice choose."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+
+from tests.torture.disk import Disk
+from tests.torture.people import Device, User
+from tests.torture.processes import Provider, Server
+from tests.torture.producers import Pace
+from tests.torture.wire import Client, NoAnswer
+
+Rule = dict[str, Any]
+_AFTER_1_S: Final = {"retry-after": "1"}
+
+FAULTS: Final[dict[str, list[Rule]]] = {
+    "503": [{"status": 503, "reason": "ServiceUnavailable", "headers": _AFTER_1_S, "rate": 0.5}],
+    "503 without end": [{"status": 503, "headers": _AFTER_1_S}],
+    "429": [{"status": 429, "reason": "TooManyRequests", "headers": _AFTER_1_S, "rate": 0.3}],
+    "resets": [
+        {"reset": 7, "rate": 0.1},
+        {"reset": 2, "rate": 0.05},
+        {"reset": 2, "processed": True, "rate": 0.05},
+    ],
+    "GOAWAY": [
+        {"goaway": {"mode": "graceful", "every": 40}},
+        {"goaway": {"mode": "mid", "every": 31}},
+        {"goaway": {"mode": "immediate", "every": 57}},
+    ],
+    "cuts": [
+        {"cut": "before_answer", "rate": 0.005},
+        {"cut": "mid_headers", "rate": 0.005},
+        {"cut": "before_answer", "processed": True, "rate": 0.005},
+    ],
+    "no answer": [{"no_answer": True, "rate": 0.1}, {"no_answer": True, "processed": True, "rate": 0.05}],
+    "slow": [{"delay_s": 0.5, "rate": 0.5}],
+    "TLS": [{"tls_fail": True}, {"goaway": {"mode": "immediate", "every": 25}}],
+    "expired access tokens": [{"match": {"provider": "fcm"}, "expire_tokens": True, "times": 2}],
+    "expired provider tokens": [
+        {"match": {"provider": "apns"}, "status": 403, "reason": "ExpiredProviderToken", "times": 3}
+    ],
+}
+
+
+class Chaos:
+    def __init__(
+        self,
+        server: Server,
+        provider: Provider,
+        disk: Disk,
+        users: list[User],
+        pace: Pace,
+        dice: random.Random,
+        say: Callable[[str], None],
+    ) -> None:
+        self._server = server
+        self._provider = provider
+        self._disk = disk
+        self._users = users
+        self._pace = pace
+        self._dice = dice
+        self._say = say
+        self._calls = Client(server.port)
+        port = int(provider.summary["control"].rsplit(":", 1)[1])
+        self._control = Client(port)
+        self.counts: dict[str, int] = {}
+        self.deaths: list[float] = []
+        """When the server was killed."""
+
+    @property
+    def kills(self) -> int:
+        return len(self.deaths)
+
+    async def run(self, *, until: float, kills: int) -> None:
+        """Until that time (monotonic), and until the server was killed so many times."""
+        actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (4, self._pause_server),
+            (2, self._pause_provider),
+            (10, self._script_faults),
+            (5, self._break_disk),
+            (3, self._token_dies),
+            (1, self._restart_provider),
+            (1, self._flood),
+        ]
+        weights, others = [weight for weight, _ in actions], [action for _, action in actions]
+        started = time.monotonic()
+        while time.monotonic() < until or self.kills < kills:
+            due = kills * (time.monotonic() - started) / max(1.0, until - started)
+            if self.kills < due and self._dice.random() < 0.7:
+                await self.kill()
+            else:
+                await self._dice.choices(others, weights)[0]()
+            await asyncio.sleep(self._dice.random() * 0.4)
+        await self.calm()
+
+    async def calm(self) -> None:
+        """Everything works again."""
+        self._disk.mend()
+        await self._script([])
+        self._control.close()
+        self._calls.close()
+
+    async def kill(self) -> None:
+        """SIGKILL and start again; now and then in the middle of its start, or while something else is wrong."""
+        if self._dice.random() < 0.3:
+            await self._script(FAULTS[self._dice.choice(list(FAULTS))])
+        self._die("SIGKILL")
+        if self._dice.random() < 0.15:
+            await self._server.start(wait=False)
+            await asyncio.sleep(self._dice.random() * 1.5)
+            self._die("SIGKILL while it starts")
+        await self._script([])
+        await self._server.start()
+
+    def _die(self, how: str) -> None:
+        self._note(how)
+        self._server.kill()
+        # Only then is it dead: what it sent until this instant it may have forgotten.
+        self.deaths.append(time.time())
+
+    async def _pause_server(self) -> None:
+        await self._pause("SIGSTOP of the server", self._server, 0.2 + self._dice.random() * 1.5)
+
+    async def _pause_provider(self) -> None:
+        await self._pause("SIGSTOP of the provider", self._provider, 0.2 + self._dice.random() * 2.5)
+
+    async def _pause(self, what: str, process: Server | Provider, for_s: float) -> None:
+        self._note(what)
+        process.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(for_s)
+        finally:
+            process.send(signal.SIGCONT)
+
+    async def _script_faults(self) -> None:
+        name = self._dice.choice(list(FAULTS))
+        self._note(f"provider: {name}")
+        await self._script(FAULTS[name])
+        await asyncio.sleep(0.3 + self._dice.random() * 1.2)
+        await self._script([])
+
+    async def _break_disk(self) -> None:
+        if not self._disk.kinds:
+            return
+        kind = self._dice.choice(self._disk.kinds)
+        self._note(f"disk: {kind}")
+        self._disk.break_(kind)
+        await asyncio.sleep(0.3 + self._dice.random() * 1.5)
+        if self._dice.random() < 0.2:
+            self._die("SIGKILL while the disk fails")
+            self._disk.mend()
+            await self._server.start()
+        self._disk.mend()
+
+    async def _token_dies(self) -> None:
+        """Its provider calls a token dead for a while; then its app registers it again."""
+        user, device = self._restless()
+        if device.spans[-1].end_sent is not None:
+            return
+        self._note("tokens called dead")
+        device.spans[-1].end_sent = time.time()
+        dead: Rule = {"match": {"token": device.token}, "status": 404, "reason": "UNREGISTERED"}
+        if device.system == "apns":
+            dead |= {"status": 410, "reason": "Unregistered", "timestamp": int(time.time() * 1000)}
+        await self._script([dead])
+        await asyncio.sleep(0.5 + self._dice.random())
+        await self._script([])
+        await user.register(self._calls, device)
+
+    async def _restart_provider(self) -> None:
+        self._note("restarts of the provider")
+        await asyncio.to_thread(self._provider.terminate)
+        await asyncio.sleep(self._dice.random())
+        await self._provider.start()
+
+    async def _flood(self) -> None:
+        self._note("floods")
+        self._pace.flooding = True
+        await asyncio.sleep(0.5)
+        self._pace.flooding = False
+
+    async def restless_users(self, finished: Callable[[], bool]) -> None:
+        """Delete tokens and register them again, beside everything else."""
+        client = Client(self._server.port)
+        while not finished():
+            user, device = self._restless()
+            last = device.spans[-1]
+            if last.deleted is not None:
+                await user.register(client, device)
+            elif last.end_sent is None:
+                self._note("tokens deleted")
+                await user.delete(client, device)
+                await asyncio.sleep(self._dice.random())
+                if self._dice.random() < 0.7:
+                    await user.register(client, device)
+            await asyncio.sleep(self._dice.random() * 0.5)
+        client.close()
+
+    def _restless(self) -> tuple[User, Device]:
+        user = self._dice.choice([user for user in self._users if user.restless])
+        return user, self._dice.choice(user.devices)
+
+    async def _script(self, rules: list[Rule]) -> None:
+        body = msgspec.json.encode({"rules": rules, "seed": self._dice.randrange(2**31)})
+        for _ in range(50):
+            try:
+                answer = await self._control.call("PUT", "/faults", body)
+            except NoAnswer:
+                await asyncio.sleep(0.1)
+                continue
+            assert answer.status == 200, answer.body
+            return
+        raise AssertionError("the emulator's control API does not answer")
+
+    def _note(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+        self._say(what)

@@ -1,0 +1,229 @@
+"""tocsin and the emulator as real processes, each with its files in a directory of its own; stopped by their pids."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+import msgspec
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+APPLICATION: Final = "39JSDKGJ38.de.cospace.app"
+VOIP_TOPIC: Final = "de.cospace.app.voip"
+_READY_TIMEOUT_S: Final = 60.0
+_STOP_TIMEOUT_S: Final = 15.0
+
+
+class DidNotStart(Exception):  # noqa: N818 (it says what is so)
+    """A process ended, or was not ready in time; the message has the end of its log."""
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's own, without settings that would leak into tocsin, and with the sources to run."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("TOCSIN_")}
+    paths = [str(ROOT / "src"), str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths)} | dict(extra or {})
+
+
+def free_ports(count: int) -> int:
+    """The first of so many consecutive ports that nobody uses now."""
+    for base in range(20_000 + os.getpid() % 7000, 60_000, 37):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(base, base + count):
+                    sock = held.enter_context(socket.socket())
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise DidNotStart(f"no {count} consecutive ports are free")
+
+
+class _Process:
+    """One `python -m …`. Its log goes through a pipe, so that a limit on its files does not silence it."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self, arguments: list[str], extra: Mapping[str, str] | None = None) -> None:
+        assert not self.running
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(extra),
+            cwd=self.log.parent,
+        )
+        self.starts += 1
+        assert self._process.stderr is not None
+        threading.Thread(target=_copy, args=(self._process.stderr, self.log), daemon=True).start()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status; negative for a signal, None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def terminate(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """SIGTERM; returns the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it did not stop in time.
+        """
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self.running:
+            self.send(signal.SIGCONT)
+            self._process.terminate()  # type: ignore[union-attr]
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)  # type: ignore[union-attr]
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    async def _until(self, ready: Any, timeout_s: float = _READY_TIMEOUT_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if not self.running:
+                raise DidNotStart(f"the {self.name} ended with status {self.status}\n{self.last_lines()}")
+            if time.monotonic() > deadline:
+                raise DidNotStart(f"the {self.name} was not ready within {timeout_s:.0f} s\n{self.last_lines()}")
+            await asyncio.sleep(0.02)
+
+    def last_lines(self, count: int = 25) -> str:
+        time.sleep(0.05)  # what was written last is still on its way through the pipe
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join([f"--- last lines of the {self.name}'s log", *lines[-count:]])
+
+
+def _copy(source: IO[bytes], log: Path) -> None:
+    with source, log.open("ab") as out:
+        while piece := source.read1():  # type: ignore[attr-defined]
+            out.write(piece)
+            out.flush()
+
+
+class Provider(_Process):
+    """Apple and Google: the emulator, on ports that stay the same over its restarts."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__("emulator", directory / "emulator.log")
+        self.directory = directory
+        self.journal = directory / "journal.ndjson"
+        self.summary: dict[str, Any] = {}
+        self._port = free_ports(5)
+
+    async def start(self) -> None:
+        found = self.directory / "emulator.json"
+        found.unlink(missing_ok=True)
+        self._start(
+            ["tocsin.emulator", "--directory", str(self.directory), "--journal", str(self.journal)]
+            + ["--journal-bodies", "--inbox", "1000", "--port", str(self._port)]
+        )
+        await self._until(found.exists)
+        self.summary = msgspec.json.decode(found.read_bytes())
+
+    def arrivals(self) -> list[dict[str, Any]]:
+        """Every push that it accepted, in order."""
+        if not self.journal.exists():
+            return []
+        decode = msgspec.json.Decoder().decode
+        with self.journal.open("rb") as lines:
+            return [decode(line) for line in lines if line.endswith(b"\n")]
+
+
+class Server(_Process):
+    """`tocsin serve`, on a port that stays the same over its restarts."""
+
+    def __init__(
+        self, directory: Path, provider: Provider, settings: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        super().__init__("server", directory / "server.log")
+        self.directory = directory
+        self.database = directory / "tocsin.db"
+        self.config = directory / "tocsin.toml"
+        self.port = free_ports(1)
+        self.extra: dict[str, str] = {}
+        """More of the environment: a preloaded shim."""
+        self._ready = directory / "ready"
+        self.configure(provider, settings)
+
+    def configure(self, provider: Provider, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        given: dict[str, dict[str, Any]] = {
+            "server": {"port": self.port, "drain_s": 5.0},
+            "store": {"path": str(self.database)},
+            "apns": {
+                "production_url": provider.summary["apns"]["production"],
+                "sandbox_url": provider.summary["apns"]["sandbox"],
+                "ca_file": provider.summary["ca"],
+            },
+            "fcm": {"url": provider.summary["fcm"], "ca_file": provider.summary["ca"]},
+            "log": {"format": "json"},
+        }
+        for section, values in (settings or {}).items():
+            given.setdefault(section, {}).update(values)
+        lines: list[str] = []
+        for section, values in given.items():
+            lines += [
+                f"[{section}]",
+                *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()),
+            ]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    async def start(self, *, wait: bool = True) -> None:
+        self._ready.unlink(missing_ok=True)
+        arguments = ["tocsin.cli", "serve", "--config", str(self.config), "--ready-file", str(self._ready)]
+        self._start(arguments, self.extra)
+        if wait:
+            await self.ready()
+
+    async def ready(self, timeout_s: float = _READY_TIMEOUT_S) -> None:
+        await self._until(self._ready.exists, timeout_s)
+
+    def run_cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A `tocsin` command on this server's store, as a process of its own."""
+        return subprocess.run(
+            [sys.executable, "-m", "tocsin.cli", *arguments, "--config", str(self.config)],
+            env=environment(),
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )

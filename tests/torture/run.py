@@ -1,0 +1,253 @@
+"""One run: start everything, let it be broken under load, wait until it is quiet, account, report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from tests.torture.accounts import Findings, account
+from tests.torture.chaos import Chaos
+from tests.torture.disk import Disk
+from tests.torture.ledger import Ledger
+from tests.torture.people import Device, User, make_devices, new_owner
+from tests.torture.processes import APPLICATION, Provider, Server
+from tests.torture.producers import BadProducer, Pace, Producer
+from tests.torture.wire import Client, NoAnswer
+from tocsin.domain.devices import ApplicationId
+from tocsin.domain.events import UserId
+from tocsin.store.opening import open_store
+from tocsin.store.ports import Application, FcmProject, Role
+
+PROJECT: Final = "tocsin-emulator"
+_ASK_AT_ONCE: Final = 16
+
+
+class Plan(Struct, frozen=True):
+    """How long, how much, how bad."""
+
+    events: int
+    users: int
+    load_s: float
+    kills: int
+    drain_s: float
+    """How long the backlog may take to become empty afterwards."""
+    backlog: int
+    """The server's bound: a flood is to hit it."""
+
+
+QUICK: Final = Plan(events=6000, users=60, load_s=26, kills=6, drain_s=20, backlog=1500)
+LONG: Final = Plan(events=100_000, users=300, load_s=380, kills=54, drain_s=90, backlog=8000)
+
+
+class Failed(Exception):  # noqa: N818 (it says what is so)
+    """The run could not be brought to its end."""
+
+
+async def enroll(server: Server, provider: Provider, owners: Iterable[str]) -> tuple[dict[str, str], str]:
+    """Application, project, a session for each owner and a producer's key, while the server does not run yet."""
+    summary = provider.summary
+    async with open_store(server.database, max_events=10**6, max_bytes=10**9, lease_s=60) as store:
+        key = Path(summary["apns_key"]).read_text()
+        await store.applications.put_application(Application(ApplicationId(APPLICATION), key, summary["key_id"]))
+        await store.applications.put_project(FcmProject(PROJECT, Path(summary["service_account"]).read_text()))
+        sessions = {owner: (await store.access.create_session(UserId(owner), None))[0] for owner in owners}
+        secret, _ = await store.access.create_key(Role.PRODUCER, "torture", None)
+    return sessions, secret
+
+
+async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], None]) -> bool:
+    """Run `plan`, with its files in `directory`; whether everything is accounted for."""
+    started = time.monotonic()
+    dice = random.Random(seed)
+    provider = Provider(directory / "emulator")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(provider.close)
+        await provider.start()
+        settings = {
+            "store": {"max_backlog_events": plan.backlog},
+            "delivery": {"lease_s": 15.0},
+            "apns": {"request_timeout_s": 2.0},
+            "fcm": {"request_timeout_s": 2.0},
+        }
+        server = Server(directory / "server", provider, settings)
+        stack.callback(server.close)
+        devices = _people(plan, dice)
+        sessions, secret = await enroll(server, provider, devices)
+        users = [User(owner, sessions[owner], own) for owner, own in devices.items()]
+        disk = Disk(directory, server)
+        say(f"disk faults by {'a preloaded shim and ' if disk.shim else ''}a limit on file size")
+        await server.start()
+        client = Client(server.port, secret)
+        for user in users:
+            for device in user.devices:
+                await user.register(client, device)
+        for user in dice.sample(users, len(users) // 6):
+            user.restless = True
+        ledger = Ledger()
+        pace = Pace(plan.events, plan.load_s)
+        chaos = Chaos(server, provider, disk, users, pace, random.Random(dice.random()), say)
+        say(f"{len(users)} users with {sum(len(user.devices) for user in users)} devices; the load begins")
+        await _load_and_chaos(plan, chaos, pace, ledger, users, server.port, secret, dice)
+        say("the load has ended; killed once more, and waiting until the backlog is empty")
+        await chaos.kill()
+        await chaos.calm()
+        faults = await _quiet(plan, server, client)
+        reports = await _ask(server.port, secret, ledger)
+        client.close()
+        status = await asyncio.to_thread(server.terminate)
+        if status != 0:
+            faults.append(f"SIGTERM: exit status {status}")
+        checked = await asyncio.to_thread(server.run_cli, "store", "check")
+        if checked.returncode != 0:
+            faults.append(f"tocsin store check: {checked.stdout} {checked.stderr}")
+        provider.terminate()
+        every_device = [device for user in users for device in user.devices]
+        findings = account(ledger, every_device, provider.arrivals(), reports, chaos.deaths)
+        for fault in faults:
+            findings.fault("the end", fault)
+        if chaos.kills < plan.kills or findings.counts["accepted"] < plan.events * 0.8:
+            findings.fault("the end", f"too little was tried: {chaos.kills} kills")
+        if findings.faults:
+            say(server.last_lines())
+        _print(findings, chaos, ledger, time.monotonic() - started, say)
+        return not findings.faults
+    raise AssertionError
+
+
+def _people(plan: Plan, dice: random.Random) -> dict[str, list[Device]]:
+    """Users with their devices; every tenth shares a phone with the one before."""
+    people: dict[str, list[Device]] = {}
+    before: list[Device] = []
+    for number in range(plan.users):
+        owner = new_owner(dice)
+        own = make_devices(owner, dice)
+        if number % 10 == 9:
+            shared = before[0]
+            own.append(Device(owner, shared.system, shared.token, shared.sandbox, shared.topic))
+        people[owner] = before = own
+    return people
+
+
+async def _load_and_chaos(
+    plan: Plan, chaos: Chaos, pace: Pace, ledger: Ledger, users: list[User], port: int, secret: str, dice: random.Random
+) -> None:
+    until = time.time() + plan.load_s + plan.drain_s
+    loaded = False
+
+    def finished() -> bool:
+        return loaded
+
+    def producer() -> Producer:
+        return Producer(Client(port, secret), users, ledger, pace, random.Random(dice.random()), until)
+
+    bad = BadProducer(Client(port, secret), users, ledger, random.Random(dice.random()))
+    async with asyncio.TaskGroup() as beside:
+        beside.create_task(bad.run(finished))
+        beside.create_task(chaos.restless_users(finished))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(chaos.run(until=time.monotonic() + plan.load_s, kills=plan.kills - 1))
+            for most, with_id in ((1, True), (1, True), (1, False), (40, True), (200, True), (40, False)):
+                tasks.create_task(producer().run(most, with_id=with_id))
+        loaded = True
+
+
+async def _quiet(plan: Plan, server: Server, client: Client) -> list[str]:
+    """Wait until nothing waits any more; then whether the count of it is right: a new process counts anew."""
+    faults = []
+    deadline = time.monotonic() + plan.drain_s
+    while (left := await backlog(client)) != 0:
+        if time.monotonic() > deadline:
+            ready = await client.call("GET", "/health/ready")
+            faults.append(f"{left} events still wait after {plan.drain_s:.0f} s: {ready.body.decode()[:600]}")
+            break
+        await asyncio.sleep(0.2)
+    if status := await asyncio.to_thread(server.terminate):
+        faults.append(f"SIGTERM: exit status {status}")
+    await server.start()
+    await asyncio.sleep(1.2)  # until the metric is from this process
+    if (left := await backlog(client)) != 0 and not faults:
+        faults.append(f"the backlog was counted as empty, and {left} events wait in the file")
+    return faults
+
+
+async def backlog(client: Client) -> int:
+    """Accepted events that are not settled, as the server counts them."""
+    while True:
+        with contextlib.suppress(NoAnswer):
+            answer = await client.call("GET", "/metrics")
+            for line in answer.body.decode().splitlines():
+                if line.startswith("tocsin_backlog_events "):
+                    return int(float(line.split()[1]))
+        await asyncio.sleep(0.1)
+
+
+async def _ask(port: int, secret: str, ledger: Ledger) -> dict[str, Any]:
+    """`GET /api/events/{id}` for every event that was accepted."""
+    wanted = iter(dict.fromkeys(event.event_id for event in ledger.events if event.accepted is not None))
+    reports: dict[str, Any] = {}
+
+    async def ask() -> None:
+        client = Client(port, secret)
+        for id in wanted:
+            assert id is not None
+            answer = await client.call("GET", f"/api/events/{id}")
+            if answer.status == 200:
+                reports[id] = msgspec.json.decode(answer.body)
+        client.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(_ASK_AT_ONCE):
+            tasks.create_task(ask())
+    return reports
+
+
+def _print(findings: Findings, chaos: Chaos, ledger: Ledger, took_s: float, say: Callable[[str], None]) -> None:
+    counts = findings.counts
+    say("")
+    say("What was done to it")
+    for what, count in sorted(chaos.counts.items()):
+        say(f"  {count:>8,}  {what}")
+    say("What the producers saw")
+    for what, count in sorted(ledger.answers.items()):
+        say(f"  {count:>8,}  {what}")
+    say("What became of it")
+    for what, count in sorted(counts.items()):
+        say(f"  {count:>8,}  {what}")
+    say(f"  latest push after a deletion was answered: {findings.latest_after_delete_s:.3f} s")
+    say("")
+    summary = (
+        f"{counts['accepted']:,} events accepted, {chaos.kills} kills, "
+        f"{counts['deliveries owed']:,} deliveries owed, {counts.get('duplicates', 0):,} duplicates, {took_s:.0f} s"
+    )
+    if findings.faults:
+        say(f"FAILED: {summary}")
+        for line in findings.told():
+            say(line)
+    else:
+        say(f"All accounted for: {summary}")
+
+
+@contextlib.asynccontextmanager
+async def stage(
+    directory: Path, settings: dict[str, dict[str, Any]] | None = None, *, owners: int = 1, start: bool = True
+) -> AsyncIterator[tuple[Provider, Server, dict[str, str], str]]:
+    """An emulator and a server that knows its application and project: provider, server, sessions, producer's key."""
+    provider = Provider(directory / "emulator")
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(provider.close)
+        await provider.start()
+        server = Server(directory / "server", provider, settings)
+        stack.callback(server.close)
+        dice = random.Random(owners)
+        sessions, secret = await enroll(server, provider, [new_owner(dice) for _ in range(owners)])
+        if start:
+            await server.start()
+        yield provider, server, sessions, secret
