@@ -121,8 +121,10 @@ class Connection(asyncio.Protocol):
         engine, streams = self._engine, self._streams
         for index, request in enumerate(requests):
             try:
-                stream_id = engine.send_request(request.headers)
-                engine.send_data(stream_id, request.body, end_stream=True)
+                body = request.body
+                stream_id = engine.send_request(request.headers, end_stream=not body)
+                if body:
+                    engine.send_data(stream_id, body, end_stream=True)
             except ngh2.NGH2Error:
                 # The engine takes no more (GOAWAY, ids used up): nothing of these was sent.
                 self.draining = True
@@ -173,67 +175,75 @@ class Connection(asyncio.Protocol):
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _handle(self, events: list[ngh2.Event]) -> None:
+    def _handle(self, events: list[Any]) -> None:
+        """Every event of one read, in slices: whoever waits for room sends on while the rest is still looked at.
+
+        Answers that came together would go on coming together, and the wire would idle in between. The engine's events
+        are told apart by their type alone: this loop runs a few times per delivery, and calls nothing that it need not.
+        """
         finished: list[Request] = []
         replay: list[Request] = []
         streams = self._streams
         for event in events:
-            if len(finished) >= _SLICE:
-                # Whoever waits for room sends on at once, while the rest of what was read is still looked at: answers
-                # that came together would go on coming together, and the wire would idle in between.
-                self._owner.finished(finished)
-                finished = []
-                self._owner.changed(self)
-                self._flush()
             kind = type(event)
             if kind is ngh2.ResponseReceived:
-                event = cast(ngh2.ResponseReceived, event)
                 request = streams.get(event.stream_id)
                 if request is None:
                     continue
-                headers = cast(Any, event.headers)
+                headers = event.headers
                 request.status = int(headers[0][1])
                 request.response_headers = headers
-                if event.end_stream:
-                    del streams[event.stream_id]
-                    finished.append(request)
+                if not event.end_stream:
+                    continue
+                del streams[event.stream_id]
+                finished.append(request)
             elif kind is ngh2.DataReceived:
-                event = cast(ngh2.DataReceived, event)
                 request = streams.get(event.stream_id)
                 if request is None:
                     continue
                 if len(request.response_body) < _ANSWER_LIMIT_BYTES:
                     request.response_body += event.data
-                if event.end_stream:
-                    del streams[event.stream_id]
-                    finished.append(request)
-            elif kind is ngh2.StreamClosed:
-                event = cast(ngh2.StreamClosed, event)
-                request = streams.pop(event.stream_id, None)
-                if request is None:
+                if not event.end_stream:
                     continue
-                if request.status and event.error_code == ErrorCode.NO_ERROR:
-                    finished.append(request)
-                elif event.local_error is not None or event.error_code == ErrorCode.REFUSED_STREAM:
-                    replay.append(request)
-                else:
-                    request.status = 0
-                    request.failure = Failure(
-                        FailureKind.RESET, f"stream reset by the peer ({_error_name(event.error_code)})", unknown=True
-                    )
-                    finished.append(request)
+                del streams[event.stream_id]
+                finished.append(request)
+            elif kind is ngh2.StreamClosed:
+                request = streams.pop(event.stream_id, None)
+                if request is not None:
+                    self._closed_early(request, event, finished, replay)
+                continue
             elif kind is ngh2.SettingsReceived:
-                event = cast(ngh2.SettingsReceived, event)
                 # Absent means that it stays; never sent means no limit (RFC 9113, 6.5.2).
                 known = Setting.MAX_CONCURRENT_STREAMS in event.settings
                 if known or self._limit == 1:
                     self._limit = min(event.settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
+                continue
             elif kind is ngh2.GoAwayReceived or kind is ngh2.ConnectionClosed:
                 self.draining = True
+                continue
+            else:
+                continue
+            if len(finished) >= _SLICE:
+                self._owner.finished(finished)
+                finished = []
+                self._owner.changed(self)
+                self._flush()
         if replay:
             self._owner.replay(replay)
         if finished:
             self._owner.finished(finished)
+
+    def _closed_early(self, request: Request, event: Any, finished: list[Request], replay: list[Request]) -> None:
+        """A stream that ended before its answer did: by a reset, or because the peer will not process it."""
+        if request.status and event.error_code == ErrorCode.NO_ERROR:
+            finished.append(request)
+        elif event.local_error is not None or event.error_code == ErrorCode.REFUSED_STREAM:
+            replay.append(request)
+        else:
+            request.status = 0
+            why = f"stream reset by the peer ({_error_name(event.error_code)})"
+            request.failure = Failure(FailureKind.RESET, why, unknown=True)
+            finished.append(request)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
