@@ -276,6 +276,8 @@ class Service:
             metrics.waiting.labels(lane.name).set(lane.waiting)
             for state in (LaneState.OPEN, LaneState.PAUSED):
                 metrics.lane_paused.labels(lane.name, state.value).set(lane.state is state)
+        metrics.unknown_answers.labels("apns").set(self.apns.unknown_answers)
+        metrics.unknown_answers.labels("fcm").set(self.fcm.unknown_answers)
         open_by_origin: dict[str, int] = {}
         for pool in (*self.apns.pools(), *self.fcm.pools()):
             open_by_origin[pool.origin] = open_by_origin.get(pool.origin, 0) + pool.connections

@@ -41,6 +41,12 @@ class Metrics:
             ["lane", "result", "reason"],
             registry=self.registry,
         )
+        self.unknown_answers = Gauge(
+            "tocsin_unknown_answers",
+            "Answers of a provider that no row of its table knows, since the start.",
+            ["provider"],
+            registry=self.registry,
+        )
         self.claimed = Counter("tocsin_items_claimed", "Items taken from the queue.", registry=self.registry)
         self.settled = Counter("tocsin_items_settled", "Items settled.", registry=self.registry)
         self.lost_leases = Counter(
