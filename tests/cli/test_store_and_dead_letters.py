@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.support.line import make_event
+
 from tocsin.store.opening import open_store
 from tocsin.store.ports import Attempt, NewEvent, Settlement
 

@@ -215,7 +215,7 @@ class Histories(RuleBasedStateMachine):
 
     # -- the registry --------------------------------------------------------------------------------------------------
 
-    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS), earlier=st.sampled_from([0, 0, 0, 50]))
+    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS), earlier=st.sampled_from([0, 0, 0, 55]))
     def register(self, owner: UserId, token: str, earlier: int) -> None:
         self.registered += 10
         device = Device(owner, "apns", token, "39JSDKGJ38.de.cospace.app", False, None, self.registered - earlier)

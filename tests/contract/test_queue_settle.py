@@ -118,6 +118,17 @@ async def test_one_lane_finished_and_another_retried_together_leaves_what_waits(
     assert (await record_of(store, item)).state is State.DEAD
 
 
+async def test_a_device_refused_early_makes_a_dead_letter_however_the_others_end(store: Store, clocks: Clocks) -> None:
+    (item,) = await claimed(store, clocks)
+    waiting = [Parked(LANE, clocks.now_ms, 1, (target,)) for target in ("apns:a", "apns:b", "apns:c")]
+    await store.queue.settle([Settlement(item, [], waiting)])
+    for part, result in zip(
+        await store.queue.claim(10, EVERYTHING), (Result.REFUSED, Result.DELIVERED, Result.DELIVERED), strict=True
+    ):
+        await store.queue.settle([done(part, result)])
+    assert (await record_of(store, item)).state is State.DEAD
+
+
 async def test_receipts_are_kept_in_the_order_of_the_attempts(store: Store, clocks: Clocks) -> None:
     (item,) = await claimed(store, clocks)
     first = item

@@ -200,6 +200,18 @@ async def test_while_another_process_holds_the_lock_nothing_is_accepted(stores: 
     assert ids(await store.queue.claim(10, EVERYTHING)) == [waiting.event.id]
 
 
+async def test_a_claim_that_fails_half_way_gives_back_what_it_had(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await impatient(store)
+    await store.queue.append([new(make_event(clocks)) for _ in range(5)])
+    (item,) = await store.queue.claim(1, {})
+    await store.queue.settle([parked(item, clocks.now_ms)])
+    async with locked(stores.path):
+        with pytest.raises(StoreUnavailable):
+            await store.queue.claim(10, EVERYTHING)
+    assert len(await store.queue.claim(10, EVERYTHING)) == 5
+
+
 async def test_the_event_loop_never_waits_for_the_lock(stores: SqliteStores, clocks: Clocks) -> None:
     store = await stores.open()
     await store.database.write(lambda connection: raw(connection).execute("PRAGMA busy_timeout=400").fetchone())

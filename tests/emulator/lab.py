@@ -110,6 +110,9 @@ class Lab:
             self._access_token = (await self.grant(self.assertion())).json["access_token"]
         return self._access_token
 
+    def forget_access_token(self) -> None:
+        self._access_token = ""
+
     async def message_head(self, **changes: str | None) -> Headers:
         fields = {
             ":method": "POST",

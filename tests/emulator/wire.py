@@ -17,6 +17,7 @@ import h2.connection
 import h2.events
 import h2.settings
 import jwt
+from h2.connection import ConnectionInputs, ConnectionState
 
 Headers = Sequence[tuple[str, str]]
 
@@ -45,6 +46,10 @@ class Wire(asyncio.Protocol):
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
         )
+        # h2 takes GOAWAY for the end of the connection; RFC 9113 has the older streams finish.
+        machine: Any = self._h2.state_machine
+        still_open = {(ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN)}
+        machine._transitions = machine._transitions | still_open
         self._transport: asyncio.Transport | None = None
         self._answers: dict[int, Answer] = {}
         self._next = 1

@@ -31,11 +31,13 @@ class House:
         self._read = 0
         self._arrived: dict[str, list[str]] = {}
         self.provider = Provider(directory / "emulator")
+        self._processes: list[Provider | Server] = [self.provider]
         self.ledger = Ledger()
 
     async def open(self, *, users: int = 4, disk: bool = False) -> House:
         await self.provider.start()
         self.server = Server(self.directory / "server", self.provider, self._settings)
+        self._processes.insert(0, self.server)
         self.disk = Disk(self.directory, self.server) if disk else None
         owners = [new_owner(self._dice) for _ in range(users)]
         sessions, self.secret = await enroll(self.server, self.provider, owners)
@@ -44,8 +46,8 @@ class House:
         return self
 
     def close(self) -> None:
-        self.server.close()
-        self.provider.close()
+        for process in self._processes:
+            process.kill()
 
     def client(self) -> Client:
         return Client(self.server.port, self.secret)

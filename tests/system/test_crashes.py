@@ -52,8 +52,8 @@ async def test_ten_kills_in_a_row_in_the_middle_of_a_load_lose_nothing(house: Ho
 
     loading = asyncio.create_task(load())
     for number in range(10):
-        if number % 2:
-            await asyncio.sleep(0.2 + dice.random())  # while it starts, or just after
+        if number % 3:
+            await asyncio.sleep(dice.random())  # while it starts, or just after
         else:
             await house.server.ready()
             await asyncio.sleep(0.1 + 0.3 * dice.random())

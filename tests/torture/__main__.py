@@ -31,10 +31,11 @@ def main() -> int:
     print(f"seed {seed}, files in {directory}", flush=True)
 
     def say(line: str) -> None:
-        if given.verbose or not line or line[0] in " -{" or not line[0].islower() or len(line) > 60:
-            print(f"{time.monotonic() - started:6.1f}  {line}" if given.verbose else line, flush=True)
+        if given.verbose:
+            print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
 
-    good = asyncio.run(torture(LONG if given.long else QUICK, seed, directory, say))
+    good, lines = asyncio.run(torture(LONG if given.long else QUICK, seed, directory, say))
+    print("\n".join(lines))
     if good and not given.keep:
         shutil.rmtree(directory)
     return 0 if good else 1

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.torture.disk import Disk
+from tests.torture.disk import SYNC, Disk
 from tests.torture.people import Device, User
 from tests.torture.processes import Provider, Server
 from tests.torture.producers import Pace
@@ -73,6 +73,8 @@ class Chaos:
         self.counts: dict[str, int] = {}
         self.deaths: list[float] = []
         """When the server was killed."""
+        self.failed_syncs: list[tuple[float, float]] = []
+        """From when to when the disk failed to sync, where the server was killed before it could again."""
 
     @property
     def kills(self) -> int:
@@ -151,10 +153,13 @@ class Chaos:
             return
         kind = self._dice.choice(self._disk.kinds)
         self._note(f"disk: {kind}")
+        began = time.time()
         self._disk.break_(kind)
         await asyncio.sleep(0.3 + self._dice.random() * 1.5)
         if self._dice.random() < 0.2:
             self._die("SIGKILL while the disk fails")
+            if kind == SYNC:
+                self.failed_syncs.append((began, time.time()))
             self._disk.mend()
             await self._server.start()
         self._disk.mend()

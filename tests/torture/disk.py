@@ -15,7 +15,8 @@ from typing import Final
 
 from tests.torture.processes import Server
 
-KINDS: Final = {"no space left": b"f", "write error": b"w", "sync error": b"s"}
+SYNC: Final = "sync error"
+KINDS: Final = {"no space left": b"f", "write error": b"w", SYNC: b"s"}
 QUOTA: Final = "file size limit"
 _QUIET: Final = b"-"
 

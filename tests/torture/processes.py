@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -36,14 +37,13 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of so many consecutive ports that nobody uses now."""
-    for base in range(20_000 + os.getpid() % 7000, 60_000, 37):
+    """The first of so many consecutive ports that nobody uses now; below those that the system hands out by itself."""
+    for _ in range(200):
+        base = secrets.randbelow(20_000) + 11_000
         with contextlib.ExitStack() as held:
             try:
                 for port in range(base, base + count):
-                    sock = held.enter_context(socket.socket())
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    sock.bind(("127.0.0.1", port))
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
             return base
@@ -152,10 +152,8 @@ class Provider(_Process):
     async def start(self) -> None:
         found = self.directory / "emulator.json"
         found.unlink(missing_ok=True)
-        self._start(
-            ["tocsin.emulator", "--directory", str(self.directory), "--journal", str(self.journal)]
-            + ["--journal-bodies", "--inbox", "1000", "--port", str(self._port)]
-        )
+        files = ("--directory", str(self.directory), "--journal", str(self.journal), "--journal-bodies")
+        self._start(["tocsin.emulator", *files, "--inbox", "1000", "--port", str(self._port)])
         await self._until(found.exists)
         self.summary = msgspec.json.decode(found.read_bytes())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tocsin.emulator.run import Emulator, EmulatorError, EmulatorOptions, serve
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tocsin.emulator", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")
@@ -23,9 +23,13 @@ def main() -> int:
     parser.add_argument("--faults", type=Path, help="a TOML file with a fault script")
     parser.add_argument("--max-streams", type=int, default=1000)
     parser.add_argument("--start-with-one-stream", action="store_true")
-    parser.add_argument("--token-update-interval", type=float, default=0.0, help="seconds; Apple's is 1200")
+    parser.add_argument("--token-update-interval", type=float, default=0.0, help="seconds; Apple's is 1200, 0 is off")
     parser.add_argument("--access-token-lifetime", type=int, default=3600, help="seconds")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    given = parser().parse_args()
     options = EmulatorOptions(
         directory=given.directory,
         host=given.host,

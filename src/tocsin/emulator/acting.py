@@ -142,9 +142,11 @@ def _too_late_to_refuse(exchange: Exchange) -> bool:
 
 
 def _matches(match: Match, subject: Subject) -> bool:
+    # The token endpoint is meant only where it is named: "everything is 503" should not keep a sender from signing in.
+    if match.provider != subject.provider and (match.provider is not None or subject.provider == "oauth"):
+        return False
     return not (
-        (match.provider is not None and match.provider != subject.provider)
-        or (match.environment is not None and match.environment != subject.environment)
+        (match.environment is not None and match.environment != subject.environment)
         or (match.token is not None and match.token != subject.token)
         or (match.token_prefix is not None and not subject.token.startswith(match.token_prefix))
         or (match.topic is not None and match.topic != subject.application.partition(".")[2])

@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.emulator.frames import Frame
-from tocsin.http2.messages import Header
 
 _decode = msgspec.json.decode
 
@@ -25,18 +24,17 @@ class Arrived(Struct, frozen=True, gc=False):
     token: bytes
     id: bytes
     frame: Frame
-    own: tuple[Header, ...]
-    """The header fields that vary from push to push; `frame` has the others."""
+    values: tuple[bytes | None, ...]
+    """Of the header fields that vary from push to push; `frame` has the others."""
     body: bytes
 
     def as_json(self) -> dict[str, Any]:
-        headers = (*self.frame.shown, *self.own)
         return {
             "provider": self.provider,
             "environment": self.environment,
             "token": self.token.decode("latin-1"),
             "id": self.id.decode("latin-1"),
-            "headers": {name.decode("latin-1"): value.decode("latin-1") for name, value in headers},
+            "headers": self.frame.shown(self.values),
             "body": self._parsed(),
             "time": self.time,
         }

@@ -18,7 +18,7 @@ _Z99: Final = 2.326
 
 
 class Match(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom a rule is about; what is not named matches everything."""
+    """Whom a rule is about; what is not named matches everything, but `oauth` only matches where it is named."""
 
     provider: Literal["apns", "fcm", "oauth"] | None = None
     environment: Literal["production", "sandbox"] | None = None

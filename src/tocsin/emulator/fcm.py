@@ -29,7 +29,7 @@ class FcmHandler:
     """Messages to one project."""
 
     def __init__(self, project: str, oauth: OAuthHandler, inbox: Inbox, tally: Tally, faults: Faults) -> None:
-        self._project = project
+        self._project = project.encode()
         self._path = f"/v1/projects/{project}/messages:send".encode()
         self._oauth = oauth
         self._inbox = inbox
@@ -81,7 +81,7 @@ class FcmHandler:
         self._inbox.accept("fcm", None, request.message.target.encode(), id, reading, exchange.body)
 
     def _named(self, id: bytes) -> Reply:
-        return Reply(200, _JSON, b'{"name":"projects/%s/messages/%s"}' % (self._project.encode(), id))
+        return Reply(200, _JSON, b'{"name":"projects/%b/messages/%b"}' % (self._project, id))
 
     def _new_id(self) -> bytes:
         self._serial += 1

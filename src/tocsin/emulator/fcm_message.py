@@ -95,14 +95,10 @@ def _read_by_schema(body: bytes) -> SendRequest:
 
 
 def _check_message(message: Message, size_bytes: int) -> None:
-    targets = [target for target in _TARGETS if getattr(message, target)]
-    if len(targets) > 1:
-        second = targets[1]
-        description = f"oneof field 'target' is already set. Cannot set '{second}'"
-        raise malformed([Violation("message", f"Invalid value at 'message' (oneof), {description}")])
-    if not targets:
-        raise invalid_argument("Recipient of the message is not set.", "message")
-    _check_target(targets[0], message.target)
+    if message.token and message.fid is message.topic is message.condition is None:
+        _check_target("token", message.token)
+    else:
+        _check_target(_only_target(message), message.target)
     if message.data:
         _check_data(message.data, "message.data", size_bytes)
     if message.android is not None:
@@ -113,6 +109,16 @@ def _check_message(message: Message, size_bytes: int) -> None:
             raise invalid_argument("Request contains an invalid argument.", "message.android.ttl", "Invalid TTL")
         if message.android.data:
             _check_data(message.android.data, "message.android.data", size_bytes)
+
+
+def _only_target(message: Message) -> str:
+    targets = [target for target in _TARGETS if getattr(message, target)]
+    if len(targets) > 1:
+        description = f"oneof field 'target' is already set. Cannot set '{targets[1]}'"
+        raise malformed([Violation("message", f"Invalid value at 'message' (oneof), {description}")])
+    if not targets:
+        raise invalid_argument("Recipient of the message is not set.", "message")
+    return targets[0]
 
 
 def _check_target(target: str, value: str) -> None:
@@ -129,14 +135,24 @@ def _check_target(target: str, value: str) -> None:
 
 
 def _check_data(data: dict[str, str], at: str, size_bytes: int) -> None:
-    for index, key in enumerate(data):
-        if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
-            raise invalid_argument(f"Invalid data payload key: {key}", f"{at}[{index}].key")
+    reserved = _first_reserved(tuple(data))
+    if reserved is not None:
+        index, key = reserved
+        raise invalid_argument(f"Invalid data payload key: {key}", f"{at}[{index}].key")
     # The whole request is never smaller than the data in it, so that most need no counting.
     if size_bytes > DATA_LIMIT_BYTES:
         used = sum(len(key.encode()) + len(value.encode()) for key, value in data.items())
         if used > DATA_LIMIT_BYTES:
             raise invalid_argument("Android message is too big")
+
+
+# Senders have few sets of keys and few lifetimes, and send them over and over.
+@lru_cache(1000)
+def _first_reserved(keys: tuple[str, ...]) -> tuple[int, str] | None:
+    for index, key in enumerate(keys):
+        if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
+            return index, key
+    return None
 
 
 @lru_cache(1000)

@@ -20,11 +20,18 @@ _SECRET: Final = b"authorization"
 
 
 class Frame(Struct, eq=False):
-    """The fields that repeat. `shown` is without credentials; `verdict` is the handler's own."""
+    """The fields that repeat; `verdict` is the handler's own."""
 
     fields: dict[bytes, bytes]
-    shown: tuple[Header, ...]
+    varying: tuple[bytes, ...]
+    """The names of those that do not."""
     verdict: Any = None
+
+    def shown(self, values: tuple[bytes | None, ...]) -> dict[str, str]:
+        """All fields of a request but its credentials, given the values of those that vary."""
+        own = zip(self.varying, values, strict=True)
+        every = [*self.fields.items(), *((name, value) for name, value in own if value is not None)]
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in every if name != _SECRET}
 
 
 class Reading(Struct, frozen=True, gc=False):
@@ -32,8 +39,6 @@ class Reading(Struct, frozen=True, gc=False):
 
     frame: Frame
     values: tuple[bytes | None, ...]
-    own: tuple[Header, ...]
-    """The fields that vary, as they came."""
     repeated: bool = False
     """Some field came twice."""
 
@@ -66,7 +71,7 @@ class Frames:
                     if names != self._varying:
                         found = dict(own)
                         values = tuple(found.get(name) for name in self._varying)
-                    return Reading(frame, values, own)
+                    return Reading(frame, values)
         return self._learn(exchange)
 
     def _learn(self, exchange: Exchange) -> Reading:
@@ -78,14 +83,14 @@ class Frames:
         others = [index for index in range(len(headers)) if index not in places]
         layout = _Layout(len(headers), tuple(headers[index][0] for index in places), _at(places), _at(others))
         own, stable = layout.own(headers), layout.stable(headers)
-        frame = Frame(dict(stable), tuple(header for header in stable if header[0] != _SECRET))
+        frame = Frame(dict(stable), self._varying)
         repeated = len(fields) != len(headers)
         if own and not repeated:
             exchange.connection.state["layout"] = layout
             if len(self._frames) >= _MOST_FRAMES:
                 self._frames.clear()
             frame = self._frames.setdefault(stable, frame)
-        return Reading(frame, tuple(fields.get(name) for name in self._varying), own, repeated)
+        return Reading(frame, tuple(fields.get(name) for name in self._varying), repeated)
 
 
 def _at(places: list[int]) -> Callable[[Sequence[Header]], tuple[Header, ...]]:

@@ -36,7 +36,7 @@ class Inbox:
         chosen: bool = False,
     ) -> None:
         """Keep a push; `chosen` where its id is the sender's choice, so that the same one twice is a duplicate."""
-        arrived = Arrived(time.time(), provider, environment, token, id, reading.frame, reading.own, body)
+        arrived = Arrived(time.time(), provider, environment, token, id, reading.frame, reading.values, body)
         self._arrived.append(arrived)
         self._tally.accepted += 1
         if chosen and self._ids.again(id):

@@ -1,0 +1,32 @@
+"""Every script in `docs/emulator.md` is one that the emulator takes, and its two forms say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tocsin.emulator.__main__ import parser
+from tocsin.emulator.faults import Rule, Script, load_script, parse_script
+
+DOCS = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+PAIRS = re.findall(r"```json\n(.*?)```\n```toml\n(.*?)```", DOCS, re.DOTALL)
+
+
+@pytest.mark.parametrize(("as_json", "as_toml"), PAIRS)
+def test_an_example_is_a_script_in_both_forms(as_json: str, as_toml: str) -> None:
+    script = parse_script(as_json.encode())
+    assert script == load_script(as_toml)
+    assert script != Script()
+
+
+def test_every_word_of_a_script_is_explained_and_has_an_example() -> None:
+    examples = "".join(as_json for as_json, _ in PAIRS)
+    for name in Rule.__struct_fields__:
+        assert f"`{name}`" in DOCS or f'"{name}"' in examples, name
+
+
+def test_every_option_is_explained() -> None:
+    for action in parser()._actions:
+        assert any(f"`{option}" in DOCS for option in action.option_strings if option != "-h") or action.dest == "help"
