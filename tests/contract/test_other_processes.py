@@ -28,7 +28,7 @@ async def test_an_event_appended_by_another_process_is_noticed_and_counted(
     await other.queue.append([new(event)])
     waiting = asyncio.ensure_future(server.queue.wait(30))
     assert await server.notice_changes()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
     assert server.queue.backlog() == Backlog(1, len(event.body))
     (item,) = await server.queue.claim(10, {})
     assert item.event == event

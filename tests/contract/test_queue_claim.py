@@ -113,7 +113,7 @@ async def test_when_all_is_claimed_there_is_something_to_wait_for(stores: Sqlite
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await append(store, clocks, 1)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
 
 
 async def test_waiting_ends_after_its_time(store: Store) -> None:
@@ -316,7 +316,7 @@ async def test_waiting_ends_when_something_is_released(store: Store, clocks: Clo
     waiting = asyncio.ensure_future(store.queue.wait(30))
     await asyncio.sleep(0)
     store.queue.release(items)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
 
 
 async def test_a_crash_gives_everything_unsettled_back(stores: SqliteStores, clocks: Clocks) -> None:

@@ -165,19 +165,22 @@ class Chaos:
         self._disk.mend()
 
     async def _token_dies(self) -> None:
-        """Its provider calls a token dead for a while; then its app registers it again."""
-        user, device = self._restless()
-        if device.spans[-1].end_sent is not None:
+        """Its provider calls a token dead for all who have it; after a while the app registers it for each again."""
+        _, device = self._restless()
+        holders = [(user, own) for user in self._users for own in user.devices if own.token == device.token]
+        if any(own.spans[-1].end_sent is not None or own.spans[-1].add_answered is None for _, own in holders):
             return
         self._note("tokens called dead")
-        device.spans[-1].end_sent = time.time()
+        for _, own in holders:
+            own.spans[-1].end_sent = time.time()
         dead: Rule = {"match": {"token": device.token}, "status": 404, "reason": "UNREGISTERED"}
         if device.system == "apns":
             dead |= {"status": 410, "reason": "Unregistered", "timestamp": int(time.time() * 1000)}
         await self._script([dead])
         await asyncio.sleep(0.5 + self._dice.random())
         await self._script([])
-        await user.register(self._calls, device)
+        for user, own in holders:
+            await user.register(self._calls, own)
 
     async def _restart_provider(self) -> None:
         self._note("restarts of the provider")
