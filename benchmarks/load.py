@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import httptools
 
-from benchmarks.stage import Stage
+from benchmarks.stage import Stage, fax, owner
 
 
 class _Client(asyncio.Protocol):
     """One keep-alive connection that sends the next request as soon as the last is answered."""
 
-    def __init__(self, requests: Iterator[bytes], done: asyncio.Future[None]) -> None:
+    def __init__(self, requests: Iterator[bytes], done: asyncio.Future[None], latencies: list[float] | None) -> None:
         self._requests = requests
         self._done = done
+        self._latencies = latencies
         self._parser = httptools.HttpResponseParser(self)
+        self._sent = 0.0
+        self.answered = 0
         self.wrong = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -31,14 +34,18 @@ class _Client(asyncio.Protocol):
             if not self._done.done():
                 self._done.set_result(None)
             return
+        self._sent = time.perf_counter()
         self._transport.write(request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
+        self.answered += 1
         if self._parser.get_status_code() >= 300:
             self.wrong += 1
+        if self._latencies is not None:
+            self._latencies.append(time.perf_counter() - self._sent)
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -59,65 +66,48 @@ def get_push(stage: Stage) -> bytes:
     return f"GET /api/push HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {stage.sid}\r\n\r\n".encode()
 
 
-def singles(stage: Stage, lines: Sequence[bytes]) -> list[bytes]:
-    return [post(stage, line, "application/json") for line in lines]
-
-
-def batches(stage: Stage, lines: Sequence[bytes], *, size: int = 2000) -> list[bytes]:
-    """NDJSON requests of `size` lines."""
+def batches(stage: Stage, events: int, users: int, *, size: int = 2000) -> list[bytes]:
+    """NDJSON requests for `events` events, spread over `users`."""
+    lines = [fax(owner(number % users)) for number in range(events)]
     return [
         post(stage, b"\n".join(lines[first : first + size]) + b"\n", "application/x-ndjson")
-        for first in range(0, len(lines), size)
+        for first in range(0, events, size)
     ]
 
 
-async def _run(address: tuple[str, int], requests: Sequence[bytes], connections: int) -> tuple[float, int]:
+async def _run(stage: Stage, requests: Sequence[bytes], connections: int, latencies: list[float] | None) -> float:
     loop = asyncio.get_running_loop()
     shared = iter(requests)
     futures = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
     clients = []
     for future in futures:
-        _, client = await loop.create_connection(lambda future=future: _Client(shared, future), *address)
+        _, client = await loop.create_connection(
+            lambda future=future: _Client(shared, future, latencies), *stage.address
+        )
         clients.append(client)
     await asyncio.gather(*futures)
-    return time.perf_counter() - started, sum(client.wrong for client in clients)
-
-
-def offer(address: tuple[str, int], requests: Sequence[bytes], connections: int) -> tuple[float, int]:
-    """Send all requests over so many connections; returns the seconds until the last answer, and how many refusals."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(address, requests, connections))
-
-
-def send(stage: Stage, requests: Sequence[bytes], connections: int) -> float:
-    """As `offer`, where nothing may be refused."""
-    elapsed, wrong = offer(stage.address, requests, connections)
-    if wrong:
-        raise RuntimeError(f"{wrong} of {len(requests)} requests were refused")
+    elapsed = time.perf_counter() - started
+    if wrong := sum(client.wrong for client in clients):
+        raise RuntimeError(f"{wrong} requests were refused")
     return elapsed
 
 
-def deliver(stage: Stage, requests: Sequence[bytes], events: int, *, devices: int = 1, connections: int = 4) -> float:
-    """Hand in, and wait until the provider has taken everything and every receipt is on disk; returns seconds."""
-    accepted, settled = stage.accepted(), stage.settled()
+def send(stage: Stage, requests: Sequence[bytes], connections: int, latencies: list[float] | None = None) -> float:
+    """Send all requests over so many connections; returns the seconds until the last answer."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(stage, requests, connections, latencies))
+
+
+def deliver(stage: Stage, requests: Sequence[bytes], deliveries: int, connections: int = 4) -> float:
+    """Hand in, and wait until the emulator has taken everything; returns seconds."""
+    before = stage.accepted()
     started = time.perf_counter()
     send(stage, requests, connections)
-    await_count(stage.accepted, accepted + events * devices)
-    await_count(stage.settled, settled + events)
+    while stage.accepted() - before < deliveries:
+        if time.perf_counter() - started > 300:
+            raise RuntimeError(f"only {stage.accepted() - before} of {deliveries} arrived")
+        time.sleep(0.005)
     return time.perf_counter() - started
-
-
-def await_count(count: Callable[[], int], wanted: int, timeout_s: float = 300) -> None:
-    """Until `count` has reached `wanted`; asks the less often the longer it will take, not to be a load itself."""
-    started, first = time.perf_counter(), count()
-    now = first
-    while now < wanted:
-        elapsed = time.perf_counter() - started
-        if elapsed > timeout_s:
-            raise RuntimeError(f"only {now - first} of {wanted - first} arrived")
-        rate = (now - first) / elapsed if elapsed else 0.0
-        time.sleep(min(0.2, max(0.004, (wanted - now) / rate / 3)) if rate else 0.01)
-        now = count()

@@ -10,35 +10,26 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tocsin.domain.devices import ApplicationId, Device, DeviceToken
-from tocsin.domain.events import UserId
+from tocsin.domain.devices import ApplicationId, Device
 from tocsin.settings import Settings, Store
 from tocsin.store.configured import open_store
-from tocsin.store.opening import Store as OpenStore
 from tocsin.store.ports import Application, FcmProject, Role
 
 APPLICATION = "39JSDKGJ38.de.cospace.app"
 PROJECT = "tocsin-emulator"
-_REGISTER_AT_ONCE = 5000
 _HZ = os.sysconf("SC_CLK_TCK")
 
 
 def owner(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012x}"
-
-
-def token(user: int, number: int = 0) -> str:
-    return f"{user:032x}{number:032x}"
 
 
 def fax(user: str) -> bytes:
@@ -106,20 +97,16 @@ class Stage:
         count: int = self.control("GET", "/stats")["accepted"]
         return count
 
-    def metric(self, name: str) -> float:
+    def backlog(self) -> int:
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             connection.request("GET", "/metrics")
             for line in connection.getresponse().read().decode().splitlines():
-                if line.startswith(f"{name} "):
-                    return float(line.split()[1])
+                if line.startswith("tocsin_backlog_events "):
+                    return int(float(line.split()[1]))
         finally:
             connection.close()
-        return 0.0
-
-    def settled(self) -> int:
-        """How many items have their receipt on disk."""
-        return int(self.metric("tocsin_items_settled_total"))
+        return 0
 
     def start_server(self, **environment: str) -> float:
         """Start the server; returns how long it took until it listened."""
@@ -193,68 +180,47 @@ def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Proc
     return json.loads(summary.read_text()), Process(child)
 
 
-@dataclass(frozen=True)
-class Crowd:
-    """Users that are alike, numbered from `first`, with so many devices each."""
-
-    first: int
-    users: int
-    system: str = "apns"
-    devices: int = 1
-    application: str = APPLICATION
-
-    def lines(self, events: int) -> list[bytes]:
-        """Events for all of them in turn."""
-        return [fax(owner(self.first + number % self.users)) for number in range(events)]
-
-    def each(self) -> Iterator[Device]:
-        apns = self.system == "apns"
-        for user in range(self.first, self.first + self.users):
-            for number in range(self.devices):
-                yield Device(
-                    UserId(owner(user)),
-                    "apns" if apns else "fcm",
-                    DeviceToken(token(user, number) if apns else f"registration-token-{user}-{number}"),
-                    ApplicationId(self.application) if apns else None,
-                    False,
-                    None,
-                    user * 100 + number,
-                )
-
-
 @contextmanager
-def staged(*crowds: Crowd, emulator_options: tuple[str, ...] = ()) -> Iterator[Stage]:
+def staged(
+    directory: Path, *, users: int, devices: int = 1, system: str = "apns", emulator_options: tuple[str, ...] = ()
+) -> Iterator[Stage]:
     """Emulator up, users registered, credentials stored; the server is not started yet."""
-    with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as place:
-        directory = Path(place)
-        summary, process = start_emulator(directory / "emulator", *emulator_options)
-        stage = Stage(directory, summary, process)
-        try:
-            asyncio.run(_furnish(stage, crowds))
-            yield stage
-        finally:
-            stage.close()
+    summary, process = start_emulator(directory / "emulator", *emulator_options)
+    stage = Stage(directory, summary, process)
+    try:
+        asyncio.run(_furnish(stage, users, devices, system))
+        yield stage
+    finally:
+        stage.close()
 
 
-@asynccontextmanager
-async def opened(stage: Stage) -> AsyncIterator[OpenStore]:
-    """The stage's store, while no server has it."""
-    async with open_store(Settings(store=Store(path=stage.directory / "tocsin.db"))) as store:
-        yield store
-
-
-async def _furnish(stage: Stage, crowds: tuple[Crowd, ...]) -> None:
-    async with opened(stage) as store:
+async def _furnish(stage: Stage, users: int, devices: int, system: str) -> None:
+    settings = Settings(store=Store(path=stage.directory / "tocsin.db"))
+    async with open_store(settings) as store:
         key = Path(stage.emulator["apns_key"]).read_text()
-        for application in {crowd.application for crowd in crowds} | {APPLICATION}:
-            await store.applications.put_application(
-                Application(ApplicationId(application), key, stage.emulator["key_id"])
-            )
+        application = Application(ApplicationId(APPLICATION), key, stage.emulator["key_id"])
+        await store.applications.put_application(application)
         account = Path(stage.emulator["service_account"]).read_text()
         await store.applications.put_project(FcmProject(PROJECT, account, True))
         stage.producer_key, _ = await store.access.create_key(Role.PRODUCER, "benchmark", None)
-        stage.sid, _ = await store.access.create_session(UserId(owner(0)), None)
-        for crowd in crowds:
-            devices = crowd.each()
-            while some := list(islice(devices, _REGISTER_AT_ONCE)):
-                await asyncio.gather(*(store.registry.add(device, 100) for device in some))
+        stage.sid, _ = await store.access.create_session(owner(0), None)  # type: ignore[arg-type]
+        apns = system == "apns"
+        for first in range(0, users, 2000):
+            await asyncio.gather(
+                *(
+                    store.registry.add(
+                        Device(
+                            owner(user),
+                            system,
+                            f"{user:032x}{number:032x}" if apns else f"registration-token-{user}-{number}",
+                            APPLICATION if apns else None,
+                            False,
+                            None,
+                            user * 100 + number,
+                        ),
+                        100,
+                    )
+                    for user in range(first, min(users, first + 2000))
+                    for number in range(devices)
+                )
+            )
