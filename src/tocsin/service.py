@@ -54,6 +54,7 @@ log = structlog.get_logger(__name__)
 _NOTICE_EVERY_S: Final = 0.5
 _LOOK_AFTER_EVERY_S: Final = 1.0
 _PRUNE_EVERY_S: Final = 10.0
+_PRUNE_AGAIN_S: Final = 0.2
 _WARN_CERTIFICATE_S: Final = 30 * 24 * 3600
 _GC_THRESHOLD: Final = 100_000
 # The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
@@ -144,7 +145,6 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await self.store.queue.start()
         await self.configure()
         app = create_app(
             settings=self.settings,
@@ -162,6 +162,7 @@ class Service:
             asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
             asyncio.create_task(server.serve(sockets=[sock]), name="api"),
             asyncio.create_task(self._look_after(), name="looking after"),
+            asyncio.create_task(self._keep_pruning(), name="pruning"),
         ]
         stopped = asyncio.create_task(stop.wait())
         await server.listening.wait()
@@ -184,8 +185,9 @@ class Service:
         """No new work; what is in flight ends or goes back to the queue; all of it within the deadline."""
         log.info("stopping")
         self._stopping = True
-        dispatching, serving, looking_after = tasks
-        looking_after.cancel()
+        dispatching, serving, *caring = tasks
+        for task in caring:
+            task.cancel()
         server.should_exit = True
         await self.dispatcher.stop(self.settings.server.drain_s)
         # What still has no answer comes back as lost, and is parked for the next start.
@@ -196,7 +198,7 @@ class Service:
                 await asyncio.gather(dispatching, return_exceptions=True)
         except TimeoutError:
             log.error("not everything could be settled; it is delivered again after the next start")
-        await asyncio.gather(looking_after, return_exceptions=True)
+        await asyncio.gather(*caring, return_exceptions=True)
         server.force_exit = True
         await asyncio.gather(serving, return_exceptions=True)
         log.info("stopped")
@@ -227,7 +229,7 @@ class Service:
 
     async def _look_after(self) -> None:
         """What happens now and then, and must not stop because it failed once."""
-        noticed = looked = pruned = 0.0
+        noticed = looked = 0.0
         loop = asyncio.get_running_loop()
         configured = await self._configured()
         while True:
@@ -248,9 +250,6 @@ class Service:
                         removals = await self.store.registry.history()
                         self.dispatcher.quarantined({r.application for r in removals if r.quarantined})
                     self._observe()
-                if now - pruned >= _PRUNE_EVERY_S:
-                    pruned = now
-                    await self._prune()
             except StoreUnavailable as error:
                 log.debug("store unavailable", error=str(error))
             except CredentialError as error:
@@ -262,9 +261,17 @@ class Service:
         applications = self.store.applications
         return await applications.applications(), await applications.projects()
 
-    async def _prune(self) -> None:
+    async def _keep_pruning(self) -> None:
+        """Forget what is old enough, beside everything else: in small steps, for as long as there is more."""
         store = self.settings.store
-        await self.store.prune(store.retention.total_seconds(), store.history.total_seconds())
+        retention_s, history_s = store.retention.total_seconds(), store.history.total_seconds()
+        more = False
+        while True:
+            await asyncio.sleep(_PRUNE_AGAIN_S if more else _PRUNE_EVERY_S)
+            try:
+                more = await self.store.prune(retention_s, history_s)
+            except StoreUnavailable as error:
+                log.debug("store unavailable", error=str(error))
 
     def _observe(self) -> None:
         metrics = self.metrics
@@ -311,6 +318,10 @@ async def serve(settings: Settings, *, ready: Callable[[str], None] | None = Non
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with contextlib.closing(_listen(settings)) as sock:
         async with open_store(settings, exclusive=True) as store:
+            try:
+                await store.queue.start()
+            except StoreUnavailable as error:
+                raise StoreError(f"{settings.store.path}: cannot be used: {error}") from None
             await Service(settings, store).run(sock, ready)
 
 
