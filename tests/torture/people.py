@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from tests.torture.processes import APPLICATION, VOIP_TOPIC
 from tests.torture.wire import Client, NoAnswer
 
-ON_THE_WIRE_S = 3.0
+ON_THE_WIRE_S = 4.0
 """How long after the answer to a deletion a push may still arrive: it was on its way, or in the provider's sockets."""
 
 

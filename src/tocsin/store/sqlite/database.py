@@ -12,6 +12,7 @@ with one statement, and read many rows as one (`json_group_array`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -167,10 +168,12 @@ class _Writer(_Thread):
     def _execute(self, jobs: list[_Job]) -> None:
         driver = raw(self._connection)
         before = driver.total_changes
+        committing = False
         try:
             driver.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 self._run_alone(driver, job, alone=len(jobs) == 1)
+            committing = True
             driver.execute("COMMIT")
         except BaseException as error:
             # Disk full, I/O error, locked, read-only: nothing of this transaction is durable, so nobody is told so.
@@ -180,6 +183,8 @@ class _Writer(_Thread):
                 except sqlite3.Error as rollback_error:
                     log.error("rollback failed", error=str(rollback_error))
             fault = storage_fault(error)
+            if fault is not None and committing:
+                self._overwrite_what_was_lost(driver)
             for job in jobs:
                 if fault is None:
                     job.error = job.error or error
@@ -190,6 +195,18 @@ class _Writer(_Thread):
         changed = driver.total_changes != before
         for job in jobs:
             job.changed = changed
+
+    def _overwrite_what_was_lost(self, driver: sqlite3.Connection) -> None:
+        """A commit whose sync failed stands whole in the log, and the next process would take it for good: what was
+        refused would be delivered after all. Other frames in its place make it void, synced or not."""
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            _fill(self._connection)
+            driver.execute("COMMIT")
+        except sqlite3.Error:
+            if driver.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    driver.execute("ROLLBACK")
 
     def _run_alone(self, driver: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
         """Run one job so that it can fail without the others, unless the storage is what failed."""
