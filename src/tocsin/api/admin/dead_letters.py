@@ -79,7 +79,7 @@ class DeadLetterRoutes(Shared):
     async def list_letters(
         self,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        start: Annotated[int, QueryParameter(ge=0, le=2**63 - 1)] = 0,
+        start: Annotated[int, QueryParameter(ge=0, le=2**53 - 1)] = 0,
     ) -> LetterPage:
         page = await self._dead_letters.list(limit, start=start or None)
         letters = [
