@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 _CLAIM_ITEMS: Final = 500
 _SETTLE_ITEMS: Final = 2000
-_MOST_UNSETTLED: Final = 50_000
+_MOST_UNSETTLED: Final = 8_000
 _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
