@@ -72,7 +72,7 @@ async def _aioapns(summary: dict[str, object], count: int) -> float:
     assert isinstance(urls, dict)
     port = int(urls["production"].rsplit(":", 1)[1])
     client = APNs(
-        key=str(summary["apns_key"]),
+        key=Path(str(summary["apns_key"])).read_text(),
         key_id=str(summary["key_id"]),
         team_id=str(summary["team_id"]),
         topic="de.cospace.app",
