@@ -25,7 +25,16 @@ CHECKED = [
 ]
 
 
-ABOUT_INPUT = [checks.positive_data_acceptance, checks.negative_data_rejection]
+def unless_too_large(check):
+    """A body over the route's bound is 413 before anybody looks into it, good or bad."""
+
+    def judge(ctx, response, case):
+        return None if response.status_code == 413 else check(ctx, response, case)
+
+    return judge
+
+
+ABOUT_INPUT = [unless_too_large(checks.positive_data_acceptance), unless_too_large(checks.negative_data_rejection)]
 
 
 def says_less_than_it_means(case):
@@ -78,7 +87,7 @@ def test_every_answer_is_as_documented(operation, mode, served):
     secret = next((secret for prefix, secret in secrets.items() if operation.path.startswith(prefix)), "")
 
     @given(operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     def answers(case):
         judged = CHECKED if says_less_than_it_means(case) else [*CHECKED, *ABOUT_INPUT]
         headers = {"Authorization": f"Bearer {secret}"}
