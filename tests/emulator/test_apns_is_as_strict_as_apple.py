@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from msgspec import Struct
 from tests.emulator.lab import BODY, TOPIC, Lab, Laboratory, new_token
 from tests.emulator.wire import Answer
 
+from tocsin.emulator.apns_reasons import Reason
 from tocsin.emulator.client_certificates import FOR_SANDBOX
 from tocsin.emulator.credentials import Files
 
@@ -136,6 +138,21 @@ async def test_a_right_request_is_accepted(case: Case, lab: Lab) -> None:
     answer = await _try(lab, case)
     assert (answer.status, answer.body) == (200, b"")
     assert len(lab.emulator.inbox.find()) == 1
+
+
+def test_every_reason_has_a_test_with_its_status() -> None:
+    told_apart_below = {
+        "BadCertificate", "BadCertificateEnvironment", "DeviceTokenNotForTopic", "DuplicateHeaders",
+        "TooManyProviderTokenUpdates", "TopicDisallowed",
+    }  # fmt: skip
+    assert {case.reason for case in REFUSALS} | told_apart_below == {reason.text for reason in Reason}
+
+
+async def test_a_request_may_end_with_trailers(lab: Lab) -> None:
+    answer = (await lab.connect("production")).send(lab.push(), BODY, trailers=[("x-checksum", "1")])
+    await asyncio.wait_for(answer.ended.wait(), 5)
+    assert answer.status == 200
+    assert [entry["body"]["message"] for entry in lab.emulator.inbox.find()] == ["fax_new"]
 
 
 async def test_the_apns_id_comes_back_or_is_made(lab: Lab) -> None:

@@ -51,6 +51,39 @@ async def test_any_body_can_be_answered(lab: Lab) -> None:
     assert (answer.status, answer.body) == (502, b"<html>bad gateway</html>")
 
 
+async def test_the_real_answer_can_have_another_body_and_the_push_arrives(lab: Lab) -> None:
+    lab.script(Rule(status=200, body="not JSON", headers={"Content-Type": "text/plain"}))
+    answer = await lab.send_message(GOOD)
+    assert (answer.status, answer.body, answer.headers["content-type"]) == (200, b"not JSON", "text/plain")
+    assert _tokens(lab) == [GOOD["token"]]
+
+
+async def test_a_header_replaces_that_of_the_provider(lab: Lab) -> None:
+    lab.script(Rule(status=502, body="<html>", headers={"Content-Type": "text/html"}))
+    connection = await lab.connect("production")
+    answer = await connection.ask(lab.push(apns_id="00112233-4455-6677-8899-aabbccddeeff"), BODY)
+    assert answer.headers == {"content-type": "text/html", "apns-id": "00112233-4455-6677-8899-aabbccddeeff"}
+    assert answer.field_names.count("content-type") == 1
+
+
+async def test_what_only_fcm_has_leaves_apple_alone(lab: Lab) -> None:
+    lab.script(Rule(html_404=True), Rule(headers={"x-mark": "a"}))
+    answer = await _push(lab)
+    assert (answer.status, answer.headers["x-mark"]) == (200, "a")
+    assert (await lab.send_message(GOOD)).status == 404
+
+
+async def test_one_rule_can_do_several_things(lab: Lab) -> None:
+    lab.script(Rule(status=503, reason="Shutdown", delay_s=0.1, max_concurrent_streams=7, goaway=Goaway()))
+    connection = await lab.connect("production")
+    started = time.monotonic()
+    answer = await connection.ask(lab.push(), BODY)
+    assert (answer.status, answer.reason) == (503, "Shutdown")
+    assert time.monotonic() - started >= 0.1
+    await asyncio.wait_for(connection.closed.wait(), 5)
+    assert (connection.stream_limits, connection.goaways) == ([1000, 7], [2**31 - 1, 1])
+
+
 async def test_a_410_says_since_when(lab: Lab) -> None:
     lab.script(Rule(status=410, reason="Unregistered", timestamp=1700000000000))
     assert (await _push(lab)).json == {"reason": "Unregistered", "timestamp": 1700000000000}
@@ -103,6 +136,21 @@ async def test_the_token_endpoint_can_fail(lab: Lab) -> None:
     answer = await lab.grant(lab.assertion())
     assert (answer.status, answer.json["error"]) == (500, "internal_failure")
     assert lab.emulator.inbox.tokens_issued == 0
+    [counted] = lab.emulator.stats()["answers"]
+    assert (counted["provider"], counted["status"], counted["reason"]) == ("oauth", 500, "internal_failure")
+
+
+@pytest.mark.parametrize(("rule", "silent"), [(Rule(no_answer=True), "no_answer"), (Rule(reset=2), "reset")])
+async def test_the_token_endpoint_can_fall_silent(lab: Lab, rule: Rule, silent: str) -> None:
+    rule.match = Match(provider="oauth")
+    lab.script(rule)
+    if silent == "reset":
+        assert (await lab.grant(lab.assertion())).reset == 2
+    else:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lab.grant(lab.assertion()), 0.2)
+    [counted] = lab.emulator.stats()["answers"]
+    assert (counted["status"], counted["reason"]) == (0, silent)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -43,12 +43,13 @@ async def test_the_inbox_tells_what_arrived_newest_last(lab: Lab, control: httpx
     assert await found(token=tokens[1]) == await found(token=tokens[1].upper()) == [tokens[1]]
     assert await found(provider="fcm") == [GOOD["token"]]
     assert await found(environment="production") == [tokens[0], tokens[2]]
+    assert await found(token="") == []
     assert await found(limit="2") == [tokens[2], GOOD["token"]]
     assert (await control.delete("/inbox")).status_code == 200
     assert await found() == []
 
 
-@pytest.mark.parametrize("query", ["tokn=a", "limit=x", "limit=-1"])
+@pytest.mark.parametrize("query", ["tokn=a", "tokn=", "limit=x", "limit=-1", "limit="])
 async def test_a_wrong_query_is_refused_by_name(query: str, control: httpx.AsyncClient) -> None:
     answer = await control.get(f"/inbox?{query}")
     assert answer.status_code == 400
@@ -106,6 +107,14 @@ async def test_faults_are_put_shown_and_taken_back(lab: Lab, control: httpx.Asyn
         ('{"rules": [{"rate": 2}]}', "$.rules[0].rate"),
         ('{"rules": [{"match": {"provider": "apple"}}]}', "$.rules[0].match.provider"),
         ('{"rules": [{"cut": "somewhere"}]}', "$.rules[0].cut"),
+        ('{"rules": [{"status": 500}, {"headers": {"x mark": "a"}}]}', "$.rules[1]"),
+        ('{"rules": [{"headers": {"x-mark": "a\\r\\nb: c"}}]}', "x-mark"),
+        ('{"rules": [{"headers": {":status": "200"}}]}', ":status"),
+        ('{"rules": [{"html_404": true, "match": {"provider": "apns"}}]}', "html_404"),
+        ('{"rules": [{"expire_tokens": true, "match": {"provider": "oauth"}}]}', "expire_tokens"),
+        ('{"rules": [{"goaway": {"mode": "soon"}}]}', "$.rules[0].goaway.mode"),
+        ("[]", "object"),
+        ("", "truncated"),
         ("{", "truncated"),
     ],
 )
@@ -121,3 +130,4 @@ async def test_a_wrong_script_is_refused_by_name_and_changes_nothing(
 async def test_unknown_pages_and_methods_are_told(control: httpx.AsyncClient) -> None:
     assert (await control.get("/nothing")).status_code == 404
     assert (await control.post("/inbox")).status_code == 405
+    assert (await control.get("//[")).status_code == 404

@@ -28,6 +28,8 @@ class Answer:
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.field_names: list[str] = []
+        """As they came, those that came twice twice."""
         self.body = b""
         self.reset: int | None = None
         self.ended = asyncio.Event()
@@ -72,6 +74,7 @@ class Wire(asyncio.Protocol):
                     fields = {name.decode(): value.decode() for name, value in event.headers or []}
                     answer = self._answers[event.stream_id or 0]
                     answer.status, answer.headers = int(fields.pop(":status")), fields
+                    answer.field_names = [name.decode() for name, _ in event.headers or []]
                 case h2.events.DataReceived():
                     self._answers[event.stream_id or 0].body += event.data or b""
                 case h2.events.StreamEnded():
@@ -93,13 +96,15 @@ class Wire(asyncio.Protocol):
         for answer in self._answers.values():
             answer.ended.set()
 
-    def send(self, headers: Headers, body: bytes = b"") -> Answer:
+    def send(self, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> Answer:
         """A request, on its way in the moment."""
         stream_id, self._next = self._next, self._next + 2
         self._answers[stream_id] = answer = Answer()
         self._h2.send_headers(stream_id, list(headers), end_stream=not body)
         if body:
-            self._h2.send_data(stream_id, body, end_stream=True)
+            self._h2.send_data(stream_id, body, end_stream=not trailers)
+        if trailers:
+            self._h2.send_headers(stream_id, list(trailers), end_stream=True)
         self._write()
         return answer
 

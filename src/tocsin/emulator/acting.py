@@ -49,7 +49,7 @@ class Faults:
     def find(self, subject: Subject, connection: Any) -> Rule | None:
         """The rule that acts on this request, if any."""
         for index, rule in enumerate(self.script.rules):
-            if rule.tls_fail or not _matches(rule.match, subject):
+            if rule.tls_fail or not _matches(rule.match, subject) or (rule.only_fcm and subject.provider != "fcm"):
                 continue
             if rule.goaway is not None and rule.goaway.every is not None and connection.requests % rule.goaway.every:
                 continue
@@ -78,8 +78,8 @@ class Faults:
     def act(self, rule: Rule, exchange: Exchange, reply: Reply) -> Reply | None:
         """Do to a request what `rule` says; returns what is left to be answered at once."""
         connection = exchange.connection
-        if rule.headers:
-            reply = Reply(reply.status, [*reply.headers, *_fields(rule.headers)], reply.body)
+        if rule.headers or rule.body is not None:
+            reply = _changed(reply, rule)
         if rule.max_concurrent_streams is not None:
             connection.set_max_streams(rule.max_concurrent_streams)
         if rule.slow_read_s:
@@ -155,5 +155,8 @@ def _matches(match: Match, subject: Subject) -> bool:
     )
 
 
-def _fields(headers: dict[str, str]) -> list[Header]:
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+def _changed(reply: Reply, rule: Rule) -> Reply:
+    own: list[Header] = [(name.lower().encode(), value.encode()) for name, value in rule.headers.items()]
+    names = {name for name, _ in own}
+    kept = [header for header in reply.headers if header[0] not in names]
+    return Reply(reply.status, kept + own, reply.body if rule.body is None else rule.body.encode())

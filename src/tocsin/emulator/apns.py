@@ -225,8 +225,6 @@ def _error_fields(reading: Reading) -> list[Header]:
 
 def _scripted(rule: Rule, reading: Reading) -> Reply:
     status = rule.status or 500
-    if rule.body is not None:
-        return Reply(status, _error_fields(reading), rule.body.encode())
     body: dict[str, Any] = {"reason": rule.reason}
     if rule.timestamp is not None:
         body["timestamp"] = rule.timestamp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,11 +36,11 @@ class ControlHandler:
 
     def __call__(self, exchange: Exchange) -> Reply:
         fields = dict(exchange.headers)
-        url = urlsplit(fields[b":path"].decode("latin-1"))
+        path, _, query = fields[b":path"].decode("latin-1").partition("?")
         method = fields[b":method"].decode()
-        match method, url.path:
+        match method, path:
             case "GET", "/inbox":
-                return self._find(dict(parse_qsl(url.query)))
+                return self._find(dict(parse_qsl(query, keep_blank_values=True)))
             case "DELETE", "/inbox":
                 self._inbox.clear()
                 return _json(200, {})
@@ -54,9 +54,9 @@ class ControlHandler:
                 self._faults.replace(Script())
                 return _json(200, {})
             case _, "/inbox" | "/stats" | "/faults":
-                return _json(405, {"error": f"{method} is not for {url.path}"})
+                return _json(405, {"error": f"{method} is not for {path}"})
             case _:
-                return _json(404, {"error": f"no such page: {url.path}; there are {', '.join(_PAGES)}"})
+                return _json(404, {"error": f"no such page: {path}; there are {', '.join(_PAGES)}"})
 
     def _find(self, query: dict[str, str]) -> Reply:
         try:

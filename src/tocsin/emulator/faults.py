@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -13,6 +14,8 @@ Rate = Annotated[float, Meta(ge=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0, le=3600)]
 Milliseconds = Annotated[float, Meta(ge=0, le=3_600_000)]
 
+_FIELD_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE: Final = re.compile(r"([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")
 _Z99: Final = 2.326
 """The 99th percentile of the standard normal distribution."""
 
@@ -64,11 +67,11 @@ class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
     field: str | None = None
     """FCM: the field of a BadRequest violation, `message.token`."""
     body: str | None = None
-    """Instead of the provider's own JSON."""
+    """Instead of the provider's own; with no `status`, of the one that it would have been."""
     headers: dict[str, str] = {}
-    """Added to the answer; with no `status`, to the one that it would have been."""
+    """Added to the answer, each replacing one of its name; with no `status`, to the one that it would have been."""
     html_404: bool = False
-    """FCM: Google's HTML page instead of JSON."""
+    """FCM alone: Google's HTML page instead of JSON."""
 
     no_answer: bool = False
     delay_s: Seconds | None = None
@@ -81,14 +84,26 @@ class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
     cut: Literal["mid_headers", "mid_body", "before_answer"] | None = None
     slow_read_s: Seconds | None = None
     expire_tokens: bool = False
-    """Every access token that was issued so far becomes invalid."""
+    """FCM alone: every access token that was issued so far becomes invalid."""
     tls_fail: bool = False
     """Not about requests: new connections of `provider` and `environment` fail their TLS handshake."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if _FIELD_NAME.fullmatch(name) is None or _FIELD_VALUE.fullmatch(value) is None:
+                raise ValueError(f"headers: {name!r} is no header field")
+        if self.only_fcm and self.match.provider not in (None, "fcm"):
+            raise ValueError("`html_404` and `expire_tokens` are for the provider `fcm` alone")
+
+    @property
+    def only_fcm(self) -> bool:
+        """Whether there is nothing like it elsewhere."""
+        return self.html_404 or self.expire_tokens
 
     @property
     def scripted(self) -> bool:
         """Whether the answer is the rule's, and the push not taken."""
-        return self.html_404 or self.expire_tokens or self.status not in (None, 200)
+        return self.only_fcm or self.status not in (None, 200)
 
     @property
     def silent(self) -> str:

@@ -127,8 +127,6 @@ def _scripted(rule: Rule) -> Reply:
     if rule.status in (None, 200):
         return unauthenticated(missing=False).reply()
     assert rule.status is not None
-    if rule.body is not None:
-        return Reply(rule.status, (), rule.body.encode())
     message = rule.message or f"Scripted: {rule.reason or rule.status}"
     violations = [Violation(rule.field, message)] if rule.field else []
     return error(rule.status, message, code=rule.reason, violations=violations)

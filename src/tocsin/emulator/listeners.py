@@ -63,7 +63,7 @@ class Listeners:
             if alpn == "h2" or not door.http1:
                 streams = door.first_streams
                 return ServerConnection(handler, max_streams=streams, client_certificate=certificate, registry=registry)
-            return _Http1(handler, registry)
+            return Http1Connection(handler, registry)
 
         port = await self._start(lambda: Switch(choose), door.offset, self._context(door))
         return f"https://localhost:{port}"
@@ -71,7 +71,7 @@ class Listeners:
     async def plain(self, handler: Handler, offset: int) -> str:
         """Listen without TLS, for HTTP/1.1 alone; returns the URL, raises as `tls`."""
         registry = self._open.setdefault("control", set())
-        port = await self._start(lambda: _Http1(handler, registry), offset, None)
+        port = await self._start(lambda: Http1Connection(handler, registry), offset, None)
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{port}"
 
@@ -129,30 +129,3 @@ class Listeners:
         self._listening.append(server)
         number: int = server.sockets[0].getsockname()[1]
         return number
-
-
-class _Http1(Http1Connection):
-    """HTTP/1.1 with what a fault script asks of a connection: one stream after the other."""
-
-    def __init__(self, handler: Handler, registry: set[asyncio.Protocol]) -> None:
-        super().__init__(handler)
-        self._registry = registry
-        self.requests = 0
-        self.newest_handled = 0
-        self.peer_certificate: bytes | None = None
-        self.state: dict[str, Any] = {}
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._registry.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._registry.discard(self)
-
-    def on_message_complete(self) -> None:
-        self.requests += 1
-        super().on_message_complete()
-
-    def goaway_gracefully(self) -> None:
-        self.goaway()

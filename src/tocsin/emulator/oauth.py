@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import jwt
 import msgspec
@@ -82,31 +82,35 @@ class OAuthHandler:
 
     def __call__(self, exchange: Exchange) -> Reply | None:
         fields = dict(exchange.headers)
-        if urlsplit(fields.get(b":path", b"")).path != PATH.encode():
+        if fields.get(b":path", b"").partition(b"?")[0] != PATH.encode():
             return Reply(404)
         if fields.get(b":method") != b"POST":
             return Reply(405, ((b"allow", b"POST"),))
         rule = None
         if self._faults.active:
             rule = self._faults.find(Subject("oauth", project=self._account.project_id), exchange.connection)
-        reply = _scripted(rule) if rule is not None and rule.scripted else self._answer(exchange.body)
+        if rule is not None and rule.scripted:
+            reply, reason = _scripted(rule), rule.reason
+        else:
+            reply, reason = self._answer(exchange.body)
+        status, reason = (0, rule.silent) if rule is not None and rule.silent else (reply.status, reason)
+        self._tally.count("oauth", None, status, reason)
         if rule is not None:
             return self._faults.act(rule, exchange, reply)
         return self._faults.delayed(exchange, reply) if self._faults.active else reply
 
-    def _answer(self, body: bytes) -> Reply:
+    def _answer(self, body: bytes) -> tuple[Reply, str]:
+        """The answer, and its `error`."""
         try:
             self._verify(body)
         except _Denied as denied:
-            self._tally.count("oauth", None, 400, denied.error)
-            return _json(400, {"error": denied.error, "error_description": str(denied)})
+            return _json(400, {"error": denied.error, "error_description": str(denied)}), denied.error
         now = time.time()
         self._issued = {token: issued for token, issued in self._issued.items() if issued.until > now}
         token = "ya29." + secrets.token_urlsafe(96)
         self._issued[b"Bearer " + token.encode()] = _Issued(now + self._lifetime_s, self._faults.token_generation)
         self._tally.access_tokens_issued += 1
-        self._tally.count("oauth", None, 200, "")
-        return _json(200, {"access_token": token, "expires_in": self._lifetime_s - 1, "token_type": "Bearer"})
+        return _json(200, {"access_token": token, "expires_in": self._lifetime_s - 1, "token_type": "Bearer"}), ""
 
     def _verify(self, body: bytes) -> None:
         form = parse_qs(body.decode("latin-1"))
@@ -138,8 +142,6 @@ class OAuthHandler:
 
 def _scripted(rule: Rule) -> Reply:
     status = rule.status or 500
-    if rule.body is not None:
-        return Reply(status, (), rule.body.encode())
     error = {"error": rule.reason or "internal_failure"}
     return _json(status, error | ({"error_description": rule.message} if rule.message else {}))
 

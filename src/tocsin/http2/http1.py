@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
+from msgspec import Struct
 
 from tocsin.http2.messages import Header
 from tocsin.http2.server import Exchange, Handler, Reply
 
 _MOST_BODY_BYTES: Final = 1024 * 1024
+_MOST_WAITING: Final = 1000
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_OF_AN_UPGRADE: Final = (b"connection", b"upgrade", b"http2-settings")
+
+
+class _Request(Struct, frozen=True):
+    """One that is complete. `last` where its client wants the connection closed after it."""
+
+    exchange: Exchange
+    last: bool
 
 
 class Http1Connection(asyncio.Protocol):
-    """One keep-alive connection; requests are answered in their order, one at a time."""
+    """One keep-alive connection; requests are answered in their order, one at a time, as if each were stream 1.
 
-    def __init__(self, handler: Handler) -> None:
+    While it is open it is in `registry`, where one is given.
+    """
+
+    def __init__(self, handler: Handler, registry: set[asyncio.Protocol] | None = None) -> None:
         self._handler = handler
+        self._registry = registry
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._headers: list[Header] = []
         self._url = b""
         self._body = b""
-        self._keep_alive = True
+        self._waiting: deque[_Request] = deque()
+        self._current: Exchange | None = None
+        self._last = False
+        """The answer to the current request ends the connection."""
+        self.requests = 0
+        self.newest_handled = 0
+        """Always below the current request: over HTTP/1.1, one that is unanswered can still be turned back."""
+        self.peer_certificate: bytes | None = None
+        self.state: dict[str, Any] = {}
+        """The application's own, per connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self._registry is not None:
+            self._registry.add(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             self.abort()
             raise error.__context__ or error from None
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserError:
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._forget()
+        if self._registry is not None:
+            self._registry.discard(self)
 
     # -- httptools -----------------------------------------------------------------------------------------------------
 
@@ -53,45 +84,58 @@ class Http1Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
 
+    def on_headers_complete(self) -> None:
+        idle = self._transport is not None and self._current is None and not self._parser.should_upgrade()
+        if idle and any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers):
+            self._write(_CONTINUE)
+
     def on_body(self, body: bytes) -> None:
         self._body += body
         if len(self._body) > _MOST_BODY_BYTES:
             self.abort()
 
     def on_message_complete(self) -> None:
-        self._keep_alive = self._parser.should_keep_alive()
+        if self._transport is None or self._parser.should_upgrade():
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self.abort()
+            return
         pseudo: list[Header] = [(b":method", self._parser.get_method()), (b":path", self._url)]
-        exchange = Exchange(self, 1, pseudo + self._headers)
-        exchange.body = self._body
-        reply = self._handler(exchange)
-        if reply is not None:
-            self.answer(exchange, reply)
+        exchange = Exchange(self, 1, pseudo + self._headers, self._body)
+        self._waiting.append(_Request(exchange, not self._parser.should_keep_alive()))
+        self._handle_next()
 
     # -- the part of ServerConnection that makes sense here ------------------------------------------------------------
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered."""
+        return len(self._waiting) + (self._current is not None)
+
     def answer(self, exchange: Exchange, reply: Reply) -> None:
-        if self._transport is None:
-            return
-        self._transport.write(self._encode(reply))
-        if not self._keep_alive:
-            self._transport.close()
+        if exchange is self._current:
+            self._finish(reply)
+            self._handle_next()
 
     def reset(self, exchange: Exchange, error_code: int) -> None:
         self.abort()
 
     def goaway(self, last_stream_id: int | None = None, error_code: int = 0, debug: bytes = b"") -> None:
-        self._keep_alive = False
+        """The current request is the last; with `last_stream_id`, which is before it, not even that is answered."""
+        if last_stream_id is not None:
+            self.close()
+        self._last = True
+
+    def goaway_gracefully(self) -> None:
+        self.goaway()
 
     def set_max_streams(self, limit: int) -> None:
         """There is but one."""
 
     def cut(self, exchange: Exchange, reply: Reply, *, keep_headers: bool) -> None:
-        if self._transport is not None:
-            encoded = self._encode(reply)
-            end = len(encoded) - len(reply.body) // 2 if keep_headers else len(encoded) // 4
-            self._transport.write(encoded[:end])
-            self._transport.close()
-            self._transport = None
+        encoded = self._encode(reply)
+        self._write(encoded[: len(encoded) - len(reply.body) // 2 if keep_headers else len(encoded) // 4])
+        self.close()
 
     def pause_reading(self, seconds: float) -> None:
         transport = self._transport
@@ -102,19 +146,62 @@ class Http1Connection(asyncio.Protocol):
             )
 
     def close(self) -> None:
+        """Write what is ready, then end the connection; what is unanswered stays so."""
         if self._transport is not None:
             self._transport.close()
+            self._forget()
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-            self._transport = None
+            self._forget()
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _handle_next(self) -> None:
+        while self._waiting and self._current is None:
+            request = self._waiting.popleft()
+            self._current, self._last = request.exchange, request.last
+            self.requests += 1
+            reply = self._handler(request.exchange)
+            if reply is not None and self._current is not None:
+                self._finish(reply)
+
+    def _finish(self, reply: Reply) -> None:
+        self._write(self._encode(reply))
+        self._current = None
+        if self._last:
+            self.close()
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request once more, as if it had not offered another protocol: RFC 9110, 7.8 lets a server do so.
+
+        Java's HttpClient offers HTTP/2 to every plain address, and httptools takes the body for the other protocol's.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self.abort()
+            return
+        kept = [b"%b: %b\r\n" % header for header in self._headers if header[0] not in _OF_AN_UPGRADE]
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self._url, b"".join(kept))
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
+
+    def _forget(self) -> None:
+        self._transport = self._current = None
+        self._waiting.clear()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
 
     def _encode(self, reply: Reply) -> bytes:
         phrase = _PHRASES.get(reply.status, "Unknown")
         lines = [b"HTTP/1.1 %d %s" % (reply.status, phrase.encode())]
         lines += [name + b": " + value for name, value in reply.headers]
         lines.append(b"content-length: %d" % len(reply.body))
-        if not self._keep_alive:
+        if self._last:
             lines.append(b"connection: close")
-        return b"\r\n".join(lines) + b"\r\n\r\n" + reply.body
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        to_head = self._current is not None and self._current.headers[0][1] == b"HEAD"
+        return head if to_head else head + reply.body

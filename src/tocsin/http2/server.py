@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import ngh2
 from msgspec import Struct
-from ngh2 import Configuration, DataReceived, RequestReceived, Role, Setting, StreamClosed
+from ngh2 import Configuration, DataReceived, RequestReceived, Role, Setting, StreamClosed, TrailersReceived
 
 from tocsin.http2.messages import Header
 
@@ -132,6 +132,11 @@ class ServerConnection(asyncio.Protocol):
                     self._handle(exchange)
             elif kind is StreamClosed:
                 open_exchanges.pop(event.stream_id, None)
+            elif kind is TrailersReceived:
+                # They end a request, too; what they say is of no interest here.
+                exchange = open_exchanges.get(event.stream_id)
+                if exchange is not None:
+                    self._handle(exchange)
         self.flush()
 
     def pause_writing(self) -> None:
