@@ -9,7 +9,6 @@ import os
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,10 +53,6 @@ class Server(Section):
     max_connections: Positive = 4096
     request_timeout_s: Seconds = 20.0
     """How long a client may take to send one request, headers and body."""
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host == "localhost" or ip_address(self.host).is_loopback
 
 
 class PushApi(Section):

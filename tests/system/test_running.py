@@ -109,7 +109,7 @@ async def test_a_disk_that_fails_stops_acknowledgements_and_readiness_until_it_w
     disk = shared.disk
     assert disk is not None
     if kind not in disk.kinds:
-        pytest.skip("needs a C compiler")
+        pytest.skip(reason=f"without a C compiler the shim that makes the disk fail by {kind} cannot be built")
     user = await shared.user()
     events = shared.events(user, 10)
     disk.break_(kind)
@@ -161,4 +161,4 @@ def _resident_mib(pid: int) -> float:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
-    pytest.skip("needs /proc")
+    pytest.skip(reason="a process's memory is read from /proc, which this system does not have")

@@ -18,7 +18,7 @@ from msgspec import Struct
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lanes import Lane, LaneOptions
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
-from tocsin.domain.devices import Device
+from tocsin.domain.devices import Device, System
 from tocsin.domain.events import UserId
 from tocsin.domain.lanes import LaneStatus
 from tocsin.domain.outcomes import (
@@ -416,44 +416,28 @@ class Dispatcher:
     def _bury(self, dead: _Dead, registered_again: bool, now_ms: int) -> None:
         push, lane = dead.push, self._lanes[dead.push.route.lane]
         if registered_again:
-            self._again(
-                lane,
-                push,
-                dead.outcome,
-                now_ms + int(delay_s(MISCONFIGURED, 0, 0.0) * 1000) * min(push.tries, 1),
-                now_ms,
-            )
+            # At once the first time; where the provider says so again, not in a tight loop.
+            wait_s = MISCONFIGURED.first_s if push.tries else 0.0
+            self._again(lane, push, dead.outcome, now_ms + int(wait_s * 1000), now_ms)
         else:
             self._metrics.tokens_removed.labels(lane.name).inc()
             self._end(lane, push, Result.TOKEN_DEAD, dead.outcome, now_ms)
 
     def _learn(self, push: Push, now_ms: int) -> None:
-        device, route = push.device, push.route
-        if not push.tried:
-            self._learned.append(
-                Learned(owner=device.owner, system=device.system, token=device.token, success_ms=now_ms)
+        """A delivery that succeeded is noted; one that needed another route teaches the device's own."""
+        device, route, tried = push.device, push.route, bool(push.tried)
+        apns = device.system == System.APNS
+        self._learned.append(
+            Learned(
+                owner=device.owner,
+                system=device.system,
+                token=device.token,
+                sandbox=route.lane.startswith("apns:sandbox:") if tried and apns else None,
+                project=route.lane.removeprefix("fcm:") if tried and not apns else None,
+                field=route.field if tried and not apns else None,
+                success_ms=now_ms,
             )
-        elif device.system == "apns":
-            self._learned.append(
-                Learned(
-                    owner=device.owner,
-                    system=device.system,
-                    token=device.token,
-                    sandbox=route.lane.startswith("apns:sandbox:"),
-                    success_ms=now_ms,
-                )
-            )
-        else:
-            self._learned.append(
-                Learned(
-                    owner=device.owner,
-                    system=device.system,
-                    token=device.token,
-                    project=route.lane.removeprefix("fcm:"),
-                    field=route.field,
-                    success_ms=now_ms,
-                )
-            )
+        )
 
     # -- room, idleness, stop ------------------------------------------------------------------------------------------
 

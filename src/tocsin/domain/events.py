@@ -7,7 +7,6 @@ on is an `Event` whose `body` is its canonical JSON (field order of the document
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from hashlib import blake2b
 from typing import Annotated, Any, Final, NewType
 from uuid import UUID
@@ -127,15 +126,6 @@ class EventError(ValueError):
         super().__init__(f"{at}: {reason}")
         self.at = at
         self.reason = reason
-
-
-class Lifetimes(Struct, frozen=True):
-    """How long each event is worth delivering, by its `message`."""
-
-    by_message: dict[str, timedelta]
-
-    def milliseconds(self, message: str) -> int:
-        return int(self.by_message[message].total_seconds() * 1000)
 
 
 _decoder = msgspec.json.Decoder(Message)

@@ -74,7 +74,6 @@ class Pool:
         self._pumping = False
         self.opened = 0
         """Connections opened in all."""
-        self.last_error: str | None = None
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
 
     @property
@@ -202,7 +201,6 @@ class Pool:
             return
         self._dialling = None
         self.opened += 1
-        self.last_error = None
         if connection.closed:
             self._back_off("closed during the handshake")
         else:
@@ -213,7 +211,6 @@ class Pool:
 
     def _back_off(self, why: str) -> None:
         self._failures += 1
-        self.last_error = why
         bound = min(_BACKOFF_CAP_S, _BACKOFF_FIRST_S * 2 ** (self._failures - 1))
         self._not_before = self._loop.time() + bound * self._jitter()
         log.warning("connection failed", origin=self.origin, error=why, failures=self._failures)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
 from msgspec import Struct
 
 from tocsin.domain.devices import Device, team_id
@@ -27,9 +26,10 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import FailureKind, Header, Request, unindexed
+from tocsin.http2.messages import Header, Request, unindexed
 from tocsin.http2.pool import Pool, PoolOptions
-from tocsin.providers.apns_answers import AT_ONCE, LINK_FAULT, Act, find_row, read_body
+from tocsin.providers.answers import AT_ONCE, authorization_of, log_unknown, no_answer, retry_after_s
+from tocsin.providers.apns_answers import Act, find_row, read_body
 from tocsin.providers.base import Push, Report, delivery_id
 from tocsin.providers.credentials import (
     PROVIDER_TOKEN_LEAST_AGE_S,
@@ -38,8 +38,6 @@ from tocsin.providers.credentials import (
     certificate_tls,
     fingerprint,
 )
-
-log = structlog.get_logger(__name__)
 
 PUSH_TYPE_BY_SUFFIX: Final = (
     (".voip", b"voip"),
@@ -76,6 +74,16 @@ def push_type(topic: str) -> bytes:
     return b"background"
 
 
+def topic_headers(topic: str) -> list[Header]:
+    """The fields that a topic decides. Priority 10 is an error for a background push; a call must ring at once."""
+    kind = push_type(topic)
+    return [
+        (b"apns-topic", topic.encode()),
+        (b"apns-push-type", kind),
+        (b"apns-priority", b"5" if kind == b"background" else b"10"),
+    ]
+
+
 class _Channel:
     """One credential towards one environment: its connections, and how its requests are signed."""
 
@@ -94,20 +102,14 @@ class _Block:
     __slots__ = ("_after_path", "_signed", "_signed_for", "before_path", "channel", "voip")
 
     def __init__(self, channel: _Channel, topic: str) -> None:
-        kind = push_type(topic)
         self.channel = channel
-        self.voip = kind == b"voip"
+        self.voip = push_type(topic) == b"voip"
         self.before_path: list[Header] = [
             (b":method", b"POST"),
             (b":scheme", b"https"),
             (b":authority", channel.pool.authority),
         ]
-        self._after_path: list[Header] = [
-            (b"apns-topic", topic.encode()),
-            (b"apns-push-type", kind),
-            # 10 is an error for a background push; a call must ring at once.
-            (b"apns-priority", b"5" if kind == b"background" else b"10"),
-        ]
+        self._after_path = topic_headers(topic)
         self._signed: list[Header] = []
         self._signed_for: tuple[bytes | None, int] | None = None
 
@@ -271,27 +273,13 @@ class Apns:
     def _judge(self, request: Request) -> Outcome:
         push: Push = request.context
         if request.failure is not None:
-            failure = request.failure
-            return RetryLater(
-                Answer(0, failure.detail),
-                LINK_FAULT.backoff,
-                scope=Scope.LANE,
-                fault=True,
-                shared_fault=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
-                unknown=failure.unknown,
-            )
+            return no_answer(request.failure)
         body = read_body(request.response_body)
         row, known = find_row(request.status, body.reason)
         answer = Answer(request.status, body.reason)
         if not known:
             self.unknown_answers += 1
-            log.error(
-                "apns: unknown answer",
-                status=request.status,
-                reason=body.reason,
-                body=request.response_body[:1000].decode("utf-8", "replace"),
-                treated_as=row.act.name.lower(),
-            )
+            log_unknown("apns", request, body.reason, row.act.name)
         match row.act:
             case Act.DELIVERED:
                 return _DELIVERED
@@ -301,13 +289,13 @@ class Apns:
                 return TokenDead(answer, body.timestamp)
             case Act.RETRY:
                 scope = Scope.LANE if row.fault else Scope.DEVICE
-                return RetryLater(answer, row.backoff, _retry_after_s(request), scope=scope, fault=row.fault)
+                return RetryLater(answer, row.backoff, retry_after_s(request), scope=scope, fault=row.fault)
             case Act.RETRY_NEW_CONNECTION:
-                self._pool_of(push).retire()
+                self._channel_of(push).pool.retire()
                 return RetryLater(answer, AT_ONCE)
             case Act.NEW_PROVIDER_TOKEN:
                 token = self._channel_of(push).token
-                if token is not None and token.expired(_authorization(request)):
+                if token is not None and token.expired(authorization_of(request)):
                     return RetryLater(answer, AT_ONCE)
                 return Misconfigured(answer)
             case Act.PAUSE_KEY:
@@ -334,9 +322,6 @@ class Apns:
     def _channel_of(self, push: Push) -> _Channel:
         return self._channel(push.device.application_id or "", push.route.lane.startswith("apns:sandbox:"))
 
-    def _pool_of(self, push: Push) -> Pool:
-        return self._channel_of(push).pool
-
 
 _DELIVERED: Final = Delivered(Answer(200, ""))
 
@@ -346,12 +331,3 @@ def _identity(credential: ApnsCredential) -> str:
     if credential.certificate_pem is not None:
         return f"certificate:{fingerprint(credential.certificate_pem)}"
     return f"key:{team_id(credential.application_id)}:{credential.key_id}:{hash(credential.key_pem)}"
-
-
-def _authorization(request: Request) -> bytes | None:
-    return next((value for name, value in request.headers if name == b"authorization"), None)
-
-
-def _retry_after_s(request: Request) -> float | None:
-    value = request.response_header(b"retry-after")
-    return float(value) if value is not None and value.isdigit() else None

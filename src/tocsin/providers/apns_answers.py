@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT
 
 
 class Act(Enum):
@@ -35,16 +36,12 @@ class Act(Enum):
 
 class Row(Struct, frozen=True):
     act: Act
-    backoff: Backoff = Backoff(2.0, 300.0)
+    backoff: Backoff = LINK_FAULT
     fault: bool = False
     """Counts towards the lane's breaker."""
 
 
-AT_ONCE: Final = Backoff(0.0, 300.0)
-LINK_FAULT: Final = Row(Act.RETRY, Backoff(2.0, 300.0), fault=True)
-"""Connection lost, reset, timeout."""
-
-_SERVER_FAULT: Final = LINK_FAULT
+_SERVER_FAULT: Final = Row(Act.RETRY, LINK_FAULT, fault=True)
 _DEVICE_RATE: Final = Row(Act.RETRY, Backoff(30.0, 900.0, jitter=False))
 
 TABLE: Final[dict[tuple[int, str], Row]] = {

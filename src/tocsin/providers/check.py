@@ -18,7 +18,7 @@ from tocsin.domain.devices import bundle_id, team_id
 from tocsin.http2.dial import client_tls
 from tocsin.http2.messages import Header, Request
 from tocsin.http2.pool import Pool
-from tocsin.providers.apns import ApnsCredential, ApnsOptions, push_type
+from tocsin.providers.apns import ApnsCredential, ApnsOptions, topic_headers
 from tocsin.providers.apns_answers import read_body as read_apns_body
 from tocsin.providers.credentials import AccessToken, CredentialError, ProviderToken, certificate_tls
 from tocsin.providers.fcm import FcmCredential, FcmOptions
@@ -78,13 +78,7 @@ async def check_apns(credential: ApnsCredential, options: ApnsOptions, *, sandbo
             return CheckResult(False, "the application has no credential: add a key (.p8) or a certificate")
     except (CredentialError, ValueError) as error:
         return CheckResult(False, f"the credential cannot be used: {error}")
-    kind = push_type(topic)
-    headers += [
-        (b"apns-topic", topic.encode()),
-        (b"apns-push-type", kind),
-        (b"apns-priority", b"5" if kind == b"background" else b"10"),
-        (b"apns-expiration", b"0"),
-    ]
+    headers += [*topic_headers(topic), (b"apns-expiration", b"0")]
     url = options.sandbox_url if sandbox else options.production_url
     request = await _ask(lambda done: Pool(url, lambda: tls, done, options.pool), headers, b'{"aps":{}}')
     if request.failure is not None:
@@ -126,9 +120,9 @@ async def check_fcm(credential: FcmCredential, options: FcmOptions) -> CheckResu
         return CheckResult(False, f"{options.url} cannot be reached: {request.failure.detail}; check the network")
     body = read_fcm_body(request.response_body)
     # An unknown token is about the token: the credential got that far.
-    if request.status == 200 or any(field in ("message.token", "message.fid") for field in body.fields):
-        return CheckResult(True, f"Google accepts the service account for the project {credential.project}")
-    if request.status == 404 and body.error_code == "UNREGISTERED":
+    about_token = any(field in ("message.token", "message.fid") for field in body.fields)
+    unregistered = request.status == 404 and body.error_code == "UNREGISTERED"
+    if request.status == 200 or about_token or unregistered:
         return CheckResult(True, f"Google accepts the service account for the project {credential.project}")
     if request.status in (403, 404):
         what = "the service account may not send for the project {project}, or the project does not exist; add it with"

@@ -31,11 +31,12 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import FailureKind, Header, Request
+from tocsin.http2.messages import Header, Request
 from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.providers.answers import AT_ONCE, authorization_of, log_unknown, no_answer, retry_after_s
 from tocsin.providers.base import Push, Report
 from tocsin.providers.credentials import AccessToken
-from tocsin.providers.fcm_answers import AT_ONCE, LINK_FAULT, Act, ErrorBody, find_row, read_body
+from tocsin.providers.fcm_answers import Act, ErrorBody, find_row, read_body
 
 log = structlog.get_logger(__name__)
 
@@ -241,27 +242,13 @@ class Fcm:
         if request.status == 200:
             return Delivered(Answer(200, ""), _message_name(request.response_body))
         if request.failure is not None:
-            failure = request.failure
-            return RetryLater(
-                Answer(0, failure.detail),
-                LINK_FAULT.backoff,
-                scope=Scope.LANE,
-                fault=True,
-                shared_fault=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
-                unknown=failure.unknown,
-            )
+            return no_answer(request.failure)
         body = read_body(request.response_body)
         row, known = find_row(request.status, body)
         answer = Answer(request.status, body.code)
         if not known:
             self.unknown_answers += 1
-            log.error(
-                "fcm: unknown answer",
-                status=request.status,
-                reason=body.code,
-                body=request.response_body[:1000].decode("utf-8", "replace"),
-                treated_as=row.act.name.lower(),
-            )
+            log_unknown("fcm", request, body.code, row.act.name)
         match row.act:
             case Act.DELIVERED:
                 return Delivered(answer)
@@ -272,16 +259,15 @@ class Fcm:
             case Act.OTHER_PROJECT:
                 return self._other_project(push, answer)
             case Act.RETRY:
-                return RetryLater(answer, row.backoff, _retry_after_s(request), scope=row.scope, fault=row.fault)
+                return RetryLater(answer, row.backoff, retry_after_s(request), scope=row.scope, fault=row.fault)
             case Act.RATE:
                 scope = Scope.DEVICE if "device" in body.message.lower() else Scope.LANE
-                after_s = _retry_after_s(request)
+                after_s = retry_after_s(request)
                 pause_s = (after_s or row.backoff.first_s) if scope is Scope.LANE else None
                 return RetryLater(answer, row.backoff, after_s, scope=scope, pause_s=pause_s)
             case Act.NEW_ACCESS_TOKEN:
                 project = self._project(push.route.lane.removeprefix("fcm:"))
-                used = next((value for name, value in request.headers if name == b"authorization"), None)
-                if project is not None and project.access.expired(used):
+                if project is not None and project.access.expired(authorization_of(request)):
                     return RetryLater(answer, AT_ONCE)
                 return Misconfigured(answer)
             case Act.MISCONFIGURED:
@@ -311,8 +297,3 @@ def _message_name(body: bytes) -> str:
     except msgspec.MsgspecError:
         return ""
     return name.rpartition("/")[2]
-
-
-def _retry_after_s(request: Request) -> float | None:
-    value = request.response_header(b"retry-after")
-    return float(value) if value is not None and value.isdigit() else None

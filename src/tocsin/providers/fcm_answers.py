@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff, Scope
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT
 
 
 class Act(Enum):
@@ -30,15 +31,13 @@ class Act(Enum):
 
 class Row(Struct, frozen=True):
     act: Act
-    backoff: Backoff = Backoff(2.0, 300.0)
+    backoff: Backoff = LINK_FAULT
     fault: bool = False
     scope: Scope = Scope.DEVICE
 
 
-AT_ONCE: Final = Backoff(0.0, 300.0)
-LINK_FAULT: Final = Row(Act.RETRY, Backoff(2.0, 300.0), fault=True, scope=Scope.LANE)
 _RATE: Final = Row(Act.RATE, Backoff(60.0, 900.0, jitter=False))
-_INTERNAL: Final = Row(Act.RETRY, Backoff(2.0, 300.0), fault=True, scope=Scope.LANE)
+_INTERNAL: Final = Row(Act.RETRY, LINK_FAULT, fault=True, scope=Scope.LANE)
 # Google asks for at least 10 s before the first retry of a 503.
 _UNAVAILABLE: Final = Row(Act.RETRY, Backoff(20.0, 600.0, floor_s=10.0), fault=True, scope=Scope.LANE)
 
@@ -75,10 +74,6 @@ _EXPECTED_WITHOUT_CODE: Final = frozenset({404, 502, 503, 504})
 
 UNKNOWN: Final = Row(Act.RETRY, Backoff(60.0, 900.0))
 """An answer that nobody has described: kept, tried again slowly, counted, and logged with its body."""
-
-
-class Violation(Struct, frozen=True):
-    field: str = ""
 
 
 class ErrorBody(Struct, frozen=True):
