@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import cycle
 
 import httptools
+import uvloop
 
 from benchmarks.stage import Stage, fax, owner
+
+_STRIDE = 7919
+"""Prime: neighbours in a load are no neighbours in the registry, and every user has a turn."""
 
 
 class _Client(asyncio.Protocol):
     """One keep-alive connection that sends the next request as soon as the last is answered."""
 
-    def __init__(self, requests: Iterator[bytes], done: asyncio.Future[None], latencies: list[float] | None) -> None:
+    def __init__(self, requests: Iterator[bytes], done: asyncio.Future[None]) -> None:
         self._requests = requests
         self._done = done
-        self._latencies = latencies
         self._parser = httptools.HttpResponseParser(self)
-        self._sent = 0.0
         self.answered = 0
         self.wrong = 0
 
@@ -34,7 +40,6 @@ class _Client(asyncio.Protocol):
             if not self._done.done():
                 self._done.set_result(None)
             return
-        self._sent = time.perf_counter()
         self._transport.write(request)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
@@ -44,8 +49,6 @@ class _Client(asyncio.Protocol):
         self.answered += 1
         if self._parser.get_status_code() >= 300:
             self.wrong += 1
-        if self._latencies is not None:
-            self._latencies.append(time.perf_counter() - self._sent)
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,48 +69,94 @@ def get_push(stage: Stage) -> bytes:
     return f"GET /api/push HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {stage.sid}\r\n\r\n".encode()
 
 
-def batches(stage: Stage, events: int, users: int, *, size: int = 2000) -> list[bytes]:
-    """NDJSON requests for `events` events, spread over `users`."""
-    lines = [fax(owner(number % users)) for number in range(events)]
-    return [
-        post(stage, b"\n".join(lines[first : first + size]) + b"\n", "application/x-ndjson")
-        for first in range(0, events, size)
-    ]
+def ndjson(stage: Stage, users: Sequence[int]) -> bytes:
+    """One request with an event for each of these users."""
+    return post(stage, b"\n".join([fax(owner(user)) for user in users]) + b"\n", "application/x-ndjson")
 
 
-async def _run(stage: Stage, requests: Sequence[bytes], connections: int, latencies: list[float] | None) -> float:
+def batches(stage: Stage, events: int, users: range, *, size: int = 2000) -> list[bytes]:
+    """NDJSON requests for `events` events in all, spread over `users`."""
+    owners = [users[number * _STRIDE % len(users)] for number in range(events)]
+    return [ndjson(stage, owners[first : first + size]) for first in range(0, events, size)]
+
+
+async def _run(address: tuple[str, int], requests: Iterable[bytes], connections: int, refusals: bool) -> float:
     loop = asyncio.get_running_loop()
     shared = iter(requests)
     futures = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
     clients = []
     for future in futures:
-        _, client = await loop.create_connection(
-            lambda future=future: _Client(shared, future, latencies), *stage.address
-        )
+        _, client = await loop.create_connection(partial(_Client, shared, future), *address)
         clients.append(client)
     await asyncio.gather(*futures)
     elapsed = time.perf_counter() - started
-    if wrong := sum(client.wrong for client in clients):
+    wrong = sum(client.wrong for client in clients)
+    if wrong and not refusals:
         raise RuntimeError(f"{wrong} requests were refused")
     return elapsed
 
 
-def send(stage: Stage, requests: Sequence[bytes], connections: int, latencies: list[float] | None = None) -> float:
-    """Send all requests over so many connections; returns the seconds until the last answer."""
-    import uvloop
+def send(address: tuple[str, int], requests: Iterable[bytes], connections: int, *, refusals: bool = False) -> float:
+    """Send all requests over so many connections; returns the seconds until the last answer.
 
+    A refusal (the backlog is full) is an error unless `refusals`.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(stage, requests, connections, latencies))
+        return runner.run(_run(address, requests, connections, refusals))
 
 
-def deliver(stage: Stage, requests: Sequence[bytes], deliveries: int, connections: int = 4) -> float:
-    """Hand in, and wait until the emulator has taken everything; returns seconds."""
-    before = stage.accepted()
+def deliver(stage: Stage, requests: Sequence[bytes], events: int, devices: int = 1, *, receipts: bool = True) -> float:
+    """Hand in, and wait until every device has its push and every receipt is on disk; returns seconds."""
+    accepted, settled = stage.accepted(), stage.settled()
     started = time.perf_counter()
-    send(stage, requests, connections)
-    while stage.accepted() - before < deliveries:
-        if time.perf_counter() - started > 300:
-            raise RuntimeError(f"only {stage.accepted() - before} of {deliveries} arrived")
-        time.sleep(0.005)
+    send(stage.address, requests, 4)
+    stage.wait_for(stage.accepted, accepted + events * devices)
+    if receipts:
+        stage.wait_for(stage.settled, settled + events)
     return time.perf_counter() - started
+
+
+@contextmanager
+def watching(stage: Stage) -> Iterator[Callable[[float, float], float]]:
+    """Count what the provider takes while the block runs; afterwards the pace between two shares of it, in pushes a
+    second, can be asked for."""
+    stop = threading.Event()
+    counts: list[tuple[float, int]] = []
+
+    def count() -> None:
+        while not stop.wait(0.02):
+            counts.append((time.perf_counter(), stage.accepted()))
+
+    def rate_between(first: float, last: float) -> float:
+        start, end = counts[0][1], counts[-1][1]
+        some = [(at, taken) for at, taken in counts if first <= (taken - start) / (end - start) <= last]
+        return (some[-1][1] - some[0][1]) / (some[-1][0] - some[0][0])
+
+    watching = threading.Thread(target=count)
+    watching.start()
+    try:
+        yield rate_between
+    finally:
+        stop.set()
+        watching.join()
+
+
+@contextmanager
+def trickle(stage: Stage, requests: Sequence[bytes], every_s: float) -> Iterator[None]:
+    """Send one of these requests after the other at this pace, over and over, while the block runs."""
+    stop = threading.Event()
+
+    def paced() -> Iterator[bytes]:
+        for request in cycle(requests):
+            if stop.wait(every_s):
+                return
+            yield request
+
+    sending = threading.Thread(target=send, args=(stage.address, paced(), 1))
+    sending.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        sending.join()

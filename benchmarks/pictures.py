@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.report import Figures
 
 _WIDTH, _BAR, _LEFT = 720, 34, 230
 
@@ -50,21 +51,45 @@ def distribution(title: str, values: Sequence[float]) -> str:
     return _svg(285, body)
 
 
-def draw(values: dict[str, list[float]], waits: Sequence[float], directory: Path) -> None:
+def curve(title: str, samples: Sequence[tuple[float, float]], unit: str) -> str:
+    """A quantity over time (seconds), from zero."""
+    ends, most = samples[-1][0], max(value for _, value in samples) * 1.1
+    points = " ".join(f"{60 + at / ends * (_WIDTH - 90):.1f},{250 - value / most * 200:.1f}" for at, value in samples)
+    marks = "".join(
+        f'<text x="{60 + part / 4 * (_WIDTH - 90):.0f}" y="272" text-anchor="middle">{ends * part / 4:.0f} s</text>'
+        for part in range(5)
+    )
+    body = (
+        f'<text x="10" y="24" font-weight="bold">{title}</text><text x="10" y="55">{most:.0f} {unit}</text>'
+        f'<text x="10" y="253">0</text>{marks}'
+        f'<polyline fill="none" stroke="#b5483a" stroke-width="2" points="{points}"/>'
+    )
+    return _svg(285, body)
+
+
+def draw(figures: Figures, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    own = statistics.median(values.get("end_to_end_per_s", [0]))
+    own = figures.median("end_to_end_per_s")
+    if own is None:
+        return
     rows = [("tocsin, durable, end to end", own)]
-    for name, label in (("node_apn", "@parse/node-apn, from memory"), ("aioapns", "aioapns, from memory")):
-        if ratio := values.get(f"end_to_end_vs_{name}"):
-            rows.append((label, own / statistics.median(ratio)))
-    if own:
-        (directory / "throughput.svg").write_text(bars("Deliveries a second, one process, two cores", rows))
-    if waits:
+    for name, label in (("gorush", "gorush"), ("node_apn", "@parse/node-apn"), ("aioapns", "aioapns")):
+        if (rate := figures.median(f"{name}_per_s")) is not None:
+            rows.append((f"{label}, from memory", rate))
+    (directory / "throughput.svg").write_text(bars("Deliveries a second, two cores shared with the emulator", rows))
+    growth = [("1 device each", own)]
+    for name, label in (
+        ("growth_devices", "10 devices each"),
+        ("growth_users", "1,000,000 users for 1,000"),
+        ("growth_backlog", "1,000,000 events waiting"),
+    ):
+        if (ratio := figures.median(name)) is not None:
+            growth.append((label, own * ratio))
+    (directory / "growth.svg").write_text(bars("Deliveries a second as it grows (ratios of one run)", growth))
+    if waits := figures.samples.get("latency_ms"):
         title = "From the start of the POST to the provider, 2,000 events a second"
         (directory / "latency.svg").write_text(distribution(title, waits))
-    growth = [("1 device, 100,000 users", own)]
-    for name, label in (("growth_devices", "10 devices each"), ("growth_users", "1,000,000 users")):
-        if ratio := values.get(name):
-            growth.append((label, own * statistics.median(ratio)))
-    if own and len(growth) > 1:
-        (directory / "growth.svg").write_text(bars("Deliveries a second as it grows", growth))
+    if memory := figures.samples.get("memory"):
+        pairs = list(zip(memory[::2], memory[1::2], strict=True))
+        title = "Resident memory under a producer ten times faster than the provider"
+        (directory / "memory.svg").write_text(curve(title, pairs, "MiB"))

@@ -10,26 +10,38 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from tocsin.domain.devices import ApplicationId, Device
+from tocsin.domain.events import UserId
 from tocsin.settings import Settings, Store
 from tocsin.store.configured import open_store
 from tocsin.store.ports import Application, FcmProject, Role
 
 APPLICATION = "39JSDKGJ38.de.cospace.app"
+FAILING = "39JSDKGJ38.de.cospace.failing"
+SILENT = "39JSDKGJ38.de.cospace.silent"
 PROJECT = "tocsin-emulator"
+_REGISTERED_AT_ONCE = 2000
 _HZ = os.sysconf("SC_CLK_TCK")
 
 
 def owner(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012x}"
+
+
+def token(user: int, number: int = 0) -> str:
+    """The APNs device token of a user's device."""
+    return f"{user:032x}{number:032x}"
 
 
 def fax(user: str) -> bytes:
@@ -38,6 +50,15 @@ def fax(user: str) -> bytes:
         b'{"owner":"%s","message":"fax_new","fax":"af729cc0-3251-11e2-81c1-0800200c9a66",'
         b'"phone":"+492215587412","page_count":2}' % user.encode()
     )
+
+
+class Group(Struct, frozen=True):
+    """Users who are alike: how many, and what each of them has registered."""
+
+    users: int
+    devices: int = 1
+    system: str = "apns"
+    application: str = APPLICATION
 
 
 @dataclass
@@ -74,7 +95,13 @@ class Stage:
     sid: str = ""
     url: str = ""
     server: Process | None = None
+    groups: list[range] = field(default_factory=list)
+    """The numbers of each group's users."""
     _running: list[Process] = field(default_factory=list)
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "tocsin.db"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -97,24 +124,37 @@ class Stage:
         count: int = self.control("GET", "/stats")["accepted"]
         return count
 
-    def backlog(self) -> int:
+    def metric(self, name: str) -> float:
+        """One of the server's own numbers; 0 where it has not counted any yet."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             connection.request("GET", "/metrics")
             for line in connection.getresponse().read().decode().splitlines():
-                if line.startswith("tocsin_backlog_events "):
-                    return int(float(line.split()[1]))
+                if line.startswith(f"{name} "):
+                    return float(line.split()[1])
         finally:
             connection.close()
-        return 0
+        return 0.0
 
-    def start_server(self, **environment: str) -> float:
+    def settled(self) -> int:
+        """How many events the server has settled so far: their receipts are on disk."""
+        return int(self.metric("tocsin_items_settled_total"))
+
+    def wait_for(self, count: Callable[[], int], least: int, timeout_s: float = 300) -> None:
+        """Until `count` has reached `least`."""
+        ends = time.perf_counter() + timeout_s
+        while (found := count()) < least:
+            if time.perf_counter() > ends:
+                raise RuntimeError(f"only {found} of {least} within {timeout_s:g} s")
+            time.sleep(0.01)
+
+    def start_server(self, **variables: str) -> float:
         """Start the server; returns how long it took until it listened."""
         ready = self.directory / "ready"
         ready.unlink(missing_ok=True)
         urls = self.emulator["apns"]
         own = {
-            "TOCSIN_STORE__PATH": str(self.directory / "tocsin.db"),
+            "TOCSIN_STORE__PATH": str(self.database),
             "TOCSIN_SERVER__PORT": "0",
             "TOCSIN_APNS__PRODUCTION_URL": urls["production"],
             "TOCSIN_APNS__SANDBOX_URL": urls["sandbox"],
@@ -126,7 +166,7 @@ class Stage:
         with (self.directory / "server.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "tocsin", "serve", "--ready-file", str(ready)],
-                env=_environment() | own | environment,
+                env=environment() | own | variables,
                 stdout=log,
                 stderr=log,
             )
@@ -139,18 +179,22 @@ class Stage:
         self.url = ready.read_text().strip()
         return time.perf_counter() - started
 
-    def stop_server(self) -> None:
-        if self.server is not None:
-            _stop(self.server)
-            self._running.remove(self.server)
-            self.server = None
+    def pause(self) -> None:
+        """Stop the server's clockwork for a while (SIGSTOP), so that another may be measured."""
+        assert self.server is not None
+        self.server.child.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.server is not None
+        self.server.child.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         for process in (*self._running, self.emulator_process):
             _stop(process)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """For child processes: this checkout's code, and none of the settings that happen to be set here."""
     source = str(Path(__file__).parents[1] / "src")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TOCSIN_")}
     return clean | {"PYTHONPATH": source}
@@ -169,7 +213,7 @@ def _stop(process: Process) -> None:
 def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Process]:
     child = subprocess.Popen(
         [sys.executable, "-m", "tocsin.emulator", "--directory", str(directory), "--inbox", "1000", *options],
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.DEVNULL,
     )
     summary = directory / "emulator.json"
@@ -181,46 +225,53 @@ def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Proc
 
 
 @contextmanager
-def staged(
-    directory: Path, *, users: int, devices: int = 1, system: str = "apns", emulator_options: tuple[str, ...] = ()
-) -> Iterator[Stage]:
-    """Emulator up, users registered, credentials stored; the server is not started yet."""
-    summary, process = start_emulator(directory / "emulator", *emulator_options)
-    stage = Stage(directory, summary, process)
-    try:
-        asyncio.run(_furnish(stage, users, devices, system))
-        yield stage
-    finally:
-        stage.close()
+def staged(groups: Sequence[Group], *emulator_options: str) -> Iterator[Stage]:
+    """Emulator up, users registered, credentials stored, all in a temporary directory; no server yet."""
+    with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as directory:
+        summary, process = start_emulator(Path(directory) / "emulator", *emulator_options)
+        stage = Stage(Path(directory), summary, process)
+        try:
+            asyncio.run(_furnish(stage, groups))
+            yield stage
+        finally:
+            stage.close()
 
 
-async def _furnish(stage: Stage, users: int, devices: int, system: str) -> None:
-    settings = Settings(store=Store(path=stage.directory / "tocsin.db"))
+async def _furnish(stage: Stage, groups: Sequence[Group]) -> None:
+    settings = Settings(store=Store(path=stage.database))
     async with open_store(settings) as store:
         key = Path(stage.emulator["apns_key"]).read_text()
-        application = Application(ApplicationId(APPLICATION), key, stage.emulator["key_id"])
-        await store.applications.put_application(application)
+        for application in sorted({group.application for group in groups} | {APPLICATION}):
+            await store.applications.put_application(
+                Application(ApplicationId(application), key, stage.emulator["key_id"])
+            )
         account = Path(stage.emulator["service_account"]).read_text()
         await store.applications.put_project(FcmProject(PROJECT, account, True))
         stage.producer_key, _ = await store.access.create_key(Role.PRODUCER, "benchmark", None)
-        stage.sid, _ = await store.access.create_session(owner(0), None)  # type: ignore[arg-type]
-        apns = system == "apns"
-        for first in range(0, users, 2000):
-            await asyncio.gather(
-                *(
-                    store.registry.add(
-                        Device(
-                            owner(user),
-                            system,
-                            f"{user:032x}{number:032x}" if apns else f"registration-token-{user}-{number}",
-                            APPLICATION if apns else None,
-                            False,
-                            None,
-                            user * 100 + number,
-                        ),
-                        100,
+        stage.sid, _ = await store.access.create_session(UserId(owner(0)), None)
+        first = 0
+        for group in groups:
+            users = range(first, first + group.users)
+            stage.groups.append(users)
+            first = users.stop
+            for some in range(users.start, users.stop, _REGISTERED_AT_ONCE):
+                await asyncio.gather(
+                    *(
+                        store.registry.add(_device(group, user, number), 100)
+                        for user in users[some - users.start :][:_REGISTERED_AT_ONCE]
+                        for number in range(group.devices)
                     )
-                    for user in range(first, min(users, first + 2000))
-                    for number in range(devices)
                 )
-            )
+
+
+def _device(group: Group, user: int, number: int) -> Device:
+    apns = group.system == "apns"
+    return Device(
+        owner(user),
+        group.system,
+        token(user, number) if apns else f"registration-token-{user}-{number}",
+        group.application if apns else None,
+        False,
+        None,
+        user * 100 + number + 1,
+    )

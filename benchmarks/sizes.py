@@ -1,0 +1,19 @@
+"""How much to measure."""
+
+from msgspec import Struct
+
+
+class Sizes(Struct, frozen=True):
+    users: int
+    events: int
+    rounds: int
+    peer_pushes: int
+    posts: int
+    many_users: int
+    backlog: int
+    latency_s: float
+    memory_s: float
+
+
+QUICK = Sizes(10_000, 20_000, 2, 10_000, 8_000, 0, 0, 3, 0)
+FULL = Sizes(100_000, 100_000, 5, 40_000, 40_000, 1_000_000, 1_000_000, 20, 300)
