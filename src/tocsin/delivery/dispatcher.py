@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -54,6 +55,8 @@ _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
 _SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
+_SUCCESSES_AT_ONCE: Final = 20_000
+_SUCCESS_WAITS_S: Final = 60.0
 _TOPIC_PAUSE_MS: Final = 60_000
 
 
@@ -119,6 +122,8 @@ class Dispatcher:
         self._finished: list[_Open] = []
         self._dead: list[_Dead] = []
         self._learned: list[Learned] = []
+        self._succeeded: dict[Device, int] = {}
+        self._succeeded_noted = self._loop.time()
         self._to_settle = asyncio.Event()
         self._room = asyncio.Event()
         self._cancelled: dict[tuple[str, str], float] = {}
@@ -276,8 +281,10 @@ class Dispatcher:
         opened.attempts.append(
             Attempt(now_ms, device.key, lane.name, "delivered", outcome.answer.status, "", outcome.provider_id)
         )
-        if push.tried or device.last_success_ms is None or now_ms - device.last_success_ms > _SUCCESS_NOTED_EVERY_MS:
+        if push.tried:
             self._learn(push, now_ms)
+        elif device.last_success_ms is None or now_ms - device.last_success_ms > _SUCCESS_NOTED_EVERY_MS:
+            self._succeeded[device] = now_ms
         self._one_less(opened)
 
     def _not_delivered(self, lane: Lane, push: Push, outcome: Outcome, now_ms: int) -> None:
@@ -424,20 +431,35 @@ class Dispatcher:
             self._end(lane, push, Result.TOKEN_DEAD, dead.outcome, now_ms)
 
     def _learn(self, push: Push, now_ms: int) -> None:
-        """A delivery that succeeded is noted; one that needed another route teaches the device's own."""
-        device, route, tried = push.device, push.route, bool(push.tried)
+        """A delivery that needed another route than the device's own teaches it."""
+        device, route = push.device, push.route
         apns = device.system == System.APNS
         self._learned.append(
             Learned(
                 owner=device.owner,
                 system=device.system,
                 token=device.token,
-                sandbox=route.lane.startswith("apns:sandbox:") if tried and apns else None,
-                project=route.lane.removeprefix("fcm:") if tried and not apns else None,
-                field=route.field if tried and not apns else None,
+                sandbox=route.lane.startswith("apns:sandbox:") if apns else None,
+                project=None if apns else route.lane.removeprefix("fcm:"),
+                field=None if apns else route.field,
                 success_ms=now_ms,
             )
         )
+
+    async def _note_successes(self) -> None:
+        """Write down which devices were reached; many at a time and in the table's order.
+
+        Each on its own would write a page of the table for every device. What a crash loses of it is noted again.
+        """
+        succeeded, self._succeeded = sorted(self._succeeded.items(), key=_by_owner), {}
+        self._succeeded_noted = self._loop.time()
+        for first in range(0, len(succeeded), _SETTLE_ITEMS):
+            await self._registry.learn(
+                [
+                    Learned(owner=device.owner, system=device.system, token=device.token, success_ms=at_ms)
+                    for device, at_ms in succeeded[first : first + _SETTLE_ITEMS]
+                ]
+            )
 
     # -- room, idleness, stop ------------------------------------------------------------------------------------------
 
@@ -481,6 +503,8 @@ class Dispatcher:
             self._offer(lane, lane.turn_out(), now_ms)
             self._pump(lane)
         self._cancelled = {mark: until for mark, until in self._cancelled.items() if until > now}
+        if len(self._succeeded) > _SUCCESSES_AT_ONCE or now > self._succeeded_noted + _SUCCESS_WAITS_S:
+            await self._note_successes()
         while expired := await self._queue.claim_expired(_CLAIM_ITEMS):
             self._dispatch(expired, await self._look_up(expired))
 
@@ -495,6 +519,8 @@ class Dispatcher:
         while self._out and self._loop.time() < deadline:
             self._to_settle.set()
             await self._wait_for_room()
+        with suppress(StoreUnavailable):
+            await self._note_successes()
 
     # -- what the API asks ---------------------------------------------------------------------------------------------
 
@@ -541,6 +567,10 @@ class Dispatcher:
 def _label(status: int, reason: str) -> str:
     """A reason for a metric: free text of our own (a link's error) would be a label without end."""
     return reason if status else "link"
+
+
+def _by_owner(success: tuple[Device, int]) -> str:
+    return success[0].owner
 
 
 def _dead_token(dead: _Dead) -> DeadToken:

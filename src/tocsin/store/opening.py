@@ -84,6 +84,7 @@ class Store:
             return False
         self.access.forget()
         self.applications.forget()
+        self.registry.forget()
         await self.queue.learn(seen)
         return True
 

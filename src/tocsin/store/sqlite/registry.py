@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import Connection
@@ -16,6 +16,9 @@ from tocsin.domain.events import UserId
 from tocsin.store.ports import DeadToken, Learned, Removal
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.database import Database, raw
+from tocsin.store.sqlite.known import KnownDevices
+
+T = TypeVar("T")
 
 _COLUMNS: Final = (
     "owner, system, token, application_id, sandbox, apns_topic, registered_us, "
@@ -60,8 +63,13 @@ class SqliteRegistry:
     def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._wall_clock = wall_clock
+        self._known = KnownDevices()
         self._looking_up: dict[UserId, None] = {}
         self._looked_up: asyncio.Future[dict[UserId, list[Device]]] | None = None
+
+    def forget(self) -> None:
+        """Another process has changed the file."""
+        self._known.forget_all()
 
     async def add(self, device: Device, max_tokens: int) -> list[Device]:
         def add(connection: Connection) -> list[Device]:
@@ -74,7 +82,7 @@ class SqliteRegistry:
                 self._remove(driver, old, "evicted: the user registered more tokens than allowed")
             return evicted
 
-        return await self._database.write(add)
+        return await self._change(add, lambda _: [UserId(device.owner)])
 
     async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
         def delete(connection: Connection) -> bool:
@@ -86,45 +94,75 @@ class SqliteRegistry:
             driver.execute(_RELEASE_QUARANTINE, (owner, str(system), token))
             return bool(found)
 
-        return await self._database.write(delete)
+        return await self._change(delete, lambda _: [owner])
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
-        """Look-ups that are made while another is on its way share one statement."""
-        if self._looked_up is None:
-            self._looked_up = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().call_soon(self._start_lookup)
-        self._looking_up.update(dict.fromkeys(owners))
-        found = await asyncio.shield(self._looked_up)
-        return {owner: found[owner] for owner in owners if owner in found}
+        """From memory where they are known. Look-ups that are made while another is on its way share one statement."""
+        found, unknown = self._known.find(owners)
+        if unknown:
+            if self._looked_up is None:
+                self._looked_up = asyncio.get_running_loop().create_future()
+                asyncio.get_running_loop().call_soon(self._start_lookup)
+            self._looking_up.update(dict.fromkeys(unknown))
+            looked_up = await asyncio.shield(self._looked_up)
+            found |= {owner: looked_up[owner] for owner in unknown if owner in looked_up}
+        return found
 
     def _start_lookup(self) -> None:
         future, owners = self._looked_up, list(self._looking_up)
         assert future is not None
         self._looked_up, self._looking_up = None, {}
+        since = self._known.look_up_begins()
         task = asyncio.ensure_future(self._database.read(lambda connection: _of_owners(raw(connection), owners)))
-        task.add_done_callback(lambda done: _answer_lookup(done, future))
+        task.add_done_callback(lambda done: self._answer_lookup(done, future, owners, since))
+
+    def _answer_lookup(
+        self,
+        done: asyncio.Future[dict[UserId, list[Device]]],
+        future: asyncio.Future[dict[UserId, list[Device]]],
+        owners: Sequence[UserId],
+        since: int,
+    ) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self._known.look_up_failed()
+        else:
+            self._known.remember(since, owners, done.result())
+        if future.done():
+            return
+        if done.cancelled():
+            future.cancel()
+        elif (error := done.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(done.result())
 
     async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
-        def remove(connection: Connection) -> list[set[UserId]]:
+        def remove(connection: Connection) -> tuple[list[set[UserId]], list[UserId]]:
             driver = raw(connection)
-            survivors = []
+            survivors: list[set[UserId]] = []
+            removed: list[UserId] = []
             for dead in tokens:
                 kept: set[UserId] = set()
                 for device in _select(driver, "token = ? AND system = ?", (dead.token, dead.system)):
                     if device.registered_us < dead.before_us:
                         self._remove(driver, device, dead.reason, dead.application, quarantined=quarantine)
+                        removed.append(UserId(device.owner))
                     else:
                         kept.add(UserId(device.owner))
                 survivors.append(kept)
-            return survivors
+            return survivors, removed
 
-        return await self._database.write(remove)
+        survivors, _ = await self._change(remove, lambda done: done[1])
+        return survivors
 
     async def learn(self, learned: Sequence[Learned]) -> None:
         values = [
             (one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms) for one in learned
         ]
-        await self._database.write(lambda connection: rows.execute(raw(connection), _LEARN, values))
+        await self._change(
+            lambda connection: rows.execute(raw(connection), _LEARN, values),
+            lambda _: [UserId(one.owner) for one in learned],
+        )
 
     async def find(self, token: DeviceToken) -> list[Device]:
         return await self._database.read(lambda connection: _select(raw(connection), "token = ?", (token,)))
@@ -151,7 +189,7 @@ class SqliteRegistry:
         if token is None and application is None:
             raise ValueError("restore: name a token or an application")
 
-        def restore(connection: Connection) -> int:
+        def restore(connection: Connection) -> tuple[int, list[UserId]]:
             driver = raw(connection)
             where = (
                 "(?1 IS NULL OR token = ?1) AND (?2 IS NULL OR application = ?2) AND (?3 = 0 OR quarantined = 1)",
@@ -161,6 +199,7 @@ class SqliteRegistry:
                 f"SELECT id, device FROM removal WHERE {where[0]} ORDER BY id DESC", where[1]
             ).fetchall()
             restored = 0
+            owners: list[UserId] = []
             # The latest removal of a registration first: it is how its user wanted it last.
             for id, text in found:
                 device = _decode_device(text)
@@ -170,9 +209,11 @@ class SqliteRegistry:
                     _values(device),
                 ).rowcount
                 driver.execute("DELETE FROM removal WHERE id = ?", (id,))
-            return restored
+                owners.append(UserId(device.owner))
+            return restored, owners
 
-        return await self._database.write(restore)
+        restored, _ = await self._change(restore, lambda done: done[1])
+        return restored
 
     async def purge_quarantine(self, application: str) -> int:
         return await self._database.write(
@@ -182,6 +223,18 @@ class SqliteRegistry:
                 .rowcount
             )
         )
+
+    async def _change(self, change: Callable[[Connection], T], owners: Callable[[T], Iterable[UserId]]) -> T:
+        """Write; whoever asks after the commit looks up anew what it has changed of `owners`."""
+        writing = asyncio.ensure_future(self._database.write(change))
+
+        def forget(done: asyncio.Future[T]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._known.forget(owners(done.result()))
+
+        # Whether or not the caller has given up meanwhile: the commit is made.
+        writing.add_done_callback(forget)
+        return await asyncio.shield(writing)
 
     def _remove(
         self,
@@ -197,19 +250,6 @@ class SqliteRegistry:
         now_ms = int(self._wall_clock() * 1000)
         driver.execute(_REMEMBER, (*key, application, _encode(device).decode(), now_ms, reason, quarantined))
         return driver.execute("DELETE FROM device WHERE owner = ? AND system = ? AND token = ?", key).rowcount
-
-
-def _answer_lookup(
-    done: asyncio.Future[dict[UserId, list[Device]]], future: asyncio.Future[dict[UserId, list[Device]]]
-) -> None:
-    if future.done():
-        return
-    if done.cancelled():
-        future.cancel()
-    elif (error := done.exception()) is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(done.result())
 
 
 def _values(device: Device) -> tuple[Any, ...]:
