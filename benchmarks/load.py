@@ -74,10 +74,10 @@ def ndjson(stage: Stage, users: Sequence[int]) -> bytes:
     return post(stage, b"\n".join([fax(owner(user)) for user in users]) + b"\n", "application/x-ndjson")
 
 
-def batches(stage: Stage, events: int, users: range, *, size: int = 2000) -> list[bytes]:
-    """NDJSON requests for `events` events in all, spread over `users`."""
-    owners = [users[number * _STRIDE % len(users)] for number in range(events)]
-    return [ndjson(stage, owners[first : first + size]) for first in range(0, events, size)]
+def batches(stage: Stage, events: int, users: range, *, size: int = 2000, first: int = 0) -> list[bytes]:
+    """NDJSON requests for `events` events in all, spread over `users`; `first` is how many had their turn before."""
+    owners = [users[number * _STRIDE % len(users)] for number in range(first, first + events)]
+    return [ndjson(stage, owners[start : start + size]) for start in range(0, events, size)]
 
 
 async def _run(address: tuple[str, int], requests: Iterable[bytes], connections: int, refusals: bool) -> float:

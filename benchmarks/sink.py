@@ -1,5 +1,7 @@
-"""`python -m benchmarks.sink`: answers every request with 202 and does nothing else. What the load generator reaches here
-is what it reaches alone; prints its port."""
+"""`python -m benchmarks.sink`: answers every request with 202, does nothing else, and prints its port.
+
+What the load generator reaches here is what it reaches alone.
+"""
 
 from __future__ import annotations
 

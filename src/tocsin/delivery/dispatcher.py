@@ -48,7 +48,7 @@ from tocsin.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-_CLAIM_ITEMS: Final = 500
+_CLAIM_ITEMS: Final = 1000
 _SETTLE_ITEMS: Final = 2000
 _MOST_UNSETTLED: Final = 8_000
 _IDLE_S: Final = 1.0

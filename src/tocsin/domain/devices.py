@@ -23,7 +23,7 @@ class System(StrEnum):
     FCM = "fcm"
 
 
-class Device(Struct, frozen=True, array_like=True):
+class Device(Struct, frozen=True, array_like=True, gc=False):
     """One registration of a device token by one user.
 
     What was registered, and what delivery has learned since: `learned_sandbox` when Apple knew the token only in the

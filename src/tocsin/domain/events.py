@@ -23,7 +23,7 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 UnixSeconds = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
-class _Message(Struct, tag_field="message", forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+class _Message(Struct, tag_field="message", forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     owner: UUID
     event_id: UUID | UnsetType = UNSET
 
@@ -95,7 +95,7 @@ URGENT: Final = frozenset({"dialplan_callreverse_start", "dialplan_callreverse_s
 """Events about a call in progress: they overtake the others, and are worthless a minute later."""
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """One event on its way: accepted at `accepted_ms`, worthless after `expires_ms` (Unix milliseconds)."""
 
     id: EventId
@@ -110,7 +110,7 @@ class Event(Struct, frozen=True):
         return self.message in URGENT
 
 
-class HandedIn(Struct, frozen=True):
+class HandedIn(Struct, frozen=True, gc=False):
     """A valid event as a producer handed it in; `event_id` only where the producer gave one."""
 
     event_id: EventId | None

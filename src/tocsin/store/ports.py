@@ -48,14 +48,14 @@ FINAL = frozenset({Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.E
 DEAD_LETTER = frozenset({Result.REFUSED, Result.EXPIRED})
 
 
-class NewEvent(Struct, frozen=True):
+class NewEvent(Struct, frozen=True, gc=False):
     """An event to append. `digest` is set where the producer chose the id: it tells a repeat from a conflict."""
 
     event: Event
     digest: str | None = None
 
 
-class Item(Struct, eq=False):
+class Item(Struct, eq=False, gc=False):
     """An event plus its targets, leased to one dispatcher until settled or until the lease ends.
 
     `targets` None means all devices of the owner, as they are when looked up; else the device keys that still wait.
@@ -72,7 +72,7 @@ class Item(Struct, eq=False):
     tries: int = 0
 
 
-class Attempt(Struct, frozen=True, array_like=True):
+class Attempt(Struct, frozen=True, array_like=True, gc=False):
     """The receipt of one attempt: when, to which device, what the provider said, what tocsin made of it."""
 
     at_ms: int
@@ -240,7 +240,7 @@ class DeadToken(Struct, frozen=True):
     application: str
 
 
-class Learned(Struct, frozen=True, kw_only=True):
+class Learned(Struct, frozen=True, kw_only=True, gc=False):
     """What a delivery taught about a device; None leaves a field as it is."""
 
     owner: str
