@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import structlog
@@ -17,6 +17,7 @@ import structlog
 from tocsin.api.app import create_app
 from tocsin.api.control import CredentialRules
 from tocsin.api.server import ApiServer
+from tocsin.api.unavailable import Unavailable
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lanes import LaneOptions
 from tocsin.domain.events import MESSAGES
@@ -34,7 +35,7 @@ from tocsin.providers.credentials import (
 from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
 from tocsin.settings import Http2, Settings
 from tocsin.store.configured import open_store
-from tocsin.store.opening import Store, StoreError
+from tocsin.store.opening import Store, StoreError, StoreFault, take_over
 from tocsin.store.ports import Application, FcmProject, StoreUnavailable
 from tocsin.telemetry import Metrics, configure_logging
 
@@ -56,6 +57,8 @@ _LOOK_AFTER_EVERY_S: Final = 1.0
 _PRUNE_EVERY_S: Final = 10.0
 _PRUNE_AGAIN_S: Final = 0.2
 _WARN_CERTIFICATE_S: Final = 30 * 24 * 3600
+_OPEN_AGAIN_S: Final = 1.0
+_LATEST_OPEN_AGAIN_S: Final = 10.0
 _GC_THRESHOLD: Final = 100_000
 # The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
 _SWITCH_INTERVAL_S: Final = 0.0005
@@ -104,8 +107,8 @@ class Service:
             ),
             self.metrics,
         )
-        self.apns = Apns(apns_options(settings), self.dispatcher.report)
-        self.fcm = Fcm(fcm_options(settings), self.dispatcher.report)
+        self.apns = Apns(apns_options(settings), self.dispatcher.report, self.dispatcher.withdrawn)
+        self.fcm = Fcm(fcm_options(settings), self.dispatcher.report, self.dispatcher.withdrawn)
         self.dispatcher.use({"apns": self.apns, "fcm": self.fcm})
         self._stopping = False
 
@@ -311,18 +314,60 @@ def _listen(settings: Settings) -> socket.socket:
 async def serve(settings: Settings, *, ready: Callable[[str], None] | None = None) -> None:
     """Run tocsin until SIGTERM or SIGINT; returns after draining. `ready` gets the base URL once it listens.
 
+    Storage that fails (a full disk, say) is waited for, and every request answered with 503 meanwhile: ending would
+    mend nothing, and have a supervisor start it again and again.
+
     Raises:
         StoreError, ServiceError: it cannot start.
     """
     configure_logging(settings.log.level, settings.log.format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with contextlib.closing(_listen(settings)) as sock:
-        async with open_store(settings, exclusive=True) as store:
+        async with contextlib.AsyncExitStack() as held:
+            store: Store | None
             try:
-                await store.queue.start()
-            except StoreUnavailable as error:
-                raise StoreError(f"{settings.store.path}: cannot be used: {error}") from None
-            await Service(settings, store).run(sock, ready)
+                store = await held.enter_async_context(_taken_over(settings))
+            except StoreFault as fault:
+                store = await _when_mended(fault, settings, sock, held)
+            if store is not None:
+                await Service(settings, store).run(sock, ready)
+
+
+@contextlib.asynccontextmanager
+async def _taken_over(settings: Settings) -> AsyncIterator[Store]:
+    async with open_store(settings, exclusive=True) as store:
+        await take_over(store, settings.store.path)
+        yield store
+
+
+async def _when_mended(
+    fault: StoreFault, settings: Settings, sock: socket.socket, held: contextlib.AsyncExitStack
+) -> Store | None:
+    """The store, in `held`, as soon as its storage works; None where a signal says stop before that."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log.error("the store cannot be used; every request is answered 503 until it can", error=str(fault))
+    wait_s = _OPEN_AGAIN_S
+    async with Unavailable(sock, fault.reason) as unavailable:
+        while not await _set_within(stop, wait_s):
+            wait_s = min(2 * wait_s, _LATEST_OPEN_AGAIN_S)
+            try:
+                store = await held.enter_async_context(_taken_over(settings))
+            except StoreFault as error:
+                if error.reason != unavailable.reason:
+                    log.error("the store still cannot be used", error=str(error))
+                unavailable.reason = error.reason
+            else:
+                log.info("the store can be used now")
+                return None if stop.is_set() else store
+    return None
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 async def check_application(settings: Settings, application: Application, *, sandbox: bool) -> CheckResult:

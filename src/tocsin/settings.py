@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tocsin.domain.events import MESSAGES, URGENT
@@ -136,6 +136,17 @@ class Settings(BaseSettings):
     apns: Apns = Apns()
     fcm: Fcm = Fcm()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _lease_outlives_attempts(self) -> Settings:
+        """A delivery goes out only while its lease will still stand when the attempt ends, however it ends."""
+        least_s = 2 * max(self.apns.request_timeout_s, self.fcm.request_timeout_s) + 10
+        if self.delivery.lease_s < least_s:
+            raise ValueError(
+                f"delivery.lease_s is {self.delivery.lease_s:g}: at least {least_s:g} is needed,"
+                " twice the longer request_timeout_s and ten seconds"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

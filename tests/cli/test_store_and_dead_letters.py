@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.support.line import make_event
 
+from tocsin.store.maintenance import check
 from tocsin.store.opening import open_store
 from tocsin.store.ports import Attempt, NewEvent, Settlement
 
@@ -46,6 +48,17 @@ def test_dead_letters_are_listed_replayed_and_discarded(tmp_path: Path) -> None:
     assert shown["state"] == "delivering"
 
 
+def test_dead_letters_are_listed_page_by_page(tmp_path: Path) -> None:
+    ids = [asyncio.run(_fail_one(tmp_path / "tocsin.db")) for _ in range(3)]
+    listed, arguments = [], ["--limit", "2"]
+    for _ in range(2):
+        page = _tocsin(tmp_path, "deadletter", "list", "--json", *arguments)
+        listed += [letter["id"] for letter in json.loads(page.stdout)]
+        arguments = page.stderr.partition("tocsin deadletter list ")[2].split()
+    assert listed == ids[::-1]
+    assert arguments == []
+
+
 def test_wrong_choices_of_dead_letters_are_refused_with_a_reason(tmp_path: Path) -> None:
     asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     for arguments, status, reason in (
@@ -70,6 +83,83 @@ def test_a_sound_store_is_copied_and_both_are_well(tmp_path: Path) -> None:
     again = _tocsin(tmp_path, "store", "backup", str(copy))
     assert again.returncode == 1
     assert "never overwrites" in again.stderr
+
+
+def test_a_copy_is_restored_and_nothing_of_the_old_store_is_left(tmp_path: Path) -> None:
+    path, copy = tmp_path / "tocsin.db", tmp_path / "copy.db"
+    kept = asyncio.run(_fail_one(path))
+    assert _tocsin(tmp_path, "store", "backup", str(copy)).returncode == 0
+    asyncio.run(_fail_one(path))
+    _leave_a_log(path)
+    ended = _tocsin(tmp_path, "store", "restore", str(copy))
+    assert (ended.returncode, ended.stderr) == (0, f"{path} is restored from {copy}\n")
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "tocsin.db",
+        "tocsin.db.lock",
+        "tocsin.db.migrate-lock",
+        "copy.db",
+    }
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert _tocsin(tmp_path, "store", "check").returncode == 0
+    assert [letter["id"] for letter in json.loads(_tocsin(tmp_path, "deadletter", "list", "--json").stdout)] == [kept]
+
+
+def _leave_a_log(path: Path) -> None:
+    """As a server leaves it that is killed."""
+    child = "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('DELETE FROM event'); c.commit()"
+    subprocess.run([sys.executable, "-c", f"{child}; os._exit(0)", str(path)], check=True)
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+
+
+def test_a_copy_is_restored_where_there_is_no_store_yet(tmp_path: Path) -> None:
+    asyncio.run(_fail_one(tmp_path / "tocsin.db"))
+    assert _tocsin(tmp_path, "store", "backup", str(tmp_path / "copy.db")).returncode == 0
+    assert _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db")).returncode == 0
+    assert check(tmp_path / "new" / "tocsin.db") == []
+
+
+def test_nothing_is_restored_under_a_running_server(tmp_path: Path) -> None:
+    path, copy = tmp_path / "tocsin.db", tmp_path / "copy.db"
+    asyncio.run(_fail_one(path))
+    assert _tocsin(tmp_path, "store", "backup", str(copy)).returncode == 0
+
+    async def try_beside_a_server() -> subprocess.CompletedProcess[str]:
+        async with open_store(path, max_events=100, max_bytes=10**6, lease_s=60, exclusive=True):
+            return await asyncio.to_thread(_tocsin, tmp_path, "store", "restore", str(copy))
+
+    ended = asyncio.run(try_beside_a_server())
+    assert ended.returncode == 1
+    assert "stop that one first" in ended.stderr
+
+
+def test_what_is_no_sound_store_is_not_restored(tmp_path: Path) -> None:
+    path, copy = tmp_path / "tocsin.db", tmp_path / "copy.db"
+    asyncio.run(_fail_one(path))
+    before = path.read_bytes()
+    for statement, reason in (
+        ("UPDATE alembic_version SET version_num = '9999'", "does not know"),
+        ("UPDATE event SET size = 1", "another size"),
+        ("DROP TABLE parked", "not a store of tocsin"),
+    ):
+        copy.unlink(missing_ok=True)
+        assert _tocsin(tmp_path, "store", "backup", str(copy)).returncode == 0
+        with sqlite3.connect(copy) as connection:
+            connection.execute(statement)
+        connection.close()
+        _refuses(tmp_path, copy, reason)
+    copy.write_bytes(b"no database" * 1000)
+    _refuses(tmp_path, copy, "not a SQLite database")
+    copy.unlink()
+    _refuses(tmp_path, copy, "there is no store")
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def _refuses(directory: Path, copy: Path, reason: str) -> None:
+    ended = _tocsin(directory, "store", "restore", str(copy))
+    assert ended.returncode == 1
+    assert reason in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_damaged_store_is_said_to_be_damaged(tmp_path: Path) -> None:

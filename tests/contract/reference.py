@@ -77,7 +77,9 @@ class Events:
 
     def append(self, batch: Sequence[NewEvent], *, bounded: bool = True) -> Refused | None:
         self.changed = False
-        if bounded and self.backlog().events + len(batch) > self.max_events:
+        own = sum(new.digest is None for new in batch)
+        unknown = {new.event.id for new in batch if new.digest is not None} - set(self.by_id)
+        if bounded and self.backlog().events + own + len(unknown) > self.max_events:
             return Refused("full")
         fresh: dict[str, NewEvent] = {}
         for index, new in enumerate(batch):

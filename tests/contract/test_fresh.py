@@ -26,7 +26,7 @@ def taken(stream: Fresh, limit: int = 100) -> list[int]:
 
 def test_what_is_committed_after_everything_was_read_is_handed_on() -> None:
     stream = started()
-    stream.read([], 10)
+    stream.read([], more=False)
     stream.committed(numbered(1, 2, 3))
     assert taken(stream, 2) == [1, 2]
     assert taken(stream) == [3]
@@ -36,23 +36,23 @@ def test_what_is_committed_after_everything_was_read_is_handed_on() -> None:
 def test_what_was_committed_while_the_table_was_read_is_read_next() -> None:
     stream = started()
     stream.committed(numbered(1))
-    stream.read([], 10)
+    stream.read([], more=False)
     assert stream.may_have_more
     assert taken(stream) == []
-    stream.read(numbered(1), 10)
+    stream.read(numbered(1), more=False)
     assert not stream.may_have_more
 
 
 def test_what_was_read_before_its_commit_was_told_of_is_not_handed_on_again() -> None:
     stream = started()
-    stream.read(numbered(1, 2), 10)
+    stream.read(numbered(1, 2), more=False)
     stream.committed(numbered(1, 2, 3))
     assert taken(stream) == [3]
 
 
 def test_a_full_window_means_that_there_may_be_more() -> None:
     stream = started()
-    stream.read(numbered(1, 2), 2)
+    stream.read(numbered(1, 2), more=True)
     stream.committed(numbered(3))
     assert taken(stream) == []
     assert stream.may_have_more
@@ -60,7 +60,7 @@ def test_a_full_window_means_that_there_may_be_more() -> None:
 
 def test_after_a_gap_the_table_is_read_and_the_tail_before_it_is_kept() -> None:
     stream = started()
-    stream.read([], 10)
+    stream.read([], more=False)
     stream.committed(numbered(1))
     stream.look_again()
     stream.committed(numbered(3))
@@ -72,11 +72,11 @@ def test_after_a_gap_the_table_is_read_and_the_tail_before_it_is_kept() -> None:
 def test_the_tail_is_bounded_and_what_does_not_fit_is_read(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh, bound, 1)
     stream = started()
-    stream.read([], 10)
+    stream.read([], more=False)
     stream.committed(numbered(1))
     stream.committed(numbered(2))
     assert taken(stream) == [1]
     assert stream.may_have_more
-    stream.read(numbered(2), 10)
+    stream.read(numbered(2), more=False)
     stream.committed(numbered(3))
     assert taken(stream) == [3]

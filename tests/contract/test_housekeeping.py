@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from tests.contract.support import (
+    APPLICATION,
     DAY_MS,
     EVERYTHING,
     OWNER,
@@ -23,7 +24,7 @@ from tests.contract.support import (
 from tocsin.domain.devices import System
 from tocsin.domain.events import Event
 from tocsin.store.opening import Store
-from tocsin.store.ports import EventIdConflict
+from tocsin.store.ports import DeadToken, EventIdConflict
 from tocsin.store.sqlite import housekeeping
 from tocsin.store.sqlite.database import raw
 
@@ -164,6 +165,54 @@ async def test_removals_are_forgotten_after_their_time(store: Store, clocks: Clo
     clocks.pass_time(31 * DAY_S)
     await store.prune(WEEK_S, 30 * DAY_S)
     assert await store.registry.history(owner=OWNER) == []
+
+
+async def test_what_is_quarantined_is_not_forgotten_until_it_is_released_or_purged(
+    store: Store, clocks: Clocks
+) -> None:
+    device = make_device("a")
+    await store.registry.add(device, 10)
+    dead = DeadToken("apns", "a", device.registered_us + 1, "Unregistered", APPLICATION)
+    await store.registry.remove_dead([dead], quarantine=True)
+    clocks.pass_time(31 * DAY_S)
+    await store.prune(WEEK_S, 30 * DAY_S)
+    assert len(await store.registry.history(owner=OWNER)) == 1
+    await store.registry.purge_quarantine(APPLICATION)
+    await store.prune(WEEK_S, 30 * DAY_S)
+    assert await store.registry.history(owner=OWNER) == []
+
+
+async def test_after_the_clock_jumped_ahead_nothing_is_forgotten_for_an_hour(store: Store, clocks: Clocks) -> None:
+    events = await settled(store, clocks, 10)
+    await settled(store, clocks, 1)
+    clocks.set_wall_clock(by_s=365 * DAY_S)
+    assert not await store.prune(WEEK_S, WEEK_S)
+    clocks.pass_time(3590)
+    await store.prune(WEEK_S, WEEK_S)
+    assert all(await known(store, events))
+    clocks.pass_time(20)
+    await store.prune(WEEK_S, WEEK_S)
+    assert not any(await known(store, events))
+
+
+async def test_a_clock_that_is_set_right_in_time_has_had_nothing_forgotten(store: Store, clocks: Clocks) -> None:
+    events = await settled(store, clocks, 10)
+    clocks.set_wall_clock(by_s=365 * DAY_S)
+    await store.prune(WEEK_S, WEEK_S)
+    clocks.set_wall_clock(by_s=-365 * DAY_S)
+    clocks.pass_time(7200)
+    await store.prune(WEEK_S, WEEK_S)
+    assert all(await known(store, events))
+
+
+async def test_many_sessions_are_forgotten_in_steps(store: Store, clocks: Clocks) -> None:
+    for _ in range(1200):
+        await store.access.create_session(OWNER, clocks.now_ms + 1000)
+    clocks.pass_time(31 * DAY_S)
+    assert await store.prune(WEEK_S, 30 * DAY_S, for_s=0)
+    assert len(await store.access.sessions()) == 700
+    await store.prune(WEEK_S, 30 * DAY_S)
+    assert await store.access.sessions() == []
 
 
 async def test_sessions_are_forgotten_long_after_they_have_expired(store: Store, clocks: Clocks) -> None:

@@ -20,7 +20,7 @@ from tocsin.store.opening import Store, StoreError, open_store
 from tocsin.store.ports import Parked, State
 from tocsin.store.sqlite.database import open_connection, raw
 
-RELEASED = ["0001"]
+RELEASED = ["0001", "0002"]
 """The schemas that stores of released versions may have."""
 
 OLD_EVENTS = """

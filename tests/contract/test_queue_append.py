@@ -5,8 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.contract.support import EVERYTHING, Clocks, SqliteStores, done, handed_in, ids, make_event, new, parked
+from tests.contract.support import (
+    EVERYTHING,
+    OWNER,
+    Clocks,
+    SqliteStores,
+    done,
+    handed_in,
+    ids,
+    make_event,
+    new,
+    parked,
+)
 
+from tocsin.domain.events import Event, EventId
 from tocsin.store.opening import Store
 from tocsin.store.ports import Backlog, BacklogFull, EventIdConflict, State
 
@@ -170,6 +182,30 @@ async def test_a_caller_that_gives_up_does_not_take_back_what_is_being_written(s
     assert len(await store.queue.claim(10, {})) == 2
 
 
+async def test_an_id_that_tocsin_gave_is_a_repeat_while_its_content_is_kept(store: Store, clocks: Clocks) -> None:
+    event = make_event(clocks)
+    await store.queue.append([new(event)])
+    await store.queue.append([handed_in(event)])
+    with pytest.raises(EventIdConflict):
+        await store.queue.append([handed_in(make_event(clocks, id=event.id, padding=3))])
+    assert ids(await store.queue.claim(10, {})) == [event.id]
+    assert store.queue.backlog() == Backlog(1, len(event.body))
+
+
+async def test_a_value_that_cannot_be_stored_fails_its_batch_alone(store: Store, clocks: Clocks) -> None:
+    beyond = Event(EventId("beyond"), OWNER, "fax_new", 2**63, 2**63, b"{}")
+    answers = await asyncio.gather(
+        store.queue.append([handed_in(make_event(clocks))]),
+        store.queue.append([handed_in(make_event(clocks)), new(beyond)]),
+        store.queue.append([handed_in(make_event(clocks))]),
+        return_exceptions=True,
+    )
+    assert (answers[0], answers[2]) == (None, None)
+    assert isinstance(answers[1], OverflowError)
+    assert store.queue.backlog().events == 2
+    assert len(await store.queue.claim(10, {})) == 2
+
+
 # -- the bounds of the backlog -----------------------------------------------------------------------------------------
 
 
@@ -196,6 +232,24 @@ async def test_a_batch_that_does_not_fit_is_refused_whole(stores: SqliteStores, 
     with pytest.raises(BacklogFull):
         await store.queue.append([new(make_event(clocks)) for _ in range(4)])
     assert await store.queue.claim(10, {}) == []
+
+
+async def test_a_repeat_is_answered_as_the_first_time_though_the_backlog_is_full(
+    stores: SqliteStores, clocks: Clocks
+) -> None:
+    store = await stores.open(max_events=3)
+    events = [make_event(clocks) for _ in range(2)]
+    await store.queue.append([handed_in(event) for event in events])
+    more = make_event(clocks)
+    await store.queue.append([*map(handed_in, events), handed_in(more), handed_in(more)])
+    assert store.queue.backlog() == Backlog(3, sum(len(event.body) for event in [*events, more]))
+    await store.queue.append([handed_in(events[1])])
+    with pytest.raises(EventIdConflict):
+        await store.queue.append([handed_in(make_event(clocks, id=more.id, padding=3))])
+    with pytest.raises(BacklogFull):
+        await store.queue.append([handed_in(events[0]), handed_in(make_event(clocks))])
+    assert store.queue.backlog().events == 3
+    assert len(await store.queue.claim(10, {})) == 3
 
 
 async def test_the_bound_holds_for_producers_in_one_commit(stores: SqliteStores, clocks: Clocks) -> None:

@@ -403,3 +403,55 @@ async def test_a_due_time_beyond_any_lifetime_is_brought_back_to_one(store: Stor
     record = await store.queue.record(event.id)
     assert record is not None
     assert record.waiting[0].due_ms == clocks.now_ms + 28 * 24 * 3600 * 1000
+
+
+# -- large events ------------------------------------------------------------------------------------------------------
+
+MEGABYTE = 1024 * 1024
+
+
+async def park_large(store: Store, clocks: Clocks, number: int, *, lane: str = LANE, lives_s: float = 1000) -> None:
+    await append(store, clocks, number, padding=MEGABYTE, lives_s=lives_s)
+    while items := await store.queue.claim(500, {}):
+        await store.queue.settle([parked(item, clocks.now_ms, lane=lane) for item in items])
+
+
+async def test_large_events_are_claimed_some_megabytes_at_a_time(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    events = [make_event(clocks, padding=MEGABYTE if n % 2 else 10) for n in range(40)]
+    await store.queue.append([new(event) for event in events])
+    store = await stores.crash()
+    claims = []
+    while items := await store.queue.claim(500, {}):
+        claims.append(items)
+    assert [item.event for items in claims for item in items] == events
+    assert [len(items) for items in claims] == [16, 16, 8]
+    await store.queue.append([new(make_event(clocks))])
+    assert len(await store.queue.claim(500, {})) == 1
+
+
+async def test_an_event_larger_than_a_claim_is_claimed_alone(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await store.queue.append([new(make_event(clocks, padding=20 * MEGABYTE)) for _ in range(2)])
+    store = await stores.crash()
+    assert [len(await store.queue.claim(500, {})) for _ in range(3)] == [1, 1, 0]
+
+
+async def test_large_events_of_one_lane_leave_the_others_their_turn(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await park_large(store, clocks, 12)
+    await park_large(store, clocks, 8, lane=OTHER_LANE)
+    claims = []
+    while items := await store.queue.claim(500, EVERYTHING):
+        claims.append([item.lane for item in items])
+    assert claims[0] == [LANE] * 8 + [OTHER_LANE]
+    assert sorted(lane for claim in claims for lane in claim if lane) == [LANE] * 12 + [OTHER_LANE] * 8
+
+
+async def test_large_events_that_expire_are_claimed_some_megabytes_at_a_time(
+    stores: SqliteStores, clocks: Clocks
+) -> None:
+    store = await stores.open()
+    await park_large(store, clocks, 20, lives_s=10)
+    clocks.pass_time(20)
+    assert [len(await store.queue.claim_expired(500)) for _ in range(4)] == [8, 8, 4, 0]

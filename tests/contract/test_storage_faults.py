@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 from tests.contract.support import (
     EVERYTHING,
     LEASE_S,
@@ -25,7 +26,7 @@ from tests.contract.support import (
     parked,
 )
 
-from tocsin.domain.devices import ApplicationId
+from tocsin.domain.devices import ApplicationId, DeviceToken, System
 from tocsin.store.opening import Store
 from tocsin.store.ports import Application, Backlog, State, StoreUnavailable
 from tocsin.store.sqlite.database import raw
@@ -264,7 +265,8 @@ async def claim_everything(store: Store) -> None:
         pass
 
 
-async def test_a_damaged_file_is_a_fault_that_does_not_go_by_itself(stores: SqliteStores, clocks: Clocks) -> None:
+async def damaged(stores: SqliteStores, clocks: Clocks) -> Store:
+    """A store whose file is damaged, opened; nobody has noticed yet."""
     store = await stores.open()
     await store.queue.append([new(make_event(clocks, padding=200)) for _ in range(500)])
     await stores.close()
@@ -273,15 +275,70 @@ async def test_a_damaged_file_is_a_fault_that_does_not_go_by_itself(stores: Sqli
     for start in leaves[-20:-5]:
         content[start : start + 60] = b"\xff" * 60
     stores.path.write_bytes(content)
-    store = await stores.open()
+    return await stores.open()
+
+
+async def test_a_damaged_file_is_a_fault_that_does_not_go_by_itself(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await damaged(stores, clocks)
     with pytest.raises(StoreUnavailable, match="damaged; restore it from a backup"):
         await claim_everything(store)
     assert store.database.fault is not None
-    await store.queue.append([new(make_event(clocks))])
     await store.notice_changes()
     assert store.database.fault is not None
     with pytest.raises(StoreUnavailable):
         await store.queue.claim(10, {})
+
+
+async def test_a_store_known_to_be_damaged_acknowledges_nothing_and_still_settles(
+    stores: SqliteStores, clocks: Clocks
+) -> None:
+    store = await damaged(stores, clocks)
+    (held,) = await store.queue.claim(1, {})
+    with pytest.raises(StoreUnavailable, match="damaged"):
+        await claim_everything(store)
+    device = make_device("a")
+    for refused in (
+        store.queue.append([new(make_event(clocks))]),
+        store.registry.add(device, 10),
+        store.registry.delete(OWNER, System.APNS, DeviceToken(device.token)),
+        store.registry.restore(token=DeviceToken(device.token)),
+        store.registry.purge_quarantine("x"),
+    ):
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await refused
+    assert await store.queue.settle([done(held)]) == [True]
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def unreadable(connection: Connection) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    raise error
+
+
+async def test_what_cannot_be_read_is_a_fault_until_something_can(store: Store, clocks: Clocks) -> None:
+    with pytest.raises(StoreUnavailable, match="I/O error"):
+        await store.database.read(unreadable)
+    assert "I/O error" in (store.database.fault or "")
+    await store.queue.record(make_event(clocks).id)
+    assert store.database.fault is None
+
+
+async def test_what_could_not_be_read_is_tried_again_without_being_asked(store: Store, clocks: Clocks) -> None:
+    with pytest.raises(StoreUnavailable):
+        await store.database.read(unreadable)
+    await store.notice_changes()
+    assert store.database.fault is None
+
+
+async def test_what_cannot_be_read_keeps_nothing_from_being_claimed(store: Store, clocks: Clocks) -> None:
+    await store.queue.append([new(make_event(clocks))])
+    with pytest.raises(StoreUnavailable):
+        await store.database.read(unreadable)
+    (item,) = await store.queue.claim(10, {})
+    assert await store.queue.settle([done(item)]) == [True]
 
 
 # -- one job's own error is nobody else's ------------------------------------------------------------------------------

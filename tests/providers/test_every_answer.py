@@ -4,6 +4,8 @@ receipt and metric."""
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_devi
 
 from tocsin.domain.lanes import LaneState
 from tocsin.emulator.faults import Match, Rule
+from tocsin.http2.pool import PoolOptions
 from tocsin.providers import apns_answers, fcm_answers
 from tocsin.store.ports import Result, State
 
 APNS_LANE = f"apns:production:{APPLICATION}"
+SANDBOX_LANE = f"apns:sandbox:{APPLICATION}"
+POOL = PoolOptions(request_timeout_s=0.5)
 FCM_LANE = f"fcm:{PROJECT}"
 NEVER = (0.0, 0.0)
 
@@ -32,6 +37,19 @@ class Case(Struct, frozen=True):
     lane: LaneState = LaneState.RUNNING
     rule: dict[str, Any] = {}
     attempts: int = 1
+    fault: bool = False
+    """Counts towards the lane's breaker."""
+
+
+_AGES: dict[str, Any] = {"headers": {"retry-after": "9" * 400}}
+AT_ITS_END = (3590.0, 3600.0)
+"""Not after the event's lifetime."""
+# No answer at all: the connection lost, the stream reset, the deadline passed.
+_LINKS = [
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "cut": "before_answer"}, fault=True),
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "reset": 2}, fault=True),
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "no_answer": True}, fault=True),
+]
 
 
 def _apns_cases() -> list[Case]:
@@ -58,8 +76,10 @@ def _apns_cases() -> list[Case]:
         *topic,
         *bugs,
         *misconfigured,
-        # The provider token is new, so that Apple calling it expired means a wrong clock.
-        Case(403, "ExpiredProviderToken", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
+        Case(200, "", Result.DELIVERED, rule={"status": None}),
+        # A new provider token, at once; where Apple calls that one expired too, the clock is wrong.
+        Case(403, "ExpiredProviderToken", Result.RETRY, (0, 0.1)),
+        Case(403, "ExpiredProviderToken", Result.MISCONFIGURED, (120, 120), lane=LaneState.PAUSED, attempts=2),
         # Said in both environments: the token is dead.
         Case(400, "BadDeviceToken", Result.TOKEN_DEAD, token_kept=False, attempts=2),
         Case(400, "IdleTimeout", Result.RETRY, (0, 0.1)),
@@ -68,16 +88,27 @@ def _apns_cases() -> list[Case]:
         Case(429, "TooManyRequests", Result.RETRY, (30, 30)),
         Case(429, "TooManyRequests", Result.RETRY, (7, 7), rule={"headers": {"retry-after": "7"}}),
         Case(429, "TooManyProviderTokenUpdates", Result.RETRY, (1190, 1200), lane=LaneState.PAUSED),
-        Case(500, "InternalServerError", Result.RETRY, (0, 2)),
-        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2)),
-        Case(503, "ServiceUnavailable", Result.RETRY, (11, 11), rule={"headers": {"retry-after": "11"}}),
+        Case(500, "InternalServerError", Result.RETRY, (0, 2), fault=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), fault=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (11, 11), rule={"headers": {"retry-after": "11"}}, fault=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (85, 90), rule={"headers": {"retry-after": "date"}}, fault=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), rule={"headers": {"retry-after": "soon"}}, fault=True),
+        Case(
+            503,
+            "ServiceUnavailable",
+            Result.RETRY,
+            AT_ITS_END,
+            rule=_AGES,
+            fault=True,
+        ),
+        *_LINKS,
         Case(503, "Shutdown", Result.RETRY, (0, 0.1)),
         # What nobody has described, by its status or as stated for the unknown.
         Case(400, "SomethingNew", Result.REFUSED),
         Case(403, "SomethingNew", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
         Case(410, "SomethingNew", Result.RETRY, (0, 60)),
-        Case(502, "", Result.RETRY, (0, 2), rule={"body": "<html>bad gateway</html>"}),
-        Case(504, "", Result.RETRY, (0, 2), rule={"body": "<html>gateway timeout</html>"}),
+        Case(502, "", Result.RETRY, (0, 2), rule={"body": "<html>bad gateway</html>"}, fault=True),
+        Case(504, "", Result.RETRY, (0, 2), rule={"body": "<html>gateway timeout</html>"}, fault=True),
         Case(418, "Teapot", Result.RETRY, (0, 60)),
     ]
 
@@ -85,6 +116,8 @@ def _apns_cases() -> list[Case]:
 def _fcm_cases() -> list[Case]:
     token_field = {"field": "message.token"}
     return [
+        Case(200, "", Result.DELIVERED, rule={"status": None}),
+        *_LINKS,
         Case(404, "UNREGISTERED", Result.TOKEN_DEAD, token_kept=False),
         Case(404, "", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED, rule={"html_404": True, "status": None}),
         Case(404, "", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED, rule={"body": "{}"}),
@@ -94,9 +127,11 @@ def _fcm_cases() -> list[Case]:
         Case(403, "SENDER_ID_MISMATCH", Result.TOKEN_DEAD, token_kept=False),
         Case(403, "PERMISSION_DENIED", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
         Case(403, "SOMETHING_NEW", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
-        # The access token has just been issued, so that a new one would not help.
-        Case(401, "UNAUTHENTICATED", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
-        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
+        # A new access token, at once; then it is not the token.
+        Case(401, "UNAUTHENTICATED", Result.RETRY, (0, 0.1)),
+        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.RETRY, (0, 0.1)),
+        Case(401, "UNAUTHENTICATED", Result.MISCONFIGURED, (120, 120), lane=LaneState.PAUSED, attempts=2),
+        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.MISCONFIGURED, (120, 120), lane=LaneState.PAUSED, attempts=2),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), lane=LaneState.PAUSED),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), rule={"message": "device message rate exceeded"}),
         Case(
@@ -107,11 +142,11 @@ def _fcm_cases() -> list[Case]:
             lane=LaneState.PAUSED,
             rule={"headers": {"retry-after": "9"}},
         ),
-        Case(500, "INTERNAL", Result.RETRY, (0, 2)),
-        Case(503, "UNAVAILABLE", Result.RETRY, (10, 20)),
-        Case(503, "UNAVAILABLE", Result.RETRY, (25, 25), rule={"headers": {"retry-after": "25"}}),
-        Case(502, "", Result.RETRY, (10, 20), rule={"body": "<html>bad gateway</html>"}),
-        Case(504, "", Result.RETRY, (10, 20), rule={"body": "<html>gateway timeout</html>"}),
+        Case(500, "INTERNAL", Result.RETRY, (0, 2), fault=True),
+        Case(503, "UNAVAILABLE", Result.RETRY, (10, 20), fault=True),
+        Case(503, "UNAVAILABLE", Result.RETRY, (25, 25), rule={"headers": {"retry-after": "25"}}, fault=True),
+        Case(502, "", Result.RETRY, (10, 20), rule={"body": "<html>bad gateway</html>"}, fault=True),
+        Case(504, "", Result.RETRY, (10, 20), rule={"body": "<html>gateway timeout</html>"}, fault=True),
         Case(418, "TEAPOT", Result.RETRY, (0, 60)),
     ]
 
@@ -126,19 +161,21 @@ def test_no_row_of_either_table_is_left_out() -> None:
 
 
 def _name(case: Case) -> str:
-    return f"{case.status}-{case.reason or 'no-reason'}-{'-'.join(case.rule)}".rstrip("-")
+    retry_after = case.rule.get("headers", {}).get("retry-after", "")[:10]
+    words = (str(case.status), case.reason, *case.rule, retry_after, "again" if case.attempts > 1 else "")
+    return "-".join(word for word in words if word)
 
 
 @pytest.mark.parametrize("case", _apns_cases(), ids=_name)
 async def test_an_answer_of_apples_has_its_documented_consequence(case: Case, tmp_path: Path) -> None:
-    async with running_line(tmp_path) as line:
+    async with running_line(tmp_path, pool=POOL) as line:
         device = apns_device()
         await _check(line, device, APNS_LANE, case)
 
 
 @pytest.mark.parametrize("case", _fcm_cases(), ids=_name)
 async def test_an_answer_of_googles_has_its_documented_consequence(case: Case, tmp_path: Path) -> None:
-    async with running_line(tmp_path) as line:
+    async with running_line(tmp_path, pool=POOL) as line:
         device = fcm_device()
         await _check(line, device, FCM_LANE, case)
 
@@ -148,7 +185,10 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
     # A dead token's 410 is from after its registration.
     if case.status == 410:
         rule["timestamp"] = int(time.time() * 1000) + 60_000
-    line.script(Rule(match=Match(token=device.token), times=case.attempts, **rule))
+    if rule.get("headers") == {"retry-after": "date"}:
+        rule["headers"] = {"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)}
+    if case.status != 200:
+        line.script(Rule(match=Match(token=device.token), times=case.attempts, **rule))
     await line.register(device)
     event = make_event()
     await line.hand_in(event)
@@ -157,12 +197,16 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
     attempt = record.attempts[case.attempts - 1]
     assert attempt.result == case.result
     assert attempt.device == device.key
-    assert (attempt.status, attempt.reason) == (case.status, case.reason)
-    lane = line.lane(lane_name)
-    if case.attempts == 1:
-        assert attempt.lane == lane_name
-        assert lane.state is case.lane
-        assert line.metric(lane_name, case.result, case.reason) == 1
+    assert attempt.status == case.status
+    assert attempt.reason == case.reason or case.status == 0
+    # Apple's other environment is another lane.
+    assert attempt.lane == (SANDBOX_LANE if case.reason == "BadDeviceToken" else lane_name)
+    assert line.lane(attempt.lane).state is case.lane
+    assert line.metric(attempt.lane, case.result, case.reason if case.status else "link") == 1
+    if case.fault or case.result is not Result.RETRY:
+        assert line.dispatcher._lanes[attempt.lane].breaker.consecutive == int(case.fault)
+    if case.result is Result.DELIVERED and lane_name == FCM_LANE:
+        assert attempt.provider_id
     assert bool(await line.store.registry.find(device.token)) is case.token_kept
     if case.again_s == NEVER:
         assert record.state in (State.DONE, State.DEAD)

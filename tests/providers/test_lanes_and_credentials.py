@@ -10,7 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
+from tests.support.line import APPLICATION, apns_device, fcm_device, make_event, running_line
 
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.lanes import LaneOptions
@@ -187,17 +187,11 @@ async def test_an_access_token_that_google_calls_expired_is_replaced_and_nothing
         first = make_event()
         await line.hand_in(first)
         await line.finished(first)
-        _age_access_token(line)
         line.script(Rule(expire_tokens=True, times=1))
         events = [make_event() for _ in range(50)]
         await line.hand_in(*events)
         records = await line.finished(*events)
         assert {record.attempts[-1].result for record in records} == {"delivered"}
-
-
-def _age_access_token(line: Line) -> None:
-    """As if it had been issued ten minutes ago: calling a brand-new one expired would be a misconfiguration."""
-    line.fcm._projects[PROJECT].access._renewed -= 600
 
 
 async def test_full_jitter_and_doubling_stay_within_their_bounds() -> None:

@@ -147,9 +147,9 @@ async def running_line(
         dispatcher = Dispatcher(store.queue, store.registry, options_, metrics, dice=dice)
         pool = pool or PoolOptions()
         ca = emulator.files.ca
-        apns = Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), dispatcher.report)
+        apns = Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), dispatcher.report, dispatcher.withdrawn)
         priority = dict.fromkeys(MESSAGES, "HIGH")
-        fcm = Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority), dispatcher.report)
+        fcm = Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority), dispatcher.report, dispatcher.withdrawn)
         dispatcher.use({"apns": apns, "fcm": fcm})
         await store.queue.start()
         line = Line(emulator, store, dispatcher, apns, fcm, metrics)

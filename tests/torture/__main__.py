@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import secrets
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 from tests.torture.run import LONG, QUICK, torture
+
+_TO_END_S: Final = 40
+"""To end what runs, after giving up: with the time for a long run this makes ten minutes."""
 
 
 def main() -> int:
@@ -34,7 +39,11 @@ def main() -> int:
         if given.verbose:
             print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
 
-    good, lines = asyncio.run(torture(LONG if given.long else QUICK, seed, directory, say))
+    plan = LONG if given.long else QUICK
+    # It gives up by itself before that; should even this hang, it ends here, with status 1 and a traceback.
+    faulthandler.dump_traceback_later(plan.most_s + _TO_END_S, exit=True)
+    good, lines = asyncio.run(torture(plan, seed, directory, say))
+    faulthandler.cancel_dump_traceback_later()
     print("\n".join(lines))
     if good and not given.keep:
         shutil.rmtree(directory)

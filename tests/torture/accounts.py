@@ -11,8 +11,9 @@ from msgspec import Struct, field
 
 from tests.torture.ledger import HandedIn, Ledger, marker_of
 from tests.torture.people import ON_THE_WIRE_S, Device
+from tocsin.domain.events import URGENT
 
-_EXPLAINED: Final = ("expired", "refused")
+URGENT_LIFETIME_S: Final = 60.0
 _MOST_TOLD: Final = 15
 
 Report = Mapping[str, Any]
@@ -54,10 +55,10 @@ def account(
     journal: Iterable[Mapping[str, Any]],
     reports: Mapping[str, Report],
     deaths: Sequence[float],
-    failed_syncs: Sequence[tuple[float, float]],
+    stops: Sequence[tuple[float, float]],
 ) -> Findings:
     """`reports` has one for every event that was accepted; `deaths` are the instants of the server's sudden ends, and
-    `failed_syncs` the times that ended with one while the disk failed to sync."""
+    `stops` the times for which it was stopped, each longer than its lease."""
     findings = Findings(counts={"accepted": 0, "deliveries owed": 0, "deliveries owed that arrived": 0})
     for wrong in ledger.wrong:
         findings.fault("a wrong answer", wrong)
@@ -69,13 +70,13 @@ def account(
     for event in ledger.events:
         here = arrived.get(event.marker, {})
         if event.accepted is None:
-            _not_accepted(findings, event, here, failed_syncs)
+            _not_accepted(findings, event, here)
         else:
             findings.count("accepted")
             _accepted(findings, event, here, own.get(event.owner, {}), reports)
         for token, pushes in here.items():
             if len(pushes) > 1:
-                _duplicates(findings, event, token, pushes, reports, deaths)
+                _duplicates(findings, event, token, pushes, reports, deaths, stops)
     return findings
 
 
@@ -108,21 +109,12 @@ def _sort(
     return arrived
 
 
-def _not_accepted(
-    findings: Findings,
-    event: HandedIn,
-    here: Mapping[str, Sequence[Arrival]],
-    failed_syncs: Sequence[tuple[float, float]],
-) -> None:
+def _not_accepted(findings: Findings, event: HandedIn, here: Mapping[str, Sequence[Arrival]]) -> None:
     if event.unanswered and not event.invalid:
         findings.count("unanswered, delivered" if here else "unanswered, not delivered")
         return
     findings.count("refused")
-    refused_at = event.refused_at or 0.0
-    if here and not event.invalid and any(began <= refused_at <= ended for began, ended in failed_syncs):
-        # Written, not synced, refused: the next process finds it in the log, and cannot know. See docs/torture.md.
-        findings.count("refused after a failed sync, found by the next process")
-    elif here:
+    if here:
         what = "invalid" if event.invalid else "refused"
         findings.fault("refused, and delivered all the same", f"{what} {event.event_id or event.marker}")
 
@@ -144,8 +136,7 @@ def _accepted(
     receipts = {device["device_token"]: device for device in report["devices"]}
     for token, receipt in receipts.items():
         findings.count(f"receipts: {receipt['outcome']}")
-        if receipt["outcome"] == "delivered" and token not in here:
-            findings.fault("delivered by its receipt alone", f"{event.event_id} {token[:20]}…")
+        _receipt(findings, event, token, receipt, arrived=token in here)
     for token, device in devices.items():
         if not device.registered_throughout(event.sent):
             continue
@@ -154,10 +145,36 @@ def _accepted(
             findings.count("deliveries owed that arrived")
             continue
         outcome = receipts[token]["outcome"] if token in receipts else "no receipt"
-        if outcome in _EXPLAINED:
-            findings.count(f"deliveries owed that a receipt explains: {outcome}")
+        if outcome == "expired":
+            findings.count("deliveries owed that expired")
         else:
             findings.fault("lost", f"{event.event_id} {device.key[:20]}… {outcome}")
+
+
+def _receipt(findings: Findings, event: HandedIn, token: str, receipt: Mapping[str, Any], *, arrived: bool) -> None:
+    """What a receipt may say: no fault of the script makes a provider refuse, and only a call's events expire here."""
+    detail = f"{event.event_id} {event.message} {token[:20]}…"
+    results = [attempt["result"] for attempt in receipt["attempts"]]
+    if results.count("delivered") > 1:
+        findings.fault("settled twice", detail)
+    match receipt["outcome"]:
+        case "delivered" if not arrived:
+            findings.fault("delivered by its receipt alone", detail)
+        case "refused":
+            findings.fault("refused by its receipt, for no reason", f"{detail} {receipt['attempts'][-1]}")
+        case "expired":
+            at = min(_at(attempt) for attempt in receipt["attempts"] if attempt["result"] == "expired")
+            if event.message not in URGENT or at < event.sent + URGENT_LIFETIME_S:
+                findings.fault("expired before its time", f"{detail} {at - event.sent:.3f} s after it was sent")
+
+
+def _came_back_late(before: float, after: float, began: float, ended: float) -> bool:
+    """Whether a push was on its way when the server was stopped; its lease then ended, and it was offered again."""
+    return began - ON_THE_WIRE_S <= before <= ended + ON_THE_WIRE_S and after >= ended
+
+
+def _at(attempt: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(attempt["at"]).timestamp()
 
 
 def _duplicates(
@@ -167,6 +184,7 @@ def _duplicates(
     pushes: Sequence[Arrival],
     reports: Mapping[str, Report],
     deaths: Sequence[float],
+    stops: Sequence[tuple[float, float]],
 ) -> None:
     """The same push again is right only where the outcome of the one before it was unknown."""
     findings.count("duplicates", len(pushes) - 1)
@@ -174,11 +192,14 @@ def _duplicates(
         findings.fault("duplicates with different apns-ids", f"{event.event_id} {token[:20]}…")
     report = reports.get(event.event_id or "", {"devices": []})
     attempts = [a for device in report["devices"] if device["device_token"] == token for a in device["attempts"]]
-    unknown = [datetime.fromisoformat(attempt["at"]).timestamp() for attempt in attempts if "status" not in attempt]
+    unknown = [_at(attempt) for attempt in attempts if "status" not in attempt]
     for before, after in pairwise(pushes):
         if any(before.at - ON_THE_WIRE_S <= death <= after.at for death in deaths):
             findings.count("duplicates after the server died")
-        elif any(before.at - 0.5 <= at <= after.at + 0.5 for at in unknown):
+        elif any(_came_back_late(before.at, after.at, began, ended) for began, ended in stops):
+            findings.count("duplicates after the server was stopped longer than its lease")
+        elif causes := [at for at in unknown if before.at - ON_THE_WIRE_S <= at <= after.at + 0.5]:
+            unknown.remove(causes[0])  # one push without an answer explains one more push
             findings.count("duplicates after the link failed")
         elif event.accepted is None:
             # Nobody has its id, so nobody can ask for its receipts.

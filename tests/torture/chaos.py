@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.torture.disk import SYNC, Disk
+from tests.torture.disk import Disk
 from tests.torture.people import Device, User
 from tests.torture.processes import Provider, Server
 from tests.torture.producers import Pace
 from tests.torture.wire import Client, NoAnswer
 
 Rule = dict[str, Any]
+LEASE_S: Final = 12.5
 _AFTER_1_S: Final = {"retry-after": "1"}
 
 FAULTS: Final[dict[str, list[Rule]]] = {
@@ -73,15 +74,15 @@ class Chaos:
         self.counts: dict[str, int] = {}
         self.deaths: list[float] = []
         """When the server was killed."""
-        self.failed_syncs: list[tuple[float, float]] = []
-        """From when to when the disk failed to sync, where the server was killed before it could again."""
+        self.stops: list[tuple[float, float]] = []
+        """From when to when the server was stopped for longer than its lease."""
 
     @property
     def kills(self) -> int:
         return len(self.deaths)
 
-    async def run(self, *, until: float, kills: int) -> None:
-        """Until that time (monotonic), and until the server was killed so many times."""
+    async def run(self, *, until: float, kills: int, long_stops: int) -> None:
+        """Until that time (monotonic), and until the server was killed, and stopped for long, so many times."""
         actions: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (4, self._pause_server),
             (2, self._pause_provider),
@@ -93,9 +94,11 @@ class Chaos:
         ]
         weights, others = [weight for weight, _ in actions], [action for _, action in actions]
         started = time.monotonic()
-        while time.monotonic() < until or self.kills < kills:
-            due = kills * (time.monotonic() - started) / max(1.0, until - started)
-            if self.kills < due and self._dice.random() < 0.7:
+        while time.monotonic() < until or self.kills < kills or len(self.stops) < long_stops:
+            passed = (time.monotonic() - started) / max(1.0, until - started)
+            if len(self.stops) < long_stops * (passed - 0.1):
+                await self._pause_server_for_long()
+            elif self.kills < kills * passed and self._dice.random() < 0.7:
                 await self.kill()
             else:
                 await self._dice.choices(others, weights)[0]()
@@ -130,6 +133,16 @@ class Chaos:
     async def _pause_server(self) -> None:
         await self._pause("SIGSTOP of the server", self._server, 0.2 + self._dice.random() * 1.5)
 
+    async def _pause_server_for_long(self) -> None:
+        """When it goes on, its leases have ended: what it held is not its own any more, though answers have come."""
+        await self._script(FAULTS["slow"])
+        await asyncio.sleep(0.3)  # until much is on the wire
+        began = time.time()
+        for_s = LEASE_S + 0.5 + self._dice.random()
+        await self._pause("SIGSTOP of the server, longer than its lease", self._server, for_s)
+        self.stops.append((began, time.time()))
+        await self._script([])
+
     async def _pause_provider(self) -> None:
         await self._pause("SIGSTOP of the provider", self._provider, 0.2 + self._dice.random() * 2.5)
 
@@ -153,16 +166,25 @@ class Chaos:
             return
         kind = self._dice.choice(self._disk.kinds)
         self._note(f"disk: {kind}")
-        began = time.time()
         self._disk.break_(kind)
         await asyncio.sleep(0.3 + self._dice.random() * 1.5)
         if self._dice.random() < 0.2:
             self._die("SIGKILL while the disk fails")
-            if kind == SYNC:
-                self.failed_syncs.append((began, time.time()))
+            await self._start_after(kind)
+        self._disk.mend()
+
+    async def _start_after(self, kind: str) -> None:
+        """Half of the time the disk is mended first; else the server starts without it, and has to get along."""
+        if self._dice.random() < 0.5:
             self._disk.mend()
             await self._server.start()
+            return
+        self._note("starts while the disk fails")
+        await self._server.start(wait=False)
+        self._disk.break_(kind)  # a limit was the dead process's own
+        await asyncio.sleep(0.5 + self._dice.random() * 2.0)
         self._disk.mend()
+        await self._server.ready()
 
     async def _token_dies(self) -> None:
         """Its provider calls a token dead for all who have it; after a while the app registers it for each again."""

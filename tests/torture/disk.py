@@ -15,8 +15,7 @@ from typing import Final
 
 from tests.torture.processes import Server
 
-SYNC: Final = "sync error"
-KINDS: Final = {"no space left": b"f", "write error": b"w", SYNC: b"s"}
+KINDS: Final = {"no space left": b"f", "write error": b"w", "sync error": b"s"}
 QUOTA: Final = "file size limit"
 _QUIET: Final = b"-"
 

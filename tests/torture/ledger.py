@@ -24,8 +24,6 @@ class HandedIn(Struct, eq=False):
     accepted: float | None = None
     unanswered: bool = False
     """At least once the whole of it was sent, and no answer came."""
-    refused_at: float | None = None
-    """When it was last answered with 503."""
     invalid: bool = False
     """It must never be accepted, whatever became of its connection."""
 

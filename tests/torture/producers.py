@@ -101,8 +101,6 @@ class Producer:
             if answer.status != 503:
                 self._ledger.wrong.append(f"a good hand-in was answered {answer.status}: {answer.body[:300]!r}")
                 return
-            for event in events:
-                event.refused_at = time.time()
             if self._dice.random() < 0.2:
                 return  # given up: it was refused, and must not arrive
             await asyncio.sleep(min(float(answer.headers.get("retry-after", 1)), 0.5) * self._dice.random())

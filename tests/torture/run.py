@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tests.torture.accounts import Findings, account
-from tests.torture.chaos import Chaos
+from tests.torture.chaos import LEASE_S, Chaos
 from tests.torture.disk import Disk
 from tests.torture.ledger import Ledger
 from tests.torture.people import Device, User, make_devices, new_owner
@@ -41,10 +41,20 @@ class Plan(Struct, frozen=True):
     """How long the backlog may take to become empty afterwards."""
     backlog: int
     """The server's bound: a flood is to hit it."""
+    long_stops: int
+    """How often the server is stopped for longer than its lease."""
+    ask_s: float
+    """How long asking for every event may take."""
+    most_s: float
+    """When the run is given up, whatever it does; ending what then runs takes up to half a minute more."""
 
 
-QUICK: Final = Plan(events=6000, users=60, load_s=26, kills=6, drain_s=20, backlog=1500)
-LONG: Final = Plan(events=110_000, users=300, load_s=380, kills=54, drain_s=90, backlog=8000)
+QUICK: Final = Plan(
+    events=6000, users=60, load_s=34, kills=6, drain_s=20, backlog=1500, long_stops=1, ask_s=20, most_s=75
+)
+LONG: Final = Plan(
+    events=110_000, users=300, load_s=360, kills=54, drain_s=80, backlog=8000, long_stops=3, ask_s=100, most_s=560
+)
 
 
 async def enroll(server: Server, provider: Provider, owners: Iterable[str]) -> tuple[dict[str, str], str]:
@@ -61,6 +71,22 @@ async def enroll(server: Server, provider: Provider, owners: Iterable[str]) -> t
 
 async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], None]) -> tuple[bool, list[str]]:
     """Run `plan`, with its files in `directory`; whether everything is accounted for, and the report."""
+    doing = ["starting"]
+
+    def note(line: str) -> None:
+        doing.append(line)
+        say(line)
+
+    try:
+        async with asyncio.timeout(plan.most_s) as bound:
+            return await _run(plan, seed, directory, note)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        return False, [f"FAILED: given up after {plan.most_s:.0f} s, while it did this: {doing[-1]}"]
+
+
+async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None]) -> tuple[bool, list[str]]:
     started = time.monotonic()
     dice = random.Random(seed)
     provider = Provider(directory / "emulator")
@@ -90,11 +116,12 @@ async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], N
         await chaos.calm()
         faults = await _quiet(plan, server, client)
         say("quiet; asking for every event")
-        reports = await _ask(server.port, secret, ledger)
+        reports = await _ask(plan, server.port, secret, ledger, faults)
         client.close()
+        say("asked; stopping, and checking the store")
         faults += await _end(server, provider)
         every_device = [device for user in users for device in user.devices]
-        findings = account(ledger, every_device, provider.arrivals(), reports, chaos.deaths, chaos.failed_syncs)
+        findings = account(ledger, every_device, provider.arrivals(), reports, chaos.deaths, chaos.stops)
     if chaos.kills < plan.kills or findings.counts["accepted"] < plan.events * 0.8:
         faults.append(f"too little was tried: {chaos.kills} kills, {findings.counts['accepted']} events")
     for fault in faults:
@@ -110,9 +137,9 @@ async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], N
 def _settings(plan: Plan) -> dict[str, dict[str, Any]]:
     return {
         "store": {"max_backlog_events": plan.backlog},
-        "delivery": {"lease_s": 15.0},
-        "apns": {"request_timeout_s": 2.0},
-        "fcm": {"request_timeout_s": 2.0},
+        "delivery": {"lease_s": LEASE_S},
+        "apns": {"request_timeout_s": 1.0},
+        "fcm": {"request_timeout_s": 1.0},
     }
 
 
@@ -147,7 +174,9 @@ async def _load_and_chaos(
         beside.create_task(bad.run(finished))
         beside.create_task(chaos.restless_users(finished))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(chaos.run(until=time.monotonic() + plan.load_s, kills=plan.kills - 1))
+            tasks.create_task(
+                chaos.run(until=time.monotonic() + plan.load_s, kills=plan.kills - 1, long_stops=plan.long_stops)
+            )
             for most, with_id in ((1, True), (1, True), (1, False), (40, True), (200, True), (40, False)):
                 tasks.create_task(producer().run(most, with_id=with_id))
         loaded = True
@@ -183,23 +212,28 @@ async def backlog(client: Client) -> int:
         await asyncio.sleep(0.1)
 
 
-async def _ask(port: int, secret: str, ledger: Ledger) -> dict[str, Any]:
-    """`GET /api/events/{id}` for every event that was accepted."""
-    wanted = iter(dict.fromkeys(event.event_id for event in ledger.events if event.accepted is not None))
+async def _ask(plan: Plan, port: int, secret: str, ledger: Ledger, faults: list[str]) -> dict[str, Any]:
+    """`GET /api/events/{id}` for every event that was accepted; a fault where that takes too long."""
+    ids = dict.fromkeys(event.event_id for event in ledger.events if event.accepted is not None)
+    wanted = iter(ids)
     reports: dict[str, Any] = {}
 
     async def ask() -> None:
         client = Client(port, secret)
         for id in wanted:
             assert id is not None
-            answer = await client.call("GET", f"/api/events/{id}")
-            if answer.status == 200:
-                reports[id] = msgspec.json.decode(answer.body)
+            with contextlib.suppress(NoAnswer):  # then it has no report, which is a fault of its own
+                answer = await client.call("GET", f"/api/events/{id}")
+                if answer.status == 200:
+                    reports[id] = msgspec.json.decode(answer.body)
         client.close()
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(_ASK_AT_ONCE):
-            tasks.create_task(ask())
+    try:
+        async with asyncio.timeout(plan.ask_s), asyncio.TaskGroup() as tasks:
+            for _ in range(_ASK_AT_ONCE):
+                tasks.create_task(ask())
+    except TimeoutError:
+        faults.append(f"{len(reports):,} of {len(ids):,} events could be asked for within {plan.ask_s:.0f} s")
     return reports
 
 
@@ -208,7 +242,7 @@ async def _end(server: Server, provider: Provider) -> list[str]:
     faults = []
     if status := await asyncio.to_thread(server.terminate):
         faults.append(f"SIGTERM: exit status {status}")
-    checked = await asyncio.to_thread(server.run_cli, "store", "check")
+    checked = await asyncio.to_thread(server.run_cli, "store", "check", timeout_s=30.0)
     if checked.returncode != 0:
         faults.append(f"tocsin store check: {checked.stdout} {checked.stderr}")
     await asyncio.to_thread(provider.terminate)  # which writes the last lines of its journal

@@ -78,7 +78,7 @@ class _Instant:
 
 
 async def test_dispatching_and_reporting_stay_within_their_budget() -> None:
-    options = DispatcherOptions(LaneOptions(10_000, 10_000), 120.0, 35.0)
+    options = DispatcherOptions(LaneOptions(10_000, 10_000, 10_000), 120.0, 35.0)
     dispatcher = Dispatcher(None, None, options, Metrics())  # type: ignore[arg-type]
     provider = _Instant()
     dispatcher.use({"apns": provider})
@@ -120,6 +120,7 @@ async def test_building_requests_and_judging_answers_stay_within_their_budget(mo
     assert len(requests) == COUNT
     for request in requests:
         request.status = 200
+        request.response_headers = ((b":status", b"200"), (b"apns-id", b"its own"))
     check("apns_finished", calls(lambda: apns._finished(requests)))
     assert len(reported) == COUNT
     await asyncio.sleep(0)

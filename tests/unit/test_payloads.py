@@ -126,3 +126,22 @@ def test_what_cannot_be_made_to_fit_is_refused_at_ingest(event: dict[str, Any]) 
 def test_garbage_is_refused_with_a_reason_and_never_anything_else(raw: bytes) -> None:
     with pytest.raises(EventError):
         parse_event(raw)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1500, max_size=1600).map(lambda part: part * 5))
+def test_a_text_too_long_for_every_limit_is_kept_only_as_far_as_it_can_matter(text: str) -> None:
+    event = CHAT | {"text": text, "event_id": "c1aa1566-84d7-11e2-a7a8-0024e8f90cc0"}
+    whole = (
+        b'{"owner":"%s","message":"chat_message",' % CHAT["owner"].encode()
+        + msgspec.json.encode(
+            {key: value for key, value in event.items() if key not in ("owner", "message", "event_id")}
+        )[1:]
+    )
+    kept = parse_event(msgspec.json.encode(event))
+    assert len(msgspec.json.decode(kept.body)["text"]) <= APNS_VOIP_LIMIT_BYTES
+    for limit in (APNS_LIMIT_BYTES, APNS_VOIP_LIMIT_BYTES):
+        assert apns_payload(kept.body, limit) == apns_payload(whole, limit)
+    assert fcm_data(kept.body) == fcm_data(whole)
+    assert kept.digest != parse_event(msgspec.json.encode(event | {"text": text + "x"})).digest, (
+        "what is not kept still tells them apart"
+    )

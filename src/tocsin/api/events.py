@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +30,8 @@ from tocsin.store.ports import EventIdConflict, EventQueue, Role
 PATH: Final = "/api/events"
 _SMALL_BODY_BYTES: Final = 64 * 1024
 _LARGE_BODIES_AT_ONCE: Final = 8
+_LARGE_BODIES_BYTES: Final = 128 * 1024 * 1024
+_NO_ROOM_RETRY_AFTER_S: Final = 2
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,6 +40,38 @@ class Accepted(Struct, frozen=True):
 
     accepted: int
     events: list[EventId]
+
+
+class Room:
+    """The memory that large bodies may take up together. Only what has arrived counts: a slow one keeps none out."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._free_bytes = size_bytes
+
+    @contextlib.contextmanager
+    def receiving(self, receive: Receive) -> Iterator[Receive]:
+        """`receive`, with what comes by it counted until the end of the context.
+
+        Raises:
+            RequestError: there is no room for more. It is given up rather than held back, as it takes up room itself.
+        """
+        held = 0
+
+        async def counted() -> Any:
+            nonlocal held
+            message = await receive()
+            size = len(message["body"]) if message["type"] == "http.request" else 0
+            if size > self._free_bytes:
+                detail = "Too many large bodies arrive at once; nothing was accepted. Try again later."
+                raise RequestError(Kind.BACKLOG_FULL, detail, retry_after_s=_NO_ROOM_RETRY_AFTER_S)
+            self._free_bytes -= size
+            held += size
+            return message
+
+        try:
+            yield counted
+        finally:
+            self._free_bytes += held
 
 
 class EventRoutes:
@@ -56,7 +91,9 @@ class EventRoutes:
         self._queue = queue
         self._delivery = delivery
         self._clock = clock
-        # Bounds the memory that producers can fill: the other large bodies wait in their sockets.
+        # Both bound the memory that producers can fill: as the events of a batch take up several times its bytes, only
+        # some are read into events at once. Batches wait for that when they have arrived, never for slower clients.
+        self._room = Room(_LARGE_BODIES_BYTES)
         self._large = asyncio.Semaphore(_LARGE_BODIES_AT_ONCE)
 
     def handlers(self) -> list[ControllerRouterHandler]:
@@ -73,12 +110,16 @@ class EventRoutes:
         many = content_type(scope, JSON, NDJSON) == NDJSON
         size = announced_bytes(scope)
         if size is not None and size <= _SMALL_BODY_BYTES:
-            return await self._accept(scope, receive, many)
-        async with self._large:
-            return await self._accept(scope, receive, many)
+            return await self._accept(await self._read(scope, receive), many)
+        with self._room.receiving(receive) as counted:
+            body = await self._read(scope, counted)
+            async with self._large:
+                return await self._accept(body, many)
 
-    async def _accept(self, scope: HTTPScope, receive: Receive, many: bool) -> Answer:
-        body = await read_body(scope, receive, self._max_bytes, self._timeout_s)
+    async def _read(self, scope: HTTPScope, receive: Receive) -> bytes:
+        return await read_body(scope, receive, self._max_bytes, self._timeout_s)
+
+    async def _accept(self, body: bytes, many: bool) -> Answer:
         now_ms = int(self._clock() * 1000)
         batch = await self._intake.many(body, now_ms) if many else self._intake.one(body, now_ms)
         try:

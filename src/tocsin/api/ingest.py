@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from tocsin.api.ids import EventIds
 from tocsin.api.problems import Fault, Kind, RequestError
-from tocsin.domain.events import MESSAGES, Event, EventError, EventId, HandedIn, digest, parse_event
+from tocsin.domain.events import MESSAGES, Event, EventError, EventId, HandedIn, parse_event
 from tocsin.settings import Settings
 from tocsin.store.ports import NewEvent
 
@@ -54,7 +54,8 @@ class Batch:
     def _take(self, id: EventId, handed_in: HandedIn, line: int | UnsetType) -> None:
         """An event whose id the producer chose: another line with the same content is answered, and delivered once."""
         body, message = handed_in.body, handed_in.message
-        own = digest(body)
+        own = handed_in.digest
+        assert own is not None
         before = self._digests.get(id)
         if before is None:
             self._digests[id] = own

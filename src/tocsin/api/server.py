@@ -1,4 +1,7 @@
-"""The API's HTTP server: uvicorn, with bounds on what a slow or silent client may hold."""
+"""The API's HTTP server: uvicorn, with bounds on what a slow, silent or endless client may hold.
+
+What uvicorn would say in plain text is said here as problems (RFC 9457), before the API sees anything of it.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,147 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, Final, cast
 
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tocsin.api.problems import PROBLEM_JSON, TYPE_PREFIX, Kind, ProblemBody
 from tocsin.settings import Server as ServerSettings
 
 _SWEEP_EVERY_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 75
+_LONGEST_HEAD: Final = 64 * 1024
+_MOST_PIPELINED: Final = 32
+_REFUSED_AT_ONCE: Final = 256
+"""Connections beyond the limit that are told so; those beyond them are cut without a word."""
+_LINGER_S: Final = 1.0
+
+
+def _last_words(status: HTTPStatus, detail: str, type_: str = "about:blank", title: str = "", head: str = "") -> bytes:
+    """An answer after which the connection ends. `about:blank`: the problem is what the status says, and no more."""
+    body = msgspec.json.encode(ProblemBody(type_, title or status.phrase, status, detail))
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
+        f"cache-control: no-store\r\nconnection: close\r\n{head}\r\n"
+    ).encode() + body
+
+
+_MALFORMED: Final = _last_words(
+    HTTPStatus.BAD_REQUEST, "This is not HTTP.", TYPE_PREFIX + Kind.MALFORMED.slug, Kind.MALFORMED.title
+)
+_HEAD_TOO_LONG: Final = _last_words(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"Address and headers are larger than {_LONGEST_HEAD} bytes."
+)
+_FULL: Final = _last_words(
+    HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", head="retry-after: 1\r\n"
+)
+
+
+class _RefusedError(Exception):
+    """Raised in a callback of the parser, for which nothing else stops it in the middle of what has arrived."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Remembers since when a request has been arriving; the server's sweep closes what takes too long.
-
-    uvicorn bounds idle keep-alive connections, but not a client that sends one header a minute (slowloris).
+    """Bounds what uvicorn does not: the head of a request, the time it takes to arrive, and the time and memory that
+    answers nobody reads take up. The server's sweep asks each connection whether it is `overdue`.
     """
 
-    receiving_since: float | None = None
+    _receiving_since: float | None = None
+    _unread_since: float | None = None
+    _unfinished_bytes = 0
+    """Arrived since the last head, piece of a body or message was complete. The parser copies it anew each time."""
+    _surplus = False
+    _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.receiving_since = self.loop.time()
+        self._receiving_since = self.loop.time()
+        most = cast(int, self.config.limit_concurrency)
+        # Left to uvicorn, those that were there before would be refused along with those too many.
+        self.limit_concurrency = None
+        if len(self.connections) > most + _REFUSED_AT_ONCE:
+            transport.abort()
+        elif len(self.connections) > most:
+            # Told when it asks: some clients take an answer that comes before the question for a fault.
+            self._surplus = True
+            self.loop.call_later(_LINGER_S, transport.abort)
+
+    def overdue(self, now: float, timeout_s: float) -> bool:
+        """Whether the client has taken too long to send a request, or to read what it was answered."""
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        if self.flow.read_paused and self._receiving_since is not None:
+            self._receiving_since = now  # It is the API that takes its time.
+        return any(
+            since is not None and since < now - timeout_s for since in (self._receiving_since, self._unread_since)
+        )
 
     def data_received(self, data: bytes) -> None:
-        if self.receiving_since is None:
-            self.receiving_since = self.loop.time()
+        if self._refused:
+            return
+        if self._surplus:
+            self._refuse(_FULL)
+            return
+        if self._receiving_since is None:
+            self._receiving_since = self.loop.time()
+        self._unfinished_bytes += len(data)
         super().data_received(data)
+        if self._unfinished_bytes > _LONGEST_HEAD and not self._refused:
+            self._refuse(_HEAD_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        if self._receiving_since is None:
+            self._receiving_since = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self._unfinished_bytes > _LONGEST_HEAD and self._head_bytes() > _LONGEST_HEAD:
+            self._refuse(_HEAD_TOO_LONG)
+            raise _RefusedError
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            self.transport.abort()
+            raise _RefusedError
+        self._unfinished_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unfinished_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.receiving_since = None
+        self._unfinished_bytes = 0
+        self._receiving_since = None
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._refused:
+            self._refuse(_MALFORMED)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Say why, and read no further. Closed at once, with bytes unread, the answer would be lost in a reset."""
+        self._refused = True
+        cycle = self.cycle
+        if cycle is not None and (cycle.more_body or not cycle.response_complete):
+            if cycle.response_started or self.pipeline or not cycle.more_body:
+                # It would be taken for the answer to another request.
+                self.transport.abort()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if self.transport.is_closing():
+            return
+        self.flow.pause_reading()
+        self.transport.write(answer)
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 class ApiServer(uvicorn.Server):
@@ -81,9 +194,9 @@ class ApiServer(uvicorn.Server):
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._request_timeout_s
         for connection in list(self.server_state.connections):
             protocol = cast(BoundedProtocol, connection)
-            if protocol.receiving_since is not None and protocol.receiving_since < oldest:
-                protocol.transport.close()
+            if protocol.overdue(loop.time(), self._request_timeout_s):
+                # Not `close`, which waits until the client has read everything.
+                protocol.transport.abort()
         self._sweeping = loop.call_later(_SWEEP_EVERY_S, self._sweep)

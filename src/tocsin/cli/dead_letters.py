@@ -12,7 +12,7 @@ from tocsin.cli.inputs import expiry_ms, now_ms
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.events import EventId
-from tocsin.store.ports import DeadLetter
+from tocsin.store.ports import DeadLetter, DeadLetterPage
 
 app = group("Dead letters: events that a provider refused, or whose lifetime ended first.")
 
@@ -23,13 +23,17 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 @command(app, "list", example="tocsin deadletter list")
 def list_(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 100,
+    start: Annotated[
+        int | None, typer.Option("--start", min=0, metavar="NUMBER", help="Where to go on, as the page before says.")
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show them with the last word for each device; `tocsin event show ID` tells every attempt."""
-    page = in_store(settings_of(config), lambda store: store.dead_letters.list(limit))
+    page = in_store(settings_of(config), lambda store: store.dead_letters.list(limit, start=start))
     if as_json:
         print_json([_described(letter) for letter in page.letters])
+        _tell_more(page)
         return
     rows = [
         (
@@ -44,8 +48,7 @@ def list_(
         for one in letter.devices
     ]
     print_table(("event", "message", "at", "outcome", "answer", "device"), rows, empty="There are no dead letters.")
-    if page.next is not None:
-        remark("There are more; --limit shows up to 1000.")
+    _tell_more(page)
 
 
 @command(app, "replay", example="tocsin deadletter replay --all --lifetime 12h")
@@ -73,6 +76,11 @@ def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
     chosen = _chosen(ids, all_)
     count = in_store(settings_of(config), lambda store: store.dead_letters.discard(chosen))
     _tell(count, "are discarded", chosen)
+
+
+def _tell_more(page: DeadLetterPage) -> None:
+    if page.next is not None:
+        remark(f"There are more: tocsin deadletter list --start {page.next}")
 
 
 def _chosen(ids: list[str] | None, all_: bool) -> list[EventId] | None:

@@ -10,7 +10,7 @@ import msgspec
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import now_ms
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.domain.events import Event, EventError, EventId, digest, parse_event
+from tocsin.domain.events import Event, EventError, EventId, parse_event
 from tocsin.store.ports import BacklogFull, EventIdConflict, NewEvent
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def hand_in(fields: dict[str, Any], config: Path | None) -> EventId:
     expires_ms = accepted_ms + int(settings.delivery.lifetime(handed_in.message).total_seconds() * 1000)
     event_id = handed_in.event_id or EventId(EventIds().take(1, accepted_ms)[0])
     event = Event(event_id, handed_in.owner, handed_in.message, accepted_ms, expires_ms, handed_in.body)
-    new = NewEvent(event, None if handed_in.event_id is None else digest(handed_in.body))
+    new = NewEvent(event, handed_in.digest)
 
     async def append(store: Store) -> None:
         await store.queue.append([new])

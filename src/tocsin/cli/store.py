@@ -1,4 +1,4 @@
-"""`tocsin store`: is it sound, and a copy of it."""
+"""`tocsin store`: is it sound, a copy of it, and back again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import settings_of
 from tocsin.cli.output import print_json, remark
 
-app = group("The store: check it, copy it. Both work while a server runs on it, and change nothing.")
+app = group("The store: check it, copy it (both while a server runs on it), and restore a copy.")
 
 
 @command(app, "check", example="tocsin store check")
@@ -38,7 +38,7 @@ def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; it must not exist yet.")],
     config: Config = None,
 ) -> None:
-    """Copy the store as it is at one instant. To restore, stop the server and put the copy in place of `store.path`."""
+    """Copy the store as it is at one instant. `tocsin store restore` brings the copy back."""
     from tocsin.store.maintenance import backup as back_up
     from tocsin.store.opening import StoreError
 
@@ -48,3 +48,20 @@ def backup(
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{path} is copied to {target}")
+
+
+@command(app, "restore", example="tocsin store restore /backup/tocsin-2026-11-24.db")
+def restore(
+    copy: Annotated[Path, typer.Argument(metavar="FILE", help="A copy that `backup` has made; it stays as it is.")],
+    config: Config = None,
+) -> None:
+    """Put a copy in the place of the store, whose content is lost. Stop the server first, and run no other command."""
+    from tocsin.store.maintenance import restore as put_back
+    from tocsin.store.opening import StoreError
+
+    path = settings_of(config).store.path
+    try:
+        put_back(path, copy)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    remark(f"{path} is restored from {copy}")

@@ -19,7 +19,7 @@ class Breaker:
     def __init__(self, clock: Callable[[], float], dice: Callable[[], float]) -> None:
         self._clock = clock
         self._dice = dice
-        self._consecutive = 0
+        self.consecutive = 0
         self._recent: deque[bool] = deque(maxlen=_RATE_ATTEMPTS)
         self._pauses = 0
         self.open_until = 0.0
@@ -39,8 +39,12 @@ class Breaker:
         if self.is_open:
             self._probing = True
 
+    def unsent(self) -> None:
+        """What was to be the probe was not sent after all: the next one may."""
+        self._probing = False
+
     def healthy(self, attempts: int) -> None:
-        self._consecutive = 0
+        self.consecutive = 0
         if self._pauses or self._recent:
             self._recent.extend([True] * min(attempts, _RATE_ATTEMPTS))
         if self.is_open:
@@ -49,18 +53,18 @@ class Breaker:
     def close(self) -> None:
         self._pauses = 0
         self._recent.clear()
-        self._consecutive = 0
+        self.consecutive = 0
         self.open_until = 0.0
         self._probing = False
 
     def fault(self) -> bool:
         """Count one fault; whether the breaker opened by it."""
-        self._consecutive += 1
+        self.consecutive += 1
         self._recent.append(False)
         if self.is_open:
             if not self._probing:
                 return False  # sent before it opened
-        elif self._consecutive < _CONSECUTIVE_FAULTS and (
+        elif self.consecutive < _CONSECUTIVE_FAULTS and (
             len(self._recent) < _RATE_ATTEMPTS or self._recent.count(False) < _RATE_ATTEMPTS * _RATE_FAULTS
         ):
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -23,6 +23,8 @@ from tocsin.domain.devices import Device, System
 from tocsin.domain.events import UserId
 from tocsin.domain.lanes import LaneStatus
 from tocsin.domain.outcomes import (
+    Answer,
+    Backoff,
     Delivered,
     Misconfigured,
     Outcome,
@@ -30,6 +32,7 @@ from tocsin.domain.outcomes import (
     RetryLater,
     Scope,
     TokenDead,
+    Withdrawn,
 )
 from tocsin.providers.base import Provider, Push, Rendering
 from tocsin.store.ports import (
@@ -48,9 +51,10 @@ from tocsin.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-_CLAIM_ITEMS: Final = 1000
+_CLAIM_ITEMS: Final = 500
 _SETTLE_ITEMS: Final = 2000
 _MOST_UNSETTLED: Final = 8_000
+_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
 _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
@@ -58,6 +62,9 @@ _SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
 _SUCCESSES_AT_ONCE: Final = 20_000
 _SUCCESS_WAITS_S: Final = 60.0
 _TOPIC_PAUSE_MS: Final = 60_000
+_EXPIRED: Final = "lifetime over"
+_DELETED: Final = "token deleted"
+_CANNOT_BE_SENT: Final = RetryLater(Answer(0, "the push cannot be made"), Backoff(60.0, 900.0))
 
 
 class DispatcherOptions(Struct, frozen=True):
@@ -95,7 +102,6 @@ class _Dead(Struct):
 
     push: Push
     outcome: TokenDead
-    quarantine: bool
 
 
 class Dispatcher:
@@ -129,6 +135,8 @@ class Dispatcher:
         self._cancelled: dict[tuple[str, str], float] = {}
         self._stopping = False
         self._out = 0
+        self._held_bytes = 0
+        """The content of all events that are claimed and not settled."""
         self._counters: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
     def use(self, providers: Mapping[str, Provider]) -> None:
@@ -149,7 +157,7 @@ class Dispatcher:
                 if self._must_wait():
                     await self._wait_for_room()
                 elif items := await self._claim():
-                    self._dispatch(items, await self._look_up(items))
+                    await self._deliver(items)
                 else:
                     await self._queue.wait(self._idle_s(await self._queue.due_lanes()))
             except StoreUnavailable:
@@ -161,6 +169,13 @@ class Dispatcher:
         items = await self._queue.claim(_CLAIM_ITEMS, lanes)
         self._metrics.claimed.inc(len(items))
         return items
+
+    async def _deliver(self, items: Sequence[Item]) -> None:
+        devices = await self._look_up(items)
+        if self._stopping:
+            self._queue.release(items)
+        else:
+            self._dispatch(items, devices)
 
     async def _look_up(self, items: Sequence[Item]) -> dict[UserId, list[Device]]:
         try:
@@ -176,16 +191,17 @@ class Dispatcher:
         offers: dict[str, list[Push]] = {}
         for item in items:
             opened = _Open(item, give_back_at)
+            self._held_bytes += len(item.event.body)
             own = devices.get(item.event.owner, ())
             if item.targets is not None:
                 by_key = {device.key: device for device in own}
                 for target in item.targets:
                     if target not in by_key:
-                        self._note(opened, target, item.lane or "", Result.CANCELLED, now_ms, reason="token deleted")
+                        self._note(opened, target, item.lane or "", Result.CANCELLED, now_ms, reason=_DELETED)
                 own = [by_key[target] for target in item.targets if target in by_key]
             if item.event.expires_ms <= now_ms:
                 for device in own:
-                    self._note(opened, device.key, item.lane or "", Result.EXPIRED, now_ms, reason="lifetime over")
+                    self._note(opened, device.key, item.lane or "", Result.EXPIRED, now_ms, reason=_EXPIRED)
                 own = ()
             if not own:
                 self._finish(opened)
@@ -227,17 +243,25 @@ class Dispatcher:
         for push in taken:
             opened: _Open = push.item
             if opened.item.event.expires_ms <= now_ms:
-                self._end_unsent(lane, push, Result.EXPIRED, now_ms, "lifetime over")
+                self._end_unsent(lane, push, Result.EXPIRED, now_ms, _EXPIRED)
             elif self._cancelled and (push.device.owner, push.device.key) in self._cancelled:
-                self._end_unsent(lane, push, Result.CANCELLED, now_ms, "token deleted")
-            elif now > opened.give_back_at:
-                lane.in_flight -= 1
+                self._end_unsent(lane, push, Result.CANCELLED, now_ms, _DELETED)
+            elif now > opened.give_back_at or self._stopping:
+                lane.unsent()
                 self._park(push, now_ms)
             else:
                 sends.append(push)
         if sends:
             # One lane has one provider: its name begins with it.
-            self._providers[sends[0].device.system].send(sends)
+            try:
+                self._providers[sends[0].device.system].send(sends)
+            except Exception:
+                # A mistake of ours, before anything was sent: these are tried again slowly, and the line goes on.
+                log.exception("cannot be sent", lane=lane.name)
+                failed: list[tuple[Push, Outcome]] = [(push, _CANNOT_BE_SENT) for push in sends]
+                self._loop.call_soon(self.report, failed)
+        elif lane.waiting:
+            self._loop.call_soon(self._pump, lane)  # none of those was sent: the next ones' turn
         self._room.set()
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
@@ -254,14 +278,17 @@ class Dispatcher:
                 by_lane[name] = [pair]
         for name, own in by_lane.items():
             lane = self._lanes[name]
-            failed = shared = dead = delivered = 0
+            failed = shared = dead = unsent = delivered = 0
             for _, outcome in own:
                 if type(outcome) is RetryLater and outcome.fault:
                     failed += 1
                     shared += outcome.shared_fault
                 elif type(outcome) is TokenDead:
                     dead += 1
-            lane.ended(len(own), failed=failed, faults=failed - shared + bool(shared), dead=dead)
+                elif type(outcome) is Withdrawn:
+                    unsent += 1
+            healthy = len(own) - failed - unsent
+            lane.ended(len(own), healthy=healthy, faults=failed - shared + bool(shared), dead=dead)
             for push, outcome in own:
                 if type(outcome) is Delivered:
                     delivered += 1
@@ -295,7 +322,8 @@ class Dispatcher:
                 self._try_route(lane, push, outcome, now_ms)
             case RetryLater():
                 if outcome.pause_s is not None and outcome.scope is Scope.LANE:
-                    lane.pause(outcome.pause_s, answer.reason)
+                    for name in outcome.pause_lanes or (lane.name,):
+                        self._lane(name).pause(outcome.pause_s, answer.reason)
                 self._again(lane, push, outcome, retry_at_ms(outcome, push.tries, now_ms, self._dice()), now_ms)
             case Misconfigured():
                 lane.misconfigured(answer.reason, outcome.topic)
@@ -305,8 +333,13 @@ class Dispatcher:
                     log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
                 self._end(lane, push, Result.REFUSED, outcome, now_ms)
             case TokenDead():
-                self._dead.append(_Dead(push, outcome, lane.fuse.blown))
+                self._dead.append(_Dead(push, outcome))
                 self._to_settle.set()
+            case Withdrawn():
+                expired = push.item.item.event.expires_ms <= now_ms
+                result, why = (Result.EXPIRED, _EXPIRED) if expired else (Result.CANCELLED, _DELETED)
+                self._note(push.item, push.device.key, lane.name, result, now_ms, reason=why)
+                self._one_less(push.item)
             case Delivered():
                 self._delivered(lane, push, outcome, now_ms)
 
@@ -339,7 +372,7 @@ class Dispatcher:
         self._one_less(push.item)
 
     def _end_unsent(self, lane: Lane, push: Push, result: Result, now_ms: int, reason: str) -> None:
-        lane.in_flight -= 1
+        lane.unsent()
         self._note(push.item, push.device.key, lane.name, result, now_ms, reason=reason)
         self._one_less(push.item)
 
@@ -386,12 +419,14 @@ class Dispatcher:
         if self._dead:
             await self._remove_dead()
         if self._learned:
-            learned, self._learned = self._learned, []
+            learned = list(self._learned)
             await self._registry.learn(learned)
+            del self._learned[: len(learned)]
         if self._finished:
             batch = self._finished[:_SETTLE_ITEMS]
             held = await self._queue.settle([opened.settlement() for opened in batch])
             del self._finished[: len(batch)]
+            self._held_bytes -= sum([len(opened.item.event.body) for opened in batch])
             self._metrics.settled.inc(len(batch))
             if lost := held.count(False):
                 self._metrics.lost_leases.inc(lost)
@@ -406,7 +441,8 @@ class Dispatcher:
         batch, self._dead = self._dead, []
         try:
             for quarantine in (False, True):
-                deaths = [dead for dead in batch if dead.quarantine is quarantine]
+                # As the fuse is now, not as it was when the answer came: it may have blown in between.
+                deaths = [dead for dead in batch if self._lanes[dead.push.route.lane].fuse.blown is quarantine]
                 if deaths:
                     for dead in deaths:
                         self._lanes[dead.push.route.lane].fuse.holding |= quarantine
@@ -415,7 +451,7 @@ class Dispatcher:
                     )
                     for dead, kept in zip(deaths, survivors, strict=True):
                         self._bury(dead, dead.push.device.owner in kept, now_ms)
-                    batch = [dead for dead in batch if dead.quarantine is not quarantine]
+                    batch = [dead for dead in batch if dead not in deaths]
         except StoreUnavailable:
             self._dead = batch + self._dead
             raise
@@ -466,14 +502,16 @@ class Dispatcher:
     def _lane(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            application = name.rpartition(":")[2]
-            fuse = self._fuses.setdefault(application, Fuse(self._loop.time))
+            fuse = self._fuse(name.rpartition(":")[2])
             lane = self._lanes[name] = Lane(name, self._options.lane, fuse, self._loop.time, self._dice)
         return lane
 
+    def _fuse(self, application: str) -> Fuse:
+        return self._fuses.setdefault(application, Fuse(self._loop.time))
+
     def _must_wait(self) -> bool:
         """Full means back-pressure: a busy lane makes the queue wait, a slow one only parks its own."""
-        if len(self._finished) > _MOST_UNSETTLED:
+        if len(self._finished) > _MOST_UNSETTLED or self._held_bytes > _MOST_HELD_BYTES:
             return True
         return any(lane.busy and not lane.slow for lane in self._lanes.values())
 
@@ -506,7 +544,7 @@ class Dispatcher:
         if len(self._succeeded) > _SUCCESSES_AT_ONCE or now > self._succeeded_noted + _SUCCESS_WAITS_S:
             await self._note_successes()
         while expired := await self._queue.claim_expired(_CLAIM_ITEMS):
-            self._dispatch(expired, await self._look_up(expired))
+            await self._deliver(expired)
 
     async def stop(self, drain_s: float) -> None:
         """No new work; what is on the wire gets `drain_s` to end, then it goes back to the queue."""
@@ -528,6 +566,17 @@ class Dispatcher:
         """A token was deleted: what already waits for it in memory must not go out."""
         self._cancelled[owner, f"{system}:{token}"] = self._loop.time() + 2 * self._options.lease_s
 
+    def withdrawn(self, pushes: Iterable[Push]) -> list[Push]:
+        """Those that must not go out any more: their token was deleted, or their lifetime ended, while they waited."""
+        now_ms, cancelled = int(self._wall_clock() * 1000), self._cancelled
+        if not cancelled:
+            return [push for push in pushes if push.rendering.event.expires_ms <= now_ms]
+        return [
+            push
+            for push in pushes
+            if push.rendering.event.expires_ms <= now_ms or (push.device.owner, push.device.key) in cancelled
+        ]
+
     def registered(self, owner: str, system: str, token: str) -> None:
         """A token was registered (again): an earlier deletion no longer counts."""
         if self._cancelled:
@@ -542,16 +591,18 @@ class Dispatcher:
                 self._pump(self._lanes[name])
         await self._queue.wake(names)
 
-    def quarantined(self, applications: Container[str]) -> None:
-        """What is in quarantine now: a fuse is whole again once the operator has released or purged what it holds."""
+    def quarantined(self, applications: Collection[str]) -> None:
+        """Whose tokens are in quarantine now: a fuse is whole again once the operator has released or purged them."""
+        for application in applications:
+            self._fuse(application).hold()
         for application, fuse in self._fuses.items():
-            if fuse.holding and application not in applications:
+            if application not in applications and fuse.may_be_reset():
                 log.info("fuse reset", application=application)
                 fuse.reset()
 
     @property
     def quarantining(self) -> bool:
-        return any(fuse.holding for fuse in self._fuses.values())
+        return any(fuse.blown for fuse in self._fuses.values())
 
     def lanes(self) -> list[LaneStatus]:
         return [lane.status() for lane in self._lanes.values()]

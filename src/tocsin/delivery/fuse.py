@@ -19,6 +19,7 @@ class Fuse:
         self._attempts = 0
         self._dead = 0
         self.blown = False
+        self._blown_at = 0.0
         self.holding = False
         """Whether tokens went into quarantine since it blew; once none is left there, the operator has decided."""
 
@@ -31,8 +32,18 @@ class Fuse:
         self._dead += dead
         if self.blown or self._attempts < _ATTEMPTS or self._dead <= self._attempts * _DEAD:
             return False
-        self.blown = True
+        self.blown, self._blown_at = True, now
         return True
+
+    def hold(self) -> None:
+        """Tokens are in quarantine (since before a restart, perhaps): blown until the operator has decided."""
+        if not self.blown:
+            self.blown, self._blown_at = True, self._clock()
+        self.holding = True
+
+    def may_be_reset(self) -> bool:
+        """Asked when nothing is in quarantine: the operator has decided, or there was nothing left to hold back."""
+        return self.blown and (self.holding or self._clock() - self._blown_at > _WINDOW_S)
 
     def reset(self) -> None:
         self._started = self._attempts = self._dead = 0

@@ -28,6 +28,11 @@ _MOST_TOPICS: Final = 1000
 class LaneOptions(Struct, frozen=True):
     in_flight: int
     waiting: int
+    first_in_flight: int = 500
+    """So many are sent into the dark; each that comes back well lets one more out, up to `in_flight`.
+
+    Lanes of one key share connections, whose streams a provider that never answers would otherwise take from all.
+    """
 
 
 class Lane:
@@ -42,6 +47,8 @@ class Lane:
         self._urgent: deque[Push] = deque()
         self._bulk: deque[Push] = deque()
         self.in_flight = 0
+        self._window = min(options.in_flight, options.first_in_flight)
+        self._turn = 0
         self.breaker = Breaker(clock, dice)
         self.fuse = fuse
         self._paused_until = 0.0
@@ -110,20 +117,30 @@ class Lane:
         return rejected
 
     def take(self) -> list[Push]:
-        """Those whose turn it is: urgent ones first, within the bound of what may be on the wire."""
-        count = self._options.in_flight - self.in_flight
+        """Those whose turn it is, within the bound of what may be on the wire: urgent ones first, but a quarter of the
+        room is the others'."""
+        count = self._window - self.in_flight
         allowed = self._allowed()
         if allowed is not None:
             count = min(count, allowed)
+        if count <= 0 or not self.waiting:
+            return []
+        self._turn = (self._turn + 1) % 4  # a room of one cannot be divided: every fourth turn is the others'
+        kept = min(len(self._bulk), (count + self._turn) // 4)
         taken: list[Push] = []
-        for waiting in (self._urgent, self._bulk):
-            while waiting and len(taken) < count:
-                taken.append(waiting.popleft())
-        if taken:
-            self.in_flight += len(taken)
-            self.breaker.sent()
-            self._probing = self._misconfigured or self._paused_until > 0
+        for waiting, most in ((self._urgent, count - kept), (self._bulk, count), (self._urgent, count)):
+            if waiting and len(taken) < most:
+                taken += [waiting.popleft() for _ in range(min(len(waiting), most - len(taken)))]
+        self.in_flight += len(taken)
+        self.breaker.sent()
+        self._probing = self._misconfigured or self._paused_until > 0
         return taken
+
+    def unsent(self) -> None:
+        """One that was taken is not sent after all."""
+        self.in_flight -= 1
+        self._probing = False
+        self.breaker.unsent()
 
     def turn_out(self) -> list[Push]:
         """Everything that waits in memory while the lane may not send: it is parked."""
@@ -139,14 +156,17 @@ class Lane:
 
     # -- how attempts ended --------------------------------------------------------------------------------------------
 
-    def ended(self, attempts: int, *, failed: int, faults: int, dead: int) -> None:
-        """Count what came back: `failed` attempts by the provider's or the link's fault, in so many `faults`."""
+    def ended(self, attempts: int, *, healthy: int, faults: int, dead: int) -> None:
+        """Count what came back: how many of the attempts were answered, and in how many faults the others failed."""
         self.in_flight -= attempts
         self._probing = False
-        healthy = attempts - failed
         if healthy:
             self.breaker.healthy(healthy)
+            self._window = min(self._options.in_flight, self._window + healthy)
+        elif not faults:
+            self.breaker.unsent()
         for _ in range(faults):
+            self._window = min(self._window, max(self._options.first_in_flight, self._window // 2))
             if self.breaker.fault():
                 log.warning("breaker opened", lane=self.name, for_s=round(self.breaker.open_until - self._clock(), 1))
         if self.fuse.count(healthy, dead):

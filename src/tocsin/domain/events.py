@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from tocsin.domain.payloads import unfit_reason
+from tocsin.domain.payloads import sendable
 
 EventId = NewType("EventId", str)
 UserId = NewType("UserId", str)
@@ -111,12 +111,16 @@ class Event(Struct, frozen=True, gc=False):
 
 
 class HandedIn(Struct, frozen=True, gc=False):
-    """A valid event as a producer handed it in; `event_id` only where the producer gave one."""
+    """A valid event as a producer handed it in; `event_id` only where the producer gave one.
+
+    `digest` then tells two contents apart that come with the same id: 16 bytes, in hex.
+    """
 
     event_id: EventId | None
     owner: UserId
     message: str
     body: bytes
+    digest: str | None = None
 
 
 class EventError(ValueError):
@@ -163,15 +167,18 @@ def parse_event(raw: bytes | bytearray | memoryview) -> HandedIn:
 
 
 def digest(body: bytes) -> str:
-    """What tells two bodies apart when a producer hands in the same `event_id` again: 16 bytes, in hex."""
     return blake2b(body, digest_size=16).hexdigest()
 
 
 def _fitting(event_id: UUID | UnsetType, message: str, body: bytes) -> HandedIn:
-    if reason := unfit_reason(body):
-        raise EventError("$", reason)
+    try:
+        kept = sendable(body)
+    except ValueError as error:
+        raise EventError("$", str(error)) from None
     owner = UserId(body[_OWNER_VALUE].decode())
-    return HandedIn(None if event_id is UNSET else EventId(str(event_id)), owner, message, body)
+    if event_id is UNSET:
+        return HandedIn(None, owner, message, kept)
+    return HandedIn(EventId(str(event_id)), owner, message, kept, digest(body))
 
 
 def _owner_first(encoded: bytes) -> bytes:

@@ -55,6 +55,7 @@ class RetryLater(Struct, frozen=True):
 
     `fault` counts towards the lane's breaker, `shared_fault` as one with all that failed together (a connection lost
     under a thousand requests is one fault); `unknown` says that the push may have arrived all the same;
+    `pause_s` is for how long the whole lane is to wait, and all `pause_lanes`;
     `next_route` names another way to the same device that is worth trying at once.
     """
 
@@ -66,6 +67,7 @@ class RetryLater(Struct, frozen=True):
     shared_fault: bool = False
     unknown: bool = False
     pause_s: float | None = None
+    pause_lanes: tuple[str, ...] = ()
     next_route: Route | None = None
 
 
@@ -86,4 +88,10 @@ class Misconfigured(Struct, frozen=True):
     topic: str | None = None
 
 
-Outcome = Delivered | TokenDead | RetryLater | Refused | Misconfigured
+class Withdrawn(Struct, frozen=True):
+    """It was not sent: its token was deleted, or its lifetime ended, while it still waited for a connection."""
+
+    answer: Answer
+
+
+Outcome = Delivered | TokenDead | RetryLater | Refused | Misconfigured | Withdrawn

@@ -49,16 +49,25 @@ def fcm_data(body: bytes) -> bytes:
     return _encode(data)
 
 
-def unfit_reason(body: bytes) -> str | None:
-    """Why this event can never be sent, or None when it fits (shortened, if need be) everywhere."""
+def sendable(body: bytes) -> bytes:
+    """What is to be kept of this event: `body`, without the end of a `text` that no limit could ever let through.
+
+    It would be stored and held in memory for nothing. What is kept renders exactly as `body` does.
+
+    Raises:
+        ValueError: it can never be sent: somewhere it does not fit, even without its text.
+    """
     if len(body) + len(_APS) - 1 <= min(APNS_LIMIT_BYTES, FCM_DATA_LIMIT_BYTES):
-        return None
-    try:
-        apns_payload(body)
-        fcm_data(body)
-    except ValueError as error:
-        return str(error)
-    return None
+        return body
+    apns_payload(body)
+    fcm_data(body)
+    fields = _decode(body)
+    text = fields.get("text")
+    if not isinstance(text, str) or len(text) <= APNS_VOIP_LIMIT_BYTES:
+        return body
+    # No character takes less than a byte: what is left is still too long for everybody, and is shortened as before.
+    fields["text"] = text[:APNS_VOIP_LIMIT_BYTES]
+    return _encode(fields)
 
 
 def _as_string(value: Any) -> str:

@@ -60,6 +60,12 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._heard = self._loop.time()
         self._pinged: float | None = None
+        self.opened_at = self._loop.time()
+        self.answered = 0
+        """Requests that got an answer of whatever kind."""
+        self.given_up = False
+        """Closed by this side, and not for anything that the peer did."""
+        self._settings_seen = False
         self.draining = False
         """No new requests: the peer said GOAWAY, or the stream ids run out."""
         self.closed = False
@@ -117,7 +123,6 @@ class Connection(asyncio.Protocol):
 
     def send(self, requests: Sequence[Request]) -> None:
         """Send requests, no more than there is room for; they go out with the next write of this turn of the loop."""
-        now = self._loop.time()
         engine, streams = self._engine, self._streams
         for index, request in enumerate(requests):
             try:
@@ -130,10 +135,9 @@ class Connection(asyncio.Protocol):
                 self.draining = True
                 self._owner.replay(list(requests[index:]))
                 break
-            request.started = now
             streams[stream_id] = request
-        self.served += len(requests)
-        if self.served % 1000 < len(requests) and engine.next_stream_id > _LAST_STREAM_ID:
+            self.served += 1
+        if engine.next_stream_id > _LAST_STREAM_ID:
             self.draining = True
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -146,7 +150,7 @@ class Connection(asyncio.Protocol):
         late: list[Request] = []
         for stream_id, request in list(self._streams.items()):
             if request.started > now - request_timeout_s:
-                break
+                continue
             del self._streams[stream_id]
             self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
             request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {request_timeout_s:g} s", unknown=True)
@@ -166,6 +170,7 @@ class Connection(asyncio.Protocol):
         """Say goodbye and close; what is in flight fails as lost."""
         if self.closed:
             return
+        self.given_up = True
         try:
             self._engine.send_goaway(0)
             self._flush()
@@ -215,7 +220,8 @@ class Connection(asyncio.Protocol):
             elif kind is ngh2.SettingsReceived:
                 # Absent means that it stays; never sent means no limit (RFC 9113, 6.5.2).
                 known = Setting.MAX_CONCURRENT_STREAMS in event.settings
-                if known or self._limit == 1:
+                if known or not self._settings_seen:
+                    self._settings_seen = True
                     self._limit = min(event.settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
                 continue
             elif kind is ngh2.GoAwayReceived or kind is ngh2.ConnectionClosed:
@@ -224,6 +230,7 @@ class Connection(asyncio.Protocol):
             else:
                 continue
             if len(finished) >= _SLICE:
+                self.answered += len(finished)
                 self._owner.finished(finished)
                 finished = []
                 self._owner.changed(self)
@@ -231,6 +238,7 @@ class Connection(asyncio.Protocol):
         if replay:
             self._owner.replay(replay)
         if finished:
+            self.answered += len(finished)
             self._owner.finished(finished)
 
     def _closed_early(self, request: Request, event: Any, finished: list[Request], replay: list[Request]) -> None:

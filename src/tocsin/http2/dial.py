@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -55,12 +56,7 @@ async def dial(
                 transport, _ = await loop.create_connection(make, host, port, ssl=tls, server_hostname=host)
             else:
                 tunnel = await _tunnel(host, port, proxy)
-                protocol = make()
-                upgraded = await loop.start_tls(tunnel, protocol, tls, server_hostname=host)
-                if upgraded is None:
-                    raise DialError(f"{host}:{port}: the proxy's connection ended during the TLS handshake")
-                transport = upgraded
-                protocol.connection_made(transport)
+                transport, _ = await loop.create_connection(make, sock=tunnel, ssl=tls, server_hostname=host)
     except TimeoutError:
         raise DialError(f"{host}:{port}: no connection within {timeout_s:g} s") from None
     except ssl.SSLCertVerificationError as error:
@@ -74,46 +70,56 @@ async def dial(
     return made[0]
 
 
-class _ProxyAnswer(asyncio.Protocol):
-    """Reads the head of a proxy's answer to CONNECT, and not one byte of what follows."""
+async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
+    """RFC 9110, 9.3.6: CONNECT, with the proxy's credentials where its URL has them.
 
-    def __init__(self) -> None:
-        self.head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        if b"\r\n\r\n" in self._received and not self.head.done():
-            self.head.set_result(self._received)
-        elif len(self._received) > _PROXY_ANSWER_LIMIT_BYTES and not self.head.done():
-            self.head.set_exception(DialError("the proxy's answer has no end"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.head.done():
-            self.head.set_exception(DialError("the proxy closed the connection"))
-
-
-async def _tunnel(host: str, port: int, proxy: str) -> asyncio.Transport:
-    """RFC 9110, 9.3.6: CONNECT, with the proxy's credentials where its URL has them."""
+    On a bare socket: the transport is made when the tunnel stands, so that TLS finds it as it finds any connection.
+    """
     parts = urlsplit(proxy)
     if parts.scheme != "http" or parts.hostname is None:
         raise DialError("proxy: must be http://[user:password@]host:port")
-    loop = asyncio.get_running_loop()
-    transport, answer = await loop.create_connection(_ProxyAnswer, parts.hostname, parts.port or 3128)
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
-    transport.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+    loop = asyncio.get_running_loop()
+    tunnel = await _connected(parts.hostname, parts.port or 3128)
     try:
-        head = await answer.head
+        await loop.sock_sendall(tunnel, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            more = await loop.sock_recv(tunnel, _PROXY_ANSWER_LIMIT_BYTES)
+            if not more:
+                raise DialError("the proxy closed the connection")
+            head += more
+            if len(head) > _PROXY_ANSWER_LIMIT_BYTES:
+                raise DialError("the proxy's answer has no end")
         status = head.split(b"\r\n", 1)[0].split(b" ")
         if len(status) < 2 or not status[1].startswith(b"2"):
             raise DialError(
                 f"proxy {parts.hostname}:{parts.port}: CONNECT answered {b' '.join(status[1:]).decode('latin-1')}"
             )
     except BaseException:
-        transport.abort()
+        tunnel.close()
         raise
-    return transport
+    return tunnel
+
+
+async def _connected(host: str, port: int) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that takes one."""
+    loop = asyncio.get_running_loop()
+    last: OSError | None = None
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, address)
+            return sock
+        except OSError as error:
+            sock.close()
+            last = error
+        except BaseException:
+            sock.close()
+            raise
+    raise DialError(f"proxy {host}:{port}: {last}")

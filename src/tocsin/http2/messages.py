@@ -26,6 +26,8 @@ class FailureKind(StrEnum):
     """The peer reset the stream."""
     TIMEOUT = "timeout"
     """No answer within the deadline."""
+    WITHDRAWN = "withdrawn"
+    """Whoever asked for it no longer wants it, and it was not sent."""
 
 
 class Failure:
@@ -58,19 +60,22 @@ class Request:
         "response_headers",
         "started",
         "status",
+        "urgent",
     )
 
-    def __init__(self, headers: Sequence[Header], body: bytes, context: Any = None) -> None:
+    def __init__(self, headers: Sequence[Header], body: bytes, context: Any = None, urgent: bool = False) -> None:
         self.headers = headers
         self.body = body
         self.context = context
+        self.urgent = urgent
+        """Overtakes the others while it waits for room."""
         self.status = 0
         self.response_headers: Sequence[Header] = ()
         self.response_body = b""
         self.failure: Failure | None = None
         self.replays = 0
         self.started = 0.0
-        """When it was given to the pool, then when it was sent (`loop.time()`)."""
+        """When it was given to the pool (`loop.time()`): its deadline counts from then, whatever it waits for."""
 
     def response_header(self, name: bytes) -> bytes | None:
         for key, value in self.response_headers:

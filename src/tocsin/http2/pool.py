@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from msgspec import Struct
 from tocsin.http2.connection import Connection
 from tocsin.http2.dial import DialError, dial
 from tocsin.http2.messages import Failure, FailureKind, Request
+from tocsin.http2.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +28,7 @@ _BACKOFF_CAP_S: Final = 60.0
 _SATURATED_FOR_S: Final = 0.1
 _MOST_REPLAYS: Final = 5
 _CHECK_EVERY_S: Final = 1.0
+_CLOSED: Final = Failure(FailureKind.CONNECT, "the pool was closed", unknown=False)
 
 
 class PoolOptions(Struct, frozen=True):
@@ -41,8 +42,15 @@ class PoolOptions(Struct, frozen=True):
     proxy: str | None = None
 
 
+def _all_wanted(requests: list[Request]) -> Sequence[Request]:
+    return ()
+
+
 class Pool:
-    """Requests in, requests out: `done` gets them back in batches, each with its status or its failure."""
+    """Requests in, requests out: `done` gets them back in batches, each with its status or its failure.
+
+    `withdrawn` is asked, as the last thing before they are sent, which of some requests are no longer wanted.
+    """
 
     def __init__(
         self,
@@ -51,6 +59,7 @@ class Pool:
         done: Callable[[list[Request]], None],
         options: PoolOptions,
         *,
+        withdrawn: Callable[[list[Request]], Sequence[Request]] = _all_wanted,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         parts = urlsplit(origin)
@@ -62,9 +71,10 @@ class Pool:
         self._tls = tls
         self._done = done
         self._options = options
+        self._withdrawn = withdrawn
         self._jitter = jitter
         self._loop = asyncio.get_running_loop()
-        self._pending: deque[Request] = deque()
+        self._pending = Waiting()
         self._connections: list[Connection] = []
         self._dialling: asyncio.Task[None] | None = None
         self._failures = 0
@@ -72,6 +82,7 @@ class Pool:
         self._saturated_since: float | None = None
         self._closed = False
         self._pumping = False
+        self._winding_up = False
         self.opened = 0
         """Connections opened in all."""
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
@@ -89,8 +100,11 @@ class Pool:
         now = self._loop.time()
         for request in requests:
             request.started = now
-        self._pending.extend(requests)
-        self._pump()
+        self._pending.add(requests)
+        if self._closed:
+            self._fail_pending(_CLOSED)
+        else:
+            self._pump()
 
     async def close(self) -> None:
         """Close every connection; what is in flight or waiting comes back as lost."""
@@ -101,14 +115,25 @@ class Pool:
             await asyncio.gather(self._dialling, return_exceptions=True)
         for connection in list(self._connections):
             connection.close()
-        self._fail_pending(Failure(FailureKind.CONNECT, "the pool was closed", unknown=False))
+        self._fail_pending(_CLOSED)
 
-    def retire(self) -> None:
-        """New requests go to new connections (a credential changed); those in flight finish where they are."""
+    def retire(self, *, opened_before: float = float("inf")) -> None:
+        """New requests go to new connections; those in flight finish on the old ones (opened before that loop time)."""
         for connection in self._connections:
-            connection.draining = True
-            if not connection.in_flight:
-                self._loop.call_soon(connection.close)
+            if connection.opened_at < opened_before:
+                connection.draining = True
+                if not connection.in_flight:
+                    self._loop.call_soon(connection.close)
+
+    def wind_up(self) -> None:
+        """No more requests will come: finish those that are here, then close."""
+        self._winding_up = True
+        self.retire()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, nothing is open, nothing is being opened."""
+        return not self._pending and not self._connections and self._dialling is None
 
     # -- connection.Owner ----------------------------------------------------------------------------------------------
 
@@ -127,7 +152,7 @@ class Pool:
                 given_up.append(request)
             else:
                 again.append(request)
-        self._pending.extendleft(reversed(again))
+        self._pending.put_back(again)
         if given_up:
             self._done(given_up)
 
@@ -137,8 +162,8 @@ class Pool:
     def ended(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            if connection.served == 0:
-                self._back_off("closed before the first request")
+            if not connection.answered and not connection.given_up:
+                self._back_off("closed before the first answer")
         self._pump()
 
     # -- within --------------------------------------------------------------------------------------------------------
@@ -153,7 +178,10 @@ class Pool:
                 room = connection.room
                 if room:
                     pending = self._pending
-                    batch = [pending.popleft() for _ in range(min(room, len(pending)))]
+                    batch = pending.take(room)
+                    if unwanted := self._withdrawn(batch):
+                        self._withdraw(unwanted)
+                        batch = [request for request in batch if request.failure is None]
                     connection.send(batch)
                     if not pending:
                         self._saturated_since = None
@@ -168,9 +196,17 @@ class Pool:
                 return
             if now - self._saturated_since < _SATURATED_FOR_S:
                 return
-        if self._dialling is None and len(usable) < self._options.max_connections:
+        most = self._options.max_connections
+        # Those on their way out count as well, so that a peer that ends each connection does not get ever more of them.
+        if self._dialling is None and len(usable) < most and len(self._connections) < 2 * most:
             self._saturated_since = None
             self._dialling = self._loop.create_task(self._open())
+
+    def _withdraw(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)
+        # Not from within: whoever is told may send.
+        self._loop.call_soon(self._done, list(requests))
 
     async def _open(self) -> None:
         try:
@@ -217,14 +253,16 @@ class Pool:
 
     def _fail_pending(self, failure: Failure) -> None:
         if self._pending:
-            failed = list(self._pending)
-            self._pending.clear()
+            failed = self._pending.take_all()
             for request in failed:
                 request.failure = failure
             self._done(failed)
 
     def _check(self) -> None:
         now, options = self._loop.time(), self._options
+        if self._winding_up and self.idle:
+            self._closed = True
+            return
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
         for connection in list(self._connections):
             connection.check(
@@ -233,13 +271,11 @@ class Pool:
                 ping_after_s=options.ping_after_s,
                 ping_timeout_s=options.ping_timeout_s,
             )
-        late = []
-        while self._pending and self._pending[0].started < now - options.request_timeout_s:
-            request = self._pending.popleft()
+        late = self._pending.overdue(now - options.request_timeout_s)
+        for request in late:
             request.failure = Failure(
                 FailureKind.TIMEOUT, f"no connection had room within {options.request_timeout_s:g} s", unknown=False
             )
-            late.append(request)
         if late:
             self._done(late)
         self._pump()

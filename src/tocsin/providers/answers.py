@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 import structlog
 
-from tocsin.domain.outcomes import Answer, Backoff, RetryLater, Scope
+from tocsin.domain.outcomes import Answer, Backoff, Outcome, RetryLater, Scope, Withdrawn
 from tocsin.http2.messages import Failure, FailureKind, Request
+from tocsin.providers.base import ToWithdraw
 
 log = structlog.get_logger(__name__)
 
@@ -15,9 +18,16 @@ AT_ONCE: Final = Backoff(0.0, 300.0)
 LINK_FAULT: Final = Backoff(2.0, 300.0)
 """Connection lost, reset, timeout; and a provider's own fault where it names no time."""
 
+WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
+UNKNOWN: Final = Backoff(60.0, 900.0)
+"""For an answer that nobody has described, or can read: tried again slowly."""
+_LONGEST_RETRY_AFTER_S: Final = 86_400.0
 
-def no_answer(failure: Failure) -> RetryLater:
+
+def no_answer(failure: Failure) -> Outcome:
     """What a request without an answer means. What fails with its connection is one fault, however much it is."""
+    if failure.kind is FailureKind.WITHDRAWN:
+        return WITHDRAWN
     return RetryLater(
         Answer(0, failure.detail),
         LINK_FAULT,
@@ -28,10 +38,31 @@ def no_answer(failure: Failure) -> RetryLater:
     )
 
 
-def retry_after_s(request: Request) -> float | None:
-    """The answer's Retry-After in seconds (RFC 9110, 10.2.3), where it has one."""
+def withdrawn_requests(withdrawn: ToWithdraw, requests: list[Request]) -> Sequence[Request]:
+    """The requests of those pushes that must not go out any more."""
+    pushes = withdrawn(request.context for request in requests)
+    return [request for request in requests if request.context in pushes] if pushes else ()
+
+
+def retry_after_s(request: Request, now_s: float) -> float | None:
+    """The answer's Retry-After in seconds (RFC 9110, 10.2.3: seconds or a date), where it has one that can be read.
+
+    A day at most: what lies further ahead is a mistake, and the event's lifetime ends the wait in any case.
+    """
     value = request.response_header(b"retry-after")
-    return float(value) if value is not None and value.isdigit() else None
+    if value is None:
+        return None
+    try:
+        wait_s = int(value) if value.isdigit() else parsedate_to_datetime(value.decode()).timestamp() - now_s
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return float(min(max(wait_s, 0), _LONGEST_RETRY_AFTER_S))
+
+
+def unreadable(provider: str, request: Request) -> Outcome:
+    """An answer that could not be judged, for a mistake of ours: this delivery is tried again, the others go on."""
+    log.exception(f"{provider}: answer cannot be judged", status=request.status)
+    return RetryLater(Answer(request.status, "answer cannot be judged"), UNKNOWN)
 
 
 def authorization_of(request: Request) -> bytes | None:

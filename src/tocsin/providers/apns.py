@@ -8,12 +8,14 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from tocsin.domain.devices import Device, team_id
+from tocsin.domain.events import URGENT
 from tocsin.domain.lanes import Route, apns_lane
 from tocsin.domain.outcomes import (
     Answer,
@@ -28,9 +30,17 @@ from tocsin.domain.outcomes import (
 from tocsin.http2.dial import client_tls
 from tocsin.http2.messages import Header, Request, unindexed
 from tocsin.http2.pool import Pool, PoolOptions
-from tocsin.providers.answers import AT_ONCE, authorization_of, log_unknown, no_answer, retry_after_s
-from tocsin.providers.apns_answers import Act, find_row, read_body
-from tocsin.providers.base import Push, Report, delivery_id
+from tocsin.providers.answers import (
+    AT_ONCE,
+    authorization_of,
+    log_unknown,
+    no_answer,
+    retry_after_s,
+    unreadable,
+    withdrawn_requests,
+)
+from tocsin.providers.apns_answers import Act, Row, find_row, read_body
+from tocsin.providers.base import Push, Report, ToWithdraw, delivery_id, none_withdrawn
 from tocsin.providers.credentials import (
     PROVIDER_TOKEN_LEAST_AGE_S,
     CredentialError,
@@ -90,6 +100,8 @@ class _Channel:
     def __init__(self, pool: Pool, token: ProviderToken | None) -> None:
         self.pool = pool
         self.token = token
+        self.replaced = False
+        """The credential is no longer in use: what its last answers say of it is no longer true."""
 
     def authorization(self) -> bytes | None:
         """The header's value; None where a certificate speaks for the connection."""
@@ -126,9 +138,16 @@ class _Block:
 class Apns:
     """See `base.Provider`."""
 
-    def __init__(self, options: ApnsOptions, report: Report, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        options: ApnsOptions,
+        report: Report,
+        to_withdraw: ToWithdraw = none_withdrawn,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._options = options
         self._report = report
+        self._withdrawn = partial(withdrawn_requests, to_withdraw)
         self._clock = clock
         self._credentials: dict[str, ApnsCredential] = {}
         self._tokens: dict[tuple[str, str, str], ProviderToken] = {}
@@ -176,7 +195,8 @@ class Apns:
                 unindexed(b"apns-id", delivery_id(event.id, device.token).encode()),
             ]
             push.sent_us = now_us
-            requests[channel.pool].append(Request(headers, body, push))
+            push.via = channel
+            requests[channel.pool].append(Request(headers, body, push, event.message in URGENT))
         for pool, batch in requests.items():
             pool.send(batch)
         if failed:
@@ -204,10 +224,13 @@ class Apns:
         self._blocks.clear()
         wanted = {_identity(credential) for credential in new.values()}
         for key in [key for key in self._channels if key[1] not in wanted]:
-            pool = self._channels.pop(key).pool
-            pool.retire()
-            self._retired.append(pool)
-        self._retired = [pool for pool in self._retired if pool.connections or pool.in_flight]
+            channel = self._channels.pop(key)
+            channel.replaced = True
+            channel.pool.wind_up()
+            self._retired.append(channel.pool)
+        self._retired = [pool for pool in self._retired if not pool.idle]
+        tokens = {channel.token for channel in self._channels.values()}
+        self._tokens = {identity: token for identity, token in self._tokens.items() if token in tokens}
         return changed
 
     def pools(self) -> Iterable[Pool]:
@@ -245,7 +268,7 @@ class Apns:
             if token is None:
                 token = self._tokens[identity] = ProviderToken(*identity, clock=self._clock)
         url = options.sandbox_url if sandbox else options.production_url
-        return _Channel(Pool(url, lambda: own_tls, self._finished, options.pool), token)
+        return _Channel(Pool(url, lambda: own_tls, self._finished, options.pool, withdrawn=self._withdrawn), token)
 
     def _common_tls(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -264,10 +287,14 @@ class Apns:
     def _finished(self, requests: list[Request]) -> None:
         outcomes: list[tuple[Push, Outcome]] = []
         for request in requests:
-            if request.status == 200:
+            if request.status == 200 and request.response_headers[-1][0] == b"apns-id":
                 outcomes.append((request.context, _DELIVERED))
-            else:
-                outcomes.append((request.context, self._judge(request)))
+                continue
+            try:
+                outcome = self._judge(request)
+            except Exception:
+                outcome = unreadable("apns", request)
+            outcomes.append((request.context, outcome))
         self._report(outcomes)
 
     def _judge(self, request: Request) -> Outcome:
@@ -280,29 +307,46 @@ class Apns:
         if not known:
             self.unknown_answers += 1
             log_unknown("apns", request, body.reason, row.act.name)
+        channel: _Channel = push.via
+        outcome = self._consequence(request, row, answer, body.timestamp, channel)
+        if isinstance(outcome, Misconfigured):
+            if channel.replaced:
+                return RetryLater(answer, AT_ONCE)
+            if push.tried:
+                # Its own environment does not know the token, and the other one cannot be asked with this credential.
+                return TokenDead(Answer(400, "BadDeviceToken"))
+        return outcome
+
+    def _consequence(
+        self, request: Request, row: Row, answer: Answer, timestamp_ms: int | None, channel: _Channel
+    ) -> Outcome:
+        push: Push = request.context
         match row.act:
             case Act.DELIVERED:
-                return _DELIVERED
+                id = request.response_header(b"apns-unique-id")
+                return Delivered(answer, id.decode("latin-1")) if id else _DELIVERED
             case Act.OTHER_ENVIRONMENT:
                 return self._other_environment(push, answer)
             case Act.TOKEN_DEAD:
-                return TokenDead(answer, body.timestamp)
+                return TokenDead(answer, timestamp_ms)
             case Act.RETRY:
                 scope = Scope.LANE if row.fault else Scope.DEVICE
-                return RetryLater(answer, row.backoff, retry_after_s(request), scope=scope, fault=row.fault)
+                return RetryLater(
+                    answer, row.backoff, retry_after_s(request, self._clock()), scope=scope, fault=row.fault
+                )
             case Act.RETRY_NEW_CONNECTION:
-                self._channel_of(push).pool.retire()
+                # The one it came on, and older ones: each of its neighbours on that connection gets this answer too.
+                channel.pool.retire(opened_before=request.started)
                 return RetryLater(answer, AT_ONCE)
             case Act.NEW_PROVIDER_TOKEN:
-                token = self._channel_of(push).token
-                if token is not None and token.expired(authorization_of(request)):
+                if channel.token is not None and channel.token.expired(authorization_of(request)):
                     return RetryLater(answer, AT_ONCE)
                 return Misconfigured(answer)
             case Act.PAUSE_KEY:
-                token = self._channel_of(push).token
-                age_s = token.age_s if token is not None else 0.0
+                age_s = channel.token.age_s if channel.token is not None else 0.0
                 pause_s = max(1.0, PROVIDER_TOKEN_LEAST_AGE_S - age_s)
-                return RetryLater(answer, AT_ONCE, after_s=pause_s, scope=Scope.LANE, pause_s=pause_s)
+                lanes = self._lanes_with_the_key_of(push)
+                return RetryLater(answer, AT_ONCE, pause_s, scope=Scope.LANE, pause_s=pause_s, pause_lanes=lanes)
             case Act.REFUSED:
                 return Refused(answer)
             case Act.OUR_BUG:
@@ -319,10 +363,18 @@ class Apns:
             return TokenDead(answer)
         return RetryLater(answer, AT_ONCE, next_route=other)
 
+    def _lanes_with_the_key_of(self, push: Push) -> tuple[str, ...]:
+        own = self._credentials.get(push.device.application_id or "")
+        if own is None:
+            return (push.route.lane,)
+        same = [id for id, credential in self._credentials.items() if _identity(credential) == _identity(own)]
+        return tuple(apns_lane(id, sandbox) for id in same for sandbox in (False, True))
+
     def _channel_of(self, push: Push) -> _Channel:
         return self._channel(push.device.application_id or "", push.route.lane.startswith("apns:sandbox:"))
 
 
+# `apns-id` is the one that was sent, and so needs no record; the sandbox gives an id of its own besides.
 _DELIVERED: Final = Delivered(Answer(200, ""))
 
 

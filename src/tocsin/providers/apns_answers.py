@@ -108,7 +108,7 @@ class ErrorBody(Struct, frozen=True):
 def read_body(body: bytes) -> ErrorBody:
     try:
         return msgspec.json.decode(body, type=ErrorBody)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ErrorBody()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Rendering:
 class Push:
     """One delivery on its way: an event to one device by one route. Mutable and slotted: one is made per delivery."""
 
-    __slots__ = ("device", "item", "queued_at", "rendering", "route", "sent_us", "tried", "tries")
+    __slots__ = ("device", "item", "queued_at", "rendering", "route", "sent_us", "tried", "tries", "via")
 
     def __init__(self, rendering: Rendering, device: Device, route: Route, item: Any, tries: int) -> None:
         self.rendering = rendering
@@ -59,9 +59,17 @@ class Push:
         """Since when it waits in its lane (event loop's time)."""
         self.sent_us = 0
         """When it was handed to the provider (Unix microseconds)."""
+        self.via: Any = None
+        """The provider's own: what it was sent through, which may have been replaced when the answer comes."""
 
 
 Report = Callable[[list[tuple[Push, Outcome]]], None]
+ToWithdraw = Callable[[Iterable[Push]], Sequence[Push]]
+"""Which of some pushes must not go out any more: their token was deleted meanwhile, or their lifetime has ended."""
+
+
+def none_withdrawn(pushes: Iterable[Push]) -> Sequence[Push]:
+    return ()
 
 
 class Provider(Protocol):

@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
-from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport.requests import Request as GoogleRequest
 from google.oauth2 import service_account
 
@@ -33,6 +33,7 @@ from tocsin.http2.dial import client_tls
 log = structlog.get_logger(__name__)
 
 PROVIDER_TOKEN_RENEWED_AT_S: Final = 50 * 60
+_CLOCK_STEP_S: Final = 300.0
 PROVIDER_TOKEN_LEAST_AGE_S: Final = 20 * 60
 FCM_SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 _ACCESS_TOKEN_RENEWED_AHEAD_S: Final = 300
@@ -91,7 +92,9 @@ def read_certificate(content: bytes, password: str | None = None) -> str:
     if own.not_valid_after_utc <= datetime.now(UTC):
         raise CredentialError(f"the certificate expired on {own.not_valid_after_utc:%Y-%m-%d}")
     chain = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
-    return chain + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    pem = chain + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    certificate_tls(pem, None)
+    return pem
 
 
 def certificate_expiry(pem: str) -> datetime:
@@ -104,12 +107,18 @@ def fingerprint(pem: str) -> str:
 
 
 def certificate_tls(pem: str, ca_file: Path | None) -> ssl.SSLContext:
-    """TLS with a client certificate. The ssl module reads it from a file only, which lives as long as the call."""
+    """TLS with a client certificate. The ssl module reads it from a file only, which lives as long as the call.
+
+    Raises:
+        CredentialError: the TLS library does not take it (a key that it calls too small, say).
+    """
     descriptor, name = tempfile.mkstemp(suffix=".pem")
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(pem)
         return client_tls(ca_file, Path(name))
+    except OSError as error:  # ssl.SSLError is one
+        raise CredentialError(f"the certificate cannot be used: {error}") from None
     finally:
         os.unlink(name)
 
@@ -124,6 +133,7 @@ class ProviderToken:
         self._clock = clock
         self._header: bytes | None = None
         self._minted = 0.0
+        self._called_expired = False
 
     @property
     def age_s(self) -> float:
@@ -131,20 +141,22 @@ class ProviderToken:
 
     def header(self) -> bytes:
         """The `authorization` header's value; the same bytes until it is time for new ones."""
-        if self._header is None or not 0 <= self.age_s < PROVIDER_TOKEN_RENEWED_AT_S:
+        if self._header is None or not -_CLOCK_STEP_S <= self.age_s < PROVIDER_TOKEN_RENEWED_AT_S:
+            self._called_expired = False
             self._mint()
         assert self._header is not None
         return self._header
 
     def expired(self, used: bytes | None) -> bool:
-        """Apple calls the token expired: renew it, whatever its age, unless that has just been done.
+        """Apple calls the token expired: renew it, whatever its age, but only once until it is renewed in its turn.
 
-        Returns whether trying again makes sense: False when a token as good as new was called expired.
+        Returns whether trying again makes sense: False when the new one was called expired too.
         """
         if used is not None and used != self._header:
             return True
-        if self.age_s < 60:
+        if self._called_expired:
             return False
+        self._called_expired = True
         self._mint()
         return True
 
@@ -191,7 +203,9 @@ class AccessToken:
         self._clock = clock
         self._header: bytes | None = None
         self._expires = 0.0
-        self._renewed = 0.0
+        self._called_invalid = False
+        self._invalid: bytes | None = None
+        """The header that Google has called invalid: it is being replaced."""
         self._renewing: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self._failures = 0
@@ -204,6 +218,8 @@ class AccessToken:
         """The `authorization` header's value, or None while there is none: then await `ready`."""
         now = self._clock()
         if now > self._expires - _ACCESS_TOKEN_RENEWED_AHEAD_S:
+            if self._expires:
+                self._called_invalid = False
             self._renew_soon()
         return self._header if now < self._expires else None
 
@@ -216,11 +232,16 @@ class AccessToken:
         return header
 
     def expired(self, used: bytes | None) -> bool:
-        """Google calls the token invalid. Returns whether trying again makes sense: a new one is on its way."""
-        if used is not None and used != self._header:
+        """Google calls the token invalid: renew it, but only once until it is renewed in its turn.
+
+        Returns whether trying again makes sense: False when the new one was called invalid too.
+        """
+        if used is not None and (used != self._header or used == self._invalid):
             return True
-        if self._clock() - self._renewed < 60:
+        if self._called_invalid:
             return False
+        self._called_invalid = True
+        self._invalid = used
         self._expires = 0.0
         self._renew_soon()
         return True
@@ -237,16 +258,15 @@ class AccessToken:
     async def _renew(self) -> None:
         try:
             token, expires = await asyncio.to_thread(self._fetch)
-        except (GoogleAuthError, requests.RequestException, OSError) as error:
-            self.error = str(error)
-            self.rejected = isinstance(error, RefreshError) and not isinstance(error, TransportError)
+        except Exception as error:  # google-auth lets through what a strange answer makes its own code raise
+            self.error = f"{type(error).__name__}: {error}"
+            self.rejected = isinstance(error, RefreshError) and not error.retryable
             self._failures += 1
             first, cap = _ACCESS_TOKEN_RETRY_S
             self._not_before = self._clock() + min(cap, first * 2**self._failures)
             log.error("no access token", account=self._info.get("client_email"), error=self.error)
         else:
             self._header, self._expires = b"Bearer " + token.encode(), expires
-            self._renewed = self._clock()
             self.error, self.rejected, self._failures = None, False, 0
         finally:
             self._renewing = None

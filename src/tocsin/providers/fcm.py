@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import structlog
 from msgspec import Struct
 
 from tocsin.domain.devices import Device
+from tocsin.domain.events import URGENT
 from tocsin.domain.lanes import Route, fcm_lane
 from tocsin.domain.outcomes import (
     Answer,
@@ -31,10 +33,19 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import Header, Request
+from tocsin.http2.messages import Failure, FailureKind, Header, Request
 from tocsin.http2.pool import Pool, PoolOptions
-from tocsin.providers.answers import AT_ONCE, authorization_of, log_unknown, no_answer, retry_after_s
-from tocsin.providers.base import Push, Report
+from tocsin.providers.answers import (
+    AT_ONCE,
+    WITHDRAWN,
+    authorization_of,
+    log_unknown,
+    no_answer,
+    retry_after_s,
+    unreadable,
+    withdrawn_requests,
+)
+from tocsin.providers.base import Push, Report, ToWithdraw, none_withdrawn
 from tocsin.providers.credentials import AccessToken
 from tocsin.providers.fcm_answers import Act, ErrorBody, find_row, read_body
 
@@ -42,6 +53,8 @@ log = structlog.get_logger(__name__)
 
 # A Firebase installation id: 17 bytes in base64url, the first four bits 0111 (firebase-installations).
 _INSTALLATION_ID: Final = re.compile(r"[c-f][A-Za-z0-9_-]{21}")
+_LONGEST_TTL_S: Final = 28 * 24 * 3600
+"""Google refuses more; a clock that went back a little since the event was accepted would ask for it."""
 _TOKEN_FAULT: Final = Backoff(2.0, 60.0)
 _encode_text = msgspec.json.Encoder().encode
 
@@ -82,6 +95,8 @@ class _Project:
         self.access = access
         self.waiting: list[Push] = []
         self.getting_ready: asyncio.Task[None] | None = None
+        self.replaced = False
+        """The service account is no longer in use: what its last answers say of it is no longer true."""
         self.head: list[Header] = [
             (b":method", b"POST"),
             (b":scheme", b"https"),
@@ -93,9 +108,16 @@ class _Project:
 class Fcm:
     """See `base.Provider`."""
 
-    def __init__(self, options: FcmOptions, report: Report, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        options: FcmOptions,
+        report: Report,
+        to_withdraw: ToWithdraw = none_withdrawn,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._options = options
         self._report = report
+        self._to_withdraw = to_withdraw
         self._clock = clock
         self._credentials: dict[str, FcmCredential] = {}
         self._default = ""
@@ -140,6 +162,10 @@ class Fcm:
                 project.getting_ready.cancel()
             await project.access.close()
             await project.pool.close()
+            if project.waiting:
+                unsent = no_answer(Failure(FailureKind.CONNECT, "tocsin is stopping", unknown=False))
+                self._report([(push, unsent) for push in project.waiting])
+                project.waiting = []
 
     # -- credentials ---------------------------------------------------------------------------------------------------
 
@@ -152,8 +178,10 @@ class Fcm:
         self._default = next((name for name, credential in new.items() if credential.default), "")
         for name in changed & self._projects.keys():
             project = self._projects.pop(name)
-            project.pool.retire()
+            project.replaced = True
+            project.pool.wind_up()
             self._retired.append(project)
+        self._retired = [project for project in self._retired if project.waiting or not project.pool.idle]
         return changed
 
     def pools(self) -> Iterable[Pool]:
@@ -166,7 +194,8 @@ class Fcm:
             if self._tls is None:
                 self._tls = client_tls(self._options.ca_file)
             tls = self._tls
-            pool = Pool(self._options.url, lambda: tls, self._finished, self._options.pool)
+            withdrawn = partial(withdrawn_requests, self._to_withdraw)
+            pool = Pool(self._options.url, lambda: tls, self._finished, self._options.pool, withdrawn=withdrawn)
             access = AccessToken(
                 credential.service_account, self._options.ca_file, self._options.pool.proxy, self._clock
             )
@@ -176,9 +205,20 @@ class Fcm:
     async def _when_ready(self, project: _Project) -> None:
         try:
             authorization = await project.access.ready()
+        except Exception as error:
+            log.exception("fcm: no access token")
+            project.access.error, authorization = str(error), None
         finally:
             project.getting_ready = None
+        if project.replaced:
+            # Whatever became of the old account: the new one delivers what has waited for it.
+            waiting, project.waiting = project.waiting, []
+            self.send(waiting)
+            return
         waiting, project.waiting = project.waiting, []
+        if withdrawn := self._to_withdraw(waiting):
+            self._report([(push, WITHDRAWN) for push in withdrawn])
+            waiting = [push for push in waiting if push not in withdrawn]
         if authorization is not None:
             if failed := self._send(project, authorization, waiting):
                 self._report(failed)
@@ -212,7 +252,7 @@ class Fcm:
                 failed.append((push, Refused(Answer(0, str(error)), our_bug=True)))
                 continue
             # Rounded up: a whole lifetime minus the milliseconds of its way is still the whole lifetime.
-            ttl_s = max(0, -int(-(event.expires_ms / 1000 - now) // 1))
+            ttl_s = min(_LONGEST_TTL_S, max(0, -int(-(event.expires_ms / 1000 - now) // 1)))
             body = b'{"message":{"%s":%s,"data":%s,"android":{"priority":"%s","ttl":"%ds"}}}' % (
                 push.route.field.encode(),
                 _encode_text(push.device.token),
@@ -221,7 +261,8 @@ class Fcm:
                 ttl_s,
             )
             push.sent_us = now_us
-            requests.append(Request(headers, body, push))
+            push.via = project
+            requests.append(Request(headers, body, push, event.message in URGENT))
         project.pool.send(requests)
         return failed
 
@@ -235,7 +276,16 @@ class Fcm:
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _finished(self, requests: list[Request]) -> None:
-        self._report([(request.context, self._judge(request)) for request in requests])
+        outcomes: list[tuple[Push, Outcome]] = []
+        for request in requests:
+            try:
+                outcome = self._judge(request)
+            except Exception:
+                outcome = unreadable("fcm", request)
+            if isinstance(outcome, Misconfigured) and request.context.via.replaced:
+                outcome = RetryLater(outcome.answer, AT_ONCE)
+            outcomes.append((request.context, outcome))
+        self._report(outcomes)
 
     def _judge(self, request: Request) -> Outcome:
         push: Push = request.context
@@ -259,15 +309,17 @@ class Fcm:
             case Act.OTHER_PROJECT:
                 return self._other_project(push, answer)
             case Act.RETRY:
-                return RetryLater(answer, row.backoff, retry_after_s(request), scope=row.scope, fault=row.fault)
+                return RetryLater(
+                    answer, row.backoff, retry_after_s(request, self._clock()), scope=row.scope, fault=row.fault
+                )
             case Act.RATE:
                 scope = Scope.DEVICE if "device" in body.message.lower() else Scope.LANE
-                after_s = retry_after_s(request)
+                after_s = retry_after_s(request, self._clock())
                 pause_s = (after_s or row.backoff.first_s) if scope is Scope.LANE else None
                 return RetryLater(answer, row.backoff, after_s, scope=scope, pause_s=pause_s)
             case Act.NEW_ACCESS_TOKEN:
-                project = self._project(push.route.lane.removeprefix("fcm:"))
-                if project is not None and project.access.expired(authorization_of(request)):
+                project: _Project = push.via
+                if project.access.expired(authorization_of(request)):
                     return RetryLater(answer, AT_ONCE)
                 return Misconfigured(answer)
             case Act.MISCONFIGURED:
@@ -294,6 +346,6 @@ def _message_name(body: bytes) -> str:
     """`{"name": "projects/p/messages/0:123%abc"}`: the last part is Google's id for the message."""
     try:
         name = msgspec.json.decode(body, type=dict[str, str]).get("name", "")
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return name.rpartition("/")[2]

@@ -102,7 +102,7 @@ class _Body(Struct):
 def read_body(body: bytes) -> ErrorBody:
     try:
         error = msgspec.json.decode(body, type=_Body).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ErrorBody()
     code, fields = "", []
     for detail in error.details:

@@ -1,4 +1,4 @@
-"""Checks a store and copies it, while a server may be running on it. Neither changes anything in it."""
+"""Checks a store and copies it, while a server may be running on it; and puts a copy in its place, while none is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from tocsin.store.migrations import head
-from tocsin.store.opening import StoreError
+from tocsin.store.migrations import MigrationError, head, is_current
+from tocsin.store.opening import StoreError, out_of_use
+from tocsin.store.sqlite.database import open_connection, raw
 from tocsin.store.sqlite.faults import os_sentence, sentence
 
 _MOST_FINDINGS: Final = 20
@@ -59,13 +60,8 @@ def check(path: Path) -> list[str]:
 
 
 def _findings(connection: sqlite3.Connection) -> Iterator[str]:
-    damage = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_MOST_FINDINGS})")]
-    if damage != ["ok"]:
-        yield from (f"the file is damaged: {one}" for one in damage)
-        return
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not {"alembic_version", "event", "parked"} <= tables:
-        yield "the file is not a store of tocsin"
+    if damage := _damage(connection):
+        yield from damage
         return
     (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("none",)
     if schema != head():
@@ -78,6 +74,15 @@ def _findings(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"and more of this kind: {rule.format('…')}"
 
 
+def _damage(connection: sqlite3.Connection) -> list[str]:
+    """What prevents the file from being used as a store at all, of whatever version."""
+    damage = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_MOST_FINDINGS})")]
+    if damage != ["ok"]:
+        return [f"the file is damaged: {one}" for one in damage]
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return [] if {"alembic_version", "event", "parked"} <= tables else ["the file is not a store of tocsin"]
+
+
 def backup(path: Path, target: Path) -> None:
     """Copy the store at `path` to a new file `target`, as it is at one instant; writers are not held up.
 
@@ -88,11 +93,9 @@ def backup(path: Path, target: Path) -> None:
     """
     if target.exists() or target.is_symlink():
         raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = _partial(target)
     try:
-        with closing(_open(path)) as source:
-            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            _copy(source, partial)
+        _copy(path, partial)
         # A link, unlike a rename, fails where the name is taken by now.
         os.link(partial, target)
         _make_durable(target.parent)
@@ -103,12 +106,76 @@ def backup(path: Path, target: Path) -> None:
     except sqlite3.Error as error:
         raise StoreError(f"{path}: the backup failed: {sentence(error)}") from None
     finally:
-        for left in (partial, partial.with_name(partial.name + "-journal"), partial.with_name(partial.name + "-wal")):
-            with suppress(OSError):
-                left.unlink()
+        _clear_away(partial)
 
 
-def _copy(source: sqlite3.Connection, partial: Path) -> None:
+def restore(path: Path, copy: Path) -> None:
+    """Put a copy of `copy`, which stays, in the place of the store at `path`, if there is one: all in it is lost.
+
+    Raises:
+        StoreError: a server is running, or `copy` is not a sound store of this version or an older one. Then the store
+            is left as it is.
+    """
+    if not copy.is_file():
+        raise StoreError(f"{copy}: there is no store")
+    partial = _partial(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with out_of_use(path):
+            _copy(copy, partial)
+            _refuse_unusable(partial, copy)
+            # Before it, not after: a new store beside the log of the old one would take that for its own.
+            for left in (_beside(path, "-wal"), _beside(path, "-shm")):
+                left.unlink(missing_ok=True)
+            _make_durable(path.parent)
+            os.replace(partial, path)
+            _make_durable(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: {os_sentence(error)}") from None
+    except sqlite3.Error as error:
+        raise StoreError(f"{copy}: cannot be restored: {sentence(error)}") from None
+    finally:
+        _clear_away(partial)
+
+
+def _refuse_unusable(partial: Path, copy: Path) -> None:
+    connection = open_connection(partial, read_only=True)
+    try:
+        findings = _damage(raw(connection))
+        if not findings and is_current(connection):
+            findings = list(_findings(raw(connection)))
+    except MigrationError as error:
+        findings = [str(error)]
+    finally:
+        connection.close()
+        connection.engine.dispose()
+    if findings:
+        raise StoreError(f"{copy}: cannot be restored: {findings[0]}")
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _clear_away(partial: Path) -> None:
+    for left in (partial, _beside(partial, "-journal"), _beside(partial, "-wal"), _beside(partial, "-shm")):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _copy(path: Path, partial: Path) -> None:
+    """All of the store at `path` in the new file `partial`, durable."""
+    with closing(_open(path)) as source:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        _fill(partial, source)
+    _make_durable(partial)
+
+
+def _fill(partial: Path, source: sqlite3.Connection) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copy:
         # All pages in one step are one read transaction: the copy is of one instant, and writers go on meanwhile.
         source.backup(copy, pages=-1)
@@ -117,7 +184,6 @@ def _copy(source: sqlite3.Connection, partial: Path) -> None:
         (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"the copy is damaged: {verdict}")
-    _make_durable(partial)
 
 
 def _make_durable(path: Path) -> None:

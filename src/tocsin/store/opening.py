@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
@@ -15,22 +17,32 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tocsin.store.migrations import MigrationError, NewerDatabaseError, is_current, migrate
+from tocsin.store.ports import StoreUnavailable
 from tocsin.store.sqlite import queue_sql
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.applications import SqliteApplications
 from tocsin.store.sqlite.database import SQLITE_NEEDED, Database, open_connection, raw
 from tocsin.store.sqlite.dead_letters import SqliteDeadLetters
-from tocsin.store.sqlite.faults import os_sentence, sentence
+from tocsin.store.sqlite.faults import is_corruption, os_sentence, sentence, storage_fault
 from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 
 _LOCK_WAIT_S: Final = 30.0
 _PRUNE_FOR_S: Final = 1.0
+_MENDABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 
 
 class StoreError(Exception):
     """The store cannot be opened; the message names the file, the reason and the remedy."""
+
+
+class StoreFault(StoreError):  # noqa: N818 (it says what is so)
+    """The storage fails at present; once that is mended the same call works. `reason` does without the file's name."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.reason = reason
 
 
 class Store:
@@ -60,7 +72,7 @@ class Store:
         self.registry = SqliteRegistry(database, wall_clock=wall_clock)
         self.access = SqliteAccess(database, wall_clock=wall_clock)
         self.applications = SqliteApplications(database)
-        self._housekeeping = Housekeeping(database, wall_clock=wall_clock)
+        self._housekeeping = Housekeeping(database, wall_clock=wall_clock, monotonic=monotonic)
         self._version = version
 
     async def notice_changes(self) -> bool:
@@ -111,19 +123,14 @@ async def open_store(
 
     Raises:
         StoreError: it cannot be used.
+        StoreFault: it cannot be used at present.
     """
     if sqlite3.sqlite_version_info < SQLITE_NEEDED:
         needed = ".".join(map(str, SQLITE_NEEDED))
         raise StoreError(f"SQLite {needed} or newer is needed; this Python is linked with {sqlite3.sqlite_version}")
     with ExitStack() as held:
-        with _told(path):
-            _create(path)
-            _migrate(path, held, exclusive=exclusive)
-            writer = open_connection(path)
-            held.callback(_close, writer)
-            reader = open_connection(path, read_only=True)
-            held.callback(_close, reader)
-            version = data_version(raw(writer))
+        # Beside the event loop: it may wait for a lock, and a migration takes its time.
+        writer, reader, version = await asyncio.to_thread(_open, path, held, exclusive=exclusive)
         database = Database(writer, reader)
         try:
             yield Store(
@@ -139,11 +146,33 @@ async def open_store(
             await database.close()
 
 
+async def take_over(store: Store, path: Path) -> None:
+    """Begin to deliver from the store at `path`, where the server before left off.
+
+    Raises:
+        StoreError, StoreFault: as `open_store`.
+    """
+    with _told(path):
+        await store.queue.start()
+
+
 def data_version(driver: sqlite3.Connection) -> int:
     """A number that changes when another connection has changed the file."""
     version: int
     (version,) = driver.execute("PRAGMA data_version").fetchone()
     return version
+
+
+def _open(path: Path, held: ExitStack, *, exclusive: bool) -> tuple[Connection, Connection, int]:
+    """The connections that write and read, and the version of what they found."""
+    with _told(path):
+        _create(path)
+        _migrate(path, held, exclusive=exclusive)
+        writer = open_connection(path)
+        held.callback(_close, writer)
+        reader = open_connection(path, read_only=True)
+        held.callback(_close, reader)
+        return writer, reader, data_version(raw(writer))
 
 
 @contextmanager
@@ -156,8 +185,13 @@ def _told(path: Path) -> Iterator[None]:
     except MigrationError as error:
         raise StoreError(f"{path}: {error}; name another file with store.path") from None
     except OSError as error:
+        if error.errno in _MENDABLE:
+            raise StoreFault(path, os_sentence(error)) from None
         raise StoreError(f"{path}: {os_sentence(error)}") from None
-    except (sqlite3.Error, DBAPIError) as error:
+    except (sqlite3.Error, DBAPIError, StoreUnavailable) as error:
+        fault = storage_fault(error.__cause__ or error)
+        if fault is not None and not is_corruption(fault):
+            raise StoreFault(path, sentence(fault)) from None
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise StoreError(f"{path}: {sentence(cause) if isinstance(cause, sqlite3.Error) else cause}") from None
 
@@ -165,6 +199,8 @@ def _told(path: Path) -> Iterator[None]:
 def _create(path: Path) -> None:
     """The database holds tokens and private keys: nobody but its user may read it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.is_dir():  # which SQLite reports like a lack of rights
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
@@ -189,6 +225,23 @@ def _migrate(path: Path, held: ExitStack, *, exclusive: bool) -> None:
                 driver.execute("BEGIN IMMEDIATE")
                 migrate(connection)
                 driver.execute("COMMIT")
+            if exclusive:
+                # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
+                driver.execute("PRAGMA user_version = 0")
+
+
+@contextmanager
+def out_of_use(path: Path) -> Iterator[None]:
+    """Meanwhile no server uses the store at `path`, and nobody opens it.
+
+    Raises:
+        StoreError: a server uses it.
+    """
+    with (
+        _locked(path, ".migrate-lock", wait_s=_LOCK_WAIT_S, otherwise="another process is migrating it; try again"),
+        _locked(path, ".lock", wait_s=0, otherwise="a tocsin server is using it; stop that one first"),
+    ):
+        yield
 
 
 def _close(connection: Connection) -> None:

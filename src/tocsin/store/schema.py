@@ -86,9 +86,11 @@ removal = Table(
     Column("token", Text, nullable=False, index=True),
     Column("application", Text, nullable=False),
     Column("device", Text, nullable=False),
-    Column("removed_ms", Integer, nullable=False, index=True),
+    Column("removed_ms", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("quarantined", Boolean, nullable=False, server_default="0"),
+    # What is quarantined is not forgotten, and not to be passed over at every look for what is.
+    Index("removal_old", "removed_ms", sqlite_where=text("quarantined = 0")),
 )
 
 session = Table(
@@ -98,7 +100,7 @@ session = Table(
     Column("id", Text, nullable=False, unique=True),
     Column("owner", String(36), index=True),
     Column("created_ms", Integer, nullable=False),
-    Column("expires_ms", Integer),
+    Column("expires_ms", Integer, index=True),
 )
 
 api_key = Table(

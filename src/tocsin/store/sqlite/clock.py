@@ -1,4 +1,4 @@
-"""Notices when the wall clock is set back: what was parked for half a minute must not wait an hour."""
+"""Notices when the wall clock is set: what was parked for half a minute must not wait an hour."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ class ClockWatch:
         self._offset_ms = self._measure()
 
     def set_back_ms(self) -> int:
-        """How far the wall clock was set back since the last call; 0 where it was not. Forward needs no answer."""
+        """How far the wall clock was set back since the last call; 0 where it was not, or forward."""
+        return max(0, -self.set_by_ms())
+
+    def set_by_ms(self) -> int:
+        """How far the wall clock was set since the last call: forward, or back (below 0)."""
         before, self._offset_ms = self._offset_ms, self._measure()
-        back = before - self._offset_ms
-        return back if back > TOLERATED_MS else 0
+        by = self._offset_ms - before
+        return by if abs(by) > TOLERATED_MS else 0
 
     def _measure(self) -> int:
         return int((self._wall_clock() - self._monotonic()) * 1000)

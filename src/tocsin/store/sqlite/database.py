@@ -165,11 +165,16 @@ class _Thread:
 class _Writer(_Thread):
     """Runs all the jobs that have gathered in one transaction, a savepoint each, and answers after the commit."""
 
+    _lost = False
+    """Whether a commit that was refused may stand in the log."""
+
     def _execute(self, jobs: list[_Job]) -> None:
         driver = raw(self._connection)
         before = driver.total_changes
         committing = False
         try:
+            if self._lost:
+                self._overwrite_what_was_lost(driver)
             driver.execute("BEGIN IMMEDIATE")
             for job in jobs:
                 self._run_alone(driver, job, alone=len(jobs) == 1)
@@ -177,14 +182,11 @@ class _Writer(_Thread):
             driver.execute("COMMIT")
         except BaseException as error:
             # Disk full, I/O error, locked, read-only: nothing of this transaction is durable, so nobody is told so.
-            if driver.in_transaction:
-                try:
-                    driver.execute("ROLLBACK")
-                except sqlite3.Error as rollback_error:
-                    log.error("rollback failed", error=str(rollback_error))
+            self._roll_back(driver)
             fault = storage_fault(error)
             if fault is not None and committing:
-                self._overwrite_what_was_lost(driver)
+                with contextlib.suppress(sqlite3.Error):
+                    self._overwrite_what_was_lost(driver)
             for job in jobs:
                 if fault is None:
                     job.error = job.error or error
@@ -198,15 +200,26 @@ class _Writer(_Thread):
 
     def _overwrite_what_was_lost(self, driver: sqlite3.Connection) -> None:
         """A commit whose sync failed stands whole in the log, and the next process would take it for good: what was
-        refused would be delivered after all. Other frames in its place make it void, synced or not."""
+        refused would be delivered after all. Other frames in its place make it void, synced or not.
+
+        Until these are written and synced, every transaction begins with them, and fails with them.
+        """
+        self._lost = True
         try:
             driver.execute("BEGIN IMMEDIATE")
             _fill(self._connection)
             driver.execute("COMMIT")
-        except sqlite3.Error:
-            if driver.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    driver.execute("ROLLBACK")
+        except BaseException:
+            self._roll_back(driver)
+            raise
+        self._lost = False
+
+    def _roll_back(self, driver: sqlite3.Connection) -> None:
+        if driver.in_transaction:
+            try:
+                driver.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.error("rollback failed", error=str(error))
 
     def _run_alone(self, driver: sqlite3.Connection, job: _Job, *, alone: bool) -> None:
         """Run one job so that it can fail without the others, unless the storage is what failed."""
@@ -232,10 +245,26 @@ class Database:
     def __init__(self, writer: Connection, reader: Connection) -> None:
         self._writer = _Writer("tocsin-store-writer", writer)
         self._reader = _Thread("tocsin-store-reader", reader)
-        self.fault: str | None = None
-        """Why the last write failed, until one succeeds again: readiness tells it."""
-        self._corrupt = False
+        self.write_fault: str | None = None
+        """Why the last write failed, until one succeeds again."""
+        self.read_fault: str | None = None
+        """Why the last read failed, until one succeeds again."""
+        self._damage: str | None = None
         self._closing = False
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the storage: readiness tells it."""
+        return self.write_fault or self.read_fault
+
+    def refuse_if_damaged(self) -> None:
+        """For what would be acknowledged: from a damaged file it may never be read again, whatever a commit says.
+
+        Raises:
+            StoreUnavailable: the file is known to be damaged.
+        """
+        if self._damage is not None:
+            raise StoreUnavailable(self._damage)
 
     async def write(self, call: Callable[[Connection], T]) -> T:
         """Run `call` in the next group's transaction; returns after its commit.
@@ -248,34 +277,38 @@ class Database:
         except StoreUnavailable as error:
             self._failed(error)
             raise
-        if changed and self.fault is not None and not self._corrupt:
+        if changed and self.write_fault is not None and self._damage is None:
             log.info("the store writes again")
-            self.fault = None
+            self.write_fault = None
         return result
 
     def _failed(self, error: StoreUnavailable) -> None:
         if self._closing:
             return
-        if self.fault is None:
+        if self.write_fault is None:
             log.error("the store cannot write", error=str(error))
-        self.fault = str(error)
+        self.write_fault = str(error)
         # No later success heals a damaged file: it stays a fault until it is restored and opened again.
-        self._corrupt = self._corrupt or is_corruption(error.__cause__)
+        if self._damage is None and is_corruption(error.__cause__):
+            self._damage = str(error)
 
     async def probe(self) -> bool:
-        """Whether the store can write. Only asked where it could not: `fault` then clears by itself.
+        """Whether the store can write. Where it could not, or not read, it is tried: `fault` then clears by itself.
 
         A transaction that changes nothing succeeds on a full disk too. So this one needs new pages, and gives them
         back in a second transaction, where those that follow find them.
         """
-        if self.fault is None:
+        if self.read_fault is not None:
+            with contextlib.suppress(StoreUnavailable):
+                await self.read(_look)
+        if self.write_fault is None:
             return True
         try:
             await self.write(_fill)
             await self.write(_empty)
         except StoreUnavailable:
             return False
-        return self.fault is None
+        return self.write_fault is None
 
     async def read(self, call: Callable[[Connection], T]) -> T:
         """Run `call` on the reader, which sees everything that was committed before.
@@ -286,10 +319,20 @@ class Database:
         try:
             result, _ = await self._reader.submit(call)
         except StoreUnavailable as error:
-            if is_corruption(error.__cause__):
-                self._failed(error)
+            self._read_failed(error)
             raise
+        if self.read_fault is not None:
+            log.info("the store reads again")
+            self.read_fault = None
         return result
+
+    def _read_failed(self, error: StoreUnavailable) -> None:
+        if is_corruption(error.__cause__):
+            self._failed(error)
+        elif not self._closing:
+            if self.read_fault is None:
+                log.error("the store cannot read", error=str(error))
+            self.read_fault = str(error)
 
     async def close(self) -> None:
         self._closing = True
@@ -301,6 +344,12 @@ def _fill(connection: Connection) -> None:
     raw(connection).execute(
         "INSERT OR REPLACE INTO housekeeping(name, filling) VALUES ('probe', zeroblob(?))", (_PROBE_BYTES,)
     )
+
+
+def _look(connection: Connection) -> None:
+    driver = raw(connection)
+    driver.execute("PRAGMA shrink_memory")  # what is in the cache can be read from any disk
+    driver.execute("SELECT max(seq) FROM event").fetchone()
 
 
 def _empty(connection: Connection) -> None:

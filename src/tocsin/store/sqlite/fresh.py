@@ -69,11 +69,11 @@ class Fresh:
             self.cursor = taken[-1][0]
         return taken
 
-    def read(self, found: list[tuple[int, Event]], limit: int) -> None:
-        """Account for what the table gave after the cursor."""
+    def read(self, found: list[tuple[int, Event]], *, more: bool) -> None:
+        """Account for what the table gave after the cursor, and whether it may have more."""
         if found:
             self.cursor = max(self.cursor, found[-1][0])
         self._newest = max(self._newest, self.cursor)
         # What was committed while it was read has made `newest` newer than the cursor.
-        if len(found) < limit and self._newest == self.cursor:
+        if not more and self._newest == self.cursor:
             self.caught_up = True

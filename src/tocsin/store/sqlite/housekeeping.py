@@ -2,6 +2,9 @@
 
 A step looks at some hundred events that follow the ones it looked at last; it never searches from the start. What it
 passes over because it is not settled yet is met again by the next sweep, which begins an hour after the last one ended.
+
+A wall clock that jumps ahead makes everything old at once. So after a jump nothing is forgotten for an hour: time to
+set it right.
 """
 
 from __future__ import annotations
@@ -12,15 +15,27 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
+from tocsin.store.sqlite.clock import ClockWatch
 from tocsin.store.sqlite.database import Database, raw
+
+log = structlog.get_logger(__name__)
 
 _STEP_ROWS: Final = 500
 _VACUUM_PAGES: Final = 200
 _PAUSE_S: Final = 0.01
 _SWEEP_EVERY_S: Final = 3600.0
+_JUMP_MS: Final = 3600 * 1000
+_AFTER_A_JUMP_S: Final = 3600.0
 REMEMBERED_MS: Final = 24 * 3600 * 1000
 """An `event_id` is remembered at least this long, whatever the retention of receipts."""
 
+# What is quarantined may be released yet, however old it is.
+_FORGET_REMOVALS = (
+    "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE quarantined = 0 AND removed_ms < ? LIMIT ?)"
+)
+_FORGET_SESSIONS = "DELETE FROM session WHERE hash IN (SELECT hash FROM session WHERE expires_ms < ? LIMIT ?)"
 _WINDOW = "SELECT seq, state, accepted_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
 # Free pages are left for what comes next, up to a tenth of the file: only the rest goes back to the file system.
 _SPARE_PAGES: Final = 1000
@@ -37,17 +52,23 @@ class Housekeeping:
         self._database = database
         self._wall_clock = wall_clock
         self._monotonic = monotonic
+        self._clock = ClockWatch(wall_clock, monotonic)
         self._cursor = 0
         self._next_sweep = 0.0
+        self._not_before = 0.0
 
     async def prune(self, retention_s: float, history_s: float, *, for_s: float) -> bool:
         """Work for about `for_s`; returns whether there is more to do."""
+        if self._clock.set_by_ms() > _JUMP_MS:
+            self._not_before = self._monotonic() + _AFTER_A_JUMP_S
+            log.warning("the wall clock was set forward by more than an hour: nothing is forgotten for an hour")
+        if self._monotonic() < self._not_before:
+            return False
         now_ms, until = int(self._wall_clock() * 1000), self._monotonic() + for_s
         events_before = now_ms - max(int(retention_s * 1000), REMEMBERED_MS)
         removals_before = now_ms - int(history_s * 1000)
         if self._monotonic() >= self._next_sweep:
             self._cursor, self._next_sweep = 0, self._monotonic() + _SWEEP_EVERY_S
-            await self._database.write(lambda connection: _forget_sessions(raw(connection), removals_before))
         while await self._step(events_before, removals_before, now_ms):
             if self._monotonic() >= until:
                 return True
@@ -59,12 +80,9 @@ class Housekeeping:
 
         def step(driver: sqlite3.Connection) -> tuple[int, bool]:
             after, more = _forget_events(driver, cursor, events_before_ms, now_ms)
-            removals = driver.execute(
-                "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE removed_ms < ? LIMIT ?)",
-                (removals_before_ms, _STEP_ROWS),
-            ).rowcount
-            vacuumed = _vacuum(driver)
-            return after, more or removals == _STEP_ROWS or vacuumed
+            for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
+                more |= driver.execute(forget, (removals_before_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
+            return after, _vacuum(driver) or more
 
         self._cursor, more = await self._database.write(lambda connection: step(raw(connection)))
         return more
@@ -101,7 +119,3 @@ def _vacuum(driver: sqlite3.Connection) -> bool:
         return False
     driver.execute(f"PRAGMA incremental_vacuum({min(excess, _VACUUM_PAGES)})").fetchall()
     return bool(excess > _VACUUM_PAGES)
-
-
-def _forget_sessions(driver: sqlite3.Connection, before_ms: int) -> None:
-    driver.execute("DELETE FROM session WHERE expires_ms < ?", (before_ms,))

@@ -13,14 +13,15 @@ from typing import Final
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 
-_MOST_DEVICES: Final = 120_000
-"""About half a kilobyte each. An owner without any counts as one."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+_DEVICE_BYTES: Final = 400
+"""About what a device takes beside its token, which may be 64 bytes or 4096; an owner without any counts as one."""
 
 
 class KnownDevices:
-    def __init__(self, most: int = _MOST_DEVICES) -> None:
-        self._most = most
-        self._devices = 0
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._by_owner: OrderedDict[UserId, list[Device]] = OrderedDict()
         self._changes = 0
         self._changed: dict[UserId, int] = {}
@@ -56,10 +57,10 @@ class KnownDevices:
             if max(self._all_changed, self._changed.get(owner, 0)) <= since and owner not in self._by_owner:
                 devices = found.get(owner, [])
                 self._by_owner[owner] = devices
-                self._devices += len(devices) or 1
-        while self._devices > self._most:
+                self._bytes += _bytes(devices)
+        while self._bytes > self._most_bytes:
             _, devices = self._by_owner.popitem(last=False)
-            self._devices -= len(devices) or 1
+            self._bytes -= _bytes(devices)
         self._look_up_ends()
 
     def forget(self, owners: Iterable[UserId]) -> None:
@@ -68,7 +69,7 @@ class KnownDevices:
         for owner in owners:
             devices = self._by_owner.pop(owner, None)
             if devices is not None:
-                self._devices -= len(devices) or 1
+                self._bytes -= _bytes(devices)
             if self._looking_up:
                 self._changed[owner] = self._changes
 
@@ -77,9 +78,13 @@ class KnownDevices:
         self._changes += 1
         self._all_changed = self._changes
         self._by_owner.clear()
-        self._devices = 0
+        self._bytes = 0
 
     def _look_up_ends(self) -> None:
         self._looking_up -= 1
         if not self._looking_up:
             self._changed.clear()
+
+
+def _bytes(devices: Sequence[Device]) -> int:
+    return _DEVICE_BYTES * (len(devices) or 1) + sum([len(device.token) for device in devices])

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from tocsin.domain.events import URGENT, Event, EventId
 from tocsin.store.ports import (
@@ -29,17 +29,16 @@ from tocsin.store.ports import (
     Settlement,
     StoreUnavailable,
 )
+from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite import queue_sql as sql
 from tocsin.store.sqlite.clock import TOLERATED_MS, ClockWatch
 from tocsin.store.sqlite.database import Database, raw
 from tocsin.store.sqlite.fresh import Fresh
 from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.pace import Pace
 from tocsin.store.sqlite.queue_sql import Append, Seen
 
 T = TypeVar("T")
-
-_RATE_WINDOW_S: Final = 10.0
-_RETRY_AFTER_S: Final = (1, 300)
 
 
 class SqliteQueue:
@@ -59,7 +58,6 @@ class SqliteQueue:
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._wall_clock = wall_clock
-        self._monotonic = monotonic
         self._clock = ClockWatch(wall_clock, monotonic)
         self._appending: deque[tuple[Append, asyncio.Future[None]]] = deque()
         self._flushing = False
@@ -71,7 +69,7 @@ class SqliteQueue:
         self._due: dict[str, int] = {}
         self._events = 0
         self._bytes = 0
-        self._settled: deque[tuple[float, int]] = deque()
+        self._pace = Pace(monotonic)
         self._something = asyncio.Event()
         # What is known of the file: None until started, for only a server keeps count.
         self._seen: Seen | None = None
@@ -93,11 +91,17 @@ class SqliteQueue:
     # -- append --------------------------------------------------------------------------------------------------------
 
     async def append(self, events: Sequence[NewEvent]) -> None:
+        self._database.refuse_if_damaged()
         size = sum(len(new.event.body) for new in events)
-        if self._events + len(events) > self._max_events or self._bytes + size > self._max_bytes:
-            raise BacklogFull(self._drain_estimate_s())
-        self._count(len(events), size)
-        append = Append(events)
+        counted = (len(events), size)
+        if self._is_too_much(*counted):
+            # What was accepted before is no more work: its producer hears what it should have heard the first time.
+            counted = await self._unknown(events)
+            if self._is_too_much(*counted):
+                # Worth another try when a tenth of the bound is free again.
+                raise BacklogFull(self._pace.time_for_s(self._max_events / 10))
+        self._count(*counted)
+        append = Append(events, size, counted)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._appending.append((append, done))
         if not self._flushing:
@@ -106,6 +110,21 @@ class SqliteQueue:
             flush.add_done_callback(_raise_unexpected)
         # The commit goes on without a caller that has given up: what is durable is delivered.
         await asyncio.shield(done)
+
+    def _is_too_much(self, events: int, size: int) -> bool:
+        return self._events + events > self._max_events or self._bytes + size > self._max_bytes
+
+    async def _unknown(self, events: Sequence[NewEvent]) -> tuple[int, int]:
+        """How many of them are not on record yet, and their size."""
+        given = [new.event.id for new in events if new.digest is not None]
+        known = set(await self._read(partial(sql.known_ids, given=given))) if given else set()
+        count = size = 0
+        for new in events:
+            if new.event.id not in known:
+                count, size = count + 1, size + len(new.event.body)
+                if new.digest is not None:
+                    known.add(new.event.id)  # the same again in this batch is one event
+        return count, size
 
     async def _flush(self) -> None:
         """Write what has gathered, again and again until nothing has: one commit at a time, whoever is in it."""
@@ -121,34 +140,38 @@ class SqliteQueue:
         appends = [append for append, _ in batch]
         try:
             await self._write(lambda driver: sql.insert(driver, appends))
-        except sqlite3.IntegrityError as error:
-            # An id of tocsin's own is on record already: its producer's batch fails, those beside it do not.
-            await self._commit_each(appends, error)
-        except Exception as error:
+        except StoreUnavailable as error:
             _fail(appends, error)
+        except Exception:
+            # One producer's batch (an id of tocsin's own that is on record, a value that SQLite cannot take): that one
+            # fails, those beside it do not.
+            await self._commit_each(appends)
         for append, done in batch:
             self._hand_on(append)
-            if len(append.seqs) < len(append.events):
-                appended = sum(len(event.body) for _, event in append.seqs)
-                offered = sum(len(new.event.body) for new in append.events)
-                self._count(len(append.seqs) - len(append.events), appended - offered)
+            events, size = len(append.seqs), append.size_bytes
+            if events < len(append.events):
+                size = sum(len(event.body) for _, event in append.seqs)
+            self._count(events - append.counted[0], size - append.counted[1])
             if append.error is None:
                 done.set_result(None)
             else:
                 done.set_exception(append.error)
         self._something.set()
 
-    async def _commit_each(self, appends: Sequence[Append], error: sqlite3.IntegrityError) -> None:
-        _fail(appends, error)
+    async def _commit_each(self, appends: Sequence[Append]) -> None:
         for append in appends:
-            append.error = None
+            append.error, append.seqs = None, []
+        for append in appends:
             try:
-                await self._write(partial(sql.insert, appends=[append]))
-            except sqlite3.IntegrityError:
-                index = await self._read(partial(sql.first_known, append=append))
-                _fail([append], EventIdConflict(index))
-            except Exception as own_error:
-                _fail([append], own_error)
+                await self._insert_alone(append)
+            except Exception as error:
+                _fail([append], error)
+
+    async def _insert_alone(self, append: Append) -> None:
+        try:
+            await self._write(partial(sql.insert, appends=[append]))
+        except sqlite3.IntegrityError:
+            raise EventIdConflict(await self._read(partial(sql.first_known, append=append))) from None
 
     def _hand_on(self, append: Append) -> None:
         seqs = append.seqs
@@ -165,15 +188,6 @@ class SqliteQueue:
     def _count(self, events: int, size: int) -> None:
         self._events += events
         self._bytes += size
-
-    def _drain_estimate_s(self) -> int:
-        """An honest Retry-After: how long the last seconds' pace needs to make a tenth of the bound free again."""
-        now = self._monotonic()
-        recent = sum(count for at, count in self._settled if at > now - _RATE_WINDOW_S)
-        least, most = _RETRY_AFTER_S
-        if not recent:
-            return most
-        return max(least, min(most, round(self._max_events / 10 / (recent / _RATE_WINDOW_S))))
 
     # -- what other processes do ---------------------------------------------------------------------------------------
 
@@ -248,10 +262,10 @@ class SqliteQueue:
 
     async def _can_settle(self) -> None:
         """What cannot be settled is not given out: it would be delivered, and delivered again."""
-        if self._database.fault is not None:
+        if self._database.write_fault is not None:
             self._leases.hold_on()
             if not await self._database.probe():
-                raise StoreUnavailable(self._database.fault)
+                raise StoreUnavailable(self._database.write_fault)
 
     async def _claim_fresh(self, items: list[Item], limit: int) -> None:
         """Urgent first, but a quarter is kept for the others as long as there are any."""
@@ -271,8 +285,8 @@ class SqliteQueue:
         taken = stream.take(limit)
         if taken or stream.caught_up:
             return taken
-        found = await self._read(lambda driver: sql.fresh(driver, stream.urgent, stream.cursor, limit))
-        stream.read(found, limit)
+        found, more = await self._read(lambda driver: claim_sql.fresh(driver, stream.urgent, stream.cursor, limit))
+        stream.read(found, more=more)
         return found
 
     async def _claim_parked(self, items: list[Item], lanes: Mapping[str, int]) -> None:
@@ -284,7 +298,7 @@ class SqliteQueue:
         wanted = {lane: room for lane, room in lanes.items() if room > 0 and self._due.get(lane, now_ms + 1) <= now_ms}
         if not wanted:
             return
-        found, earliest = await self._write(lambda driver: sql.claim_due(driver, wanted, now_ms, self._turn))
+        found, earliest = await self._write(lambda driver: claim_sql.claim_due(driver, wanted, now_ms, self._turn))
         for lane, due_ms in earliest.items():
             if due_ms is None:
                 self._due.pop(lane, None)
@@ -304,7 +318,7 @@ class SqliteQueue:
     async def _claim_expired(self, limit: int) -> list[Item]:
         await self._can_settle()
         now_ms = self._now_ms()
-        found = await self._write(lambda driver: sql.claim_expired(driver, now_ms, limit))
+        found = await self._write(lambda driver: claim_sql.claim_expired(driver, now_ms, limit))
         return self._leases.grant(found)
 
     def release(self, items: Sequence[Item]) -> None:
@@ -360,10 +374,7 @@ class SqliteQueue:
             if settlement.item.seq in done:
                 finished[settlement.item.seq] = len(settlement.item.event.body)
         self._count(-len(finished), -sum(finished.values()))
-        now = self._monotonic()
-        self._settled.append((now, len(finished)))
-        while self._settled[0][0] < now - _RATE_WINDOW_S:
-            self._settled.popleft()
+        self._pace.settled(len(finished))
 
     # -- what is known -------------------------------------------------------------------------------------------------
 

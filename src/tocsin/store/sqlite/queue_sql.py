@@ -6,13 +6,13 @@ Many rows are written with one statement and read as one: `database.py` says why
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from tocsin.domain.events import URGENT, Event, EventId, UserId
+from tocsin.domain.events import URGENT, Event, EventId, UserId, digest
 from tocsin.store.ports import (
     DEAD_LETTER,
     Attempt,
@@ -24,27 +24,16 @@ from tocsin.store.ports import (
     Settlement,
     State,
 )
-from tocsin.store.sqlite import rows
+from tocsin.store.sqlite import claim_sql, rows
 from tocsin.store.sqlite.clock import LONGEST_DELAY_MS
 
 _INSERT = "INSERT INTO event(id, owner, message, urgent, accepted_ms, expires_ms, size, digest, body) VALUES {rows}"
+# An event without a digest has an id of tocsin's own: it is known by its body, for as long as that is kept.
 _KNOWN = (
-    "WITH wanted(id) AS (VALUES {rows}) SELECT json_group_array(json_array(event.id, coalesce(digest, ''))) "
+    "WITH wanted(id) AS (VALUES {rows}) "
+    "SELECT json_group_array(json_array(event.id, coalesce(digest, ''), iif(digest IS NULL, body, NULL))) "
     "FROM wanted CROSS JOIN event ON event.id = wanted.id"
 )
-_FRESH = """SELECT json_group_array(json_array(seq, id, owner, message, accepted_ms, expires_ms, body)) FROM (
-    SELECT seq, id, owner, message, accepted_ms, expires_ms, body FROM event
-    WHERE state = 0 AND urgent = ? AND seq > ? ORDER BY seq LIMIT ?)"""
-_DUE = """SELECT json_group_array(json_array(
-        seq, event.id, owner, message, accepted_ms, event.expires_ms, body, parked_id, tries, targets, lane)) FROM (
-    SELECT id AS parked_id, seq, tries, targets, lane FROM parked INDEXED BY parked_due
-    WHERE claimed = 0 AND lane = ? AND urgent = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?
-    ) JOIN event USING (seq)"""
-_EXPIRED = """SELECT json_group_array(json_array(
-        seq, event.id, owner, message, accepted_ms, event.expires_ms, body, parked_id, tries, targets, lane)) FROM (
-    SELECT id AS parked_id, seq, tries, targets, lane FROM parked WHERE claimed = 0 AND expires_ms <= ? LIMIT ?
-    ) JOIN event USING (seq)"""
-_EARLIEST = "SELECT min(due_ms) FROM parked INDEXED BY parked_due WHERE claimed = 0 AND lane = ? AND urgent = ?"
 _NEXT_LANE = "SELECT min(lane) FROM parked INDEXED BY parked_due WHERE claimed = 0 AND lane > ?"
 _SETTLE = """WITH settled(seq, waiting, dead, attempts) AS (VALUES {rows})
     UPDATE event SET
@@ -61,7 +50,6 @@ _WAITING = (
     "WITH wanted(seq) AS (VALUES {rows}) SELECT json_group_array(event.seq) "
     "FROM wanted CROSS JOIN event ON event.seq = wanted.seq WHERE event.waiting > 0"
 )
-_MARK_CLAIMED = "UPDATE parked SET claimed = 1 WHERE id IN (VALUES {rows})"
 _BRING_FORWARD = (
     "UPDATE parked SET due_ms = min(due_ms - ?1, ?2) WHERE id > ?3 AND id <= ?4 AND claimed = 0 AND due_ms > ?5"
 )
@@ -69,11 +57,7 @@ _REVIVED = "SELECT coalesce((SELECT number FROM housekeeping WHERE name = ?), 0)
 
 BRING_FORWARD_ROWS: Final = 5000
 
-_FreshRow = tuple[int, str, str, str, int, int, str]
-_DueRow = tuple[int, str, str, str, int, int, str, int, int, str, str]
-_decode_fresh = msgspec.json.Decoder(list[_FreshRow]).decode
-_decode_due = msgspec.json.Decoder(list[_DueRow]).decode
-_decode_known = msgspec.json.Decoder(list[tuple[str, str]]).decode
+_decode_known = msgspec.json.Decoder(list[tuple[str, str, str | None]]).decode
 _decode_seqs = msgspec.json.Decoder(list[int]).decode
 _decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_attempts = msgspec.json.Decoder(list[Attempt]).decode
@@ -83,10 +67,13 @@ _encode = msgspec.json.Encoder().encode
 class Append:
     """One producer's batch on its way into the next commit."""
 
-    __slots__ = ("error", "events", "seqs")
+    __slots__ = ("counted", "error", "events", "seqs", "size_bytes")
 
-    def __init__(self, events: Sequence[NewEvent]) -> None:
+    def __init__(self, events: Sequence[NewEvent], size_bytes: int, counted: tuple[int, int]) -> None:
         self.events = events
+        self.size_bytes = size_bytes
+        self.counted = counted
+        """What the backlog was told to expect of it: events and bytes."""
         self.seqs: list[tuple[int, Event]] = []
         self.error: Exception | None = None
 
@@ -137,8 +124,8 @@ def look(driver: sqlite3.Connection) -> Seen:
     due: dict[str, int] = {}
     lane = ""
     while (lane := driver.execute(_NEXT_LANE, (lane,)).fetchone()[0]) is not None:
-        due[lane] = _earliest(driver, lane) or 0
-    if (unnamed := _earliest(driver, "")) is not None:
+        due[lane] = claim_sql.earliest(driver, lane) or 0
+    if (unnamed := claim_sql.earliest(driver, "")) is not None:
         due[""] = unnamed
     return Seen(newest, events, size, due)
 
@@ -175,11 +162,7 @@ def bring_forward(driver: sqlite3.Connection, by_ms: int, after: int, last: int,
 
 def insert(driver: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Insert the batches of several producers; one whose `event_id` is in conflict is left out whole."""
-    given = [new.event.id for append in appends for new in append.events if new.digest is not None]
-    known: dict[str, str] = {}
-    if given:
-        for text in rows.fetch_json(driver, _KNOWN, given):
-            known.update(_decode_known(text))
+    known = known_ids(driver, [new.event.id for append in appends for new in append.events if new.digest is not None])
     values: list[tuple[Any, ...]] = []
     inserted: list[tuple[Append, list[Event]]] = []
     for append in appends:
@@ -214,6 +197,15 @@ def insert(driver: sqlite3.Connection, appends: Sequence[Append]) -> None:
         seq += len(fresh)
 
 
+def known_ids(driver: sqlite3.Connection, given: Sequence[EventId]) -> dict[str, str]:
+    """Those of the ids that are on record, with what their content is known by."""
+    known: dict[str, str] = {}
+    for text in rows.fetch_json(driver, _KNOWN, given):
+        for id, stored, body in _decode_known(text):
+            known[id] = stored if body is None else digest(body.encode())
+    return known
+
+
 def _unknown(events: Sequence[NewEvent], known: dict[str, str]) -> Sequence[NewEvent]:
     """Those that are not on record yet; `known` (id to digest) learns them once the whole batch is good."""
     learned: dict[str, str] = {}
@@ -222,13 +214,13 @@ def _unknown(events: Sequence[NewEvent], known: dict[str, str]) -> Sequence[NewE
         if new.digest is None:
             fresh.append(new)
             continue
-        digest = learned.get(new.event.id)
-        if digest is None:
-            digest = known.get(new.event.id)
-        if digest is None:
+        before = learned.get(new.event.id)
+        if before is None:
+            before = known.get(new.event.id)
+        if before is None:
             learned[new.event.id] = new.digest
             fresh.append(new)
-        elif digest != new.digest:
+        elif before != new.digest:
             raise EventIdConflict(index)
     known.update(learned)
     return fresh
@@ -242,53 +234,6 @@ def first_known(driver: sqlite3.Connection, append: Append) -> int:
             return index
         before.add(new.event.id)
     return 0
-
-
-# -- claim -------------------------------------------------------------------------------------------------------------
-
-
-def fresh(driver: sqlite3.Connection, urgent: int, cursor: int, limit: int) -> list[tuple[int, Event]]:
-    (text,) = driver.execute(_FRESH, (urgent, cursor, limit)).fetchone()
-    return [
-        (seq, Event(EventId(id), UserId(owner), message, accepted, expires, body.encode()))
-        for seq, id, owner, message, accepted, expires, body in _decode_fresh(text)
-    ]
-
-
-def claim_due(
-    driver: sqlite3.Connection, lanes: Mapping[str, int], now_ms: int, turn: int
-) -> tuple[list[Item], dict[str, int | None]]:
-    """Mark what is due as claimed, and say when the rest of each lane is."""
-    found: list[_DueRow] = []
-    for lane, room in lanes.items():
-        found += _due(driver, lane, room, now_ms, turn)
-    rows.execute(driver, _MARK_CLAIMED, [(row[7],) for row in found])
-    return [_parked_item(row) for row in found], {lane: _earliest(driver, lane) for lane in lanes}
-
-
-def _due(driver: sqlite3.Connection, lane: str, room: int, now_ms: int, turn: int) -> list[_DueRow]:
-    """Urgent first; where they take all the room, a quarter of it is kept for the others."""
-    urgent = _decode_due(driver.execute(_DUE, (lane, 1, now_ms, room)).fetchone()[0])
-    bulk_room = max(room - len(urgent), (room + turn) // 4)
-    bulk = _decode_due(driver.execute(_DUE, (lane, 0, now_ms, bulk_room)).fetchone()[0])
-    return urgent[: room - len(bulk)] + bulk
-
-
-def claim_expired(driver: sqlite3.Connection, now_ms: int, limit: int) -> list[Item]:
-    found = _decode_due(driver.execute(_EXPIRED, (now_ms, limit)).fetchone()[0])
-    rows.execute(driver, _MARK_CLAIMED, [(row[7],) for row in found])
-    return [_parked_item(row) for row in found]
-
-
-def _parked_item(row: _DueRow) -> Item:
-    seq, id, owner, message, accepted, expires, body, parked_id, tries, targets, lane = row
-    event = Event(EventId(id), UserId(owner), message, accepted, expires, body.encode())
-    return Item(event, seq, 0, parked_id, lane, _decode_targets(targets), tries)
-
-
-def _earliest(driver: sqlite3.Connection, lane: str) -> int | None:
-    found = [driver.execute(_EARLIEST, (lane, urgent)).fetchone()[0] for urgent in (1, 0)]
-    return min((due for due in found if due is not None), default=None)
 
 
 # -- settle ------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class SqliteRegistry:
         self._known.forget_all()
 
     async def add(self, device: Device, max_tokens: int) -> list[Device]:
+        self._database.refuse_if_damaged()
+
         def add(connection: Connection) -> list[Device]:
             driver = raw(connection)
             driver.execute(_PUT, _values(device))
@@ -85,6 +87,8 @@ class SqliteRegistry:
         return await self._change(add, lambda _: [UserId(device.owner)])
 
     async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
+        self._database.refuse_if_damaged()
+
         def delete(connection: Connection) -> bool:
             driver = raw(connection)
             found = _select(driver, "owner = ? AND system = ? AND token = ?", (owner, str(system), token))
@@ -189,6 +193,7 @@ class SqliteRegistry:
     ) -> int:
         if token is None and application is None:
             raise ValueError("restore: name a token or an application")
+        self._database.refuse_if_damaged()
 
         def restore(connection: Connection) -> tuple[int, list[UserId]]:
             driver = raw(connection)
@@ -217,6 +222,7 @@ class SqliteRegistry:
         return restored
 
     async def purge_quarantine(self, application: str) -> int:
+        self._database.refuse_if_damaged()
         return await self._database.write(
             lambda connection: (
                 raw(connection)
