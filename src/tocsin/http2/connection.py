@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
                 break
             streams[stream_id] = request
             self.served += 1
-        if engine.next_stream_id > _LAST_STREAM_ID:
+        if not self.draining and engine.next_stream_id > _LAST_STREAM_ID:
             self.draining = True
         if not self._flush_scheduled:
             self._flush_scheduled = True
