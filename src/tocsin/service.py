@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 import structlog
@@ -56,6 +56,7 @@ _NOTICE_EVERY_S: Final = 0.5
 _LOOK_AFTER_EVERY_S: Final = 1.0
 _PRUNE_EVERY_S: Final = 10.0
 _PRUNE_AGAIN_S: Final = 0.2
+_CERTIFICATES_EVERY_S: Final = 24 * 3600.0
 _WARN_CERTIFICATE_S: Final = 30 * 24 * 3600
 _OPEN_AGAIN_S: Final = 1.0
 _LATEST_OPEN_AGAIN_S: Final = 10.0
@@ -111,6 +112,8 @@ class Service:
         self.fcm = Fcm(fcm_options(settings), self.dispatcher.report, self.dispatcher.withdrawn)
         self.dispatcher.use({"apns": self.apns, "fcm": self.fcm})
         self._stopping = False
+        self._to_resume: set[str] = set()
+        """Lanes whose credential was replaced, until they have been told."""
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
 
@@ -129,13 +132,18 @@ class Service:
     def problems(self) -> list[str]:
         """What makes the service not ready, in sentences."""
         found = []
+        database = self.store.database
         if self._stopping:
             found.append("tocsin is stopping")
-        if self.store.database.fault is not None:
-            found.append(f"the store cannot write: {self.store.database.fault}")
+        if database.write_fault is not None:
+            found.append(f"the store cannot write: {database.write_fault}")
+        if database.read_fault is not None:
+            found.append(f"the store cannot read: {database.read_fault}")
         for lane in self.dispatcher.lanes():
             if lane.state is LaneState.PAUSED:
                 found.append(f"lane {lane.name} is paused: {lane.reason}")
+            for topic, reason in lane.misconfigured_topics.items():
+                found.append(f"lane {lane.name}: topic {topic} is paused: {reason}")
             if lane.fuse_blown:
                 found.append(f"lane {lane.name}: too many dead tokens; removals are quarantined")
         return found
@@ -214,14 +222,19 @@ class Service:
             for application in applications
             if application.certificate_pem is not None or application.key_pem is not None
         )
-        await self.dispatcher.resume(
-            f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox")
-        )
+        self._to_resume |= {f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox")}
         projects = await self.store.applications.projects()
         changed = self.fcm.configure(
             FcmCredential(project.name, project.service_account, project.default) for project in projects
         )
-        await self.dispatcher.resume(f"fcm:{name}" for name in (*changed, ""))
+        self._to_resume |= {f"fcm:{name}" for name in (*changed, "")}
+        self._look_at_certificates(applications)
+        # Kept until it has succeeded: the providers will not call these changed a second time.
+        await self.dispatcher.resume(self._to_resume)
+        self._to_resume.clear()
+
+    def _look_at_certificates(self, applications: Iterable[Application]) -> None:
+        self.metrics.certificate_expiry.clear()
         for application in applications:
             if application.certificate_pem is not None:
                 ends = certificate_expiry(application.certificate_pem).timestamp()
@@ -234,7 +247,10 @@ class Service:
         """What happens now and then, and must not stop because it failed once."""
         noticed = looked = 0.0
         loop = asyncio.get_running_loop()
+        certificates = loop.time()
         configured = await self._configured()
+        # What a server before this one has put into quarantine is still there, and its fuse is blown.
+        await self._look_at_quarantine()
         while True:
             await asyncio.sleep(0.1)
             now = loop.time()
@@ -244,14 +260,16 @@ class Service:
                     await self.store.notice_changes()
                     latest = await self._configured()
                     if latest != configured:
-                        configured = latest
                         await self.configure()
+                        configured = latest
+                if now - certificates >= _CERTIFICATES_EVERY_S:
+                    certificates = now
+                    self._look_at_certificates(await self.store.applications.applications())
                 if now - looked >= _LOOK_AFTER_EVERY_S:
                     looked = now
                     await self.dispatcher.look_after()
                     if self.dispatcher.quarantining:
-                        removals = await self.store.registry.history()
-                        self.dispatcher.quarantined({r.application for r in removals if r.quarantined})
+                        await self._look_at_quarantine()
                     self._observe()
             except StoreUnavailable as error:
                 log.debug("store unavailable", error=str(error))
@@ -259,6 +277,10 @@ class Service:
                 log.error("credential cannot be used", error=str(error))
             except Exception:
                 log.exception("looking after the service failed; trying again")
+
+    async def _look_at_quarantine(self) -> None:
+        removals = await self.store.registry.history()
+        self.dispatcher.quarantined({removal.application for removal in removals if removal.quarantined})
 
     async def _configured(self) -> tuple[object, object]:
         applications = self.store.applications

@@ -251,3 +251,13 @@ async def test_learning_that_the_sandbox_was_wrong_is_not_taken_for_nothing(stor
     await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=False)])
     ((device,),) = (await store.registry.devices_of([OWNER])).values()
     assert device.learned_sandbox is False
+
+
+async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_token(store: Store) -> None:
+    mine, theirs = make_device("a"), make_device("a", owner=OTHER_OWNER)
+    for device in (mine, theirs):
+        await store.registry.add(device, 100)
+    await store.registry.delete(UserId(OTHER_OWNER), System.APNS, DeviceToken("a"))
+    await store.registry.remove_dead([DeadToken("apns", "a", 10**18, "410 Unregistered", "app")])
+    assert await store.registry.restore(token=DeviceToken("a"), quarantined_only=False) == 1
+    assert [device.owner for device in await store.registry.find(DeviceToken("a"))] == [OWNER]

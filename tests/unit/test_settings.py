@@ -40,3 +40,10 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv(variable, "1")
     with pytest.raises(SettingsError, match=variable):
         load()
+
+
+def test_a_lease_that_could_end_under_an_attempt_is_refused_with_the_rule(tmp_path: Path) -> None:
+    file = tmp_path / "tocsin.toml"
+    file.write_text("[delivery]\nlease_s = 30\n")
+    with pytest.raises(SettingsError, match=r"delivery\.lease_s is 30: at least 70 is needed"):
+        load(file)

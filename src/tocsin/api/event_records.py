@@ -8,7 +8,8 @@ from __future__ import annotations
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api.timestamps import rfc3339
-from tocsin.store.ports import FINAL, Attempt, EventRecord, Parked
+from tocsin.providers.base import delivery_id
+from tocsin.store.ports import FINAL, Attempt, EventRecord, Parked, Result
 
 WAITING = "waiting"
 
@@ -69,17 +70,17 @@ def report(record: EventRecord) -> EventReport:
         state=record.state.name.lower(),
         accepted_at=rfc3339(event.accepted_ms),
         expires_at=rfc3339(event.expires_ms),
-        devices=[_device(key, attempts.get(key, []), waiting.get(key)) for key in attempts | waiting],
+        devices=[_device(event.id, key, attempts.get(key, []), waiting.get(key)) for key in attempts | waiting],
     )
 
 
-def _device(key: str, attempts: list[Attempt], parked: Parked | None) -> DeviceReport:
+def _device(event_id: str, key: str, attempts: list[Attempt], parked: Parked | None) -> DeviceReport:
     system, _, token = key.partition(":")
     return DeviceReport(
         system=system,
         device_token=token,
         outcome=_outcome(attempts, parked),
-        attempts=[_attempt(attempt) for attempt in attempts],
+        attempts=[_attempt(attempt, _provider_id(event_id, token, attempt)) for attempt in attempts],
         waiting=UNSET if parked is None else WaitReport(parked.lane, rfc3339(parked.due_ms), parked.tries),
     )
 
@@ -91,13 +92,20 @@ def _outcome(attempts: list[Attempt], parked: Parked | None) -> str:
     return WAITING
 
 
-def _attempt(attempt: Attempt) -> AttemptReport:
+def _provider_id(event_id: str, token: str, attempt: Attempt) -> str:
+    """The provider's id for a push. Apple's is the one that it was sent with, which is not stored but derived again."""
+    if attempt.provider_id or attempt.result != Result.DELIVERED or not attempt.device.startswith("apns:"):
+        return attempt.provider_id
+    return delivery_id(event_id, token)
+
+
+def _attempt(attempt: Attempt, provider_id: str) -> AttemptReport:
     return AttemptReport(
         at=rfc3339(attempt.at_ms),
         result=attempt.result,
         lane=attempt.lane,
         status=attempt.status or UNSET,
         reason=attempt.reason or UNSET,
-        provider_id=attempt.provider_id or UNSET,
+        provider_id=provider_id or UNSET,
         retry_at=UNSET if attempt.retry_at_ms is None else rfc3339(attempt.retry_at_ms),
     )

@@ -65,7 +65,12 @@ def remove(
 
     async def delete(store: Store) -> int:
         found = [device for device in await store.registry.find(wanted) if user in (None, device.owner)]
-        return sum([await store.registry.delete(UserId(one.owner), System(one.system), wanted) for one in found])
+        return sum(
+            [
+                await store.registry.delete(UserId(one.owner), System(one.system), wanted, by_operator=True)
+                for one in found
+            ]
+        )
 
     removed = in_store(settings_of(config), delete)
     if not removed:

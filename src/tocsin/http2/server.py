@@ -24,6 +24,8 @@ _HIGHEST_STREAM_ID: Final = 2**31 - 1
 _GRACE_S: Final = 0.1
 """Between the notice of a graceful shutdown and its GOAWAY: a round trip, for requests that are on their way."""
 
+_LINGER_S: Final = 0.2
+
 _STATUS_FIELDS: Final = {status: (b":status", b"%d" % status) for status in range(100, 600)}
 
 
@@ -83,6 +85,8 @@ class ServerConnection(asyncio.Protocol):
         self._ceiling = _HIGHEST_STREAM_ID
         """Requests above this stream id are not handled: a GOAWAY has said so, or the connection has been cut."""
         self._flush_scheduled = False
+        self._done = False
+        """The engine has nothing left to say or to hear: what still arrives is dropped."""
         self.newest_handled = 0
         """The highest stream id of a request that was given to the handler."""
         self.requests = 0
@@ -107,6 +111,8 @@ class ServerConnection(asyncio.Protocol):
         self.flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._done:
+            return
         try:
             self._engine.receive_data(data)
             events = cast(list[Any], self._engine.events())
@@ -178,8 +184,11 @@ class ServerConnection(asyncio.Protocol):
         data = self._engine.data_to_send()
         if data:
             transport.write(data)
-        if not self._engine.want_read and not self._engine.want_write:
-            transport.close()
+        if not self._done and not self._engine.want_read and not self._engine.want_write:
+            # Not at once: with bytes of the client's still unread, TCP would answer by a reset, and the GOAWAY that has
+            # just been written would be lost with it.
+            self._done = True
+            self._loop.call_later(_LINGER_S, transport.close)
 
     # -- for faults ----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from tocsin.domain.devices import bundle_id, team_id
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import Header, Request
+from tocsin.http2.messages import Failure, FailureKind, Header, Request
 from tocsin.http2.pool import Pool
 from tocsin.providers.apns import ApnsCredential, ApnsOptions, topic_headers
 from tocsin.providers.apns_answers import read_body as read_apns_body
@@ -38,6 +38,7 @@ _WRONG_KEY: Final = (
     "Apple does not accept the key: the .p8 file and the key id do not belong together, or the key was revoked;"
     " add the application again with the key and the key id of the same line in the developer account"
 )
+_NOT_NOW: Final = "{who} answered {status} {reason}, which says nothing of the credential; check again in a while"
 _APNS_SENTENCES: Final = {
     "InvalidProviderToken": _WRONG_KEY + ", and check that the team id (the first ten characters of the application"
     " id) is the team that owns the key",
@@ -86,6 +87,8 @@ async def check_apns(credential: ApnsCredential, options: ApnsOptions, *, sandbo
     reason = read_apns_body(request.response_body).reason
     if reason == "BadDeviceToken":
         return CheckResult(True, f"Apple accepts the credential of {credential.application_id} in {where}")
+    if request.status == 429 or request.status >= 500:
+        return CheckResult(False, _NOT_NOW.format(who=f"Apple ({where})", status=request.status, reason=reason))
     sentence = _APNS_SENTENCES.get(
         reason, "Apple answered {status} {reason}, which says that the credential is refused"
     )
@@ -128,6 +131,8 @@ async def check_fcm(credential: FcmCredential, options: FcmOptions) -> CheckResu
         what = "the service account may not send for the project {project}, or the project does not exist; add it with"
         what += " the role Firebase Cloud Messaging API Admin, and enable the FCM API"
         return CheckResult(False, what.format(project=credential.project))
+    if request.status == 429 or request.status >= 500:
+        return CheckResult(False, _NOT_NOW.format(who="Google", status=request.status, reason=body.code))
     return CheckResult(False, f"Google answered {request.status} {body.code}: the credential is refused")
 
 
@@ -149,5 +154,8 @@ async def _ask(
         pool.send([request])
         async with asyncio.timeout(_TIMEOUT_S):
             return await answered
+    except TimeoutError:
+        request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {_TIMEOUT_S:g} s", unknown=True)
+        return request
     finally:
         await pool.close()

@@ -269,8 +269,8 @@ class Registry(Protocol):
     async def add(self, device: Device, max_tokens: int) -> list[Device]:
         """Register, or register again; returns what was evicted to keep the owner within `max_tokens`."""
 
-    async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
-        """Remove one user's registration; whether there was one."""
+    async def delete(self, owner: UserId, system: System, token: DeviceToken, *, by_operator: bool = False) -> bool:
+        """Remove one user's registration; whether there was one. What an operator has removed can be restored."""
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
@@ -288,7 +288,10 @@ class Registry(Protocol):
     async def restore(
         self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True
     ) -> int:
-        """Bring removed registrations back (those of a token, or the quarantined ones of an application)."""
+        """Bring removed registrations back (those of a token, or the quarantined ones of an application).
+
+        Not those that their users have deleted themselves, whatever became of the token before.
+        """
 
     async def purge_quarantine(self, application: str) -> int: ...
 

@@ -87,7 +87,7 @@ class DeviceRoutes(Shared):
 
     async def remove(self, owner: FromQuery[UUID], system: FromQuery[System], token: FromQuery[str]) -> None:
         user, device_token = UserId(str(owner)), _stored(token)
-        found = await self._registry.delete(user, system, device_token)
+        found = await self._registry.delete(user, system, device_token, by_operator=True)
         self._delivery.cancel(user, system, device_token)
         if not found:
             raise RequestError(Kind.NOT_FOUND, "There is no such registration.")

@@ -34,8 +34,9 @@ _REMEMBER = (
     "INSERT INTO removal(owner, system, token, application, device, removed_ms, reason, quarantined) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_BY_ITS_USER: Final = "deleted by its user"
 _RELEASE_QUARANTINE = (
-    "UPDATE removal SET quarantined = 0, reason = reason || '; then deleted by its user' "
+    f"UPDATE removal SET quarantined = 0, reason = reason || '; then {_BY_ITS_USER}' "
     "WHERE owner = ? AND system = ? AND token = ? AND quarantined = 1"
 )
 _LEARN = """WITH learned(owner, system, token, sandbox, project, field, success_ms) AS (VALUES {rows})
@@ -86,14 +87,14 @@ class SqliteRegistry:
 
         return await self._change(add, lambda _: [UserId(device.owner)])
 
-    async def delete(self, owner: UserId, system: System, token: DeviceToken) -> bool:
+    async def delete(self, owner: UserId, system: System, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
 
         def delete(connection: Connection) -> bool:
             driver = raw(connection)
             found = _select(driver, "owner = ? AND system = ? AND token = ?", (owner, str(system), token))
             for device in found:
-                self._remove(driver, device, "deleted by its user")
+                self._remove(driver, device, "removed by the operator" if by_operator else _BY_ITS_USER)
             # What is in quarantine must not come back to a user who has deleted it.
             driver.execute(_RELEASE_QUARANTINE, (owner, str(system), token))
             return bool(found)
@@ -202,13 +203,17 @@ class SqliteRegistry:
                 (token, application, int(quarantined_only)),
             )
             found = driver.execute(
-                f"SELECT id, device FROM removal WHERE {where[0]} ORDER BY id DESC", where[1]
+                f"SELECT id, device, reason FROM removal WHERE {where[0]} ORDER BY id DESC", where[1]
             ).fetchall()
             restored = 0
             owners: list[UserId] = []
+            deleted: set[tuple[str, str]] = set()
             # The latest removal of a registration first: it is how its user wanted it last.
-            for id, text in found:
+            for id, text, reason in found:
                 device = _decode_device(text)
+                if _BY_ITS_USER in reason or (device.owner, device.key) in deleted:
+                    deleted.add((device.owner, device.key))
+                    continue
                 # A token registered again since is as its user wants it: it is left alone.
                 restored += driver.execute(
                     f"INSERT OR IGNORE INTO device({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
