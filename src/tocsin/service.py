@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Final
 
 import structlog
@@ -392,10 +392,12 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-async def check_application(settings: Settings, application: Application, *, sandbox: bool) -> CheckResult:
-    """Prove against Apple that an application's credential works."""
+async def check_application(
+    settings: Settings, application: Application, *, sandbox: bool, other_teams: Collection[str] = ()
+) -> CheckResult:
+    """Prove against Apple that an application's credential works; where it does not, see if it is another team's."""
     credential = ApnsCredential(application.id, application.key_pem, application.key_id, application.certificate_pem)
-    return await check_apns(credential, apns_options(settings), sandbox=sandbox)
+    return await check_apns(credential, apns_options(settings), sandbox=sandbox, other_teams=other_teams)
 
 
 async def check_project(settings: Settings, project: FcmProject) -> CheckResult:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from msgspec.structs import replace
 from tests.support.line import APPLICATION, PROJECT
 
 from tocsin.domain.events import MESSAGES
@@ -63,6 +64,28 @@ async def test_a_wrong_team_is_told_with_its_remedy(emulator: Emulator) -> None:
     result = await check_apns(_credential(emulator, "AAAAAAAAAA.de.cospace.app"), _apns(emulator), sandbox=False)
     assert not result.ok
     assert "the team that owns the key" in result.sentence
+    # Apple says the same of a wrong key; whose it is shows where the team is one that is known here.
+    teams = ("BBBBBBBBBB", "39JSDKGJ38")
+    result = await check_apns(
+        _credential(emulator, "AAAAAAAAAA.de.cospace.app"), _apns(emulator), sandbox=False, other_teams=teams
+    )
+    assert not result.ok
+    assert "the key is good, but it is of the team 39JSDKGJ38" in result.sentence
+
+
+async def test_a_host_that_takes_the_request_and_never_answers_is_told(emulator: Emulator) -> None:
+    emulator.faults.replace(Script(rules=[Rule(no_answer=True)]))
+    options = replace(_apns(emulator), pool=PoolOptions(request_timeout_s=0.5))
+    result = await check_apns(_credential(emulator), options, sandbox=False)
+    assert not result.ok
+    assert "cannot be reached: no answer within" in result.sentence
+
+
+async def test_a_provider_that_is_unwell_is_not_taken_for_a_wrong_credential(emulator: Emulator) -> None:
+    emulator.faults.replace(Script(rules=[Rule(status=503, reason="ServiceUnavailable")]))
+    result = await check_apns(_credential(emulator), _apns(emulator), sandbox=False)
+    assert not result.ok
+    assert "says nothing of the credential" in result.sentence
 
 
 async def test_a_wrong_topic_is_told_with_its_remedy(emulator: Emulator) -> None:

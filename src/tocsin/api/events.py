@@ -63,7 +63,7 @@ class Room:
             size = len(message["body"]) if message["type"] == "http.request" else 0
             if size > self._free_bytes:
                 detail = "Too many large bodies arrive at once; nothing was accepted. Try again later."
-                raise RequestError(Kind.BACKLOG_FULL, detail, retry_after_s=_NO_ROOM_RETRY_AFTER_S)
+                raise RequestError(Kind.OVERLOADED, detail, retry_after_s=_NO_ROOM_RETRY_AFTER_S)
             self._free_bytes -= size
             held += size
             return message

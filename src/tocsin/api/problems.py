@@ -45,6 +45,7 @@ class Kind(Enum):
     WRONG_CONTENT_TYPE = (415, "unsupported-media-type", "Unsupported media type", "fail")
     THROTTLED = (429, "throttled", "Too many requests", "fail")
     INTERNAL = (500, "internal-error", "Internal error", "fail")
+    OVERLOADED = (503, "overloaded", "Overloaded", "fail")
     BACKLOG_FULL = (503, "backlog-full", "Backlog full", "fail")
     STORE_UNAVAILABLE = (503, "store-unavailable", "Store unavailable", "fail")
 

@@ -14,7 +14,7 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import application_id, now_ms, read_file
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.domain.devices import ApplicationId
+from tocsin.domain.devices import ApplicationId, team_id
 from tocsin.store.ports import Application
 
 if TYPE_CHECKING:
@@ -95,19 +95,24 @@ def check(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask Apple whether it accepts the app's credential. No device is rung."""
+    """Ask Apple whether it accepts the app's credential. No device is rung.
+
+    Where Apple does not know the key, it is tried once for each other team that has an app here: whose is it?
+    """
     from tocsin.service import check_application
 
     settings = settings_of(config)
     known_as = application_id(id)
 
-    async def find(store: Store) -> Application | None:
-        return next((one for one in await store.applications.applications() if one.id == known_as), None)
+    async def read(store: Store) -> list[Application]:
+        return await store.applications.applications()
 
-    application = in_store(settings, find)
+    known = in_store(settings, read)
+    application = next((one for one in known if one.id == known_as), None)
     if application is None:
         raise CommandError(_unknown(id))
-    result = asyncio.run(check_application(settings, application, sandbox=sandbox))
+    teams = sorted({team_id(one.id) for one in known} - {team_id(known_as)})
+    result = asyncio.run(check_application(settings, application, sandbox=sandbox, other_teams=teams))
     if as_json:
         print_json({"application_id": id, "sandbox": sandbox, "ok": result.ok, "sentence": result.sentence})
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import msgspec
@@ -38,6 +38,10 @@ _WRONG_KEY: Final = (
     "Apple does not accept the key: the .p8 file and the key id do not belong together, or the key was revoked;"
     " add the application again with the key and the key id of the same line in the developer account"
 )
+_OTHER_TEAM: Final = (
+    "the key is good, but it is of the team {team}, and not of the one that {id} begins with; give the application a"
+    " key of its own team, or add it with the team id {team}"
+)
 _NOT_NOW: Final = "{who} answered {status} {reason}, which says nothing of the credential; check again in a while"
 _APNS_SENTENCES: Final = {
     "InvalidProviderToken": _WRONG_KEY + ", and check that the team id (the first ten characters of the application"
@@ -58,8 +62,14 @@ _APNS_SENTENCES: Final = {
 }
 
 
-async def check_apns(credential: ApnsCredential, options: ApnsOptions, *, sandbox: bool) -> CheckResult:
-    """Send one push to a token that cannot exist, with this application's credential and topic."""
+async def check_apns(
+    credential: ApnsCredential, options: ApnsOptions, *, sandbox: bool, other_teams: Collection[str] = ()
+) -> CheckResult:
+    """Send one push to a token that cannot exist, with this application's credential and topic.
+
+    Apple has one reason for a wrong key and for a good key of another team. Only a try under the other team tells them
+    apart: `other_teams` are the ids to try it with, once each.
+    """
     topic = bundle_id(credential.application_id)
     where = "sandbox" if sandbox else "production"
     headers: list[Header] = [
@@ -73,15 +83,18 @@ async def check_apns(credential: ApnsCredential, options: ApnsOptions, *, sandbo
             tls = certificate_tls(credential.certificate_pem, options.ca_file)
         elif credential.key_pem is not None and credential.key_id is not None:
             tls = client_tls(options.ca_file)
-            token = ProviderToken(credential.key_pem, credential.key_id, team_id(credential.application_id))
-            headers.append((b"authorization", token.header()))
+            headers.append(_signed(credential, team_id(credential.application_id)))
         else:
             return CheckResult(False, "the application has no credential: add a key (.p8) or a certificate")
     except (CredentialError, ValueError) as error:
         return CheckResult(False, f"the credential cannot be used: {error}")
     headers += [*topic_headers(topic), (b"apns-expiration", b"0")]
     url = options.sandbox_url if sandbox else options.production_url
-    request = await _ask(lambda done: Pool(url, lambda: tls, done, options.pool), headers, b'{"aps":{}}')
+
+    async def ask(headers: list[Header]) -> Request:
+        return await _ask(lambda done: Pool(url, lambda: tls, done, options.pool), headers, b'{"aps":{}}')
+
+    request = await ask(headers)
     if request.failure is not None:
         return CheckResult(False, f"{url} ({where}) cannot be reached: {request.failure.detail}; check the network")
     reason = read_apns_body(request.response_body).reason
@@ -89,10 +102,22 @@ async def check_apns(credential: ApnsCredential, options: ApnsOptions, *, sandbo
         return CheckResult(True, f"Apple accepts the credential of {credential.application_id} in {where}")
     if request.status == 429 or request.status >= 500:
         return CheckResult(False, _NOT_NOW.format(who=f"Apple ({where})", status=request.status, reason=reason))
+    if reason == "InvalidProviderToken" and credential.key_pem is not None:
+        for team in other_teams:
+            others = [header for header in headers if header[0] != b"authorization"] + [_signed(credential, team)]
+            answer = await ask(others)
+            if answer.status and read_apns_body(answer.response_body).reason != reason:
+                return CheckResult(False, f"{where}: " + _OTHER_TEAM.format(id=credential.application_id, team=team))
     sentence = _APNS_SENTENCES.get(
         reason, "Apple answered {status} {reason}, which says that the credential is refused"
     )
     return CheckResult(False, f"{where}: " + sentence.format(topic=topic, status=request.status, reason=reason))
+
+
+def _signed(credential: ApnsCredential, team: str) -> Header:
+    assert credential.key_pem is not None
+    assert credential.key_id is not None
+    return (b"authorization", ProviderToken(credential.key_pem, credential.key_id, team).header())
 
 
 async def check_fcm(credential: FcmCredential, options: FcmOptions) -> CheckResult:
