@@ -59,8 +59,6 @@ _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
 _SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
-_SUCCESSES_AT_ONCE: Final = 20_000
-_SUCCESS_WAITS_S: Final = 60.0
 _TOPIC_PAUSE_MS: Final = 60_000
 _EXPIRED: Final = "lifetime over"
 _DELETED: Final = "token deleted"
@@ -129,7 +127,6 @@ class Dispatcher:
         self._dead: list[_Dead] = []
         self._learned: list[Learned] = []
         self._succeeded: dict[Device, int] = {}
-        self._succeeded_noted = self._loop.time()
         self._to_settle = asyncio.Event()
         self._room = asyncio.Event()
         self._cancelled: dict[tuple[str, str], float] = {}
@@ -488,7 +485,6 @@ class Dispatcher:
         Each on its own would write a page of the table for every device. What a crash loses of it is noted again.
         """
         succeeded, self._succeeded = sorted(self._succeeded.items(), key=_by_owner), {}
-        self._succeeded_noted = self._loop.time()
         for first in range(0, len(succeeded), _SETTLE_ITEMS):
             await self._registry.learn(
                 [
@@ -541,7 +537,7 @@ class Dispatcher:
             self._offer(lane, lane.turn_out(), now_ms)
             self._pump(lane)
         self._cancelled = {mark: until for mark, until in self._cancelled.items() if until > now}
-        if len(self._succeeded) > _SUCCESSES_AT_ONCE or now > self._succeeded_noted + _SUCCESS_WAITS_S:
+        if self._succeeded:
             await self._note_successes()
         while expired := await self._queue.claim_expired(_CLAIM_ITEMS):
             await self._deliver(expired)
