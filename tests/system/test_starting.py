@@ -70,7 +70,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 def _break(house: House, kind: str) -> None:
     assert house.disk is not None
     if not house.disk.shim:
-        pytest.skip("no C compiler here")
+        pytest.skip(reason="without a C compiler the shim that makes the disk fail cannot be built")
     house.disk.break_(kind)
 
 
