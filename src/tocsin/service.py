@@ -250,7 +250,7 @@ class Service:
         certificates = loop.time()
         configured = await self._configured()
         # What a server before this one has put into quarantine is still there, and its fuse is blown.
-        await self._look_at_quarantine()
+        quarantine_seen = False
         while True:
             await asyncio.sleep(0.1)
             now = loop.time()
@@ -268,8 +268,9 @@ class Service:
                 if now - looked >= _LOOK_AFTER_EVERY_S:
                     looked = now
                     await self.dispatcher.look_after()
-                    if self.dispatcher.quarantining:
+                    if self.dispatcher.quarantining or not quarantine_seen:
                         await self._look_at_quarantine()
+                        quarantine_seen = True
                     self._observe()
             except StoreUnavailable as error:
                 log.debug("store unavailable", error=str(error))

@@ -435,22 +435,25 @@ class Dispatcher:
     async def _remove_dead(self) -> None:
         """Remove, or quarantine where the fuse has blown; a token registered again since is tried again."""
         now_ms = int(self._wall_clock() * 1000)
-        batch, self._dead = self._dead, []
+        # As the fuses are now, not as they were when the answers came: one may have blown in between.
+        parted: dict[bool, list[_Dead]] = {False: [], True: []}
+        for dead in self._dead:
+            parted[self._lanes[dead.push.route.lane].fuse.blown].append(dead)
+        self._dead = []
         try:
-            for quarantine in (False, True):
-                # As the fuse is now, not as it was when the answer came: it may have blown in between.
-                deaths = [dead for dead in batch if self._lanes[dead.push.route.lane].fuse.blown is quarantine]
-                if deaths:
+            for quarantine, deaths in parted.items():
+                if not deaths:
+                    continue
+                if quarantine:
                     for dead in deaths:
-                        self._lanes[dead.push.route.lane].fuse.holding |= quarantine
-                    survivors = await self._registry.remove_dead(
-                        [_dead_token(dead) for dead in deaths], quarantine=quarantine
-                    )
-                    for dead, kept in zip(deaths, survivors, strict=True):
-                        self._bury(dead, dead.push.device.owner in kept, now_ms)
-                    batch = [dead for dead in batch if dead not in deaths]
+                        self._lanes[dead.push.route.lane].fuse.hold()
+                tokens = [_dead_token(dead) for dead in deaths]
+                survivors = await self._registry.remove_dead(tokens, quarantine=quarantine)
+                parted[quarantine] = []
+                for dead, kept in zip(deaths, survivors, strict=True):
+                    self._bury(dead, dead.push.device.owner in kept, now_ms)
         except StoreUnavailable:
-            self._dead = batch + self._dead
+            self._dead = parted[False] + parted[True] + self._dead
             raise
 
     def _bury(self, dead: _Dead, registered_again: bool, now_ms: int) -> None:

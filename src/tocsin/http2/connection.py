@@ -69,8 +69,6 @@ class Connection(asyncio.Protocol):
         self.draining = False
         """No new requests: the peer said GOAWAY, or the stream ids run out."""
         self.closed = False
-        self.served = 0
-        """Requests sent."""
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
@@ -136,7 +134,6 @@ class Connection(asyncio.Protocol):
                 self._owner.replay(list(requests[index:]))
                 break
             streams[stream_id] = request
-            self.served += 1
         if not self.draining and engine.next_stream_id > _LAST_STREAM_ID:
             self.draining = True
         if not self._flush_scheduled:

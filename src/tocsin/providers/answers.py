@@ -19,7 +19,7 @@ LINK_FAULT: Final = Backoff(2.0, 300.0)
 """Connection lost, reset, timeout; and a provider's own fault where it names no time."""
 
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
-UNKNOWN: Final = Backoff(60.0, 900.0)
+SLOWLY: Final = Backoff(60.0, 900.0)
 """For an answer that nobody has described, or can read: tried again slowly."""
 _LONGEST_RETRY_AFTER_S: Final = 86_400.0
 
@@ -62,7 +62,7 @@ def retry_after_s(request: Request, now_s: float) -> float | None:
 def unreadable(provider: str, request: Request) -> Outcome:
     """An answer that could not be judged, for a mistake of ours: this delivery is tried again, the others go on."""
     log.exception(f"{provider}: answer cannot be judged", status=request.status)
-    return RetryLater(Answer(request.status, "answer cannot be judged"), UNKNOWN)
+    return RetryLater(Answer(request.status, "answer cannot be judged"), SLOWLY)
 
 
 def authorization_of(request: Request) -> bytes | None:

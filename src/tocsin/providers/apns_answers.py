@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY
 
 
 class Act(Enum):
@@ -95,7 +95,7 @@ BY_STATUS: Final[dict[int, Row]] = {
 }
 """Where the reason is not in the table. A 410 without a known reason is not here: it must not kill a token."""
 
-UNKNOWN: Final = Row(Act.RETRY, Backoff(60.0, 900.0))
+UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
 """An answer that nobody has described: kept, tried again slowly, counted, and logged with its body."""
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff, Scope
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY
 
 
 class Act(Enum):
@@ -72,7 +72,7 @@ BY_STATUS: Final[dict[int, Row]] = {
 # What the table leaves to the status on purpose is no surprise, and is not logged as one.
 _EXPECTED_WITHOUT_CODE: Final = frozenset({404, 502, 503, 504})
 
-UNKNOWN: Final = Row(Act.RETRY, Backoff(60.0, 900.0))
+UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
 """An answer that nobody has described: kept, tried again slowly, counted, and logged with its body."""
 
 
