@@ -167,6 +167,33 @@ async def test_streams_above_the_last_stream_id_are_sent_again_and_those_below_f
         await pool.close()
 
 
+async def test_requests_that_a_goaway_overtook_before_they_were_written_are_sent_again(tmp_path: Path) -> None:
+    """Handed over in the same turn of the loop in which the GOAWAY is read, and written in the next one."""
+    peer = Peer()
+    loop = asyncio.get_running_loop()
+    pool: Pool
+    answered = 0
+
+    def answer(exchange: Exchange) -> Reply:
+        nonlocal answered
+        answered += 1
+        if answered == 10:
+            exchange.reply(Reply(200))
+            exchange.connection.goaway()
+            exchange.connection.flush()
+            loop.call_soon(pool.send, [request(pool) for _ in range(50)])
+        return Reply(200)
+
+    peer.handler = answer
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool) for _ in range(10)])
+        got = await gather(answers, 60)
+        assert {answer.status for answer in got} == {200}, next(answer.failure for answer in got if answer.failure)
+        assert answered == 60
+        await pool.close()
+
+
 async def test_a_refused_stream_is_sent_again(tmp_path: Path) -> None:
     peer = Peer()
     refused: set[str] = set()

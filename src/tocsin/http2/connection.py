@@ -261,6 +261,11 @@ class Connection(asyncio.Protocol):
             return
         if data:
             self._transport.write(data)
+        if self.draining and self._streams:
+            # Requests that a GOAWAY overtook, unwritten: the engine turns them back when it is asked for what to write.
+            self._handle(self._engine.events())
+            if not self._streams:
+                self._loop.call_soon(self.close)
 
     def _end(self, why: str) -> None:
         if self.closed:
