@@ -95,14 +95,16 @@ def shapes(sizes: Sizes) -> Figures:
 def growth_users(sizes: Sizes) -> Figures:
     """The same load over 1 k and over many registered users, of whom each round rings others: two servers, by turns."""
     few, many = 1000, sizes.many_users
-    with staged([Group(few)]) as small, staged([Group(many)]) as large:
+    # The emulator is to have the same work with both: it knows where a thousand tokens belong, and no more.
+    emulator = ("--known-tokens", str(few))
+    users = [[Group(few, reached=True)], [Group(many, reached=True)]]
+    with staged(users[0], *emulator) as small, staged(users[1], *emulator) as large:
         figures = Figures()
         for stage in (small, large):
             stage.start_server()
-            warm_up(stage, stage.groups[0])
-        # Everybody once: the first success of a device is written down, which later ones are not for a day.
-        load.deliver(large, load.batches(large, many, large.groups[0]), many)
-        for number in range(sizes.rounds):
+            # As many as fill what is kept in memory, and more.
+            load.deliver(stage, load.batches(stage, 2 * sizes.events, stage.groups[0]), 2 * sizes.events)
+        for number in range(2, 2 + 2 * sizes.rounds):
             took = []
             for stage in (small, large):
                 requests = load.batches(stage, sizes.events, stage.groups[0], first=number * sizes.events)

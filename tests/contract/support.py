@@ -135,6 +135,10 @@ def handed_in(event: Event) -> NewEvent:
     return NewEvent(event, digest(event.body))
 
 
+SAME_KEY = (UserId("c6f812af-94a3-4d21-a18f-418459b452cb"), UserId("7bf4afd0-42b6-4f51-85ae-b47e476d2ea1"))
+"""Two owners whose CRC-32 is the same."""
+
+
 def make_device(
     token: str, *, owner: UserId = OWNER, system: System = System.APNS, registered_us: int = 1_000_000
 ) -> Device:

@@ -16,7 +16,7 @@ def devices(owner: UserId, token: str = "a") -> list[Device]:
 
 
 def look_up(known: KnownDevices, *owners: UserId, token: str = "a") -> None:
-    known.remember(known.look_up_begins(), owners, {owner: devices(owner, token) for owner in owners})
+    known.look_up_ends(known.look_up_begins(), owners, {owner: devices(owner, token) for owner in owners})
 
 
 def unknown(known: KnownDevices, *owners: UserId) -> list[UserId]:
@@ -25,12 +25,12 @@ def unknown(known: KnownDevices, *owners: UserId) -> list[UserId]:
 
 def test_what_was_looked_up_is_known_and_so_is_who_has_no_device() -> None:
     known = KnownDevices()
-    known.remember(known.look_up_begins(), [OWNER, OTHER_OWNER], {OWNER: devices(OWNER)})
+    known.look_up_ends(known.look_up_begins(), [OWNER, OTHER_OWNER], {OWNER: devices(OWNER)})
     assert known.find([OWNER, OTHER_OWNER, THIRD]) == ({OWNER: devices(OWNER)}, [THIRD])
 
 
 def test_the_one_least_recently_asked_for_makes_room() -> None:
-    known = KnownDevices(most_bytes=900)
+    known = KnownDevices(most_bytes=900, dice=lambda: 0.0)
     look_up(known, OWNER, OTHER_OWNER)
     known.find([OWNER])
     look_up(known, THIRD)
@@ -38,11 +38,22 @@ def test_the_one_least_recently_asked_for_makes_room() -> None:
 
 
 def test_long_tokens_take_more_room_than_short_ones() -> None:
-    known = KnownDevices(most_bytes=5000)
+    known = KnownDevices(most_bytes=5000, dice=lambda: 0.0)
     look_up(known, OWNER, token="a" * 4096)
     look_up(known, OTHER_OWNER, token="b" * 4096)
     assert unknown(known, OWNER, OTHER_OWNER) == [OWNER]
     look_up(known, OWNER, THIRD)
+    assert unknown(known, OWNER, OTHER_OWNER, THIRD) == [OTHER_OWNER]
+
+
+def test_with_no_room_left_most_look_ups_are_not_kept_and_push_nobody_out() -> None:
+    rolled = iter([0.5, 0.01])
+    known = KnownDevices(most_bytes=900, dice=lambda: next(rolled))
+    look_up(known, OWNER, OTHER_OWNER, THIRD)
+    assert unknown(known, OWNER, OTHER_OWNER, THIRD) == [OWNER]
+    look_up(known, OWNER)
+    assert unknown(known, OWNER, OTHER_OWNER, THIRD) == [OWNER]
+    look_up(known, OWNER)
     assert unknown(known, OWNER, OTHER_OWNER, THIRD) == [OTHER_OWNER]
 
 
@@ -66,7 +77,7 @@ def test_what_was_changed_while_it_was_looked_up_is_not_remembered() -> None:
     known = KnownDevices()
     since = known.look_up_begins()
     known.forget([OWNER])
-    known.remember(since, [OWNER, OTHER_OWNER], {OWNER: devices(OWNER)})
+    known.look_up_ends(since, [OWNER, OTHER_OWNER], {OWNER: devices(OWNER)})
     assert unknown(known, OWNER, OTHER_OWNER) == [OWNER]
     look_up(known, OWNER)
     assert unknown(known, OWNER) == []
@@ -75,10 +86,10 @@ def test_what_was_changed_while_it_was_looked_up_is_not_remembered() -> None:
 def test_a_change_is_not_forgotten_by_a_look_up_that_ended_beside_it() -> None:
     known = KnownDevices()
     since = known.look_up_begins()
-    known.look_up_begins()
+    other = known.look_up_begins()
     known.forget([OWNER])
-    known.look_up_failed()
-    known.remember(since, [OWNER], {OWNER: devices(OWNER)})
+    known.look_up_ends(other, [OWNER], None)
+    known.look_up_ends(since, [OWNER], {OWNER: devices(OWNER)})
     assert unknown(known, OWNER) == [OWNER]
 
 
@@ -87,5 +98,5 @@ def test_when_all_is_forgotten_so_is_what_is_being_looked_up() -> None:
     look_up(known, OWNER)
     since = known.look_up_begins()
     known.forget_all()
-    known.remember(since, [OTHER_OWNER], {OTHER_OWNER: [make_device("b", owner=OTHER_OWNER, system=System.FCM)]})
+    known.look_up_ends(since, [OTHER_OWNER], {OTHER_OWNER: [make_device("b", owner=OTHER_OWNER, system=System.FCM)]})
     assert unknown(known, OWNER, OTHER_OWNER) == [OWNER, OTHER_OWNER]

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from tests.contract.support import LANE, OWNER, Clocks, SqliteStores
+from tests.contract.support import LANE, OWNER, SAME_KEY, Clocks, SqliteStores
 
 from tocsin.store import migrations, schema
 from tocsin.store.opening import Store, StoreError, open_store
 from tocsin.store.ports import Parked, State
 from tocsin.store.sqlite.database import open_connection, raw
 
-RELEASED = ["0001", "0002"]
+RELEASED = ["0001", "0002", "0003"]
 """The schemas that stores of released versions may have."""
 
 OLD_EVENTS = """
@@ -33,7 +33,9 @@ OLD_EVENTS = """
     INSERT INTO parked(seq, lane, urgent, due_ms, expires_ms, tries, targets, claimed)
     VALUES (2, '{lane}', 0, 5, 9999999999999, 1, '["apns:a"]', 1);
     INSERT INTO device(owner, system, token, application_id, registered_us)
-    VALUES ('{owner}', 'apns', 'a', '39JSDKGJ38.de.cospace.app', 7);
+    VALUES ('{owner}', 'apns', 'a', '39JSDKGJ38.de.cospace.app', 7),
+           ('{one}', 'apns', 'c', '39JSDKGJ38.de.cospace.app', 8), ('{one}', 'fcm', 'c', NULL, 9),
+           ('{other}', 'apns', 'c', '39JSDKGJ38.de.cospace.app', 7);
 """
 
 
@@ -177,7 +179,7 @@ def made_by(version: str, path: Path) -> None:
     connection = open_connection(path)
     raw(connection).execute("BEGIN IMMEDIATE")
     migrations.migrate(connection, to=version)
-    for statement in OLD_EVENTS.format(owner=OWNER, lane=LANE).split(";"):
+    for statement in OLD_EVENTS.format(owner=OWNER, lane=LANE, one=SAME_KEY[0], other=SAME_KEY[1]).split(";"):
         raw(connection).execute(statement)
     raw(connection).execute("COMMIT")
     connection.close()
@@ -198,7 +200,13 @@ async def test_a_store_of_every_released_version_is_brought_up_to_date_with_all_
         assert set(items) == {"b", "d"}
         assert (await store.queue.record("b")).waiting == [Parked(LANE, 5, 1, ("apns:a",))]  # type: ignore[union-attr,arg-type]
         assert await store.dead_letters.replay(None, 1000) == 1
-        assert len((await store.registry.devices_of([OWNER]))[OWNER]) == 1
+        devices = await store.registry.devices_of([OWNER, *SAME_KEY])
+        registered = {owner: [(one.key, one.registered_us) for one in own] for owner, own in devices.items()}
+        assert registered == {
+            OWNER: [("apns:a", 7)],
+            SAME_KEY[0]: [("apns:c", 8), ("fcm:c", 9)],
+            SAME_KEY[1]: [("apns:c", 7)],
+        }
 
 
 def test_the_released_versions_are_all_but_the_newest() -> None:

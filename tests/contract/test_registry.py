@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from tests.contract.support import APPLICATION, OTHER_OWNER, OWNER, Clocks, SqliteStores, make_device
+from tests.contract.support import APPLICATION, OTHER_OWNER, OWNER, SAME_KEY, Clocks, SqliteStores, make_device
 
 from tocsin.domain.devices import Device, DeviceToken, System
 from tocsin.domain.events import UserId
@@ -45,6 +45,20 @@ async def test_devices_are_listed_in_order_of_registration(store: Store) -> None
 async def test_owners_without_devices_are_absent(store: Store) -> None:
     await register(store, make_device("a"))
     assert set(await store.registry.devices_of([OWNER, OTHER_OWNER])) == {OWNER}
+
+
+async def test_owners_who_lie_at_the_same_place_of_the_table_have_each_their_own(stores: SqliteStores) -> None:
+    store = await stores.open()
+    one, other = SAME_KEY
+    devices = [make_device(token, owner=owner, registered_us=n) for n, token in enumerate("ab") for owner in SAME_KEY]
+    await register(store, *devices, max_tokens=2)
+    await store.registry.learn([Learned(owner=one, system="apns", token="b", success_ms=7)])
+    store = await stores.crash()
+    assert await store.registry.devices_of([one]) == {one: [devices[0], replace(devices[2], last_success_ms=7)]}
+    assert await store.registry.devices_of([other]) == {other: [devices[1], devices[3]]}
+    assert await store.registry.delete(one, APNS, DeviceToken("b"))
+    found = await store.registry.devices_of([other, one])
+    assert found == {one: [devices[0]], other: [devices[1], devices[3]]}
 
 
 async def test_look_ups_at_the_same_time_answer_each_its_own(store: Store) -> None:

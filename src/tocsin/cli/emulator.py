@@ -27,6 +27,9 @@ def emulator(
         list[str] | None, typer.Option("--topic", help="Allow only this APNs topic; may be given again.")
     ] = None,
     inbox: Annotated[int, typer.Option("--inbox", min=1, help="How many pushes to remember.")] = 20_000,
+    known_tokens: Annotated[
+        int, typer.Option("--known-tokens", min=0, help="Of how many APNs tokens to remember where they belong.")
+    ] = 100_000,
     journal: Annotated[
         Path | None, typer.Option("--journal", metavar="FILE", help="Write a line for every accepted push.")
     ] = None,
@@ -62,6 +65,7 @@ def emulator(
         port=port,
         topics=frozenset(topic or ()),
         inbox_size=inbox,
+        known_tokens=known_tokens,
         journal=journal,
         journal_bodies=journal_bodies,
         faults=faults,

@@ -59,6 +59,7 @@ _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
 _SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
+_MOST_SUCCESSES_HELD: Final = 20_000
 _TOPIC_PAUSE_MS: Final = 60_000
 _EXPIRED: Final = "lifetime over"
 _DELETED: Final = "token deleted"
@@ -308,7 +309,7 @@ class Dispatcher:
         if push.tried:
             self._learn(push, now_ms)
         elif device.last_success_ms is None or now_ms - device.last_success_ms > _SUCCESS_NOTED_EVERY_MS:
-            self._succeeded[device] = now_ms
+            self._note_success(device, now_ms)
         self._one_less(opened)
 
     def _not_delivered(self, lane: Lane, push: Push, outcome: Outcome, now_ms: int) -> None:
@@ -481,6 +482,11 @@ class Dispatcher:
                 success_ms=now_ms,
             )
         )
+
+    def _note_success(self, device: Device, now_ms: int) -> None:
+        # Where there are more than can be written, the next delivery of the day is noted instead.
+        if len(self._succeeded) < _MOST_SUCCESSES_HELD:
+            self._succeeded[device] = now_ms
 
     async def _note_successes(self) -> None:
         """Write down which devices were reached; many at a time and in the table's order.

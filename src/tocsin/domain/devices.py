@@ -8,6 +8,8 @@ from typing import Final, NewType
 
 from msgspec import Struct
 
+from tocsin.domain.events import UserId
+
 DeviceToken = NewType("DeviceToken", str)
 ApplicationId = NewType("ApplicationId", str)
 
@@ -30,7 +32,7 @@ class Device(Struct, frozen=True, array_like=True, gc=False):
     other environment, `learned_project` and `learned_field` likewise for FCM.
     """
 
-    owner: str
+    owner: UserId
     system: str
     token: str
     application_id: str | None

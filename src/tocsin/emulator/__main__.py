@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="first of five; 0: free ones")
     parser.add_argument("--topic", action="append", default=[], help="only these topics are allowed")
     parser.add_argument("--inbox", type=int, default=20_000, help="how many pushes to keep")
+    parser.add_argument("--known-tokens", type=int, default=100_000, help="how many tokens belong somewhere")
     parser.add_argument("--journal", type=Path, help="a line for every accepted push")
     parser.add_argument("--journal-bodies", action="store_true")
     parser.add_argument("--faults", type=Path, help="a TOML file with a fault script")
@@ -36,6 +37,7 @@ def main() -> int:
         port=given.port,
         topics=frozenset(given.topic),
         inbox_size=given.inbox,
+        known_tokens=given.known_tokens,
         journal=given.journal,
         journal_bodies=given.journal_bodies,
         faults=given.faults,

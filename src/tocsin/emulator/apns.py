@@ -57,6 +57,8 @@ class Apple(Struct, frozen=True):
     streams_after_success: int | None = None
     """Where connections start with one stream: how many they get once a request has succeeded."""
     homes: dict[bytes, tuple[str, bytes]] = {}
+    most_homes: int = 100_000
+    """Of how many device tokens it is remembered where they belong: the first ones."""
 
 
 class ApnsHandler:
@@ -154,7 +156,8 @@ class ApnsHandler:
         path, _, id = reading.values
         assert path is not None
         token = path[len(_PATH) :].lower()
-        self._homes.setdefault(token, kind.home)
+        if len(self._homes) < self._apple.most_homes:
+            self._homes.setdefault(token, kind.home)
         self._apple.inbox.accept(
             "apns", self._environment, token, reply.headers[0][1], reading, exchange.body, chosen=id is not None
         )

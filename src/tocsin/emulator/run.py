@@ -43,6 +43,8 @@ class EmulatorOptions(Struct, frozen=True, kw_only=True):
     topics: frozenset[str] = frozenset()
     """The only APNs topics that may be pushed to, with Apple's suffixes; empty allows all."""
     inbox_size: int = 20_000
+    known_tokens: int = 100_000
+    """Of how many APNs device tokens it remembers where they belong."""
     journal: Path | None = None
     journal_bodies: bool = False
     faults: Path | None = None
@@ -152,7 +154,8 @@ async def _listen(
     tokens = ProviderTokens(TokenRules(TEAM_ID, files.key_id, key_pem, options.token_update_interval_s), tally)
     one_first = options.start_with_one_stream
     streams = options.max_streams
-    apple = Apple(TEAM_ID, tokens, inbox, tally, faults, options.topics, streams if one_first else None, {})
+    after_success = streams if one_first else None
+    apple = Apple(TEAM_ID, tokens, inbox, tally, faults, options.topics, after_success, {}, options.known_tokens)
     urls = {}
     for offset, environment in enumerate(("production", "sandbox")):
         door = Door(

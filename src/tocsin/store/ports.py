@@ -243,7 +243,7 @@ class DeadToken(Struct, frozen=True):
 class Learned(Struct, frozen=True, kw_only=True, gc=False):
     """What a delivery taught about a device; None leaves a field as it is."""
 
-    owner: str
+    owner: UserId
     system: str
     token: str
     sandbox: bool | None = None

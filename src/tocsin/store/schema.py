@@ -62,9 +62,11 @@ parked = Table(
 device = Table(
     "device",
     metadata,
-    Column("owner", String(36), primary_key=True),
-    Column("system", String(8), primary_key=True),
-    Column("token", Text, primary_key=True),
+    # Not any number: it begins with a key made from the owner (store/sqlite/registry.py).
+    Column("id", Integer, primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("system", String(8), nullable=False),
+    Column("token", Text, nullable=False),
     Column("application_id", Text),
     Column("sandbox", Boolean, nullable=False, server_default="0"),
     Column("apns_topic", Text),
@@ -73,8 +75,7 @@ device = Table(
     Column("learned_project", Text),
     Column("learned_field", Text),
     Column("last_success_ms", Integer),
-    Index("device_token", "token", "system"),
-    sqlite_with_rowid=False,
+    Index("device_token", "token", "system", "owner", unique=True),
 )
 
 removal = Table(

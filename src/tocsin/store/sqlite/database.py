@@ -79,7 +79,6 @@ def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: floa
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
             raw.execute(f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}")
-        raw.execute("PRAGMA cache_size=-32768")
         raw.execute("PRAGMA temp_store=MEMORY")
         return raw
 

@@ -1,28 +1,42 @@
 """The devices of the owners asked for last, in memory.
 
 Exact: what a commit has changed is forgotten before its caller is told, and what a look-up on its way meanwhile has
-found of it is not remembered.
+found of it is not remembered. Kept as text: so many objects that live long would spread the short-lived ones of every
+delivery over all of the heap.
 """
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
+
+import msgspec
 
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 
 _MOST_BYTES: Final = 64 * 1024 * 1024
-_DEVICE_BYTES: Final = 400
-"""About what a device takes beside its token, which may be 64 bytes or 4096; an owner without any counts as one."""
+_ENTRY_BYTES: Final = 250
+"""About what an entry takes beside its text."""
+_ADMITTED_WHEN_FULL: Final = 1 / 8
+"""The share of look-ups that is remembered once there is no more room. Who rings often gets in all the same; a load
+that goes through more owners than there is room for would only push each out before it comes again (Qureshi et al.,
+"Adaptive Insertion Policies for High Performance Caching", 2007)."""
+
+_NO_DEVICES: Final = b"[]"
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Device]).decode
 
 
 class KnownDevices:
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES, *, dice: Callable[[], float] = random.random) -> None:
         self._most_bytes = most_bytes
+        self._dice = dice
+        self._full = False
         self._bytes = 0
-        self._by_owner: OrderedDict[UserId, list[Device]] = OrderedDict()
+        self._by_owner: OrderedDict[UserId, bytes] = OrderedDict()
         self._changes = 0
         self._changed: dict[UserId, int] = {}
         self._all_changed = 0
@@ -31,45 +45,37 @@ class KnownDevices:
     def find(self, owners: Sequence[UserId]) -> tuple[dict[UserId, list[Device]], list[UserId]]:
         """What is known of these owners, and those of whom nothing is. Who has no device is known, and left out."""
         found: dict[UserId, list[Device]] = {}
-        unknown: list[UserId] = []
         known = self._by_owner
-        for owner in owners:
-            devices = known.get(owner)
-            if devices is None:
-                unknown.append(owner)
-            else:
-                known.move_to_end(owner)
-                if devices:
-                    found[owner] = devices
+        unknown = [owner for owner in owners if owner not in known]
+        if len(unknown) < len(owners):
+            for owner in owners:
+                text = known.get(owner)
+                if text is not None:
+                    known.move_to_end(owner)
+                    if text != _NO_DEVICES:
+                        found[owner] = _decode(text)
         return found, unknown
 
     def look_up_begins(self) -> int:
-        """Returns what `remember` wants to know of when the look-up was made."""
+        """Returns what `look_up_ends` wants to know of when it began."""
         self._looking_up += 1
         return self._changes
 
-    def look_up_failed(self) -> None:
-        self._look_up_ends()
-
-    def remember(self, since: int, owners: Iterable[UserId], found: dict[UserId, list[Device]]) -> None:
-        """Keep what a look-up found, unless it was changed since the look-up began."""
-        for owner in owners:
-            if max(self._all_changed, self._changed.get(owner, 0)) <= since and owner not in self._by_owner:
-                devices = found.get(owner, [])
-                self._by_owner[owner] = devices
-                self._bytes += _bytes(devices)
-        while self._bytes > self._most_bytes:
-            _, devices = self._by_owner.popitem(last=False)
-            self._bytes -= _bytes(devices)
-        self._look_up_ends()
+    def look_up_ends(self, since: int, owners: Iterable[UserId], found: dict[UserId, list[Device]] | None) -> None:
+        """Keep what was found, if anything was, except what was changed since the look-up began."""
+        if found is not None and (not self._full or self._dice() < _ADMITTED_WHEN_FULL):
+            self._keep(since, owners, found)
+        self._looking_up -= 1
+        if not self._looking_up:
+            self._changed.clear()
 
     def forget(self, owners: Iterable[UserId]) -> None:
         """These were changed: called when the commit is done, before anybody is told."""
         self._changes += 1
         for owner in owners:
-            devices = self._by_owner.pop(owner, None)
-            if devices is not None:
-                self._bytes -= _bytes(devices)
+            text = self._by_owner.pop(owner, None)
+            if text is not None:
+                self._bytes -= _ENTRY_BYTES + len(text)
             if self._looking_up:
                 self._changed[owner] = self._changes
 
@@ -79,12 +85,14 @@ class KnownDevices:
         self._all_changed = self._changes
         self._by_owner.clear()
         self._bytes = 0
+        self._full = False
 
-    def _look_up_ends(self) -> None:
-        self._looking_up -= 1
-        if not self._looking_up:
-            self._changed.clear()
-
-
-def _bytes(devices: Sequence[Device]) -> int:
-    return _DEVICE_BYTES * (len(devices) or 1) + sum([len(device.token) for device in devices])
+    def _keep(self, since: int, owners: Iterable[UserId], found: dict[UserId, list[Device]]) -> None:
+        for owner in owners:
+            if max(self._all_changed, self._changed.get(owner, 0)) <= since and owner not in self._by_owner:
+                text = self._by_owner[owner] = _encode(found.get(owner, []))
+                self._bytes += _ENTRY_BYTES + len(text)
+        while self._bytes > self._most_bytes:
+            self._full = True
+            _, text = self._by_owner.popitem(last=False)
+            self._bytes -= _ENTRY_BYTES + len(text)

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
+from zlib import crc32
 
 import msgspec
 from sqlalchemy import Connection
@@ -25,11 +26,26 @@ _COLUMNS: Final = (
     "learned_sandbox, learned_project, learned_field, last_success_ms"
 )
 _DEVICE_JSON = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
+
+# A device's row id is its owner's key and a number: the devices of an owner lie side by side, and an integer finds
+# them, with half the page reads that the owner as the key takes. Owners may share a key; the rows tell them apart.
+_ROWS_OF_A_KEY: Final = 2**31
+_ITS_ROWS: Final = f"BETWEEN {{key}} AND {{key}} + {_ROWS_OF_A_KEY - 1}"
+
 _OF_OWNERS = (
-    f"WITH wanted(owner) AS (VALUES {{rows}}) SELECT json_group_array({_DEVICE_JSON}) "
-    "FROM wanted CROSS JOIN device ON device.owner = wanted.owner"
+    f"SELECT json_group_array({_DEVICE_JSON}) FROM json_each(?) AS key "
+    f"CROSS JOIN device ON device.id {_ITS_ROWS.format(key='key.value')}"
 )
-_PUT = f"INSERT OR REPLACE INTO device({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)"
+_INSERT = f"""INSERT INTO device(id, {_COLUMNS}) VALUES (
+        (SELECT coalesce(max(id) + 1, ?1) FROM device WHERE id {_ITS_ROWS.format(key="?1")}),
+        ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, NULL, NULL, NULL
+    ) ON CONFLICT(token, system, owner) DO """
+_REGISTER: Final = (
+    _INSERT
+    + """UPDATE SET application_id = ?5, sandbox = ?6, apns_topic = ?7, registered_us = ?8,
+        learned_sandbox = NULL, learned_project = NULL, learned_field = NULL, last_success_ms = NULL"""
+)
+_BRING_BACK: Final = _INSERT + "NOTHING"
 _REMEMBER = (
     "INSERT INTO removal(owner, system, token, application, device, removed_ms, reason, quarantined) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -39,14 +55,16 @@ _RELEASE_QUARANTINE = (
     f"UPDATE removal SET quarantined = 0, reason = reason || '; then {_BY_ITS_USER}' "
     "WHERE owner = ? AND system = ? AND token = ? AND quarantined = 1"
 )
-_LEARN = """WITH learned(owner, system, token, sandbox, project, field, success_ms) AS (VALUES {rows})
-    UPDATE device SET
+# Not by the index of tokens: the rows themselves were read a moment ago, to reach these devices.
+_LEARN = f"""WITH learned(key, owner, system, token, sandbox, project, field, success_ms) AS (VALUES {{rows}})
+    UPDATE device NOT INDEXED SET
         learned_sandbox = coalesce(learned.sandbox, learned_sandbox),
         learned_project = coalesce(learned.project, learned_project),
         learned_field = coalesce(learned.field, learned_field),
         last_success_ms = coalesce(learned.success_ms, last_success_ms)
     FROM learned
-    WHERE device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
+    WHERE device.id {_ITS_ROWS.format(key="learned.key")}
+        AND device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
 
 # SQLite's JSON has 0 and 1 where the columns are boolean.
 _decode_devices = msgspec.json.Decoder(list[Device], strict=False).decode
@@ -65,8 +83,8 @@ class SqliteRegistry:
         self._database = database
         self._wall_clock = wall_clock
         self._known = KnownDevices()
-        self._looking_up: dict[UserId, None] = {}
-        self._looked_up: asyncio.Future[dict[UserId, list[Device]]] | None = None
+        self._to_look_up: list[UserId] = []
+        self._looking_up: asyncio.Future[dict[UserId, list[Device]]] | None = None
 
     def forget(self) -> None:
         """Another process has changed the file."""
@@ -77,15 +95,16 @@ class SqliteRegistry:
 
         def add(connection: Connection) -> list[Device]:
             driver = raw(connection)
-            driver.execute(_PUT, _values(device))
+            driver.execute(_REGISTER, _values(device))
             # Never the one that is just being registered, whatever a clock that was set back says of its age.
-            others = [own for own in _devices_of(driver, [device.owner]) if own.key != device.key]
+            registered = _by_owner(_text_of(driver, [device.owner])).get(device.owner, [])
+            others = [other for other in registered if other.key != device.key]
             evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
             for old in evicted:
                 self._remove(driver, old, "evicted: the user registered more tokens than allowed")
             return evicted
 
-        return await self._change(add, lambda _: [UserId(device.owner)])
+        return await self._change(add, lambda _: [device.owner])
 
     async def delete(self, owner: UserId, system: System, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
@@ -105,42 +124,23 @@ class SqliteRegistry:
         """From memory where they are known. Look-ups that are made while another is on its way share one statement."""
         found, unknown = self._known.find(owners)
         if unknown:
-            if self._looked_up is None:
-                self._looked_up = asyncio.get_running_loop().create_future()
-                asyncio.get_running_loop().call_soon(self._start_lookup)
-            self._looking_up.update(dict.fromkeys(unknown))
-            looked_up = await asyncio.shield(self._looked_up)
+            self._to_look_up += unknown
+            if self._looking_up is None:
+                self._looking_up = asyncio.ensure_future(self._look_up())
+            looked_up = await asyncio.shield(self._looking_up)
             found |= {owner: looked_up[owner] for owner in unknown if owner in looked_up}
         return found
 
-    def _start_lookup(self) -> None:
-        future, owners = self._looked_up, list(self._looking_up)
-        assert future is not None
-        self._looked_up, self._looking_up = None, {}
-        owners.sort()  # in the table's order: among a million users that saves two page reads of five
+    async def _look_up(self) -> dict[UserId, list[Device]]:
+        owners, self._to_look_up, self._looking_up = self._to_look_up, [], None
         since = self._known.look_up_begins()
-        task = asyncio.ensure_future(self._database.read(lambda connection: _of_owners(raw(connection), owners)))
-        task.add_done_callback(lambda done: self._answer_lookup(done, future, owners, since))
-
-    def _answer_lookup(
-        self,
-        done: asyncio.Future[dict[UserId, list[Device]]],
-        future: asyncio.Future[dict[UserId, list[Device]]],
-        owners: Sequence[UserId],
-        since: int,
-    ) -> None:
-        if done.cancelled() or done.exception() is not None:
-            self._known.look_up_failed()
-        else:
-            self._known.remember(since, owners, done.result())
-        if future.done():
-            return
-        if done.cancelled():
-            future.cancel()
-        elif (error := done.exception()) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(done.result())
+        found: dict[UserId, list[Device]] | None = None
+        try:
+            # Decoded here: what the reader's thread made would lie in the other core's cache.
+            found = _by_owner(await self._database.read(lambda connection: _text_of(raw(connection), owners)))
+        finally:
+            self._known.look_up_ends(since, owners, found)
+        return found
 
     async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
         def remove(connection: Connection) -> tuple[list[set[UserId]], list[UserId]]:
@@ -152,9 +152,9 @@ class SqliteRegistry:
                 for device in _select(driver, "token = ? AND system = ?", (dead.token, dead.system)):
                     if device.registered_us < dead.before_us:
                         self._remove(driver, device, dead.reason, dead.application, quarantined=quarantine)
-                        removed.append(UserId(device.owner))
+                        removed.append(device.owner)
                     else:
-                        kept.add(UserId(device.owner))
+                        kept.add(device.owner)
                 survivors.append(kept)
             return survivors, removed
 
@@ -163,11 +163,12 @@ class SqliteRegistry:
 
     async def learn(self, learned: Sequence[Learned]) -> None:
         values = [
-            (one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms) for one in learned
+            (_key(one.owner), one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms)
+            for one in learned
         ]
         await self._change(
             lambda connection: rows.execute(raw(connection), _LEARN, values),
-            lambda _: [UserId(one.owner) for one in learned],
+            lambda _: [one.owner for one in learned],
         )
 
     async def find(self, token: DeviceToken) -> list[Device]:
@@ -215,12 +216,9 @@ class SqliteRegistry:
                     deleted.add((device.owner, device.key))
                     continue
                 # A token registered again since is as its user wants it: it is left alone.
-                restored += driver.execute(
-                    f"INSERT OR IGNORE INTO device({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
-                    _values(device),
-                ).rowcount
+                restored += driver.execute(_BRING_BACK, _values(device)).rowcount
                 driver.execute("DELETE FROM removal WHERE id = ?", (id,))
-                owners.append(UserId(device.owner))
+                owners.append(device.owner)
             return restored, owners
 
         restored, _ = await self._change(restore, lambda done: done[1])
@@ -266,6 +264,7 @@ class SqliteRegistry:
 
 def _values(device: Device) -> tuple[Any, ...]:
     return (
+        _key(device.owner),
         device.owner,
         str(device.system),
         device.token,
@@ -283,16 +282,29 @@ def _select(driver: sqlite3.Connection, where: str, parameters: tuple[Any, ...])
     return _decode_devices(text)
 
 
-def _devices_of(driver: sqlite3.Connection, owners: Sequence[str]) -> Iterable[Device]:
-    for text in rows.fetch_json(driver, _OF_OWNERS, owners):
-        yield from _decode_devices(text)
+def _key(owner: UserId) -> int:
+    return crc32(owner.encode()) * _ROWS_OF_A_KEY
 
 
-def _of_owners(driver: sqlite3.Connection, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
+def _text_of(driver: sqlite3.Connection, owners: Iterable[UserId]) -> str:
+    """The devices of these owners, and of those who share a key with one of them."""
+    # In the table's order, so that what lies together is read together.
+    keys = sorted({_key(owner) for owner in owners})
+    text: str
+    (text,) = driver.execute(_OF_OWNERS, (_encode(keys).decode(),)).fetchone()
+    return text
+
+
+def _by_owner(text: str) -> dict[UserId, list[Device]]:
     found: dict[UserId, list[Device]] = {}
-    for device in _devices_of(driver, owners):
-        found.setdefault(UserId(device.owner), []).append(device)
-    for devices in found.values():
-        if len(devices) > 1:
-            devices.sort(key=_registered)
+    several: set[UserId] = set()
+    for device in _decode_devices(text):
+        owner = device.owner
+        if owner in found:
+            found[owner].append(device)
+            several.add(owner)
+        else:
+            found[owner] = [device]
+    for owner in several:
+        found[owner].sort(key=_registered)
     return found
