@@ -16,10 +16,13 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from tocsin.delivery.dead_tokens import DeadTokens
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lanes import Lane, LaneOptions
+from tocsin.delivery.lessons import REACHED_NOTED_EVERY_MS, Lessons
+from tocsin.delivery.opened import Opened
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
-from tocsin.domain.devices import Device, System
+from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 from tocsin.domain.lanes import LaneStatus
 from tocsin.domain.outcomes import (
@@ -34,17 +37,13 @@ from tocsin.domain.outcomes import (
     TokenDead,
     Withdrawn,
 )
-from tocsin.providers.base import Provider, Push, Rendering
+from tocsin.providers.base import Provider, Push
 from tocsin.store.ports import (
     Attempt,
-    DeadToken,
     EventQueue,
     Item,
-    Learned,
-    Parked,
     Registry,
     Result,
-    Settlement,
     StoreUnavailable,
 )
 from tocsin.telemetry import Metrics
@@ -58,8 +57,6 @@ _MOST_HELD_BYTES: Final = 64 * 1024 * 1024
 _IDLE_S: Final = 1.0
 _LEAST_IDLE_S: Final = 0.005
 _STORE_RETRY_S: Final = 0.5
-_SUCCESS_NOTED_EVERY_MS: Final = 24 * 3600 * 1000
-_MOST_SUCCESSES_HELD: Final = 20_000
 _TOPIC_PAUSE_MS: Final = 60_000
 _EXPIRED: Final = "lifetime over"
 _DELETED: Final = "token deleted"
@@ -71,36 +68,6 @@ class DispatcherOptions(Struct, frozen=True):
     lease_s: float
     in_time_s: float
     """A delivery still waiting this long before its lease ends goes back to the queue instead of out."""
-
-
-class _Open:
-    """A claimed item with the deliveries that are still out."""
-
-    __slots__ = ("attempts", "give_back_at", "item", "left", "parked", "rendering")
-
-    def __init__(self, item: Item, give_back_at: float) -> None:
-        self.item = item
-        self.give_back_at = give_back_at
-        self.rendering = Rendering(item.event)
-        self.left = 0
-        self.attempts: list[Attempt] = []
-        self.parked: dict[tuple[str, int, int], list[str]] | None = None
-
-    def park(self, lane: str, due_ms: int, tries: int, target: str) -> None:
-        if self.parked is None:
-            self.parked = {}
-        self.parked.setdefault((lane, min(due_ms, self.item.event.expires_ms), tries), []).append(target)
-
-    def settlement(self) -> Settlement:
-        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()] if self.parked else []
-        return Settlement(self.item, self.attempts, parked)
-
-
-class _Dead(Struct):
-    """A delivery that ended with a dead token, until the registry has said whether the token goes."""
-
-    push: Push
-    outcome: TokenDead
 
 
 class Dispatcher:
@@ -124,10 +91,9 @@ class Dispatcher:
         self._providers: Mapping[str, Provider] = {}
         self._lanes: dict[str, Lane] = {}
         self._fuses: dict[str, Fuse] = {}
-        self._finished: list[_Open] = []
-        self._dead: list[_Dead] = []
-        self._learned: list[Learned] = []
-        self._succeeded: dict[Device, int] = {}
+        self._finished: list[Opened] = []
+        self._dead = DeadTokens(registry, lambda push: self._lanes[push.route.lane].fuse)
+        self._lessons = Lessons(registry)
         self._to_settle = asyncio.Event()
         self._room = asyncio.Event()
         self._cancelled: dict[tuple[str, str], float] = {}
@@ -188,7 +154,7 @@ class Dispatcher:
         give_back_at = self._loop.time() + self._options.lease_s - self._options.in_time_s
         offers: dict[str, list[Push]] = {}
         for item in items:
-            opened = _Open(item, give_back_at)
+            opened = Opened(item, give_back_at)
             self._held_bytes += len(item.event.body)
             own = devices.get(item.event.owner, ())
             if item.targets is not None:
@@ -239,7 +205,7 @@ class Dispatcher:
         now_ms, now = int(self._wall_clock() * 1000), self._loop.time()
         sends: list[Push] = []
         for push in taken:
-            opened: _Open = push.item
+            opened: Opened = push.item
             if opened.item.event.expires_ms <= now_ms:
                 self._end_unsent(lane, push, Result.EXPIRED, now_ms, _EXPIRED)
             elif self._cancelled and (push.device.owner, push.device.key) in self._cancelled:
@@ -302,14 +268,14 @@ class Dispatcher:
         device = push.device
         if lane.is_misconfigured or lane.has_paused_topics:
             lane.delivered(device.topic)
-        opened: _Open = push.item
+        opened: Opened = push.item
         opened.attempts.append(
             Attempt(now_ms, device.key, lane.name, "delivered", outcome.answer.status, "", outcome.provider_id)
         )
         if push.tried:
-            self._learn(push, now_ms)
-        elif device.last_success_ms is None or now_ms - device.last_success_ms > _SUCCESS_NOTED_EVERY_MS:
-            self._note_success(device, now_ms)
+            self._lessons.route(push, now_ms)
+        elif device.last_success_ms is None or now_ms - device.last_success_ms > REACHED_NOTED_EVERY_MS:
+            self._lessons.reached(device, now_ms)
         self._one_less(opened)
 
     def _not_delivered(self, lane: Lane, push: Push, outcome: Outcome, now_ms: int) -> None:
@@ -331,7 +297,7 @@ class Dispatcher:
                     log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
                 self._end(lane, push, Result.REFUSED, outcome, now_ms)
             case TokenDead():
-                self._dead.append(_Dead(push, outcome))
+                self._dead.add(push, outcome)
                 self._to_settle.set()
             case Withdrawn():
                 expired = push.item.item.event.expires_ms <= now_ms
@@ -355,7 +321,7 @@ class Dispatcher:
         self._loop.call_soon(self._pump, other)
 
     def _again(self, lane: Lane, push: Push, outcome: Outcome, due_ms: int, now_ms: int) -> None:
-        opened: _Open = push.item
+        opened: Opened = push.item
         result = Result.MISCONFIGURED if isinstance(outcome, Misconfigured) else Result.RETRY
         due_ms = min(due_ms, opened.item.event.expires_ms)
         answer, key = outcome.answer, push.device.key
@@ -375,24 +341,24 @@ class Dispatcher:
         self._one_less(push.item)
 
     def _note(
-        self, opened: _Open, key: str, lane: str, result: Result, now_ms: int, status: int = 0, reason: str = ""
+        self, opened: Opened, key: str, lane: str, result: Result, now_ms: int, status: int = 0, reason: str = ""
     ) -> None:
         opened.attempts.append(Attempt(now_ms, key, lane, result, status, reason))
         self._count(lane, result, _label(status, reason) if status else "")
 
     def _park(self, push: Push, due_ms: int) -> None:
         """What waits for its lane or its time waits in the queue, not here."""
-        opened: _Open = push.item
+        opened: Opened = push.item
         opened.park(push.route.lane, due_ms, push.tries, push.device.key)
         self._one_less(opened)
 
-    def _one_less(self, opened: _Open) -> None:
+    def _one_less(self, opened: Opened) -> None:
         opened.left -= 1
         self._out -= 1
         if not opened.left:
             self._finish(opened)
 
-    def _finish(self, opened: _Open) -> None:
+    def _finish(self, opened: Opened) -> None:
         self._finished.append(opened)
         self._to_settle.set()
 
@@ -415,11 +381,8 @@ class Dispatcher:
     async def _settle(self) -> None:
         """One turn: dead tokens go, what was learned is noted, items are settled. What fails is kept for the next."""
         if self._dead:
-            await self._remove_dead()
-        if self._learned:
-            learned = list(self._learned)
-            await self._registry.learn(learned)
-            del self._learned[: len(learned)]
+            await self._dead.remove(self._bury)
+        await self._lessons.write_routes()
         if self._finished:
             batch = self._finished[:_SETTLE_ITEMS]
             held = await self._queue.settle([opened.settlement() for opened in batch])
@@ -433,74 +396,15 @@ class Dispatcher:
             self._to_settle.set()
         self._room.set()
 
-    async def _remove_dead(self) -> None:
-        """Remove, or quarantine where the fuse has blown; a token registered again since is tried again."""
-        now_ms = int(self._wall_clock() * 1000)
-        # As the fuses are now, not as they were when the answers came: one may have blown in between.
-        parted: dict[bool, list[_Dead]] = {False: [], True: []}
-        for dead in self._dead:
-            parted[self._lanes[dead.push.route.lane].fuse.blown].append(dead)
-        self._dead = []
-        try:
-            for quarantine, deaths in parted.items():
-                if not deaths:
-                    continue
-                if quarantine:
-                    for dead in deaths:
-                        self._lanes[dead.push.route.lane].fuse.hold()
-                tokens = [_dead_token(dead) for dead in deaths]
-                survivors = await self._registry.remove_dead(tokens, quarantine=quarantine)
-                parted[quarantine] = []
-                for dead, kept in zip(deaths, survivors, strict=True):
-                    self._bury(dead, dead.push.device.owner in kept, now_ms)
-        except StoreUnavailable:
-            self._dead = parted[False] + parted[True] + self._dead
-            raise
-
-    def _bury(self, dead: _Dead, registered_again: bool, now_ms: int) -> None:
-        push, lane = dead.push, self._lanes[dead.push.route.lane]
+    def _bury(self, push: Push, outcome: TokenDead, registered_again: bool) -> None:
+        lane, now_ms = self._lanes[push.route.lane], int(self._wall_clock() * 1000)
         if registered_again:
             # At once the first time; where the provider says so again, not in a tight loop.
             wait_s = MISCONFIGURED.first_s if push.tries else 0.0
-            self._again(lane, push, dead.outcome, now_ms + int(wait_s * 1000), now_ms)
+            self._again(lane, push, outcome, now_ms + int(wait_s * 1000), now_ms)
         else:
             self._metrics.tokens_removed.labels(lane.name).inc()
-            self._end(lane, push, Result.TOKEN_DEAD, dead.outcome, now_ms)
-
-    def _learn(self, push: Push, now_ms: int) -> None:
-        """A delivery that needed another route than the device's own teaches it."""
-        device, route = push.device, push.route
-        apns = device.system == System.APNS
-        self._learned.append(
-            Learned(
-                owner=device.owner,
-                system=device.system,
-                token=device.token,
-                sandbox=route.lane.startswith("apns:sandbox:") if apns else None,
-                project=None if apns else route.lane.removeprefix("fcm:"),
-                field=None if apns else route.field,
-                success_ms=now_ms,
-            )
-        )
-
-    def _note_success(self, device: Device, now_ms: int) -> None:
-        # Where there are more than can be written, the next delivery of the day is noted instead.
-        if len(self._succeeded) < _MOST_SUCCESSES_HELD:
-            self._succeeded[device] = now_ms
-
-    async def _note_successes(self) -> None:
-        """Write down which devices were reached; many at a time and in the table's order.
-
-        Each on its own would write a page of the table for every device. What a crash loses of it is noted again.
-        """
-        succeeded, self._succeeded = sorted(self._succeeded.items(), key=_by_owner), {}
-        for first in range(0, len(succeeded), _SETTLE_ITEMS):
-            await self._registry.learn(
-                [
-                    Learned(owner=device.owner, system=device.system, token=device.token, success_ms=at_ms)
-                    for device, at_ms in succeeded[first : first + _SETTLE_ITEMS]
-                ]
-            )
+            self._end(lane, push, Result.TOKEN_DEAD, outcome, now_ms)
 
     # -- room, idleness, stop ------------------------------------------------------------------------------------------
 
@@ -546,8 +450,7 @@ class Dispatcher:
             self._offer(lane, lane.turn_out(), now_ms)
             self._pump(lane)
         self._cancelled = {mark: until for mark, until in self._cancelled.items() if until > now}
-        if self._succeeded:
-            await self._note_successes()
+        await self._lessons.write_reached()
         while expired := await self._queue.claim_expired(_CLAIM_ITEMS):
             await self._deliver(expired)
 
@@ -563,7 +466,7 @@ class Dispatcher:
             self._to_settle.set()
             await self._wait_for_room()
         with suppress(StoreUnavailable):
-            await self._note_successes()
+            await self._lessons.write_reached()
 
     # -- what the API asks ---------------------------------------------------------------------------------------------
 
@@ -623,15 +526,3 @@ class Dispatcher:
 def _label(status: int, reason: str) -> str:
     """A reason for a metric: free text of our own (a link's error) would be a label without end."""
     return reason if status else "link"
-
-
-def _by_owner(success: tuple[Device, int]) -> str:
-    return success[0].owner
-
-
-def _dead_token(dead: _Dead) -> DeadToken:
-    device, outcome = dead.push.device, dead.outcome
-    before_us = dead.push.sent_us if outcome.timestamp_ms is None else outcome.timestamp_ms * 1000
-    application = device.application_id or dead.push.route.lane.removeprefix("fcm:")
-    said = f"{outcome.answer.status} {outcome.answer.reason}"
-    return DeadToken(device.system, device.token, before_us, said, application)

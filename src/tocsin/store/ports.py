@@ -278,7 +278,8 @@ class Registry(Protocol):
     async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
         """Remove dead tokens for all their owners; returns, for each, who registered it again since and keeps it."""
 
-    async def learn(self, learned: Sequence[Learned]) -> None: ...
+    async def learn(self, learned: Sequence[Learned]) -> None:
+        """Note what deliveries have taught. Of many, some may be noted when the rest fails: they may be given again."""
 
     async def find(self, token: DeviceToken) -> list[Device]:
         """Every registration of a token, whoever holds it."""
