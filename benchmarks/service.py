@@ -51,8 +51,8 @@ def latency(sizes: Sizes, per_s: int = 2000) -> Figures:
             stage.start_server()
             (users,) = stage.groups
             warm_up(stage, users)
+            time.sleep(0.5)  # the journal is on disk within 0.1 s
             for _ in range(sizes.rounds if sizes.memory_s else 1):
-                time.sleep(0.5)  # the journal is on disk within 0.1 s
                 seen = len(journal.read_text().splitlines()) if journal.exists() else 0
                 count = int(per_s * sizes.latency_s)
                 settled = stage.settled()

@@ -21,7 +21,7 @@ from tocsin.api.unavailable import Unavailable
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lanes import LaneOptions
 from tocsin.domain.events import MESSAGES
-from tocsin.domain.lanes import LaneState, LaneStatus
+from tocsin.domain.lanes import LaneState, LaneStatus, apns_lane, fcm_lane
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns import Apns, ApnsCredential, ApnsOptions
 from tocsin.providers.check import CheckResult, check_apns, check_fcm
@@ -222,12 +222,12 @@ class Service:
             for application in applications
             if application.certificate_pem is not None or application.key_pem is not None
         )
-        self._to_resume |= {f"apns:{environment}:{id}" for id in changed for environment in ("production", "sandbox")}
+        self._to_resume |= {apns_lane(id, sandbox) for id in changed for sandbox in (False, True)}
         projects = await self.store.applications.projects()
         changed = self.fcm.configure(
             FcmCredential(project.name, project.service_account, project.default) for project in projects
         )
-        self._to_resume |= {f"fcm:{name}" for name in (*changed, "")}
+        self._to_resume |= {fcm_lane(name) for name in (*changed, "")}
         self._look_at_certificates(applications)
         # Kept until it has succeeded: the providers will not call these changed a second time.
         await self.dispatcher.resume(self._to_resume)
@@ -280,8 +280,8 @@ class Service:
                 log.exception("looking after the service failed; trying again")
 
     async def _look_at_quarantine(self) -> None:
-        removals = await self.store.registry.history()
-        self.dispatcher.quarantined({removal.application for removal in removals if removal.quarantined})
+        removals = await self.store.registry.history(quarantined_only=True)
+        self.dispatcher.quarantined({removal.application for removal in removals})
 
     async def _configured(self) -> tuple[object, object]:
         applications = self.store.applications

@@ -16,6 +16,7 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tocsin.api.last_answer import last_answer
 from tocsin.api.problems import PROBLEM_JSON, TYPE_PREFIX, Kind, ProblemBody
 from tocsin.settings import Server as ServerSettings
 
@@ -28,13 +29,15 @@ _REFUSED_AT_ONCE: Final = 256
 _LINGER_S: Final = 1.0
 
 
-def _last_words(status: HTTPStatus, detail: str, type_: str = "about:blank", title: str = "", head: str = "") -> bytes:
-    """An answer after which the connection ends. `about:blank`: the problem is what the status says, and no more."""
+def _last_words(
+    status: HTTPStatus, detail: str, type_: str = "about:blank", title: str = "", retry_after_s: int | None = None
+) -> bytes:
+    """`about:blank`: the problem is what the status says, and no more."""
     body = msgspec.json.encode(ProblemBody(type_, title or status.phrase, status, detail))
-    return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
-        f"cache-control: no-store\r\nconnection: close\r\n{head}\r\n"
-    ).encode() + body
+    headers = {"cache-control": "no-store"}
+    if retry_after_s is not None:
+        headers["retry-after"] = str(retry_after_s)
+    return last_answer(status, PROBLEM_JSON, body, headers)
 
 
 _MALFORMED: Final = _last_words(
@@ -43,9 +46,7 @@ _MALFORMED: Final = _last_words(
 _HEAD_TOO_LONG: Final = _last_words(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"Address and headers are larger than {_LONGEST_HEAD} bytes."
 )
-_FULL: Final = _last_words(
-    HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", head="retry-after: 1\r\n"
-)
+_FULL: Final = _last_words(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", retry_after_s=1)
 
 
 class _RefusedError(Exception):

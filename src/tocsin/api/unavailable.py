@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import Final, cast
 
 import msgspec
 
 from tocsin.api.failures import problem_of
 from tocsin.api.health import Live, Ready
+from tocsin.api.last_answer import last_answer
 from tocsin.api.problems import problem_response, response_headers
 from tocsin.store.ports import StoreUnavailable
 
@@ -48,20 +50,15 @@ class Unavailable:
     def answer(self, method: str, path: str) -> bytes:
         """The whole of an HTTP/1.1 answer, after which the connection ends."""
         response = problem_response(_PROBLEM)
-        status, media_type, body = "503 Service Unavailable", response.media_type, response.content
+        status, media_type, body = HTTPStatus.SERVICE_UNAVAILABLE, str(response.media_type), response.content
         match path:
             case "/health/live":  # It is: whoever restarted it now would gain nothing.
-                status, media_type, body = "200 OK", "application/json", msgspec.json.encode(Live())
+                status, media_type, body = HTTPStatus.OK, "application/json", msgspec.json.encode(Live())
             case "/health/ready":
                 ready = Ready(False, [f"the store cannot be used: {self.reason}"], [])
                 media_type, body = "application/json", msgspec.json.encode(ready)
-        headers = response_headers(_PROBLEM) | {
-            "content-type": media_type,
-            "content-length": len(body),
-            "connection": "close",
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + (b"" if method == "HEAD" else body)
+        answer = last_answer(status, media_type, body, response_headers(_PROBLEM))
+        return answer.removesuffix(body) if method == "HEAD" else answer
 
 
 class _Connection(asyncio.Protocol):

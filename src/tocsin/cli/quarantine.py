@@ -79,7 +79,7 @@ def _confirm(question: str) -> None:
 
 
 async def _quarantined(store: Store) -> list[Removal]:
-    return [removal for removal in await store.registry.history() if removal.quarantined]
+    return await store.registry.history(quarantined_only=True)
 
 
 def _nothing(application: str) -> str:

@@ -27,7 +27,6 @@ from tocsin.domain.events import UserId
 from tocsin.domain.lanes import LaneStatus
 from tocsin.domain.outcomes import (
     Answer,
-    Backoff,
     Delivered,
     Misconfigured,
     Outcome,
@@ -37,6 +36,7 @@ from tocsin.domain.outcomes import (
     TokenDead,
     Withdrawn,
 )
+from tocsin.providers.answers import SLOWLY
 from tocsin.providers.base import Provider, Push
 from tocsin.store.ports import (
     Attempt,
@@ -60,7 +60,7 @@ _STORE_RETRY_S: Final = 0.5
 _TOPIC_PAUSE_MS: Final = 60_000
 _EXPIRED: Final = "lifetime over"
 _DELETED: Final = "token deleted"
-_CANNOT_BE_SENT: Final = RetryLater(Answer(0, "the push cannot be made"), Backoff(60.0, 900.0))
+_CANNOT_BE_SENT: Final = RetryLater(Answer(0, "the push cannot be made"), SLOWLY)
 
 
 class DispatcherOptions(Struct, frozen=True):
@@ -207,9 +207,11 @@ class Dispatcher:
         for push in taken:
             opened: Opened = push.item
             if opened.item.event.expires_ms <= now_ms:
-                self._end_unsent(lane, push, Result.EXPIRED, now_ms, _EXPIRED)
+                lane.unsent()
+                self._end(lane, push, Result.EXPIRED, now_ms, reason=_EXPIRED)
             elif self._cancelled and (push.device.owner, push.device.key) in self._cancelled:
-                self._end_unsent(lane, push, Result.CANCELLED, now_ms, _DELETED)
+                lane.unsent()
+                self._end(lane, push, Result.CANCELLED, now_ms, reason=_DELETED)
             elif now > opened.give_back_at or self._stopping:
                 lane.unsent()
                 self._park(push, now_ms)
@@ -295,15 +297,14 @@ class Dispatcher:
             case Refused():
                 if outcome.our_bug:
                     log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
-                self._end(lane, push, Result.REFUSED, outcome, now_ms)
+                self._end(lane, push, Result.REFUSED, now_ms, answer.status, answer.reason)
             case TokenDead():
                 self._dead.add(push, outcome)
                 self._to_settle.set()
             case Withdrawn():
                 expired = push.item.item.event.expires_ms <= now_ms
                 result, why = (Result.EXPIRED, _EXPIRED) if expired else (Result.CANCELLED, _DELETED)
-                self._note(push.item, push.device.key, lane.name, result, now_ms, reason=why)
-                self._one_less(push.item)
+                self._end(lane, push, result, now_ms, reason=why)
             case Delivered():
                 self._delivered(lane, push, outcome, now_ms)
 
@@ -330,14 +331,8 @@ class Dispatcher:
         push.tries += 1
         self._park(push, due_ms)
 
-    def _end(self, lane: Lane, push: Push, result: Result, outcome: Outcome, now_ms: int) -> None:
-        answer = outcome.answer
-        self._note(push.item, push.device.key, lane.name, result, now_ms, answer.status, answer.reason)
-        self._one_less(push.item)
-
-    def _end_unsent(self, lane: Lane, push: Push, result: Result, now_ms: int, reason: str) -> None:
-        lane.unsent()
-        self._note(push.item, push.device.key, lane.name, result, now_ms, reason=reason)
+    def _end(self, lane: Lane, push: Push, result: Result, now_ms: int, status: int = 0, reason: str = "") -> None:
+        self._note(push.item, push.device.key, lane.name, result, now_ms, status, reason)
         self._one_less(push.item)
 
     def _note(
@@ -397,14 +392,14 @@ class Dispatcher:
         self._room.set()
 
     def _bury(self, push: Push, outcome: TokenDead, registered_again: bool) -> None:
-        lane, now_ms = self._lanes[push.route.lane], int(self._wall_clock() * 1000)
+        lane, now_ms, answer = self._lanes[push.route.lane], int(self._wall_clock() * 1000), outcome.answer
         if registered_again:
             # At once the first time; where the provider says so again, not in a tight loop.
             wait_s = MISCONFIGURED.first_s if push.tries else 0.0
             self._again(lane, push, outcome, now_ms + int(wait_s * 1000), now_ms)
         else:
             self._metrics.tokens_removed.labels(lane.name).inc()
-            self._end(lane, push, Result.TOKEN_DEAD, outcome, now_ms)
+            self._end(lane, push, Result.TOKEN_DEAD, now_ms, answer.status, answer.reason)
 
     # -- room, idleness, stop ------------------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+import msgspec
 import structlog
 
 from tocsin.domain.outcomes import Answer, Backoff, Outcome, RetryLater, Scope, Withdrawn
@@ -18,6 +19,8 @@ AT_ONCE: Final = Backoff(0.0, 300.0)
 LINK_FAULT: Final = Backoff(2.0, 300.0)
 """Connection lost, reset, timeout; and a provider's own fault where it names no time."""
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a body that is not what it should be, or not even JSON."""
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
 SLOWLY: Final = Backoff(60.0, 900.0)
 """For an answer that nobody has described, or can read: tried again slowly."""
@@ -40,7 +43,7 @@ def no_answer(failure: Failure) -> Outcome:
 
 def withdrawn_requests(withdrawn: ToWithdraw, requests: list[Request]) -> Sequence[Request]:
     """The requests of those pushes that must not go out any more."""
-    pushes = withdrawn(request.context for request in requests)
+    pushes = set(withdrawn(request.context for request in requests))
     return [request for request in requests if request.context in pushes] if pushes else ()
 
 
@@ -59,10 +62,13 @@ def retry_after_s(request: Request, now_s: float) -> float | None:
     return float(min(max(wait_s, 0), _LONGEST_RETRY_AFTER_S))
 
 
-def unreadable(provider: str, request: Request) -> Outcome:
-    """An answer that could not be judged, for a mistake of ours: this delivery is tried again, the others go on."""
-    log.exception(f"{provider}: answer cannot be judged", status=request.status)
-    return RetryLater(Answer(request.status, "answer cannot be judged"), SLOWLY)
+def judged(provider: str, judge: Callable[[Request], Outcome], request: Request) -> Outcome:
+    """What `judge` says; where it fails, for a mistake of ours, this delivery is tried again and the others go on."""
+    try:
+        return judge(request)
+    except Exception:
+        log.exception(f"{provider}: answer cannot be judged", status=request.status)
+        return RetryLater(Answer(request.status, "answer cannot be judged"), SLOWLY)
 
 
 def authorization_of(request: Request) -> bytes | None:

@@ -33,10 +33,10 @@ from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.answers import (
     AT_ONCE,
     authorization_of,
+    judged,
     log_unknown,
     no_answer,
     retry_after_s,
-    unreadable,
     withdrawn_requests,
 )
 from tocsin.providers.apns_answers import Act, Row, find_row, read_body
@@ -289,12 +289,8 @@ class Apns:
         for request in requests:
             if request.status == 200 and request.response_headers[-1][0] == b"apns-id":
                 outcomes.append((request.context, _DELIVERED))
-                continue
-            try:
-                outcome = self._judge(request)
-            except Exception:
-                outcome = unreadable("apns", request)
-            outcomes.append((request.context, outcome))
+            else:
+                outcomes.append((request.context, judged("apns", self._judge, request)))
         self._report(outcomes)
 
     def _judge(self, request: Request) -> Outcome:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY, UNREADABLE
 
 
 class Act(Enum):
@@ -108,7 +108,7 @@ class ErrorBody(Struct, frozen=True):
 def read_body(body: bytes) -> ErrorBody:
     try:
         return msgspec.json.decode(body, type=ErrorBody)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ErrorBody()
 
 

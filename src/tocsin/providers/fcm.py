@@ -37,12 +37,13 @@ from tocsin.http2.messages import Failure, FailureKind, Header, Request
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.answers import (
     AT_ONCE,
+    UNREADABLE,
     WITHDRAWN,
     authorization_of,
+    judged,
     log_unknown,
     no_answer,
     retry_after_s,
-    unreadable,
     withdrawn_requests,
 )
 from tocsin.providers.base import Push, Report, ToWithdraw, none_withdrawn
@@ -210,14 +211,13 @@ class Fcm:
             project.access.error, authorization = str(error), None
         finally:
             project.getting_ready = None
+        waiting, project.waiting = project.waiting, []
         if project.replaced:
             # Whatever became of the old account: the new one delivers what has waited for it.
-            waiting, project.waiting = project.waiting, []
             self.send(waiting)
             return
-        waiting, project.waiting = project.waiting, []
-        if withdrawn := self._to_withdraw(waiting):
-            self._report([(push, WITHDRAWN) for push in withdrawn])
+        if withdrawn := set(self._to_withdraw(waiting)):
+            self._report([(push, WITHDRAWN) for push in waiting if push in withdrawn])
             waiting = [push for push in waiting if push not in withdrawn]
         if authorization is not None:
             if failed := self._send(project, authorization, waiting):
@@ -278,10 +278,7 @@ class Fcm:
     def _finished(self, requests: list[Request]) -> None:
         outcomes: list[tuple[Push, Outcome]] = []
         for request in requests:
-            try:
-                outcome = self._judge(request)
-            except Exception:
-                outcome = unreadable("fcm", request)
+            outcome = judged("fcm", self._judge, request)
             if isinstance(outcome, Misconfigured) and request.context.via.replaced:
                 outcome = RetryLater(outcome.answer, AT_ONCE)
             outcomes.append((request.context, outcome))
@@ -346,6 +343,6 @@ def _message_name(body: bytes) -> str:
     """`{"name": "projects/p/messages/0:123%abc"}`: the last part is Google's id for the message."""
     try:
         name = msgspec.json.decode(body, type=dict[str, str]).get("name", "")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ""
     return name.rpartition("/")[2]

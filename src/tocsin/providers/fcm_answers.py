@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff, Scope
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY
+from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY, UNREADABLE
 
 
 class Act(Enum):
@@ -102,7 +102,7 @@ class _Body(Struct):
 def read_body(body: bytes) -> ErrorBody:
     try:
         error = msgspec.json.decode(body, type=_Body).error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ErrorBody()
     code, fields = "", []
     for detail in error.details:

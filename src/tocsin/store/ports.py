@@ -284,7 +284,9 @@ class Registry(Protocol):
     async def find(self, token: DeviceToken) -> list[Device]:
         """Every registration of a token, whoever holds it."""
 
-    async def history(self, *, owner: UserId | None = None, token: DeviceToken | None = None) -> list[Removal]: ...
+    async def history(
+        self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
+    ) -> list[Removal]: ...
 
     async def restore(
         self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True

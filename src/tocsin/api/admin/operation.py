@@ -57,9 +57,8 @@ class OperationRoutes(Shared):
 
     async def quarantine(self) -> list[Quarantine]:
         held: dict[str, list[Removal]] = {}
-        for removal in await self._registry.history():
-            if removal.quarantined:
-                held.setdefault(removal.application, []).append(removal)
+        for removal in await self._registry.history(quarantined_only=True):
+            held.setdefault(removal.application, []).append(removal)
         return [
             Quarantine(application, len(removals), rfc3339(min(removal.removed_ms for removal in removals)))
             for application, removals in sorted(held.items())

@@ -75,7 +75,7 @@ class KnownDevices:
         for owner in owners:
             text = self._by_owner.pop(owner, None)
             if text is not None:
-                self._bytes -= _ENTRY_BYTES + len(text)
+                self._bytes -= _size(text)
             if self._looking_up:
                 self._changed[owner] = self._changes
 
@@ -91,8 +91,12 @@ class KnownDevices:
         for owner in owners:
             if max(self._all_changed, self._changed.get(owner, 0)) <= since and owner not in self._by_owner:
                 text = self._by_owner[owner] = _encode(found.get(owner, []))
-                self._bytes += _ENTRY_BYTES + len(text)
+                self._bytes += _size(text)
         while self._bytes > self._most_bytes:
             self._full = True
             _, text = self._by_owner.popitem(last=False)
-            self._bytes -= _ENTRY_BYTES + len(text)
+            self._bytes -= _size(text)
+
+
+def _size(text: bytes) -> int:
+    return _ENTRY_BYTES + len(text)

@@ -182,9 +182,11 @@ class SqliteRegistry:
     async def find(self, token: DeviceToken) -> list[Device]:
         return await self._database.read(lambda connection: _select(raw(connection), "token = ?", (token,)))
 
-    async def history(self, *, owner: UserId | None = None, token: DeviceToken | None = None) -> list[Removal]:
+    async def history(
+        self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
+    ) -> list[Removal]:
         def read(connection: Connection) -> list[Removal]:
-            wanted = {"owner": owner, "token": token}
+            wanted = {"owner": owner, "token": token, "quarantined": True if quarantined_only else None}
             given = {column: value for column, value in wanted.items() if value is not None}
             found = raw(connection).execute(
                 "SELECT device, removed_ms, reason, quarantined, application FROM removal"

@@ -31,12 +31,12 @@ def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[A
             start += size
 
 
-def fetch_json(driver: sqlite3.Connection, template: str, keys: Sequence[str | int], *more: Any) -> Iterable[str]:
+def fetch_json(driver: sqlite3.Connection, template: str, keys: Sequence[str | int]) -> Iterable[str]:
     """Run `template` over `keys` and yield the one JSON text that each statement returns."""
     start, total = 0, len(keys)
     for size in SIZES:
         while total - start >= size:
             statement = _statement(template, 1, size)
-            (text,) = driver.execute(statement, [*keys[start : start + size], *more]).fetchone()
+            (text,) = driver.execute(statement, keys[start : start + size]).fetchone()
             yield text
             start += size
