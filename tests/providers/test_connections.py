@@ -13,15 +13,26 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.line import APPLICATION, apns_device, make_event, running_line
 
 from tocsin.emulator.credentials import write_credentials
-from tocsin.emulator.faults import Goaway, Latency, Rule
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import FailureKind, Request
+from tocsin.http2.messages import FailureKind, Header, Request
+from tocsin.http2.network import SystemNetwork
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.http2.server import Exchange, Reply, ServerConnection, Switch
-from tocsin.store.ports import Result
+from tocsin.http2.state import State
+
+pytestmark = pytest.mark.slow
+
+
+class Asked(Request):
+    """A request that remembers its path."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, headers: list[Header], body: bytes, path: str) -> None:
+        super().__init__(headers, body)
+        self.path = path
 
 
 class Peer:
@@ -34,16 +45,18 @@ class Peer:
         self.url = ""
         self.ca = Path()
 
-    def pool(self, **options: object) -> tuple[Pool, asyncio.Queue[Request]]:
-        answers: asyncio.Queue[Request] = asyncio.Queue()
+    def pool(
+        self, may_send: Callable[[], bool] = lambda: True, **options: object
+    ) -> tuple[Pool[Asked], asyncio.Queue[Asked]]:
+        answers: asyncio.Queue[Asked] = asyncio.Queue()
 
-        def done(requests: list[Request]) -> None:
+        def done(requests: list[Asked]) -> None:
             for request in requests:
                 answers.put_nowait(request)
 
         tls = client_tls(self.ca)
-        made = Pool(self.url, lambda: tls, done, PoolOptions(**options))  # type: ignore[arg-type]
-        return made, answers
+        limits = PoolOptions(**options)  # type: ignore[arg-type]
+        return Pool(self.url, lambda: tls, done, limits, network=SystemNetwork(), may_send=may_send), answers
 
 
 @asynccontextmanager
@@ -69,12 +82,12 @@ async def listening(tmp_path: Path, peer: Peer) -> AsyncIterator[Peer]:
         server.close()
 
 
-def request(pool: Pool, path: str = "/") -> Request:
+def request(pool: Pool[Asked], path: str = "/") -> Asked:
     head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", pool.authority), (b":path", path.encode())]
-    return Request(head, b"body", path)
+    return Asked(head, b"body", path)
 
 
-async def gather(answers: asyncio.Queue[Request], count: int, timeout_s: float = 10) -> list[Request]:
+async def gather(answers: asyncio.Queue[Asked], count: int, timeout_s: float = 10) -> list[Asked]:
     async with asyncio.timeout(timeout_s):
         return [await answers.get() for _ in range(count)]
 
@@ -171,7 +184,7 @@ async def test_requests_that_a_goaway_overtook_before_they_were_written_are_sent
     """Handed over in the same turn of the loop in which the GOAWAY is read, and written in the next one."""
     peer = Peer()
     loop = asyncio.get_running_loop()
-    pool: Pool
+    pool: Pool[Asked]
     answered = 0
 
     def answer(exchange: Exchange) -> Reply:
@@ -239,7 +252,7 @@ async def test_a_request_without_an_answer_ends_at_its_deadline_and_the_connecti
         pool, answers = peer.pool(request_timeout_s=0.5)
         pool.send([request(pool, "/never"), request(pool, "/at-once")])
         first, second = await gather(answers, 2)
-        assert (first.context, first.status) == ("/at-once", 200)
+        assert (first.path, first.status) == ("/at-once", 200)
         assert second.failure is not None
         assert (second.failure.kind, second.failure.unknown) == (FailureKind.TIMEOUT, True)
         pool.send([request(pool, "/again")])
@@ -393,31 +406,111 @@ async def test_a_proxy_that_refuses_is_named_in_the_failure(tmp_path: Path) -> N
     server.close()
 
 
-async def test_ten_thousand_events_through_goaways_and_resets_all_arrive(tmp_path: Path) -> None:
-    """GOAWAY every 500 requests, 1 % of the streams reset after they were processed: duplicates only from those."""
-    async with running_line(tmp_path, emulator_options={"inbox_size": 50_000}) as line:
-        line.script(
-            Rule(reset=2, processed=True, rate=0.01),
-            Rule(goaway=Goaway(mode="mid", every=500)),
-            latency=Latency(fixed_ms=2),
-            seed=7,
-        )
-        devices = [apns_device(owner=f"00000000-0000-4000-8000-{number:012d}") for number in range(200)]
-        await line.register(*devices)
-        events = [make_event(devices[number % 200].owner) for number in range(10_000)]
-        for start in range(0, len(events), 1000):
-            await line.hand_in(*events[start : start + 1000])
-        async with asyncio.timeout(60):
-            while line.store.queue.backlog().events:
+async def test_requests_wait_while_sending_is_not_allowed_and_go_at_once_after_resume(tmp_path: Path) -> None:
+    peer = Peer()
+    allowed = True
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(may_send=lambda: allowed)
+        pool.send([request(pool)])
+        await gather(answers, 1)
+        allowed = False
+        pool.send([request(pool) for _ in range(50)])
+        await asyncio.sleep(1.5)
+        assert (peer.connections[0].requests, answers.qsize()) == (1, 0)
+        allowed = True
+        pool.resume()
+        assert all(got.status == 200 for got in await gather(answers, 50, timeout_s=0.5))
+        assert pool.opened == 1, "that they wait for permission is no reason for more connections"
+        await pool.close()
+
+
+async def test_requests_go_within_a_second_after_sending_is_allowed_again_without_resume(tmp_path: Path) -> None:
+    peer = Peer()
+    allowed = False
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(may_send=lambda: allowed)
+        pool.send([request(pool) for _ in range(50)])
+        await asyncio.sleep(0.2)
+        assert pool.opened == 0
+        allowed = True
+        assert all(got.status == 200 for got in await gather(answers, 50, timeout_s=2))
+        await pool.close()
+
+
+async def test_requests_that_wait_for_permission_end_at_their_deadline(tmp_path: Path) -> None:
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(may_send=lambda: False, request_timeout_s=0.5)
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert (got.failure.kind, got.failure.unknown) == (FailureKind.TIMEOUT, False)
+        await pool.close()
+
+
+async def test_requests_given_to_a_connection_and_not_yet_written_wait_for_permission_too(tmp_path: Path) -> None:
+    peer = Peer()
+    allowed = True
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(may_send=lambda: allowed)
+        pool.send([request(pool)])
+        await gather(answers, 1)
+        pool.send([request(pool) for _ in range(50)])
+        allowed = False
+        assert pool.in_flight == 50
+        await asyncio.sleep(1.5)
+        assert (peer.connections[0].requests, answers.qsize()) == (1, 0)
+        allowed = True
+        pool.resume()
+        assert all(got.status == 200 for got in await gather(answers, 50, timeout_s=0.3))
+        await pool.close()
+
+
+async def test_an_idle_pool_has_no_timer(tmp_path: Path) -> None:
+    peer = Peer()
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        assert pool.next_check_at is None
+        sent_at = asyncio.get_running_loop().time()
+        pool.send([request(pool)])
+        assert pool.next_check_at is not None
+        assert pool.next_check_at == pytest.approx(sent_at + 1, abs=0.1)
+        await gather(answers, 1)
+        await asyncio.sleep(1.2)
+        assert pool.next_check_at is not None, "an open connection is checked"
+        peer.connections[0].goaway()
+        async with asyncio.timeout(3):
+            while pool.next_check_at is not None:
                 await asyncio.sleep(0.05)
-        arrived = Counter(entry["id"] for entry in line.emulator.inbox.find(limit=50_000))
-        assert len(arrived) == 10_000
-        duplicates = sum(count - 1 for count in arrived.values())
-        reset = line.metric(f"apns:production:{APPLICATION}", "retry", "link")
-        assert duplicates <= reset
-        assert 40 <= reset <= 400
-        records = await asyncio.gather(*(line.record(event) for event in events[:50]))
-        assert all(record.attempts[-1].result == Result.DELIVERED for record in records)
+        assert pool.idle
+        pool.send([request(pool)])
+        assert (await gather(answers, 1))[0].status == 200
+        assert pool.next_check_at is not None
+        await pool.close()
+        assert pool.next_check_at is None
+
+
+async def test_a_pool_that_is_wound_up_finishes_and_takes_no_more(tmp_path: Path) -> None:
+    peer = Peer()
+    held: list[Exchange] = []
+    peer.handler = held.append  # type: ignore[assignment]
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool)])
+        while not held:
+            await asyncio.sleep(0.01)
+        pool.wind_up()
+        assert [connection.state for connection in pool._connections] == [State.DRAINING]
+        held[0].reply(Reply(200))
+        assert (await gather(answers, 1))[0].status == 200
+        async with asyncio.timeout(3):
+            while pool.next_check_at is not None:
+                await asyncio.sleep(0.05)
+        assert pool.idle
+        pool.send([request(pool)])
+        [got] = await gather(answers, 1)
+        assert got.failure is not None
+        assert got.failure.kind is FailureKind.CONNECT
 
 
 def _tls_files(tmp_path: Path) -> tuple[Path, Path]:

@@ -1,61 +1,86 @@
 """One multiplexed HTTP/2 connection, as a client: an asyncio.Protocol over the sans-I/O engine.
 
-It works in batches: what one read brings is handled as a whole, and answered with one write. It never opens, retries
-or chooses anything: that is the pool's part.
+It works in batches: what one read brings is handled as a whole, and answered with one write. It never opens a
+connection, and never chooses which requests it gets: that is the pool's part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Final, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Generic, Protocol, cast
 
 import ngh2
-from ngh2 import Configuration, ErrorCode, Role, Setting
+from ngh2 import (
+    Configuration,
+    ConnectionClosed,
+    DataReceived,
+    ErrorCode,
+    GoAwayReceived,
+    NGH2Error,
+    ResponseReceived,
+    Role,
+    Setting,
+    SettingsReceived,
+    StreamClosed,
+)
 
-from tocsin.http2.messages import Failure, FailureKind, Request
+from tocsin.http2.messages import Failure, FailureKind, R
+from tocsin.http2.resets import may_be_resent
+from tocsin.http2.state import State
 
 _WINDOW_BYTES: Final = 16 * 1024 * 1024
 _STREAM_WINDOW_BYTES: Final = 1024 * 1024
-# RFC 9113, 5.1.1: a stream id has 31 bits and is used once. Leave before they run out.
+# RFC 9113, 5.1.1: a stream id has 31 bits and is used once. Drain before they run out.
 _LAST_STREAM_ID: Final = 2**31 - 1 - 2 * 100_000
 _ANSWER_LIMIT_BYTES: Final = 64 * 1024
+_WRITE_BUFFER_BYTES: Final = 1024 * 1024
 _SLICE: Final = 64
+_ABORT_AFTER_S: Final = 5.0
+# Tuples of their own, because reading a member from its enum costs more than a call; the most frequent comes first.
+_USABLE: Final = (State.ACTIVE, State.OPENING)
+_CLOSED: Final = (State.CLOSED, State.LOST)
 
 
-class Owner(Protocol):
-    """Who a connection reports to."""
+class Owner(Protocol[R]):
+    """What a connection reports to: its pool."""
 
-    def finished(self, requests: list[Request]) -> None:
+    def finished(self, requests: list[R]) -> None:
         """These ended: with a status, or with a failure."""
 
-    def replay(self, requests: list[Request]) -> None:
-        """These were certainly not processed (RFC 9113, 8.7) and may be sent again elsewhere."""
+    def resend(self, requests: list[R]) -> None:
+        """These were certainly not processed and may be sent again, here or elsewhere (RFC 9113, 8.7)."""
 
-    def changed(self, connection: Connection) -> None:
-        """There may be room again, or less of it; or the connection is on its way out."""
+    def changed(self, connection: Connection[R]) -> None:
+        """There may be more or less room, or the state has changed."""
 
-    def ended(self, connection: Connection) -> None:
-        """Closed; nothing more comes of it."""
+    def ended(self, connection: Connection[R]) -> None:
+        """The connection is closed; nothing more is reported of it."""
 
 
-class Connection(asyncio.Protocol):
-    """A client's side of one connection.
+class Connection(asyncio.Protocol, Generic[R]):
+    """The client's side of one connection.
 
-    The peer's SETTINGS_MAX_CONCURRENT_STREAMS is obeyed as it changes; until its first SETTINGS frame one stream is
-    assumed, as Apple asks for at the start.
+    The peer's SETTINGS_MAX_CONCURRENT_STREAMS is obeyed as it changes (RFC 9113, 5.1.2).
+
+    Args:
+        owner: gets the requests back.
+        max_streams: never more requests in flight than this, whatever more the peer allows.
+        may_send: asked before every write that could carry a part of a request, see `_flush`.
     """
 
-    def __init__(self, owner: Owner, *, max_streams: int) -> None:
+    def __init__(self, owner: Owner[R], *, max_streams: int, may_send: Callable[[], bool]) -> None:
         self._owner = owner
         self._max_streams = max_streams
+        self._may_send = may_send
         self._loop = asyncio.get_running_loop()
         self._engine = ngh2.Connection(
             Role.CLIENT, Configuration(peer_max_concurrent_streams=1, max_inbound_header_list_size=32 * 1024)
         )
         self._transport: asyncio.Transport | None = None
-        self._streams: dict[int, Request] = {}
+        self._streams: dict[int, R] = {}
         self._limit = 1
+        # The next two are about writing, in whatever state the connection is: no part of `state`.
         self._writable = True
         self._flush_scheduled = False
         self._heard = self._loop.time()
@@ -63,18 +88,19 @@ class Connection(asyncio.Protocol):
         self.opened_at = self._loop.time()
         self.answered = 0
         """Requests that got an answer of whatever kind."""
-        self.given_up = False
-        """Closed by this side, and not for anything that the peer did."""
-        self._settings_seen = False
-        self.draining = False
-        """No new requests: the peer said GOAWAY, or the stream ids run out."""
-        self.closed = False
+        self.state = State.OPENING
+
+    def __repr__(self) -> str:
+        return (
+            f"<Connection {self.state.name}, {self.in_flight} in flight,"
+            f" limit {min(self._limit, self._max_streams)}, {self.answered} answered>"
+        )
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=1024 * 1024)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self._engine.initiate_connection({Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES})
         self._engine.set_local_window_size(_WINDOW_BYTES)
         self._flush()
@@ -85,11 +111,11 @@ class Connection(asyncio.Protocol):
         try:
             self._engine.receive_data(data)
             self._handle(self._engine.events())
-        except ngh2.NGH2Error as error:
-            self._end(f"protocol error: {error}")
+        except NGH2Error as error:
+            self._end(State.LOST, f"protocol error: {error}")
             return
         self._flush()
-        if not self.closed and not self._streams and (self.draining or not self._engine.want_read):
+        if not self._streams and (self.state not in _USABLE or not self._engine.want_read):
             self.close()
         self._owner.changed(self)
 
@@ -104,47 +130,71 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(str(exc) if exc else "closed by the peer")
+        self._end(State.LOST, str(exc) if exc else "closed by the peer")
 
     # -- for the pool --------------------------------------------------------------------------------------------------
 
     @property
+    def is_usable(self) -> bool:
+        """It takes new requests, now or when it has room again."""
+        return self.state in _USABLE
+
+    @property
+    def is_draining(self) -> bool:
+        """It takes no new requests, and is not closed yet."""
+        return self.state is State.DRAINING
+
+    @property
+    def is_closed(self) -> bool:
+        """It has ended, by this side or by the peer."""
+        return self.state in _CLOSED
+
+    @property
     def in_flight(self) -> int:
+        """Requests that were sent and have no answer yet."""
         return len(self._streams)
 
     @property
-    def room(self) -> int:
-        """How many more requests may be sent now."""
-        if self.draining or self.closed or not self._writable:
-            return 0
-        return max(0, min(self._limit, self._max_streams) - len(self._streams))
+    def room(self) -> int | None:
+        """How many more requests may be sent now; None where it takes no new requests any more."""
+        if self.state not in _USABLE:
+            return None
+        # Without `min` and `max`: this is read a few times per slice.
+        limit = self._limit if self._limit < self._max_streams else self._max_streams
+        in_flight = len(self._streams)
+        return limit - in_flight if limit > in_flight and self._writable else 0
 
-    def send(self, requests: Sequence[Request]) -> None:
-        """Send requests, no more than there is room for; they go out with the next write of this turn of the loop."""
+    def send(self, requests: Sequence[R]) -> None:
+        """Send requests, no more than there is room for; they are written in the next turn of the loop."""
         engine, streams = self._engine, self._streams
+        stream_id = 0
         for index, request in enumerate(requests):
             try:
                 body = request.body
                 stream_id = engine.send_request(request.headers, end_stream=not body)
                 if body:
                     engine.send_data(stream_id, body, end_stream=True)
-            except ngh2.NGH2Error:
+            except NGH2Error:
                 # The engine takes no more (GOAWAY, ids used up): nothing of these was sent.
-                self.draining = True
-                self._owner.replay(list(requests[index:]))
+                self._drain()
+                self._owner.resend(list(requests[index:]))
                 break
             streams[stream_id] = request
-        if not self.draining and engine.next_stream_id > _LAST_STREAM_ID:
-            self.draining = True
+        if stream_id > _LAST_STREAM_ID:
+            self._drain()
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
+    def resume(self) -> None:
+        """Write what waited for `may_send`."""
+        self._flush()
+
     def check(self, now: float, *, request_timeout_s: float, ping_after_s: float, ping_timeout_s: float) -> None:
         """Called about once a second: end requests past their deadline, and a connection that no longer answers."""
-        if self.closed:
+        if self.is_closed:
             return
-        late: list[Request] = []
+        late: list[R] = []
         for stream_id, request in list(self._streams.items()):
             if request.started > now - request_timeout_s:
                 continue
@@ -154,8 +204,8 @@ class Connection(asyncio.Protocol):
             late.append(request)
         if self._pinged is not None:
             if now - self._pinged > ping_timeout_s:
-                self._end(f"a PING was not answered within {ping_timeout_s:g} s")
-        elif now - self._heard > ping_after_s:
+                self._end(State.LOST, f"a PING was not answered within {ping_timeout_s:g} s")
+        elif now - self._heard > ping_after_s and (not self._streams or self._may_send()):
             self._pinged = now
             self._engine.ping(b"\x00" * 8)
         self._flush()
@@ -163,32 +213,39 @@ class Connection(asyncio.Protocol):
             self._owner.finished(late)
             self._owner.changed(self)
 
+    def drain(self) -> None:
+        """Take no new requests; close when those in flight have ended (at once, from the loop, if there are none)."""
+        self._drain()
+        if not self._streams:
+            self._loop.call_soon(self.close)
+
     def close(self) -> None:
-        """Say goodbye and close; what is in flight fails as lost."""
-        if self.closed:
+        """Send GOAWAY and close; what is in flight fails as lost."""
+        if self.is_closed:
             return
-        self.given_up = True
         try:
             self._engine.send_goaway(0)
+        except NGH2Error:
+            pass  # the engine has ended the connection already
+        else:
             self._flush()
-        except ngh2.NGH2Error:
-            pass  # already on its way out
-        self._end("closed by tocsin")
+        self._end(State.CLOSED, "closed by tocsin")
 
     # -- within --------------------------------------------------------------------------------------------------------
 
     def _handle(self, events: list[Any]) -> None:
-        """Every event of one read, in slices: whoever waits for room sends on while the rest is still looked at.
+        """Every event of one read, in slices: the owner sends more after each slice, before the rest is looked at.
 
-        Answers that came together would go on coming together, and the wire would idle in between. The engine's events
-        are told apart by their type alone: this loop runs a few times per delivery, and calls nothing that it need not.
+        Otherwise answers that came together would go on coming together, and nothing be sent in between. The engine's
+        events are told apart by their type alone: this loop runs a few times per delivery, and calls nothing that it
+        need not.
         """
-        finished: list[Request] = []
-        replay: list[Request] = []
+        finished: list[R] = []
+        resend: list[R] = []
         streams = self._streams
         for event in events:
             kind = type(event)
-            if kind is ngh2.ResponseReceived:
+            if kind is ResponseReceived:
                 request = streams.get(event.stream_id)
                 if request is None:
                     continue
@@ -199,7 +256,7 @@ class Connection(asyncio.Protocol):
                     continue
                 del streams[event.stream_id]
                 finished.append(request)
-            elif kind is ngh2.DataReceived:
+            elif kind is DataReceived:
                 request = streams.get(event.stream_id)
                 if request is None:
                     continue
@@ -209,20 +266,16 @@ class Connection(asyncio.Protocol):
                     continue
                 del streams[event.stream_id]
                 finished.append(request)
-            elif kind is ngh2.StreamClosed:
+            elif kind is StreamClosed:
                 request = streams.pop(event.stream_id, None)
                 if request is not None:
-                    self._closed_early(request, event, finished, replay)
+                    (resend if may_be_resent(request, event) else finished).append(request)
                 continue
-            elif kind is ngh2.SettingsReceived:
-                # Absent means that it stays; never sent means no limit (RFC 9113, 6.5.2).
-                known = Setting.MAX_CONCURRENT_STREAMS in event.settings
-                if known or not self._settings_seen:
-                    self._settings_seen = True
-                    self._limit = min(event.settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
+            elif kind is SettingsReceived:
+                self._settings_changed(event.settings)
                 continue
-            elif kind is ngh2.GoAwayReceived or kind is ngh2.ConnectionClosed:
-                self.draining = True
+            elif kind is GoAwayReceived or kind is ConnectionClosed:
+                self._drain()
                 continue
             else:
                 continue
@@ -232,61 +285,65 @@ class Connection(asyncio.Protocol):
                 finished = []
                 self._owner.changed(self)
                 self._flush()
-        if replay:
-            self._owner.replay(replay)
+        if resend:
+            self._owner.resend(resend)
         if finished:
             self.answered += len(finished)
             self._owner.finished(finished)
 
-    def _closed_early(self, request: Request, event: Any, finished: list[Request], replay: list[Request]) -> None:
-        """A stream that ended before its answer did: by a reset, or because the peer will not process it."""
-        if request.status and event.error_code == ErrorCode.NO_ERROR:
-            finished.append(request)
-        elif event.local_error is not None or event.error_code == ErrorCode.REFUSED_STREAM:
-            replay.append(request)
-        else:
-            request.status = 0
-            why = f"stream reset by the peer ({_error_name(event.error_code)})"
-            request.failure = Failure(FailureKind.RESET, why, unknown=True)
-            finished.append(request)
+    def _settings_changed(self, settings: Mapping[int, int]) -> None:
+        # Absent means that it stays; never sent means no limit (RFC 9113, 6.5.2).
+        opening = self.state is State.OPENING
+        if opening or Setting.MAX_CONCURRENT_STREAMS in settings:
+            self._limit = min(settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
+        if opening:
+            self.state = State.ACTIVE
+
+    def _drain(self) -> None:
+        if self.is_usable:
+            self.state = State.DRAINING
 
     def _flush(self) -> None:
+        """Write what the engine has.
+
+        Guaranteed: while `may_send` says no, no byte of a request is given to the transport (what was given to it
+        before may still be in its buffer, or in the kernel's). The pool asks before it sends, but the engine may hold a
+        request, or a part of its body, for longer: until the next turn of the loop, until a stream ends (the peer has
+        lowered its limit), until the peer opens its flow-control window. The engine writes all that it can, so a
+        connection with requests in flight writes nothing then, not even an acknowledgement, until the next `resume`,
+        `check` or read.
+        """
         self._flush_scheduled = False
-        if self._transport is None or self.closed:
+        transport = self._transport
+        if transport is None or (self._streams and not self._may_send()):
             return
         try:
             data = self._engine.data_to_send()
-        except ngh2.NGH2Error as error:
-            self._end(f"protocol error: {error}")
+        except NGH2Error as error:
+            self._end(State.LOST, f"protocol error: {error}")
             return
         if data:
-            self._transport.write(data)
-        if self.draining and self._streams:
+            transport.write(data)
+        if self.state not in _USABLE and self._streams:
             # Requests that a GOAWAY overtook, unwritten: the engine turns them back when it is asked for what to write.
             self._handle(self._engine.events())
             if not self._streams:
                 self._loop.call_soon(self.close)
 
-    def _end(self, why: str) -> None:
-        if self.closed:
+    def _end(self, state: State, why: str) -> None:
+        if self.is_closed:
             return
-        self.closed = self.draining = True
+        self.state = state
         lost = list(self._streams.values())
         self._streams.clear()
         for request in lost:
             request.status = 0
             request.failure = Failure(FailureKind.LOST, f"connection lost: {why}", unknown=True)
-        if self._transport is not None:
-            self._transport.close()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
             # A peer that no longer reads would keep the transport open for ever.
-            self._loop.call_later(5, self._transport.abort)
+            self._loop.call_later(_ABORT_AFTER_S, transport.abort)
         if lost:
             self._owner.finished(lost)
         self._owner.ended(self)
-
-
-def _error_name(code: int) -> str:
-    try:
-        return ErrorCode(code).name
-    except ValueError:
-        return f"error {code}"

@@ -1,4 +1,4 @@
-"""Opens connections: TCP, a proxy's CONNECT where one is configured, TLS with ALPN `h2`."""
+"""Opens a connection: TCP, a proxy's CONNECT where one is configured, TLS with ALPN `h2` (RFC 9113, 3.2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ class DialError(Exception):
 
 
 def client_tls(ca_file: Path | None = None, certificate_file: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, verified always, ALPN `h2`; with a client certificate (PEM, chain and key) where given."""
+    """TLS 1.2 or newer (RFC 9113, 9.2), always verified, ALPN `h2`.
+
+    Args:
+        ca_file: the authorities to trust (PEM); None for the system's.
+        certificate_file: a client certificate with its chain and key (PEM).
+
+    Raises:
+        OSError: a file cannot be read.
+        ssl.SSLError: a file has no usable certificate or key.
+    """
     context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
@@ -38,10 +47,14 @@ async def dial(
     proxy: str | None = None,
     timeout_s: float,
 ) -> ConnectionType:
-    """A connection that speaks HTTP/2.
+    """Open a connection that speaks HTTP/2; returns the protocol that `factory` made for it.
+
+    Args:
+        proxy: `http://[user:password@]host:port`.
+        timeout_s: for TCP, CONNECT and TLS together.
 
     Raises:
-        DialError: unreachable, refused by the proxy, not verified, or without `h2`.
+        DialError: unreachable, refused by the proxy, certificate not verified, or ALPN did not choose `h2`.
     """
     loop = asyncio.get_running_loop()
     made: list[ConnectionType] = []
@@ -71,9 +84,9 @@ async def dial(
 
 
 async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
-    """RFC 9110, 9.3.6: CONNECT, with the proxy's credentials where its URL has them.
+    """Open a tunnel by CONNECT (RFC 9110, 9.3.6), with the proxy's credentials where its URL has them.
 
-    On a bare socket: the transport is made when the tunnel stands, so that TLS finds it as it finds any connection.
+    It is a socket without a transport: asyncio makes the transport afterwards, with TLS, as for any connection.
     """
     parts = urlsplit(proxy)
     if parts.scheme != "http" or parts.hostname is None:
@@ -94,7 +107,7 @@ async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
                 raise DialError("the proxy closed the connection")
             head += more
             if len(head) > _PROXY_ANSWER_LIMIT_BYTES:
-                raise DialError("the proxy's answer has no end")
+                raise DialError("the proxy's answer is too long")
         status = head.split(b"\r\n", 1)[0].split(b" ")
         if len(status) < 2 or not status[1].startswith(b"2"):
             raise DialError(
@@ -107,7 +120,7 @@ async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
 
 
 async def _connected(host: str, port: int) -> socket.socket:
-    """A TCP connection to the first of the host's addresses that takes one."""
+    """A TCP connection to the first of the host's addresses that accepts one."""
     loop = asyncio.get_running_loop()
     last: OSError | None = None
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):

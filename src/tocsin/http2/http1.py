@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the same handlers as `server.py`, over httptools: what FCM and OAuth clients also speak."""
+"""The server's side of an HTTP/1.1 connection, over httptools: FCM and OAuth clients speak it, too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 import httptools
 from msgspec import Struct
 
+from tocsin.http2.exchange import Exchange, Handler, Reply
 from tocsin.http2.messages import Header
-from tocsin.http2.server import Exchange, Handler, Reply
 
 _MOST_BODY_BYTES: Final = 1024 * 1024
 _MOST_WAITING: Final = 1000
@@ -21,16 +21,18 @@ _OF_AN_UPGRADE: Final = (b"connection", b"upgrade", b"http2-settings")
 
 
 class _Request(Struct, frozen=True):
-    """One that is complete. `last` where its client wants the connection closed after it."""
+    """A complete request. `last`: the client wants the connection closed after its answer."""
 
     exchange: Exchange
     last: bool
 
 
 class Http1Connection(asyncio.Protocol):
-    """One keep-alive connection; requests are answered in their order, one at a time, as if each were stream 1.
+    """An `exchange.ServedConnection` over HTTP/1.1; requests are answered in order, one at a time, each as stream 1.
 
-    While it is open it is in `registry`, where one is given.
+    Args:
+        handler: gets each complete request.
+        registry: contains this connection while it is open.
     """
 
     def __init__(self, handler: Handler, registry: set[asyncio.Protocol] | None = None) -> None:
@@ -47,10 +49,9 @@ class Http1Connection(asyncio.Protocol):
         """The answer to the current request ends the connection."""
         self.requests = 0
         self.newest_handled = 0
-        """Always below the current request: over HTTP/1.1, one that is unanswered can still be turned back."""
+        """Always below the current request: over HTTP/1.1, one that is not answered can still be refused."""
         self.peer_certificate: bytes | None = None
         self.state: dict[str, Any] = {}
-        """The application's own, per connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -105,11 +106,10 @@ class Http1Connection(asyncio.Protocol):
         self._waiting.append(_Request(exchange, not self._parser.should_keep_alive()))
         self._handle_next()
 
-    # -- the part of ServerConnection that makes sense here ------------------------------------------------------------
+    # -- exchange.ServedConnection -------------------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not answered."""
         return len(self._waiting) + (self._current is not None)
 
     def answer(self, exchange: Exchange, reply: Reply) -> None:
@@ -121,7 +121,7 @@ class Http1Connection(asyncio.Protocol):
         self.abort()
 
     def goaway(self, last_stream_id: int | None = None, error_code: int = 0, debug: bytes = b"") -> None:
-        """The current request is the last; with `last_stream_id`, which is before it, not even that is answered."""
+        """The current request is the last; with `last_stream_id`, which is below it, that is not answered either."""
         if last_stream_id is not None:
             self.close()
         self._last = True
@@ -130,7 +130,7 @@ class Http1Connection(asyncio.Protocol):
         self.goaway()
 
     def set_max_streams(self, limit: int) -> None:
-        """There is but one."""
+        """Ignored: HTTP/1.1 has one request at a time."""
 
     def cut(self, exchange: Exchange, reply: Reply, *, keep_headers: bool) -> None:
         encoded = self._encode(reply)
@@ -146,7 +146,6 @@ class Http1Connection(asyncio.Protocol):
             )
 
     def close(self) -> None:
-        """Write what is ready, then end the connection; what is unanswered stays so."""
         if self._transport is not None:
             self._transport.close()
             self._forget()
@@ -174,7 +173,7 @@ class Http1Connection(asyncio.Protocol):
             self.close()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Read the request once more, as if it had not offered another protocol: RFC 9110, 7.8 lets a server do so.
+        """Read the request again without its offer of another protocol, which a server may ignore (RFC 9110, 7.8).
 
         Java's HttpClient offers HTTP/2 to every plain address, and httptools takes the body for the other protocol's.
         """

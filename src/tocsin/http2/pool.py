@@ -1,7 +1,7 @@
-"""The connections of one origin: open, saturate, drain, replace.
+"""The connections of one origin: takes requests, gives them to connections, replaces connections that end.
 
-One connection until its streams are saturated, then more, up to a bound. A connection that fails is opened again with
-full-jitter back-off, never in a tight loop: Apple takes rapid reconnecting for an attack.
+What is done next for requests that wait is decided in `choosing`, connections are opened by `dialler`. It never looks
+into a request or a response.
 """
 
 from __future__ import annotations
@@ -10,57 +10,64 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Generic
 from urllib.parse import urlsplit
 
-import structlog
-from msgspec import Struct
-
+from tocsin.http2.choosing import Give, Wait, choose
 from tocsin.http2.connection import Connection
-from tocsin.http2.dial import DialError, dial
-from tocsin.http2.messages import Failure, FailureKind, Request
+from tocsin.http2.dial import DialError
+from tocsin.http2.dialler import Dialler
+from tocsin.http2.messages import Failure, FailureKind, R
+from tocsin.http2.network import Network
+from tocsin.http2.options import PoolOptions
+from tocsin.http2.state import State
 from tocsin.http2.waiting import Waiting
 
-log = structlog.get_logger(__name__)
+__all__ = ["Pool", "PoolOptions"]
 
-_BACKOFF_FIRST_S: Final = 0.5
-_BACKOFF_CAP_S: Final = 60.0
-_SATURATED_FOR_S: Final = 0.1
-_MOST_REPLAYS: Final = 5
+_MOST_RESENDS: Final = 5
 _CHECK_EVERY_S: Final = 1.0
 _CLOSED: Final = Failure(FailureKind.CONNECT, "the pool was closed", unknown=False)
 
 
-class PoolOptions(Struct, frozen=True):
-    max_connections: int = 8
-    max_streams: int = 1000
-    """Per connection, whatever more the peer may allow."""
-    request_timeout_s: float = 30.0
-    connect_timeout_s: float = 10.0
-    ping_after_s: float = 60.0
-    ping_timeout_s: float = 10.0
-    proxy: str | None = None
-
-
-def _all_wanted(requests: list[Request]) -> Sequence[Request]:
+def _none_withdrawn(requests: list[R]) -> Sequence[R]:
     return ()
 
 
-class Pool:
-    """Requests in, requests out: `done` gets them back in batches, each with its status or its failure.
+def _always() -> bool:
+    return True
 
-    `withdrawn` is asked, as the last thing before they are sent, which of some requests are no longer wanted.
+
+class Pool(Generic[R]):
+    """Requests in, requests out: `done` gets each of them back, in batches, with its status or its failure.
+
+    Only within a running event loop.
+
+    Args:
+        origin: `https://host[:port]`.
+        tls: asked for each connection; what it raises fails the requests that wait.
+        done: gets requests that have ended.
+        options: the pool's limits.
+        network: opens the connections.
+        withdrawn: asked, as the last thing before they are sent, which of some requests are no longer wanted; these
+            come back as `FailureKind.WITHDRAWN`.
+        may_send: asked before requests are given to a connection, and before each write that could carry a part of one.
+            While it says False requests wait, with their deadlines; they go on after `resume`, or within a second after
+            it says True. What is guaranteed is said at `Connection._flush`.
+        random: uniform in [0, 1), for the back-off.
     """
 
     def __init__(
         self,
         origin: str,
         tls: Callable[[], ssl.SSLContext],
-        done: Callable[[list[Request]], None],
+        done: Callable[[list[R]], None],
         options: PoolOptions,
         *,
-        withdrawn: Callable[[list[Request]], Sequence[Request]] = _all_wanted,
-        jitter: Callable[[], float] = random.random,
+        network: Network,
+        withdrawn: Callable[[list[R]], Sequence[R]] = _none_withdrawn,
+        may_send: Callable[[], bool] = _always,
+        random: Callable[[], float] = random.random,
     ) -> None:
         parts = urlsplit(origin)
         assert parts.hostname is not None
@@ -68,34 +75,48 @@ class Pool:
         self._host = parts.hostname
         self._port = parts.port or 443
         self.authority = parts.netloc.encode()
+        """For the requests' `:authority` (RFC 9113, 8.3.1)."""
         self._tls = tls
         self._done = done
         self._options = options
+        self._network = network
         self._withdrawn = withdrawn
-        self._jitter = jitter
+        self._may_send = may_send
         self._loop = asyncio.get_running_loop()
-        self._pending = Waiting()
-        self._connections: list[Connection] = []
-        self._dialling: asyncio.Task[None] | None = None
-        self._failures = 0
-        self._not_before = 0.0
+        self._pending: Waiting[R] = Waiting()
+        self._connections: list[Connection[R]] = []
+        self._dialler: Dialler[Connection[R]] = Dialler(
+            origin, self._connect, self._opened, self._not_opened, random=random
+        )
         self._saturated_since: float | None = None
         self._closed = False
         self._pumping = False
         self._winding_up = False
+        self._checking: asyncio.TimerHandle | None = None
         self.opened = 0
         """Connections opened in all."""
-        self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
 
     @property
     def connections(self) -> int:
+        """Connections that are open, those that drain included."""
         return len(self._connections)
 
     @property
     def in_flight(self) -> int:
+        """Requests that were sent and have no answer yet."""
         return sum(connection.in_flight for connection in self._connections)
 
-    def send(self, requests: Sequence[Request]) -> None:
+    @property
+    def idle(self) -> bool:
+        """No request waits, no connection is open or being opened."""
+        return not self._pending and not self._connections and self._dialler.task is None
+
+    @property
+    def next_check_at(self) -> float | None:
+        """When the periodic check is due (`loop.time()`); None while there is nothing to check."""
+        return self._checking.when() if self._checking is not None else None
+
+    def send(self, requests: Sequence[R]) -> None:
         """Take requests; each comes back through `done`, exactly once."""
         now = self._loop.time()
         for request in requests:
@@ -103,153 +124,143 @@ class Pool:
         self._pending.add(requests)
         if self._closed:
             self._fail_pending(_CLOSED)
-        else:
-            self._pump()
+            return
+        if self._checking is None:
+            self._check_later()
+        self._pump()
 
-    async def close(self) -> None:
-        """Close every connection; what is in flight or waiting comes back as lost."""
-        self._closed = True
-        self._checking.cancel()
-        if self._dialling is not None:
-            self._dialling.cancel()
-            await asyncio.gather(self._dialling, return_exceptions=True)
+    def resume(self) -> None:
+        """Send what waits, now that `may_send` says True again."""
         for connection in list(self._connections):
-            connection.close()
-        self._fail_pending(_CLOSED)
+            connection.resume()
+        self._pump()
 
     def retire(self, *, opened_before: float = float("inf")) -> None:
         """New requests go to new connections; those in flight finish on the old ones (opened before that loop time)."""
         for connection in self._connections:
             if connection.opened_at < opened_before:
-                connection.draining = True
-                if not connection.in_flight:
-                    self._loop.call_soon(connection.close)
+                connection.drain()
 
     def wind_up(self) -> None:
         """No more requests will come: finish those that are here, then close."""
         self._winding_up = True
         self.retire()
+        if self._checking is None and not self._closed:
+            self._check_later()
 
-    @property
-    def idle(self) -> bool:
-        """Nothing waits, nothing is open, nothing is being opened."""
-        return not self._pending and not self._connections and self._dialling is None
+    async def close(self) -> None:
+        """Close every connection; what is in flight comes back as lost, what waits as not sent."""
+        self._closed = True
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
+        await self._dialler.close()
+        for connection in list(self._connections):
+            connection.close()
+        self._fail_pending(_CLOSED)
 
     # -- connection.Owner ----------------------------------------------------------------------------------------------
 
-    def finished(self, requests: list[Request]) -> None:
-        if self._failures and any(request.status for request in requests):
-            self._failures = 0
+    def finished(self, requests: list[R]) -> None:
+        if self._dialler.failures and any(request.status for request in requests):
+            self._dialler.succeeded()
         self._done(requests)
 
-    def replay(self, requests: list[Request]) -> None:
-        again, given_up = [], []
+    def resend(self, requests: list[R]) -> None:
+        again, failed = [], []
         for request in requests:
-            request.replays += 1
+            request.resends += 1
             request.status = 0
-            if request.replays > _MOST_REPLAYS:
-                request.failure = Failure(FailureKind.RESET, f"refused {request.replays} times", unknown=False)
-                given_up.append(request)
+            if request.resends > _MOST_RESENDS:
+                request.failure = Failure(FailureKind.RESET, f"refused {request.resends} times", unknown=False)
+                failed.append(request)
             else:
                 again.append(request)
         self._pending.put_back(again)
-        if given_up:
-            self._done(given_up)
+        if failed:
+            self._done(failed)
 
-    def changed(self, connection: Connection) -> None:
+    def changed(self, connection: Connection[R]) -> None:
         self._pump()
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: Connection[R]) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            if not connection.answered and not connection.given_up:
-                self._back_off("closed before the first answer")
+            if connection.state is State.LOST and not connection.answered:
+                self._dialler.back_off("closed before the first answer")
         self._pump()
 
     # -- within --------------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Give what waits to the connections that have room; open one more where none has."""
-        if self._closed or not self._pending or self._pumping:
+        """Carry out what `choose` says until nothing waits, or nothing can be done now."""
+        if self._closed or self._pumping:
+            return
+        pending = len(self._pending)
+        if not pending or not self._may_send():
             return
         self._pumping = True
         try:
-            for connection in self._connections:
-                room = connection.room
-                if room:
-                    pending = self._pending
-                    batch = pending.take(room)
-                    if unwanted := self._withdrawn(batch):
-                        self._withdraw(unwanted)
-                        batch = [request for request in batch if request.failure is None]
-                    connection.send(batch)
-                    if not pending:
+            while pending:
+                decision = choose(
+                    self._connections,
+                    pending,
+                    most=self._options.max_connections,
+                    dialling=self._dialler.task is not None,
+                    saturated_since=self._saturated_since,
+                    now=self._loop.time(),
+                )
+                if isinstance(decision, Give):
+                    self._give(decision.connection, decision.count)
+                    if decision.count == pending:
                         self._saturated_since = None
-                        return
+                    # Not the difference: the engine may have refused some, which wait again.
+                    pending = len(self._pending)
+                elif isinstance(decision, Wait):
+                    self._saturated_since = decision.saturated_since
+                    return
+                else:
+                    self._saturated_since = None
+                    self._dialler.start()
+                    return
         finally:
             self._pumping = False
-        usable = [connection for connection in self._connections if not connection.draining]
-        now = self._loop.time()
-        if usable:
-            if self._saturated_since is None:
-                self._saturated_since = now
-                return
-            if now - self._saturated_since < _SATURATED_FOR_S:
-                return
-        most = self._options.max_connections
-        # Those on their way out count as well, so that a peer that ends each connection does not get ever more of them.
-        if self._dialling is None and len(usable) < most and len(self._connections) < 2 * most:
-            self._saturated_since = None
-            self._dialling = self._loop.create_task(self._open())
 
-    def _withdraw(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)
-        # Not from within: whoever is told may send.
-        self._loop.call_soon(self._done, list(requests))
+    def _give(self, connection: Connection[R], count: int) -> None:
+        batch = self._pending.take(count)
+        if unwanted := self._withdrawn(batch):
+            for request in unwanted:
+                request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)
+            # From the loop: `done` may send, and this pool is in the middle of sending.
+            self._loop.call_soon(self._done, list(unwanted))
+            batch = [request for request in batch if request.failure is None]
+        connection.send(batch)
 
-    async def _open(self) -> None:
-        try:
-            wait_s = self._not_before - self._loop.time()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            connection = await dial(
-                self._host,
-                self._port,
-                self._tls(),
-                lambda: Connection(self, max_streams=self._options.max_streams),
-                proxy=self._options.proxy,
-                timeout_s=self._options.connect_timeout_s,
-            )
-        except DialError as error:
-            self._dialling = None
-            self._back_off(str(error))
-            if not self._connections:
-                self._fail_pending(Failure(FailureKind.CONNECT, str(error), unknown=False))
-            return
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            # A credential that does not load, say: it fails these requests visibly, and the pool lives on.
-            self._dialling = None
-            self._back_off(str(error))
-            self._fail_pending(Failure(FailureKind.CONNECT, f"{type(error).__name__}: {error}", unknown=False))
-            return
-        self._dialling = None
+    async def _connect(self) -> Connection[R]:
+        return await self._network.connect(
+            self._host,
+            self._port,
+            self._tls(),
+            lambda: Connection(self, max_streams=self._options.max_streams, may_send=self._may_send),
+            proxy=self._options.proxy,
+            timeout_s=self._options.connect_timeout_s,
+        )
+
+    def _opened(self, connection: Connection[R]) -> None:
         self.opened += 1
-        if connection.closed:
-            self._back_off("closed during the handshake")
+        if connection.is_closed:
+            self._dialler.back_off("closed during the handshake")
         else:
             self._connections.append(connection)
             if self._closed:
                 connection.close()
         self._pump()
 
-    def _back_off(self, why: str) -> None:
-        self._failures += 1
-        bound = min(_BACKOFF_CAP_S, _BACKOFF_FIRST_S * 2 ** (self._failures - 1))
-        self._not_before = self._loop.time() + bound * self._jitter()
-        log.warning("connection failed", origin=self.origin, error=why, failures=self._failures)
+    def _not_opened(self, error: Exception) -> None:
+        if not isinstance(error, DialError):
+            self._fail_pending(Failure(FailureKind.CONNECT, f"{type(error).__name__}: {error}", unknown=False))
+        elif not self._connections:
+            self._fail_pending(Failure(FailureKind.CONNECT, str(error), unknown=False))
 
     def _fail_pending(self, failure: Failure) -> None:
         if self._pending:
@@ -258,12 +269,19 @@ class Pool:
                 request.failure = failure
             self._done(failed)
 
-    def _check(self) -> None:
-        now, options = self._loop.time(), self._options
-        if self._winding_up and self.idle:
-            self._closed = True
-            return
+    def _check_later(self) -> None:
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
+
+    def _check(self) -> None:
+        """Every second while there is something to check, from the first request on."""
+        self._checking = None
+        if self.idle:
+            if self._winding_up:
+                self._closed = True
+            return
+        # First of all, so that an exception in what follows does not end the checks.
+        self._check_later()
+        now, options = self._loop.time(), self._options
         for connection in list(self._connections):
             connection.check(
                 now,

@@ -1,0 +1,271 @@
+"""A connection's life, and what it writes in it, against a server's engine in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ngh2
+import pytest
+from ngh2 import Configuration, Role, Setting
+
+from tocsin.http2.connection import Connection
+from tocsin.http2.messages import FailureKind, Request
+from tocsin.http2.state import State
+
+HEAD = ((b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/"))
+
+
+class Wire(asyncio.Transport):
+    """What the connection writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None: ...
+
+
+class Both:
+    """A connection, its owner, and the server's engine at the other end."""
+
+    def __init__(self, max_streams: int = 3, window_bytes: int = 65535) -> None:
+        self.allowed = True
+        self.done: list[Request] = []
+        self.again: list[Request] = []
+        self.ends = 0
+        self.on_finished: Callable[[], None] = lambda: None
+        self.wire = Wire()
+        self.connection: Connection[Request] = Connection(self, max_streams=100, may_send=lambda: self.allowed)
+        self.server = ngh2.Connection(Role.SERVER, Configuration())
+        self.server.initiate_connection(
+            {Setting.MAX_CONCURRENT_STREAMS: max_streams, Setting.INITIAL_WINDOW_SIZE: window_bytes}
+        )
+        self.connection.connection_made(self.wire)
+
+    def finished(self, requests: list[Request]) -> None:
+        self.done += requests
+        self.on_finished()
+
+    def resend(self, requests: list[Request]) -> None:
+        self.again += requests
+
+    def changed(self, connection: Connection[Request]) -> None: ...
+
+    def ended(self, connection: Connection[Request]) -> None:
+        self.ends += 1
+
+    def to_server(self) -> list[type]:
+        """Deliver what was written; returns the types of the events."""
+        data, self.wire.written = self.wire.written, b""
+        self.server.receive_data(data)
+        return [type(event) for event in self.server.events()]
+
+    def to_client(self) -> None:
+        self.connection.data_received(self.server.data_to_send())
+
+    async def send(self, count: int = 1) -> list[Request]:
+        requests = [Request(HEAD, b"body") for _ in range(count)]
+        for request in requests:
+            request.started = asyncio.get_running_loop().time()
+        self.connection.send(requests)
+        await asyncio.sleep(0)
+        return requests
+
+    def answer(self, stream_id: int) -> None:
+        self.server.send_response(stream_id, [(b":status", b"200")], end_stream=True)
+        self.to_client()
+
+    def check(self, now: float, timeout_s: float = 30) -> None:
+        self.connection.check(now, request_timeout_s=timeout_s, ping_after_s=60, ping_timeout_s=10)
+
+
+@pytest.fixture
+async def both() -> Both:
+    return Both()
+
+
+@pytest.fixture
+async def active() -> Both:
+    made = Both()
+    made.to_server()
+    made.to_client()
+    return made
+
+
+async def test_one_stream_is_assumed_until_the_settings_come(both: Both) -> None:
+    assert repr(both.connection) == "<Connection OPENING, 0 in flight, limit 1, 0 answered>"
+    assert both.connection.room == 1
+    both.to_server()
+    both.to_client()
+    assert repr(both.connection) == "<Connection ACTIVE, 0 in flight, limit 3, 0 answered>"
+    assert both.connection.room == 3
+
+
+async def test_the_repr_counts_what_is_in_flight_and_what_was_answered(active: Both) -> None:
+    await active.send(2)
+    active.to_server()
+    active.answer(1)
+    assert repr(active.connection) == "<Connection ACTIVE, 1 in flight, limit 3, 1 answered>"
+
+
+async def test_our_own_limit_holds_where_the_peer_allows_more() -> None:
+    both = Both(max_streams=5000)
+    both.to_server()
+    both.to_client()
+    assert both.connection.room == 100
+
+
+async def test_a_goaway_drains_and_the_last_answer_closes(active: Both) -> None:
+    [request] = await active.send()
+    active.to_server()
+    active.server.send_goaway(0)
+    active.to_client()
+    assert active.connection.state is State.DRAINING
+    assert (active.connection.is_usable, active.connection.room) == (False, None)
+    active.answer(1)
+    assert request.status == 200
+    assert (active.connection.state, active.wire.closed, active.ends) == (State.CLOSED, True, 1)
+
+
+async def test_requests_sent_while_a_read_is_handled_that_ends_the_connection_come_back(active: Both) -> None:
+    """Answers and a GOAWAY in one read: the pool sends more after the answers, before it knows of the GOAWAY."""
+    await active.send(3)
+    active.to_server()
+    more = [Request(HEAD, b"body") for _ in range(2)]
+    active.on_finished = lambda: active.connection.send(more)
+    for stream_id in (1, 3, 5):
+        active.server.send_response(stream_id, [(b":status", b"200")], end_stream=True)
+    active.server.send_goaway(0)
+    active.to_client()
+    await asyncio.sleep(0)
+    assert active.again == more
+    assert (active.connection.state, active.ends) == (State.CLOSED, 1)
+
+
+async def test_draining_without_requests_closes_from_the_loop(active: Both) -> None:
+    active.connection.drain()
+    assert active.connection.is_draining
+    await asyncio.sleep(0)
+    assert active.connection.state is State.CLOSED
+    assert active.to_server().count(ngh2.GoAwayReceived) == 1
+
+
+async def test_settings_do_not_make_a_draining_connection_usable_again(both: Both) -> None:
+    await both.send()
+    both.connection.drain()
+    both.to_server()
+    both.to_client()
+    assert both.connection.state is State.DRAINING
+
+
+async def test_a_connection_that_the_peer_ends_is_lost(active: Both) -> None:
+    [request] = await active.send()
+    active.connection.connection_lost(None)
+    assert (active.connection.state, active.ends) == (State.LOST, 1)
+    assert request.failure is not None
+    assert (request.failure.kind, request.failure.unknown) == (FailureKind.LOST, True)
+
+
+async def test_a_connection_that_has_ended_stays_as_it_ended(active: Both) -> None:
+    active.connection.close()
+    active.connection.connection_lost(OSError("reset"))
+    active.connection.drain()
+    await asyncio.sleep(0)
+    assert (active.connection.state, active.ends) == (State.CLOSED, 1)
+    assert active.connection.is_closed
+
+
+async def test_a_protocol_error_of_the_peer_ends_the_connection(active: Both) -> None:
+    active.connection.data_received(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+    assert active.connection.is_closed
+    assert active.wire.closed
+
+
+async def test_a_connection_whose_ping_gets_no_answer_is_lost(active: Both) -> None:
+    now = asyncio.get_running_loop().time()
+    active.check(now + 61)
+    assert ngh2.PingReceived in active.to_server()
+    active.check(now + 72)
+    assert active.connection.state is State.LOST
+
+
+async def test_nothing_is_written_for_requests_while_sending_is_not_allowed(active: Both) -> None:
+    active.to_server()
+    active.allowed = False
+    await active.send(2)
+    active.check(asyncio.get_running_loop().time())
+    assert active.wire.written == b""
+    active.allowed = True
+    active.connection.resume()
+    assert active.to_server().count(ngh2.RequestReceived) == 2
+
+
+async def test_without_requests_in_flight_acknowledgements_are_written_all_the_same(active: Both) -> None:
+    active.to_server()
+    active.allowed = False
+    active.server.update_settings({Setting.MAX_CONCURRENT_STREAMS: 7})
+    active.to_client()
+    assert ngh2.SettingsAcknowledged in active.to_server()
+
+
+async def test_a_request_that_ends_unwritten_at_its_deadline_is_never_written(active: Both) -> None:
+    active.to_server()
+    active.allowed = False
+    await active.send(2)
+    active.check(asyncio.get_running_loop().time() + 31)
+    assert [request.failure and request.failure.kind for request in active.done] == [FailureKind.TIMEOUT] * 2
+    assert ngh2.RequestReceived not in active.to_server()
+    active.allowed = True
+    active.connection.resume()
+    assert ngh2.RequestReceived not in active.to_server()
+
+
+async def test_a_connection_that_closes_while_sending_is_not_allowed_writes_no_request(active: Both) -> None:
+    active.to_server()
+    active.allowed = False
+    await active.send(2)
+    active.connection.close()
+    assert active.wire.written == b""
+    assert len(active.done) == 2
+
+
+async def test_a_body_that_waits_for_the_peers_window_waits_for_permission_too() -> None:
+    both = Both(window_bytes=0)
+    both.to_server()
+    both.to_client()
+    await both.send()
+    events = both.to_server()
+    assert ngh2.RequestReceived in events
+    assert ngh2.DataReceived not in events
+    both.allowed = False
+    both.server.update_settings({Setting.INITIAL_WINDOW_SIZE: 1000})
+    both.to_client()
+    assert both.wire.written == b""
+    both.allowed = True
+    both.connection.resume()
+    assert ngh2.DataReceived in both.to_server()
+
+
+async def test_a_request_above_a_lowered_limit_waits_for_permission_too(active: Both) -> None:
+    active.server.update_settings({Setting.MAX_CONCURRENT_STREAMS: 1})
+    lowered = active.server.data_to_send()
+    active.connection._engine.receive_data(lowered)  # read, and its event not handled yet
+    await active.send(2)
+    assert active.to_server().count(ngh2.RequestReceived) == 1
+    active.allowed = False
+    active.answer(1)
+    assert active.wire.written == b""
+    active.allowed = True
+    active.connection.resume()
+    assert active.to_server().count(ngh2.RequestReceived) == 1
