@@ -1,1 +1,1 @@
-"""Apple's APNs and Google's FCM on 127.0.0.1, as strict as they are: for tocsin's tests, and for anybody's sender."""
+"""An emulator of Apple's APNs and Google's FCM for tests: of tocsin, and of any other sender."""

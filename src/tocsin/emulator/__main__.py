@@ -1,4 +1,4 @@
-"""`python -m tocsin.emulator --directory DIR`: the emulator alone, without the rest of tocsin."""
+"""Runs the emulator of APNs and FCM: `python -m tocsin.emulator --directory DIR`."""
 
 from __future__ import annotations
 
@@ -12,39 +12,48 @@ from tocsin.emulator.run import Emulator, EmulatorError, EmulatorOptions, serve
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tocsin.emulator", description=__doc__)
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="first of five; 0: free ones")
-    parser.add_argument("--topic", action="append", default=[], help="only these topics are allowed")
-    parser.add_argument("--inbox", type=int, default=20_000, help="how many pushes to keep")
-    parser.add_argument("--known-tokens", type=int, default=100_000, help="how many tokens belong somewhere")
-    parser.add_argument("--journal", type=Path, help="a line for every accepted push")
-    parser.add_argument("--journal-bodies", action="store_true")
+    parser.add_argument("--directory", type=Path, required=True, help="where credentials and emulator.json are written")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="the first of five ports; 0: free ports")
+    parser.add_argument("--topic", action="append", default=[], help="allow only this APNs topic (repeatable)")
+    parser.add_argument("--inbox", type=int, default=20_000, help="how many accepted pushes to keep")
+    parser.add_argument(
+        "--known-tokens",
+        type=int,
+        default=100_000,
+        help="for how many APNs device tokens to remember environment and topic",
+    )
+    parser.add_argument("--journal", type=Path, help="a file that gets one line for each accepted push")
+    parser.add_argument("--journal-bodies", action="store_true", help="also write the data of each push")
     parser.add_argument("--faults", type=Path, help="a TOML file with a fault script")
-    parser.add_argument("--max-streams", type=int, default=1000)
-    parser.add_argument("--start-with-one-stream", action="store_true")
+    parser.add_argument("--max-streams", type=int, default=1000, help="streams per connection")
+    parser.add_argument(
+        "--start-with-one-stream", action="store_true", help="APNs: one stream until a request succeeded"
+    )
     parser.add_argument("--token-update-interval", type=float, default=0.0, help="seconds; Apple's is 1200, 0 is off")
     parser.add_argument("--access-token-lifetime", type=int, default=3600, help="seconds")
     return parser
 
 
 def main() -> int:
-    given = parser().parse_args()
+    """Run the emulator until SIGTERM or SIGINT; returns the exit status."""
+    arguments = parser().parse_args()
     options = EmulatorOptions(
-        directory=given.directory,
-        host=given.host,
-        port=given.port,
-        topics=frozenset(given.topic),
-        inbox_size=given.inbox,
-        known_tokens=given.known_tokens,
-        journal=given.journal,
-        journal_bodies=given.journal_bodies,
-        faults=given.faults,
-        max_streams=given.max_streams,
-        start_with_one_stream=given.start_with_one_stream,
-        token_update_interval_s=given.token_update_interval,
-        access_token_lifetime_s=given.access_token_lifetime,
+        directory=arguments.directory,
+        host=arguments.host,
+        port=arguments.port,
+        topics=frozenset(arguments.topic),
+        inbox_size=arguments.inbox,
+        known_tokens=arguments.known_tokens,
+        journal=arguments.journal,
+        journal_bodies=arguments.journal_bodies,
+        faults=arguments.faults,
+        max_streams=arguments.max_streams,
+        start_with_one_stream=arguments.start_with_one_stream,
+        token_update_interval_s=arguments.token_update_interval,
+        access_token_lifetime_s=arguments.access_token_lifetime,
     )
     try:
         import uvloop
@@ -54,14 +63,14 @@ def main() -> int:
         runner = asyncio.Runner()
     with runner:
         try:
-            runner.run(serve(options, _announce))
+            runner.run(serve(options, _print_summary))
         except EmulatorError as error:
             print(error, file=sys.stderr)
             return 1
     return 0
 
 
-def _announce(emulator: Emulator) -> None:
+def _print_summary(emulator: Emulator) -> None:
     print(json.dumps(emulator.summary, indent=2), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Why Apple refuses a request: status, `reason`, and Apple's sentence for it.
+"""The reasons for which APNs refuses a request: HTTP status, `reason`, and Apple's description.
 
 Source: Apple, "Handling notification responses from APNs".
 """
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """The reasons that a request can bring about; others come only out of a fault script."""
+    """The reasons that a request can cause. A fault script can answer with others, too."""
 
     BAD_COLLAPSE_ID = 400, "BadCollapseId", "The collapse identifier exceeds the maximum allowed size."
     BAD_DEVICE_TOKEN = 400, "BadDeviceToken", "The device token is invalid, or does not match the environment."
@@ -34,14 +34,14 @@ class Reason(Enum):
     PAYLOAD_TOO_LARGE = 413, "PayloadTooLarge", "The message payload is too large."
     TOO_MANY_PROVIDER_TOKEN_UPDATES = 429, "TooManyProviderTokenUpdates", "The provider token is updated too often."
 
-    def __init__(self, status: int, text: str, sentence: str) -> None:
+    def __init__(self, status: int, text: str, description: str) -> None:
         self.status = status
         self.text = text
-        self.sentence = sentence
+        self.description = description
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer, not an error
-    """A request that Apple refuses."""
+class ApnsRefusal(Exception):  # noqa: N818 - the name says what APNs does, and is not an error of the emulator
+    """Raised by a check when APNs refuses the request; the handler answers with `reason`."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.text)

@@ -1,7 +1,8 @@
-"""Apple's push certificates, as clients present them: whom they may push to.
+"""Apple's push certificates, with which a client may authenticate instead of a provider token.
 
-The subject's UID is the bundle id. Apple's extensions say the rest: 1.2.840.113635.100.6.3.1 and .2 mark certificates
-for the sandbox and for production, .6 lists the topics (a DER sequence of names and their kinds).
+The UID of the subject is the bundle id. Certificate extensions of Apple hold the rest: 1.2.840.113635.100.6.3.1 and .2
+mark certificates for the sandbox and for production, .6 lists the topics (a DER sequence of topics and their kinds).
+Source: Apple, "Establishing a certificate-based connection to APNs".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from msgspec import Struct
 
-from tocsin.emulator.apns_reasons import Reason, Refused
+from tocsin.emulator.apns_reasons import ApnsRefusal, Reason
 
 FOR_SANDBOX: Final = ObjectIdentifier("1.2.840.113635.100.6.3.1")
 FOR_PRODUCTION: Final = ObjectIdentifier("1.2.840.113635.100.6.3.2")
@@ -21,43 +22,50 @@ TOPICS: Final = ObjectIdentifier("1.2.840.113635.100.6.3.6")
 _DER_NULL: Final = b"\x05\x00"
 _UTF8_STRING: Final = 0x0C
 _SEQUENCE: Final = 0x30
+_STATE_KEY: Final = "certificate"
 _TOPIC: Final = re.compile(rb"[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+")
 
 
 class PushCertificate(Struct, frozen=True):
+    """What a push certificate permits."""
+
     topics: frozenset[bytes]
     environments: frozenset[str]
+    """`sandbox`, `production`, or both."""
 
     @property
     def only_topic(self) -> bytes | None:
-        """What a request without `apns-topic` means."""
+        """The topic of a request without `apns-topic`; None if the certificate has several topics."""
         return next(iter(self.topics)) if len(self.topics) == 1 else None
 
 
 def read_certificate(der: bytes) -> PushCertificate:
-    """
+    """The topics and environments of a certificate in DER form.
+
     Raises:
-        Refused: BadCertificate, where it is not one for push.
+        ApnsRefusal: BadCertificate, if it is not a push certificate.
     """
     certificate = x509.load_der_x509_certificate(der)
     names = certificate.subject.get_attributes_for_oid(NameOID.USER_ID)
     if not names:
-        raise Refused(Reason.BAD_CERTIFICATE)
-    own = str(names[0].value).encode()
-    found = {extension.oid: extension.value for extension in certificate.extensions}
+        raise ApnsRefusal(Reason.BAD_CERTIFICATE)
+    bundle_id = str(names[0].value).encode()
+    extensions = {extension.oid: extension.value for extension in certificate.extensions}
     environments = {
-        environment for oid, environment in ((FOR_SANDBOX, "sandbox"), (FOR_PRODUCTION, "production")) if oid in found
+        environment
+        for oid, environment in ((FOR_SANDBOX, "sandbox"), (FOR_PRODUCTION, "production"))
+        if oid in extensions
     }
-    listed = found.get(TOPICS)
-    topics = _strings(listed.value) if isinstance(listed, x509.UnrecognizedExtension) else []
+    extension = extensions.get(TOPICS)
+    topics = _strings(extension.value) if isinstance(extension, x509.UnrecognizedExtension) else []
     return PushCertificate(
-        frozenset({own, *(topic for topic in topics if _TOPIC.fullmatch(topic))}),
+        frozenset({bundle_id, *(topic for topic in topics if _TOPIC.fullmatch(topic))}),
         frozenset(environments or {"sandbox", "production"}),
     )
 
 
 def apple_extensions(topics: dict[str, str]) -> list[x509.UnrecognizedExtension]:
-    """The extensions of a certificate for both environments and these topics, each with its kind."""
+    """Apple's certificate extensions for both environments and for these topics; the values are the topics' kinds."""
     pairs = b"".join(
         _der(_UTF8_STRING, topic.encode()) + _der(_SEQUENCE, _der(_UTF8_STRING, kind.encode()))
         for topic, kind in topics.items()
@@ -70,17 +78,22 @@ def apple_extensions(topics: dict[str, str]) -> list[x509.UnrecognizedExtension]
 
 
 def certificate_of(connection: Any) -> PushCertificate | None:
-    """The certificate of a connection's client, read once. None where it has shown none."""
+    """The client certificate of a connection, which is parsed once; None if the client has presented none.
+
+    Raises:
+        ApnsRefusal: BadCertificate, if it is not a push certificate.
+    """
     if connection.peer_certificate is None:
         return None
-    known = connection.state.get("certificate")
-    if known is None:
-        known = connection.state["certificate"] = read_certificate(connection.peer_certificate)
-    assert isinstance(known, PushCertificate)
-    return known
+    certificate = connection.state.get(_STATE_KEY)
+    if certificate is None:
+        certificate = connection.state[_STATE_KEY] = read_certificate(connection.peer_certificate)
+    assert isinstance(certificate, PushCertificate)
+    return certificate
 
 
 def _der(tag: int, content: bytes) -> bytes:
+    """Encode one DER value: tag, length, content."""
     size = len(content)
     if size < 128:
         return bytes([tag, size]) + content
@@ -89,20 +102,20 @@ def _der(tag: int, content: bytes) -> bytes:
 
 
 def _strings(der: bytes) -> list[bytes]:
-    """Every UTF8String within nested sequences; the rest is passed over."""
-    found: list[bytes] = []
-    at = 0
-    while at + 2 <= len(der):
-        tag, size = der[at], der[at + 1]
-        at += 2
+    """All UTF8String values in nested DER sequences; other values are skipped."""
+    strings: list[bytes] = []
+    position = 0
+    while position + 2 <= len(der):
+        tag, size = der[position], der[position + 1]
+        position += 2
         if size & 128:
             octets = size & 127
-            size = int.from_bytes(der[at : at + octets], "big")
-            at += octets
-        content = der[at : at + size]
-        at += size
+            size = int.from_bytes(der[position : position + octets], "big")
+            position += octets
+        content = der[position : position + size]
+        position += size
         if tag == _UTF8_STRING:
-            found.append(content)
+            strings.append(content)
         elif tag == _SEQUENCE:
-            found += _strings(content)
-    return found
+            strings += _strings(content)
+    return strings

@@ -1,4 +1,4 @@
-"""The control API, on plain HTTP: what arrived, what was counted, which faults are in force."""
+"""The request handler of the control API: the inbox, the counters, and the fault script, over HTTP without TLS."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Meta, Struct
 
-from tocsin.emulator.acting import Faults
+from tocsin.emulator.fault_injection import FaultInjector
 from tocsin.emulator.faults import Script, describe, parse_script
 from tocsin.emulator.inbox import Inbox
 from tocsin.http2.server import Exchange, Reply
 
-_PAGES: Final = ("/inbox", "/stats", "/faults")
+_PATHS: Final = ("/inbox", "/stats", "/faults")
 
 
-class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
-    """The parameters of `GET /inbox`."""
+class _InboxQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The query parameters of `GET /inbox`."""
 
     token: str | None = None
     provider: str | None = None
@@ -27,14 +27,15 @@ class _Wanted(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ControlHandler:
-    """`GET`/`DELETE /inbox`, `GET /stats`, `GET`/`PUT`/`DELETE /faults`."""
+    """Answers `GET` and `DELETE /inbox`, `GET /stats`, and `GET`, `PUT` and `DELETE /faults`."""
 
-    def __init__(self, inbox: Inbox, faults: Faults, stats: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, inbox: Inbox, faults: FaultInjector, stats: Callable[[], dict[str, Any]]) -> None:
         self._inbox = inbox
         self._faults = faults
         self._stats = stats
 
     def __call__(self, exchange: Exchange) -> Reply:
+        """Answer one request."""
         fields = dict(exchange.headers)
         path, _, query = fields[b":path"].decode("latin-1").partition("?")
         method = fields[b":method"].decode()
@@ -54,24 +55,19 @@ class ControlHandler:
                 self._faults.replace(Script())
                 return _json(200, {})
             case _, "/inbox" | "/stats" | "/faults":
-                return _json(405, {"error": f"{method} is not for {path}"})
+                return _json(405, {"error": f"{path} does not support {method}"})
             case _:
-                return _json(404, {"error": f"no such page: {path}; there are {', '.join(_PAGES)}"})
+                return _json(404, {"error": f"unknown path {path}; known are {', '.join(_PATHS)}"})
 
     def _find(self, query: dict[str, str]) -> Reply:
         try:
-            wanted = msgspec.convert(query, _Wanted, strict=False)
+            wanted = msgspec.convert(query, _InboxQuery, strict=False)
         except msgspec.ValidationError as error:
             return _json(400, {"error": str(error)})
-        return _json(
-            200,
-            self._inbox.find(
-                token=wanted.token,
-                provider=wanted.provider,
-                environment=wanted.environment,
-                limit=wanted.limit,
-            ),
+        found = self._inbox.find(
+            token=wanted.token, provider=wanted.provider, environment=wanted.environment, limit=wanted.limit
         )
+        return _json(200, found)
 
     def _put_faults(self, body: bytes) -> Reply:
         try:

@@ -1,6 +1,6 @@
-"""Everything a client needs to talk to the emulator, written into its directory: nothing here is secret for long.
+"""Writes the credentials that clients of the emulator need into its directory: keys, certificates, a service account.
 
-A directory that has it already keeps it, so that a restarted emulator knows its clients.
+Files that exist are kept, so that clients can continue to use them when the emulator is started again.
 """
 
 from __future__ import annotations
@@ -29,66 +29,81 @@ CERTIFICATE_TOPICS: Final = {
     f"{CERTIFICATE_TOPIC}.voip": "voip",
     f"{CERTIFICATE_TOPIC}.complication": "complication",
 }
-"""As Apple puts them into a certificate, each with its kind."""
+"""The topics of the push certificate, and the kind of each, as Apple writes them into a certificate."""
 PROJECT_ID: Final = "tocsin-emulator"
-_VALID: Final = timedelta(days=825)
+_VALIDITY: Final = timedelta(days=825)
+_CA_NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin emulator CA")])
 
 _Key = ec.EllipticCurvePrivateKey
 
 
 class Files(Struct, frozen=True):
-    """Where everything lies."""
+    """The paths of the emulator's files."""
 
     directory: Path
 
     @property
     def ca(self) -> Path:
+        """The certificate of the CA that clients must trust (PEM)."""
         return self.directory / "ca.pem"
 
     @property
     def ca_key(self) -> Path:
-        """Kept, so that a test can make certificates of its own."""
+        """The CA's private key (PEM), with which a test can issue more certificates."""
         return self.directory / "ca-key.pem"
 
     @property
     def server(self) -> Path:
+        """The servers' TLS certificate and its private key (PEM)."""
         return self.directory / "server.pem"
 
     @property
     def key_id_file(self) -> Path:
+        """The file with the id of the APNs key."""
         return self.directory / "key_id"
 
     @property
     def key_id(self) -> str:
+        """The id of the APNs key; read from `key_id_file`."""
         return self.key_id_file.read_text().strip()
 
     @property
     def apns_key(self) -> Path:
+        """The private key for provider tokens, in the form that Apple offers for download (.p8)."""
         return self.directory / f"AuthKey_{self.key_id}.p8"
 
     @property
     def certificate(self) -> Path:
+        """A push certificate with its private key (PEM)."""
         return self.directory / "apns-certificate.pem"
 
     @property
     def certificate_key(self) -> Path:
+        """The private key of the push certificate alone (PEM)."""
         return self.directory / "apns-certificate-key.pem"
 
     @property
     def certificate_p12(self) -> Path:
+        """The push certificate with its private key (PKCS #12, no password)."""
         return self.directory / "apns-certificate.p12"
 
     @property
     def service_account(self) -> Path:
+        """The service account file (JSON)."""
         return self.directory / "service-account.json"
 
     @property
     def summary(self) -> Path:
+        """`emulator.json`."""
         return self.directory / "emulator.json"
 
 
 def write_credentials(directory: Path) -> Files:
-    """Make what is missing; returns where it is."""
+    """Write the files that are missing, except the service account; returns the paths of all files.
+
+    Raises:
+        OSError: a file cannot be written or read.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     files = Files(directory)
     if not files.key_id_file.exists():
@@ -101,7 +116,11 @@ def write_credentials(directory: Path) -> Files:
 
 
 def write_service_account(files: Files, token_uri: str) -> None:
-    """The JSON as Google hands it out; the key stays, the `token_uri` is today's."""
+    """Write the service account file in Google's format. An existing one is kept, except for its `token_uri`.
+
+    Raises:
+        OSError: the file cannot be written or read.
+    """
     if files.service_account.exists():
         account = json.loads(files.service_account.read_text())
     else:
@@ -120,61 +139,63 @@ def write_service_account(files: Files, token_uri: str) -> None:
 
 
 def _write_certificates(files: Files) -> None:
+    """Create a CA, and issue with it the servers' TLS certificate and a push certificate."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin emulator CA")])
     ca = (
-        _certificate(ca_name, ca_name, ca_key)
+        _certificate(_CA_NAME, _CA_NAME, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(_ca_key_usage(), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    server_key = ec.generate_private_key(ec.SECP256R1())
-    server = (
-        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), ca_name, server_key)
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [
-                    x509.DNSName("localhost"),
-                    x509.IPAddress(ip_address("127.0.0.1")),
-                    x509.IPAddress(ip_address("::1")),
-                ]
-            ),
-            critical=False,
-        )
+    _write_private(files.ca_key, _pem(ca_key))
+    files.ca.write_bytes(ca.public_bytes(Encoding.PEM))
+    _write_push_certificate(files, ca_key)
+    # Last: if this file exists, all others do.
+    _write_server_certificate(files, ca_key)
+
+
+def _write_server_certificate(files: Files, ca_key: _Key) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1")), x509.IPAddress(ip_address("::1"))]
+    certificate = (
+        _certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), _CA_NAME, key)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    client_key = ec.generate_private_key(ec.SECP256R1())
-    # Apple names the bundle id in the subject's UID.
-    client_name = x509.Name(
+    _write_private(files.server, certificate.public_bytes(Encoding.PEM) + _pem(key))
+
+
+def _write_push_certificate(files: Files, ca_key: _Key) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Apple writes the bundle id into the UID of the subject.
+    subject = x509.Name(
         [
             x509.NameAttribute(NameOID.USER_ID, CERTIFICATE_TOPIC),
             x509.NameAttribute(NameOID.COMMON_NAME, f"Apple Push Services: {CERTIFICATE_TOPIC}"),
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, TEAM_ID),
         ]
     )
-    unsigned = (
-        _certificate(client_name, ca_name, client_key)
+    builder = (
+        _certificate(subject, _CA_NAME, key)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     for extension in apple_extensions(CERTIFICATE_TOPICS):
-        unsigned = unsigned.add_extension(extension, critical=False)
-    client = unsigned.sign(ca_key, hashes.SHA256())
-    _write_private(files.ca_key, _pem(ca_key))
-    files.ca.write_bytes(ca.public_bytes(Encoding.PEM))
-    _write_private(files.server, server.public_bytes(Encoding.PEM) + _pem(server_key))
-    # One file with both, as tocsin and curl like it, and the key alone for those who want two.
-    _write_private(files.certificate, client.public_bytes(Encoding.PEM) + _pem(client_key))
-    _write_private(files.certificate_key, _pem(client_key))
+        builder = builder.add_extension(extension, critical=False)
+    certificate = builder.sign(ca_key, hashes.SHA256())
+    # One file with certificate and key, for tocsin and curl, and one with the key alone, for programs that need two.
+    _write_private(files.certificate, certificate.public_bytes(Encoding.PEM) + _pem(key))
+    _write_private(files.certificate_key, _pem(key))
     _write_private(
         files.certificate_p12,
-        pkcs12.serialize_key_and_certificates(b"apns", client_key, client, None, NoEncryption()),
+        pkcs12.serialize_key_and_certificates(b"apns", key, certificate, None, NoEncryption()),
     )
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: _Key) -> x509.CertificateBuilder:
+    """What all certificates have in common; the system clock is read, as for every certificate that TLS checks."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -183,20 +204,20 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: _Key) -> x509.Certi
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + _VALID)
+        .not_valid_after(now + _VALIDITY)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
+def _ca_key_usage() -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,
         key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
+        key_cert_sign=True,
+        crl_sign=True,
         encipher_only=False,
         decipher_only=False,
     )
@@ -207,7 +228,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Readable by its user alone, and never half written."""
+    """Write a file that only its owner can read; it is replaced as a whole."""
     temporary = path.with_name(path.name + ".new")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

@@ -1,10 +1,10 @@
-"""The words of a fault script: what `PUT /faults` and a TOML file may say."""
+"""The types of a fault script, as `PUT /faults` takes it in JSON and `--faults` in TOML."""
 
 from __future__ import annotations
 
 import math
-import random
 import re
+from random import Random
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,7 +21,11 @@ _Z99: Final = 2.326
 
 
 class Match(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom a rule is about; what is not named matches everything, but `oauth` only matches where it is named."""
+    """The requests that a rule applies to.
+
+    A field that is not set matches every request. Requests to the OAuth token endpoint match only if `provider` is
+    `oauth`.
+    """
 
     provider: Literal["apns", "fcm", "oauth"] | None = None
     environment: Literal["production", "sandbox"] | None = None
@@ -29,85 +33,98 @@ class Match(Struct, frozen=True, forbid_unknown_fields=True):
     token_prefix: str | None = None
     topic: str | None = None
     application: str | None = None
-    """APNs: team id, dot, bundle id; it has the bundle id's topic and those with one of Apple's suffixes."""
+    """APNs: team id, dot, bundle id. Matches the bundle id as topic, and with each of Apple's suffixes."""
     project: str | None = None
 
 
 class Goaway(Struct, frozen=True, forbid_unknown_fields=True):
-    """When, and how, a connection is told to go.
+    """How the server ends a connection with GOAWAY (RFC 9113, 6.8).
 
-    `graceful`: a notice, then GOAWAY; all that was sent is answered. `mid`: the last stream id is that of the request
-    before this one; what came before is answered, what comes after is not processed. `immediate`: likewise, but the
-    connection closes at once, on what is not answered yet, too.
+    `graceful`: a notice with the highest stream id, then GOAWAY; all requests are answered. `mid`: the last stream id
+    is that of the request before this one; earlier requests are answered, this one and later ones are not processed.
+    `immediate`: like `mid`, but the connection closes at once, so that earlier requests may get no answer.
     """
 
     mode: Literal["immediate", "graceful", "mid"] = "graceful"
     every: Annotated[int, Meta(ge=1)] | None = None
-    """Only with every so many requests of a connection."""
+    """If set: only with every n-th request of a connection."""
 
 
 class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One fault. The first rule that matches, and whose turn it is, acts; several actions in one rule are all taken.
+    """One rule of a fault script: which requests it applies to, how often, and what it does.
 
-    One without an action spares what it matches from the rules below it.
+    The first rule that matches a request and is due (`after`, `times`, `rate`) is applied. All actions of that rule are
+    taken. A rule without an action excludes the requests it matches from the rules after it.
+
+    Raises:
+        ValueError: a header field is not valid, or an action exists for FCM only and `match` names another provider.
     """
 
     match: Match = Match()
     rate: Rate = 1.0
+    """The probability with which a matching request is affected."""
     times: Annotated[int, Meta(ge=1)] | None = None
+    """The maximum number of requests to apply to."""
     after: Annotated[int, Meta(ge=0)] = 0
+    """The number of matching requests that are not affected first."""
 
     status: Annotated[int, Meta(ge=200, le=599)] | None = None
+    """The HTTP status of the answer. The push is not accepted, unless this is 200."""
     reason: str = ""
-    """APNs: `reason` of the body. FCM: the `errorCode`. OAuth: the `error`."""
+    """APNs: `reason` in the body. FCM: the `errorCode`. OAuth: the `error`."""
     timestamp: int | None = None
-    """APNs 410: Unix milliseconds."""
+    """APNs, status 410: since when the device token is not valid any more, in Unix milliseconds."""
     message: str | None = None
-    """FCM: the error's message. OAuth: its description."""
+    """FCM: the error's `message`. OAuth: its `error_description`."""
     field: str | None = None
-    """FCM: the field of a BadRequest violation, `message.token`."""
+    """FCM: the field that a BadRequest violation names, for example `message.token`."""
     body: str | None = None
-    """Instead of the provider's own; with no `status`, of the one that it would have been."""
+    """Replaces the body of the answer; without `status`, of the answer that the provider would give."""
     headers: dict[str, str] = {}
-    """Added to the answer, each replacing one of its name; with no `status`, to the one that it would have been."""
+    """Added to the answer, or replace header fields of the same name; without `status`, as for `body`."""
     html_404: bool = False
-    """FCM alone: Google's HTML page instead of JSON."""
+    """FCM only: answer with Google's HTML page for status 404."""
 
     no_answer: bool = False
+    """Never answer."""
     delay_s: Seconds | None = None
+    """Answer after this many seconds."""
     reset: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
-    """RST_STREAM with this error code (7 is REFUSED_STREAM)."""
+    """Send RST_STREAM with this error code (RFC 9113, 7; 7 is REFUSED_STREAM)."""
     processed: bool = False
-    """The push is taken all the same, before the stream is reset, cut, or left without an answer."""
+    """Accept the push although the request gets no answer (`no_answer`, `reset`, `cut`)."""
     goaway: Goaway | None = None
     max_concurrent_streams: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """Send this SETTINGS_MAX_CONCURRENT_STREAMS on the connection of the request."""
     cut: Literal["mid_headers", "mid_body", "before_answer"] | None = None
+    """Close the connection before the answer, or in the middle of its header fields or body."""
     slow_read_s: Seconds | None = None
+    """Read nothing from the connection for this many seconds."""
     expire_tokens: bool = False
-    """FCM alone: every access token that was issued so far becomes invalid."""
+    """FCM only: all access tokens issued so far become invalid."""
     tls_fail: bool = False
-    """Not about requests: new connections of `provider` and `environment` fail their TLS handshake."""
+    """Applies to connections, not to requests: the TLS handshake fails for `provider` and `environment`."""
 
     def __post_init__(self) -> None:
         for name, value in self.headers.items():
             if _FIELD_NAME.fullmatch(name) is None or _FIELD_VALUE.fullmatch(value) is None:
-                raise ValueError(f"headers: {name!r} is no header field")
+                raise ValueError(f"headers: {name!r}: not a valid name and value of a header field")
         if self.only_fcm and self.match.provider not in (None, "fcm"):
-            raise ValueError("`html_404` and `expire_tokens` are for the provider `fcm` alone")
+            raise ValueError("`html_404` and `expire_tokens` are possible only for the provider `fcm`")
 
     @property
     def only_fcm(self) -> bool:
-        """Whether there is nothing like it elsewhere."""
+        """Whether the rule has an action that exists for FCM only; it then does not apply to other providers."""
         return self.html_404 or self.expire_tokens
 
     @property
-    def scripted(self) -> bool:
-        """Whether the answer is the rule's, and the push not taken."""
+    def replaces_answer(self) -> bool:
+        """Whether the rule alone decides the answer, and the push is not accepted."""
         return self.only_fcm or self.status not in (None, 200)
 
     @property
-    def silent(self) -> str:
-        """Why there is no answer; empty where there is one."""
+    def unanswered_because(self) -> str:
+        """The name of the action because of which there is no answer; empty if there is an answer."""
         if self.goaway is not None and self.goaway.mode != "graceful":
             return "goaway"
         if self.no_answer:
@@ -118,7 +135,11 @@ class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Latency(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long every answer takes: fixed, or lognormal by its mean and 99th percentile."""
+    """The delay of every answer: fixed, or from a lognormal distribution with this mean and 99th percentile.
+
+    Raises:
+        ValueError: neither or both of the two are given, or no lognormal distribution has these values.
+    """
 
     fixed_ms: Milliseconds | None = None
     mean_ms: Milliseconds | None = None
@@ -126,47 +147,55 @@ class Latency(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if (self.fixed_ms is None) == (self.mean_ms is None) or (self.mean_ms is None) != (self.p99_ms is None):
-            raise ValueError("latency: either `fixed_ms`, or `mean_ms` and `p99_ms`")
+            raise ValueError("latency: must have either `fixed_ms`, or both `mean_ms` and `p99_ms`")
         if self.mean_ms is not None and self.p99_ms is not None:
-            furthest = self.mean_ms * math.exp(_Z99 * _Z99 / 2)
-            if not 0 < self.mean_ms <= self.p99_ms <= furthest:
+            largest_p99_ms = self.mean_ms * math.exp(_Z99 * _Z99 / 2)
+            if not 0 < self.mean_ms <= self.p99_ms <= largest_p99_ms:
                 raise ValueError("latency: `p99_ms` must be from 1 to 14 times `mean_ms`")
 
-    def draw_s(self, dice: random.Random) -> float:
+    def draw_s(self, random: Random) -> float:
+        """A random delay from the distribution, in seconds."""
         if self.mean_ms is None or self.p99_ms is None:
             return (self.fixed_ms or 0.0) / 1000
-        # p99 = exp(mu + z sigma), mean = exp(mu + sigma² / 2): solved for sigma, the smaller root.
+        # p99 = exp(mu + z sigma) and mean = exp(mu + sigma² / 2), solved for sigma; the smaller solution.
         sigma = _Z99 - math.sqrt(max(_Z99 * _Z99 - 2 * math.log(self.p99_ms / self.mean_ms), 0.0))
-        return math.exp(dice.gauss(math.log(self.mean_ms) - sigma * sigma / 2, sigma)) / 1000
+        return math.exp(random.gauss(math.log(self.mean_ms) - sigma * sigma / 2, sigma)) / 1000
 
 
 class Script(Struct, forbid_unknown_fields=True):
-    """All that `PUT /faults` or a TOML file may say."""
+    """A fault script: the rules in their order, and what applies to all requests or connections."""
 
     rules: list[Rule] = []
     latency: Latency | None = None
     tls_fail: bool = False
-    """New connections fail their TLS handshake, whomever they are to."""
+    """The TLS handshake of every new connection fails."""
     seed: int | None = None
-    """Makes `rate` and `latency` repeat themselves."""
+    """The seed of the random numbers for `rate` and `latency`; the same seed gives the same decisions."""
 
 
 def parse_script(raw: bytes) -> Script:
     """A script from JSON.
 
     Raises:
-        msgspec.ValidationError, msgspec.DecodeError: with the path of what is wrong.
+        msgspec.ValidationError: a name or value is not valid; the message has its path.
+        msgspec.DecodeError: not JSON.
+        UnicodeDecodeError: not UTF-8.
     """
     return msgspec.json.decode(raw, type=Script)
 
 
 def load_script(content: str) -> Script:
-    """A script from TOML, with the same names; raises as `parse_script`."""
+    """A script from TOML, with the same names as in JSON.
+
+    Raises:
+        msgspec.ValidationError: a name or value is not valid; the message has its path.
+        msgspec.DecodeError: not TOML.
+    """
     return msgspec.toml.decode(content, type=Script)
 
 
 def describe(script: Script) -> Any:
-    """The script as JSON has it, its rules without what they leave to the defaults."""
+    """The script as built-in types for JSON; fields of rules that have their default are left out."""
     plain = msgspec.to_builtins(script)
     defaults = msgspec.to_builtins(Rule())
     for rule in plain["rules"]:

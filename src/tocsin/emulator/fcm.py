@@ -1,127 +1,156 @@
-"""Google's FCM HTTP v1, as strict as it is.
+"""The request handler of Google's FCM HTTP v1 API.
 
-Source: Google, "REST Resource: projects.messages"; the wording of its errors as the service answers them.
+Source: Google, "REST Resource: projects.messages". The wording of the errors is that of the service's answers.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
-import time
+from random import Random
 from typing import Final
 
-from tocsin.emulator.acting import Faults, Subject
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.fault_injection import FaultInjector, RequestAttributes
 from tocsin.emulator.faults import Rule
-from tocsin.emulator.fcm_errors import Rejected, error, html_404, not_found, permission_denied, unauthenticated
+from tocsin.emulator.fcm_errors import (
+    FcmRefusal,
+    error_reply,
+    html_404,
+    not_found,
+    permission_denied,
+    unauthenticated,
+)
 from tocsin.emulator.fcm_message import SendRequest, read_request
 from tocsin.emulator.fcm_schema import Violation
-from tocsin.emulator.frames import Frames, Reading
+from tocsin.emulator.header_cache import HeaderCache, ParsedHeaders
 from tocsin.emulator.inbox import Inbox
 from tocsin.emulator.oauth import OAuthHandler
-from tocsin.emulator.tally import Tally
+from tocsin.emulator.options import Clock
 from tocsin.http2.server import Exchange, Reply
 
 _PATH: Final = re.compile(rb"/v1/projects/([^/]+)/messages:send")
 _JSON: Final = ((b"content-type", b"application/json; charset=UTF-8"),)
 
+_Headers = ParsedHeaders[None]
+
 
 class FcmHandler:
-    """Messages to one project."""
+    """Answers the requests to send a message for one project."""
 
-    def __init__(self, project: str, oauth: OAuthHandler, inbox: Inbox, tally: Tally, faults: Faults) -> None:
+    def __init__(
+        self,
+        project: str,
+        oauth: OAuthHandler,
+        inbox: Inbox,
+        counters: Counters,
+        faults: FaultInjector,
+        *,
+        clock: Clock,
+        random: Random,
+    ) -> None:
         self._project = project.encode()
         self._path = f"/v1/projects/{project}/messages:send".encode()
         self._oauth = oauth
         self._inbox = inbox
-        self._tally = tally
+        self._counters = counters
         self._faults = faults
-        self._frames = Frames(b":path", b"content-length")
-        self._serial = secrets.randbelow(10**6)
+        self._clock = clock
+        self._headers: HeaderCache[None] = HeaderCache(b":path", b"content-length")
+        self._last_message_number = random.randrange(10**6)
 
     def __call__(self, exchange: Exchange) -> Reply | None:
-        reading = self._frames.read(exchange)
+        """Answer one request; None if a fault delays or suppresses the answer."""
+        headers = self._headers.parse(exchange)
         try:
-            self._check_caller(reading)
+            self._check_sender(headers)
             request = read_request(exchange.body)
-        except Rejected as rejected:
-            return (
-                self._with_faults(exchange, reading, None, rejected) if self._faults.active else self._refuse(rejected)
-            )
+        except FcmRefusal as refusal:
+            if self._faults.active:
+                return self._answer_with_faults(exchange, headers, None, refusal)
+            return self._refuse(refusal)
         if self._faults.active:
-            return self._with_faults(exchange, reading, request, None)
-        return self._success(exchange, reading, request)
+            return self._answer_with_faults(exchange, headers, request, None)
+        return self._success(exchange, headers, request)
 
-    def _check_caller(self, reading: Reading) -> None:
-        fields = reading.frame.fields
-        path = reading.values[0] or b""
-        project = b""
+    def _check_sender(self, headers: _Headers) -> None:
+        """Check path, method, access token and project."""
+        fields = headers.shared.fields
+        path = headers.values[0] or b""
+        other_project = b""
         if path != self._path:
             path = path.partition(b"?")[0]
             match = _PATH.fullmatch(path)
             if match is None:
                 raise not_found()
-            project = match[1] if path != self._path else b""
+            other_project = match[1] if path != self._path else b""
         if fields.get(b":method") != b"POST":
             raise not_found()
         authorization = fields.get(b"authorization", b"")
-        if not self._oauth.is_good(authorization):
+        if not self._oauth.is_valid(authorization):
             raise unauthenticated(missing=not authorization)
-        if project:
-            raise permission_denied(project.decode("latin-1"))
+        if other_project:
+            raise permission_denied(other_project.decode("latin-1"))
 
-    def _success(self, exchange: Exchange, reading: Reading, request: SendRequest) -> Reply:
-        self._tally.answers["fcm", None, 200, ""] += 1
+    def _success(self, exchange: Exchange, headers: _Headers, request: SendRequest) -> Reply:
+        self._counters.answers["fcm", None, 200, ""] += 1
         if request.validate_only:
-            return self._named(b"fake_message_id")
+            return self._message_name(b"fake_message_id")
         id = self._new_id()
-        self._accept(exchange, reading, request, id)
-        return self._named(id)
+        self._accept(exchange, headers, request, id)
+        return self._message_name(id)
 
-    def _accept(self, exchange: Exchange, reading: Reading, request: SendRequest, id: bytes) -> None:
-        self._inbox.accept("fcm", None, request.message.target.encode(), id, reading, exchange.body)
+    def _accept(self, exchange: Exchange, headers: _Headers, request: SendRequest, id: bytes) -> None:
+        self._inbox.add("fcm", None, request.message.target.encode(), id, headers, exchange.body)
 
-    def _named(self, id: bytes) -> Reply:
+    def _message_name(self, id: bytes) -> Reply:
         return Reply(200, _JSON, b'{"name":"projects/%b/messages/%b"}' % (self._project, id))
 
     def _new_id(self) -> bytes:
-        self._serial += 1
-        return b"0:%d%%%016x" % (int(time.time() * 1e6), self._serial)
+        self._last_message_number += 1
+        return b"0:%d%%%016x" % (int(self._clock() * 1e6), self._last_message_number)
 
-    def _refuse(self, rejected: Rejected) -> Reply:
-        self._tally.count("fcm", None, rejected.status, rejected.reason)
-        return rejected.reply()
+    def _refuse(self, refusal: FcmRefusal) -> Reply:
+        self._counters.count_answer("fcm", None, refusal.status, refusal.reason)
+        return refusal.reply()
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
-    def _with_faults(
-        self, exchange: Exchange, reading: Reading, request: SendRequest | None, rejected: Rejected | None
+    def _answer_with_faults(
+        self, exchange: Exchange, headers: _Headers, request: SendRequest | None, refusal: FcmRefusal | None
     ) -> Reply | None:
-        parts = (reading.values[0] or b"").decode("latin-1").split("/")
-        target = request.message.target if request is not None else ""
-        subject = Subject("fcm", token=target, project=parts[3] if len(parts) > 3 else "")
-        rule = self._faults.find(subject, exchange.connection)
-        if rule is not None and rule.scripted:
+        rule = self._faults.select(_attributes(headers, request), exchange.connection)
+        if rule is not None and rule.replaces_answer:
             if rule.expire_tokens:
                 self._faults.token_generation += 1
-            reply = _scripted(rule)
-            status, reason = (0, rule.silent) if rule.silent else (reply.status, rule.reason)
-            self._tally.count("fcm", None, status, reason)
-        elif rejected is not None:
-            reply = self._refuse(rejected)
-        elif request is not None and (rule is None or not rule.silent):
-            reply = self._success(exchange, reading, request)
+            reply = _scripted_reply(rule)
+            cause = rule.unanswered_because
+            status, reason = (0, cause) if cause else (reply.status, rule.reason)
+            self._counters.count_answer("fcm", None, status, reason)
+        elif refusal is not None:
+            reply = self._refuse(refusal)
+        elif request is not None and (rule is None or not rule.unanswered_because):
+            reply = self._success(exchange, headers, request)
         else:
             assert rule is not None
             assert request is not None
             id = self._new_id()
-            reply = self._named(id)
-            self._tally.count("fcm", None, 0, rule.silent)
-            if not request.validate_only and self._faults.takes(rule, exchange):
-                self._accept(exchange, reading, request, id)
-        return self._faults.delayed(exchange, reply) if rule is None else self._faults.act(rule, exchange, reply)
+            reply = self._message_name(id)
+            self._counters.count_answer("fcm", None, 0, rule.unanswered_because)
+            if not request.validate_only and self._faults.accepts_push(rule, exchange):
+                self._accept(exchange, headers, request, id)
+        if rule is None:
+            return self._faults.with_latency(exchange, reply)
+        return self._faults.apply(rule, exchange, reply)
 
 
-def _scripted(rule: Rule) -> Reply:
+def _attributes(headers: _Headers, request: SendRequest | None) -> RequestAttributes:
+    parts = (headers.values[0] or b"").decode("latin-1").split("/")
+    target = request.message.target if request is not None else ""
+    return RequestAttributes("fcm", token=target, project=parts[3] if len(parts) > 3 else "")
+
+
+def _scripted_reply(rule: Rule) -> Reply:
+    """The answer that a rule defines instead of the real one."""
     if rule.html_404:
         return html_404()
     if rule.status in (None, 200):
@@ -129,4 +158,4 @@ def _scripted(rule: Rule) -> Reply:
     assert rule.status is not None
     message = rule.message or f"Scripted: {rule.reason or rule.status}"
     violations = [Violation(rule.field, message)] if rule.field else []
-    return error(rule.status, message, code=rule.reason, violations=violations)
+    return error_reply(rule.status, message, code=rule.reason, violations=violations)

@@ -1,4 +1,7 @@
-"""Google's errors, in Google's shape."""
+"""The errors with which Google answers, in the format and wording of its API.
+
+Source: Google, "FCM Error Codes" and "REST Resource: projects.messages"; AIP-193 for the format.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,12 @@ _EXPECTED: Final = (
 )
 
 
-class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
-    """A request that Google refuses; `code` is FCM's own error code, where the refusal is FCM's and not the front's."""
+class FcmRefusal(Exception):  # noqa: N818 - the name says what Google does, and is not an error of the emulator
+    """Raised by a check when Google refuses the request; `reply` is the answer.
+
+    `code` is FCM's error code. It is empty if not FCM but Google's API front end refuses, which comes before FCM.
+    `info` is the reason of an ErrorInfo detail; empty for none.
+    """
 
     def __init__(
         self, status: int, message: str, *, code: str = "", violations: Sequence[Violation] = (), info: str = ""
@@ -46,16 +53,20 @@ class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
 
     @property
     def reason(self) -> str:
+        """The reason that is counted: FCM's error code, or else Google's name of the status."""
         return self.code or _STATUS.get(self.status, "UNKNOWN")
 
     def reply(self) -> Reply:
+        """The answer to the request."""
         if self.status == 404 and not self.code:
             return html_404()
-        return error(self.status, self.message, code=self.code, violations=self.violations, info=self.info)
+        return error_reply(self.status, self.message, code=self.code, violations=self.violations, info=self.info)
 
 
-def error(status: int, message: str, *, code: str = "", violations: Sequence[Violation] = (), info: str = "") -> Reply:
-    """`{"error": {code, message, status, details}}`."""
+def error_reply(
+    status: int, message: str, *, code: str = "", violations: Sequence[Violation] = (), info: str = ""
+) -> Reply:
+    """An answer with the body `{"error": {code, message, status, details}}`; the arguments are as for `FcmRefusal`."""
     details: list[dict[str, Any]] = []
     if code:
         details.append({"@type": _FCM_ERROR, "errorCode": code})
@@ -74,40 +85,44 @@ def error(status: int, message: str, *, code: str = "", violations: Sequence[Vio
 
 
 def html_404() -> Reply:
-    """What answers where nothing lives: Google's page, not JSON."""
+    """Google's answer for an unknown URL: an HTML page, not JSON."""
     return Reply(404, [_HTML], _HTML_404)
 
 
-def not_found() -> Rejected:
-    return Rejected(404, "Not Found")
+def not_found() -> FcmRefusal:
+    """The refusal of an unknown path or method."""
+    return FcmRefusal(404, "Not Found")
 
 
-def unauthenticated(*, missing: bool) -> Rejected:
+def unauthenticated(*, missing: bool) -> FcmRefusal:
+    """The refusal of a missing or invalid access token."""
     if missing:
-        what = f"Request is missing required authentication credential. {_EXPECTED}"
-        return Rejected(401, what, info="CREDENTIALS_MISSING")
-    what = f"Request had invalid authentication credentials. {_EXPECTED}"
-    return Rejected(401, what, info="ACCESS_TOKEN_TYPE_UNSUPPORTED")
+        message = f"Request is missing required authentication credential. {_EXPECTED}"
+        return FcmRefusal(401, message, info="CREDENTIALS_MISSING")
+    message = f"Request had invalid authentication credentials. {_EXPECTED}"
+    return FcmRefusal(401, message, info="ACCESS_TOKEN_TYPE_UNSUPPORTED")
 
 
-def permission_denied(project: str) -> Rejected:
+def permission_denied(project: str) -> FcmRefusal:
+    """The refusal of a project that the access token does not belong to."""
     resource = f"//cloudresourcemanager.googleapis.com/projects/{project}"
-    return Rejected(
+    return FcmRefusal(
         403, f"Permission 'cloudmessaging.messages.create' denied on resource '{resource}' (or it may not exist)."
     )
 
 
-def invalid_json(problem: str) -> Rejected:
+def invalid_json(problem: str) -> FcmRefusal:
+    """The refusal of a body that is not a JSON object."""
     message = f"Invalid JSON payload received. {problem}"
-    return Rejected(400, message, violations=[Violation("", message)])
+    return FcmRefusal(400, message, violations=[Violation("", message)])
 
 
-def malformed(violations: Sequence[Violation]) -> Rejected:
-    """What the front says of a request whose shape is wrong; FCM has not seen it."""
-    return Rejected(400, "\n".join(violation.description for violation in violations), violations=violations)
+def malformed(violations: Sequence[Violation]) -> FcmRefusal:
+    """The refusal by Google's API front end of a request that does not fit the schema."""
+    return FcmRefusal(400, "\n".join(violation.description for violation in violations), violations=violations)
 
 
-def invalid_argument(message: str, field: str = "", description: str = "") -> Rejected:
-    """What FCM says of a well-formed request that it will not send."""
+def invalid_argument(message: str, field: str = "", description: str = "") -> FcmRefusal:
+    """The refusal by FCM of a request that fits the schema."""
     violations = [Violation(field, description or message)] if field else []
-    return Rejected(400, message, code="INVALID_ARGUMENT", violations=violations)
+    return FcmRefusal(400, message, code="INVALID_ARGUMENT", violations=violations)

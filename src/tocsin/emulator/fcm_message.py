@@ -1,7 +1,8 @@
-"""Reads a `messages:send` request as strictly as Google does.
+"""Decodes and checks a `messages:send` request.
 
-Two ways to the same end: the common shape (a target, data, a few Android settings) is decoded by its type, in half a
-microsecond; whatever does not fit there is held against the whole schema, and told what is wrong with it.
+A request with only common fields (a target, data, a few Android settings) is decoded by type, in half a microsecond.
+Any other request is checked against the complete schema, which finds all violations.
+Source: Google, "REST Resource: projects.messages".
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.emulator.fcm_errors import invalid_argument, invalid_json, malformed
-from tocsin.emulator.fcm_schema import REQUEST, Violation, is_duration, normalised, violations, wrong_duration
+from tocsin.emulator.fcm_schema import REQUEST, Violation, find_violations, is_duration, normalised, wrong_duration
 
 DATA_LIMIT_BYTES: Final = 4096
-_LONGEST_TTL_S: Final = 2_419_200
+_MAX_TTL_S: Final = 2_419_200
 _TARGETS: Final = ("token", "fid", "topic", "condition")
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}")
@@ -26,7 +27,7 @@ _RESERVED_PREFIXES: Final = ("google.", "gcm.")
 
 
 class Android(Struct, forbid_unknown_fields=True):
-    """The Android settings that FCM itself looks at."""
+    """The members of `AndroidConfig` whose values are checked."""
 
     priority: Literal["HIGH", "NORMAL", "high", "normal"] | None = None
     ttl: str | None = None
@@ -35,7 +36,7 @@ class Android(Struct, forbid_unknown_fields=True):
 
 
 class Message(Struct, forbid_unknown_fields=True):
-    """What FCM itself looks at in a message; the rest is the devices'."""
+    """The members of `Message` whose values are checked."""
 
     token: str | None = None
     fid: str | None = None
@@ -46,10 +47,13 @@ class Message(Struct, forbid_unknown_fields=True):
 
     @property
     def target(self) -> str:
+        """The value of the member that names the recipient; empty if there is none."""
         return self.token or self.fid or self.topic or self.condition or ""
 
 
 class SendRequest(Struct, forbid_unknown_fields=True):
+    """The body of a `messages:send` request."""
+
     message: Message
     validate_only: bool | None = False
 
@@ -59,9 +63,10 @@ _decode_any = msgspec.json.Decoder(Any).decode
 
 
 def read_request(body: bytes) -> SendRequest:
-    """
+    """Decode and check a request body.
+
     Raises:
-        Rejected: with Google's words for what is wrong.
+        FcmRefusal: with Google's message and violations.
     """
     try:
         request = _decode_common(body)
@@ -78,7 +83,7 @@ def _read_by_schema(body: bytes) -> SendRequest:
         raise invalid_json("Unexpected token." if body else "Unexpected end of string. Expected a value.") from None
     if not isinstance(fields, dict):
         raise invalid_json("Root element must be a message.")
-    if found := violations(fields, REQUEST):
+    if found := find_violations(fields, REQUEST):
         raise malformed(found)
     request = normalised(fields)
     if "message" not in request:
@@ -103,7 +108,7 @@ def _check_message(message: Message, size_bytes: int) -> None:
         _check_data(message.data, "message.data", size_bytes)
     if message.android is not None:
         ttl = message.android.ttl
-        if ttl is not None and not _ttl_is_good(ttl):
+        if ttl is not None and not _is_valid_ttl(ttl):
             if not is_duration(ttl):
                 raise malformed([wrong_duration(ttl, "message.android.ttl")])
             raise invalid_argument("Request contains an invalid argument.", "message.android.ttl", "Invalid TTL")
@@ -134,21 +139,21 @@ def _check_target(target: str, value: str) -> None:
         raise invalid_argument("Request contains an invalid argument.", "message.topic", "Invalid topic name")
 
 
-def _check_data(data: dict[str, str], at: str, size_bytes: int) -> None:
-    reserved = _first_reserved(tuple(data))
+def _check_data(data: dict[str, str], path: str, size_bytes: int) -> None:
+    reserved = _first_reserved_key(tuple(data))
     if reserved is not None:
         index, key = reserved
-        raise invalid_argument(f"Invalid data payload key: {key}", f"{at}[{index}].key")
-    # The whole request is never smaller than the data in it, so that most need no counting.
+        raise invalid_argument(f"Invalid data payload key: {key}", f"{path}[{index}].key")
+    # The request is never smaller than the data in it: for most requests the data need not be measured.
     if size_bytes > DATA_LIMIT_BYTES:
-        used = sum(len(key.encode()) + len(value.encode()) for key, value in data.items())
-        if used > DATA_LIMIT_BYTES:
+        data_bytes = sum(len(key.encode()) + len(value.encode()) for key, value in data.items())
+        if data_bytes > DATA_LIMIT_BYTES:
             raise invalid_argument("Android message is too big")
 
 
-# Senders have few sets of keys and few lifetimes, and send them over and over.
+# Cached because a sender uses few different sets of keys and few different TTLs.
 @lru_cache(1000)
-def _first_reserved(keys: tuple[str, ...]) -> tuple[int, str] | None:
+def _first_reserved_key(keys: tuple[str, ...]) -> tuple[int, str] | None:
     for index, key in enumerate(keys):
         if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
             return index, key
@@ -156,5 +161,5 @@ def _first_reserved(keys: tuple[str, ...]) -> tuple[int, str] | None:
 
 
 @lru_cache(1000)
-def _ttl_is_good(ttl: str) -> bool:
-    return is_duration(ttl) and 0 <= float(ttl[:-1]) <= _LONGEST_TTL_S
+def _is_valid_ttl(ttl: str) -> bool:
+    return is_duration(ttl) and 0 <= float(ttl[:-1]) <= _MAX_TTL_S

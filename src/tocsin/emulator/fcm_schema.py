@@ -1,7 +1,7 @@
-"""The shape of a `messages:send` request, field by field, and Google's words where a request has another.
+"""The schema of a `messages:send` request, and the violations of it in Google's wording.
 
-Source: Google, "REST Resource: projects.messages"; protocol buffers' JSON mapping: names in snake_case or
-lowerCamelCase, null as if absent, every fault reported and not only the first.
+Source: Google, "REST Resource: projects.messages", and the JSON mapping of protocol buffers: names are in snake_case or
+lowerCamelCase, null is the same as absent, and all violations are reported, not only the first.
 """
 
 from __future__ import annotations
@@ -20,93 +20,102 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Violation(Struct, frozen=True):
-    """One `fieldViolation`."""
+    """One `fieldViolation` of Google's BadRequest error: the path of the field, and what is wrong with it."""
 
     field: str
     description: str
 
 
 class Scalar(Struct, frozen=True):
-    """A value that is good or not; `type_name` is Google's name for what it should be."""
+    """A value that is not an object or list; `accepts` tells whether a value is valid."""
 
     type_name: str
+    """Google's name of the type, for the description of a violation."""
     accepts: Callable[[Any], bool]
 
 
 class Fields(Struct, frozen=True):
-    """An object with these fields and no others."""
+    """An object that may have these fields and no others; the keys of `known` are in snake_case."""
 
     type_name: str
     known: dict[str, Any]
 
 
 class Map(Struct, frozen=True):
-    """An object with any keys, and strings as values."""
+    """An object with any keys, and with strings as values."""
 
     type_name: str
 
 
-class Several(Struct, frozen=True):
+class Repeated(Struct, frozen=True):
+    """A list whose items all have the same shape; a single item is accepted, too."""
+
     item: Any
+    """The shape of each item."""
 
 
-Shape = Scalar | Fields | Map | Several
+Shape = Scalar | Fields | Map | Repeated
 
 
-def violations(value: dict[str, Any], shape: Fields, at: str = "") -> list[Violation]:
-    """Everything that is wrong with an object, in its order."""
+def find_violations(value: dict[str, Any], shape: Fields, path: str = "") -> list[Violation]:
+    """All violations in an object, in the order of its fields; `path` is the path of the object in the request."""
     found: list[Violation] = []
     for name, field in value.items():
         known = shape.known.get(snake(name))
         if known is None:
-            where = f" at '{at}'" if at else ""
+            location = f" at '{path}'" if path else ""
             quoted = _encode(name).decode()
             found.append(
-                Violation(at, f"Invalid JSON payload received. Unknown name {quoted}{where}: Cannot find field.")
+                Violation(path, f"Invalid JSON payload received. Unknown name {quoted}{location}: Cannot find field.")
             )
         elif field is not None:
-            found += _check(field, known, f"{at}.{snake(name)}" if at else snake(name))
+            found += _check(field, known, f"{path}.{snake(name)}" if path else snake(name))
     return found
 
 
 def normalised(value: dict[str, Any]) -> dict[str, Any]:
-    """With snake_case names and without nulls, as one object deep."""
+    """The object with its own names in snake_case and without its nulls; objects within it stay as they are."""
     return {snake(name): field for name, field in value.items() if field is not None}
 
 
 def snake(name: str) -> str:
+    """A lowerCamelCase name in snake_case."""
     return _CAPITAL.sub(lambda match: "_" + match[1].lower(), name)
 
 
 def is_duration(value: Any) -> bool:
+    """Whether a value is a `Duration` of protocol buffers in JSON: seconds with the suffix `s`."""
     return isinstance(value, str) and _DURATION.fullmatch(value) is not None
 
 
-def wrong_duration(value: str, at: str) -> Violation:
-    return _wrong(value, _DURATION_FIELD.type_name, at)
+def wrong_duration(value: str, path: str) -> Violation:
+    """The violation of a field that must be a `Duration`."""
+    return _wrong_value(value, _DURATION_FIELD.type_name, path)
 
 
-def _check(value: Any, shape: Shape, at: str) -> list[Violation]:
+def _check(value: Any, shape: Shape, path: str) -> list[Violation]:
     match shape:
         case Scalar():
-            return [] if shape.accepts(value) else [_wrong(value, shape.type_name, at)]
+            return [] if shape.accepts(value) else [_wrong_value(value, shape.type_name, path)]
         case Fields():
-            return violations(value, shape, at) if isinstance(value, dict) else [_wrong(value, shape.type_name, at)]
+            if not isinstance(value, dict):
+                return [_wrong_value(value, shape.type_name, path)]
+            return find_violations(value, shape, path)
         case Map():
             if not isinstance(value, dict):
-                return [_wrong(value, shape.type_name, at)]
+                return [_wrong_value(value, shape.type_name, path)]
             return [
-                _wrong(item, "TYPE_STRING", f"{at}[{index}].value")
+                _wrong_value(item, "TYPE_STRING", f"{path}[{index}].value")
                 for index, item in enumerate(value.values())
                 if not isinstance(item, str)
             ]
-        case Several():
+        case Repeated():
             items = value if isinstance(value, list) else [value]
-            return [found for index, item in enumerate(items) for found in _check(item, shape.item, f"{at}[{index}]")]
+            return [found for index, item in enumerate(items) for found in _check(item, shape.item, f"{path}[{index}]")]
 
 
-def _wrong(value: Any, type_name: str, at: str) -> Violation:
-    return Violation(at, f"Invalid value at '{at}' ({type_name}), {_encode(value).decode()}")
+def _wrong_value(value: Any, type_name: str, path: str) -> Violation:
+    return Violation(path, f"Invalid value at '{path}' ({type_name}), {_encode(value).decode()}")
 
 
 def _is_integer(value: Any) -> bool:
@@ -137,7 +146,7 @@ _DATA: Final = Map(_MESSAGING + "Message.DataEntry")
 _HEADERS: Final = Map(_MESSAGING + "HeadersEntry")
 _COLOR: Final = _message("Color", red=_FLOAT, green=_FLOAT, blue=_FLOAT, alpha=_FLOAT)
 _LABEL: Final = _message("FcmOptions", analytics_label=_STRING)
-_STRINGS: Final = Several(_STRING)
+_STRINGS: Final = Repeated(_STRING)
 
 _ANDROID_NOTIFICATION: Final = _message(
     "AndroidNotification",
@@ -149,7 +158,7 @@ _ANDROID_NOTIFICATION: Final = _message(
         "AndroidNotification.NotificationPriority", "PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW",
         "PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX",
     ),
-    vibrate_timings=Several(_DURATION_FIELD),
+    vibrate_timings=Repeated(_DURATION_FIELD),
     visibility=_one_of("AndroidNotification.Visibility", "VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"),
     light_settings=_message(
         "LightSettings", color=_COLOR, light_on_duration=_DURATION_FIELD, light_off_duration=_DURATION_FIELD

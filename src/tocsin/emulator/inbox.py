@@ -1,59 +1,63 @@
-"""What arrived: the newest pushes in memory, and which of them came twice."""
+"""The accepted pushes: the newest are kept in memory, and repeated ids are counted."""
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any, Final
 
-from tocsin.emulator.arrived import Arrived
-from tocsin.emulator.frames import Reading
+from tocsin.emulator.accepted_push import AcceptedPush
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.header_cache import ParsedHeaders
 from tocsin.emulator.journal import Journal
-from tocsin.emulator.tally import Tally
+from tocsin.emulator.options import Clock
 
-_IDS_REMEMBERED: Final = 1_000_000
+_MAX_IDS: Final = 1_000_000
 
 
 class Inbox:
-    """The newest `size` pushes. Every one that is accepted passes here once."""
+    """The newest `size` accepted pushes. APNs and FCM handlers call `add` once for each push they accept."""
 
-    def __init__(self, size: int, journal: Journal | None, tally: Tally) -> None:
-        self._size = size
-        self._arrived: deque[Arrived] = deque(maxlen=size)
+    def __init__(self, size: int, journal: Journal | None, counters: Counters, clock: Clock) -> None:
+        self._pushes: deque[AcceptedPush] = deque(maxlen=size)
         self._journal = journal
-        self._tally = tally
-        self._ids = _Seen(_IDS_REMEMBERED)
+        self._counters = counters
+        self._clock = clock
+        self._ids = _RecentIds(_MAX_IDS)
 
-    def accept(
+    def add(
         self,
         provider: str,
         environment: str | None,
         token: bytes,
         id: bytes,
-        reading: Reading,
+        headers: ParsedHeaders[Any],
         body: bytes,
         *,
-        chosen: bool = False,
+        id_from_sender: bool = False,
     ) -> None:
-        """Keep a push; `chosen` where its id is the sender's choice, so that the same one twice is a duplicate."""
-        arrived = Arrived(time.time(), provider, environment, token, id, reading.frame, reading.values, body)
-        self._arrived.append(arrived)
-        self._tally.accepted += 1
-        if chosen and self._ids.again(id):
-            self._tally.duplicates += 1
+        """Store one accepted push, count it, and write it to the journal if there is one.
+
+        With `id_from_sender` the sender has chosen `id`, so that a second push with it is counted as a duplicate.
+        """
+        push = AcceptedPush(self._clock(), provider, environment, token, id, headers.shared, headers.values, body)
+        self._pushes.append(push)
+        self._counters.accepted += 1
+        if id_from_sender and self._ids.seen_before(id):
+            self._counters.duplicates += 1
         if self._journal is not None:
-            self._journal.add(arrived)
+            self._journal.add(push)
 
     def clear(self) -> None:
-        self._arrived.clear()
+        """Remove all pushes; the counters stay."""
+        self._pushes.clear()
 
     def __len__(self) -> int:
-        return len(self._arrived)
+        return len(self._pushes)
 
     @property
     def tokens_issued(self) -> int:
-        """OAuth access tokens, so far."""
-        return self._tally.access_tokens_issued
+        """The number of OAuth access tokens issued since the emulator started."""
+        return self._counters.access_tokens_issued
 
     def find(
         self,
@@ -63,34 +67,38 @@ class Inbox:
         environment: str | None = None,
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
-        """The newest `limit` that match, newest last."""
-        wanted = None if token is None else {token.encode(), token.lower().encode()}
-        found: list[Arrived] = []
-        for arrived in reversed(self._arrived):
+        """The pushes that match, oldest first, each as `GET /inbox` returns it.
+
+        `token` also matches in lower case. With `limit` only the newest so many are returned.
+        """
+        tokens = None if token is None else {token.encode(), token.lower().encode()}
+        found: list[AcceptedPush] = []
+        for push in reversed(self._pushes):
             if limit is not None and len(found) >= limit:
                 break
             if (
-                (wanted is None or arrived.token in wanted)
-                and (provider is None or arrived.provider == provider)
-                and (environment is None or arrived.environment == environment)
+                (tokens is None or push.token in tokens)
+                and (provider is None or push.provider == provider)
+                and (environment is None or push.environment == environment)
             ):
-                found.append(arrived)
-        return [arrived.as_json() for arrived in reversed(found)]
+                found.append(push)
+        return [push.as_json() for push in reversed(found)]
 
 
-class _Seen:
-    """Remembers ids, at least the last `size` / 2 and at most `size` of them, by their 64-bit hash."""
+class _RecentIds:
+    """The 64-bit hashes of recent ids: of at least the last `size` / 2, and of at most `size`."""
 
     def __init__(self, size: int) -> None:
         self._half = size // 2
         self._newer: set[int] = set()
         self._older: set[int] = set()
 
-    def again(self, id: bytes) -> bool:
-        mark = hash(id)
-        if mark in self._newer or mark in self._older:
+    def seen_before(self, id: bytes) -> bool:
+        """Whether this id is a recent one; it is one from now on."""
+        hashed = hash(id)
+        if hashed in self._newer or hashed in self._older:
             return True
-        self._newer.add(mark)
+        self._newer.add(hashed)
         if len(self._newer) > self._half:
             self._older, self._newer = self._newer, set()
         return False

@@ -1,131 +1,157 @@
-"""The emulator's doors: TLS with ALPN for Apple and Google, plain HTTP for the control API."""
+"""Listens for connections: APNs, FCM and OAuth over TLS, the control API over plain HTTP/1.1."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
-from tocsin.emulator.acting import Faults
+from tocsin.emulator.counters import Counters
 from tocsin.emulator.credentials import Files
-from tocsin.emulator.tally import Tally
+from tocsin.emulator.fault_injection import FaultInjector
+from tocsin.emulator.options import EmulatorOptions
+from tocsin.emulator.protocol_selection import ClosingProtocol, PrefaceSwitch
+from tocsin.emulator.tls_contexts import server_context
 from tocsin.http2.http1 import Http1Connection
+from tocsin.http2.network import Listener, Network
 from tocsin.http2.server import Handler, ServerConnection, Switch
+
+_CONTROL: Final = "control"
 
 
 class ListenError(Exception):
-    """A port cannot be had; the message names it and the reason."""
+    """The emulator cannot listen on a port; the message names the port and the reason."""
 
 
-class Door(Struct, frozen=True, kw_only=True):
-    """One listener. `offset` is its place above the first port, where ports are not free ones."""
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """One port on which APNs, FCM or OAuth is served."""
 
     provider: str
     environment: str | None = None
-    offset: int
+    port_offset: int
+    """The port is `EmulatorOptions.port` plus this number, unless the operating system assigns the ports."""
     http1: bool = True
-    """Whether it speaks HTTP/1.1, too. APNs does not."""
-    asks_for_certificate: bool = False
-    first_streams: int
-    """Streams that a new connection may have."""
+    """Whether HTTP/1.1 is served besides HTTP/2. APNs does not serve it."""
+    requests_client_certificate: bool = False
+    initial_max_streams: int
+    """SETTINGS_MAX_CONCURRENT_STREAMS of a new connection."""
 
     @property
     def name(self) -> str:
+        """The name of the endpoint in `GET /stats`."""
         return f"{self.provider}.{self.environment}" if self.environment else self.provider
 
 
 class Listeners:
-    """All that listen, and the connections that came in by them."""
+    """All listening ports, and the connections that clients have opened to them."""
 
-    def __init__(self, host: str, first_port: int, files: Files, tally: Tally, faults: Faults) -> None:
-        self._host = host
-        self._first_port = first_port
+    def __init__(
+        self, options: EmulatorOptions, network: Network, files: Files, counters: Counters, faults: FaultInjector
+    ) -> None:
+        self._options = options
+        self._network = network
         self._files = files
-        self._tally = tally
+        self._counters = counters
         self._faults = faults
-        self._listening: list[asyncio.Server] = []
-        self._open: dict[str, set[asyncio.Protocol]] = {}
+        self._listeners: list[Listener] = []
+        self._connections: dict[str, set[asyncio.Protocol]] = {}
 
-    async def tls(self, door: Door, handler: Handler) -> str:
-        """Listen; returns the URL.
+    async def serve(self, endpoint: Endpoint, handler: Handler) -> str:
+        """Serve an endpoint, with TLS unless the options say otherwise; returns its URL.
 
         Raises:
-            ListenError: the port cannot be had.
+            ListenError: the port is not available.
         """
-        registry = self._open.setdefault(door.name, set())
+        connections = self._connections.setdefault(endpoint.name, set())
 
-        def choose(alpn: str | None, certificate: bytes | None) -> asyncio.Protocol:
-            self._tally.opened[door.name] += 1
-            # Apple speaks HTTP/2 to clients that have not asked for it by ALPN, too; aioapns is one.
-            if alpn == "h2" or not door.http1:
-                streams = door.first_streams
-                return ServerConnection(handler, max_streams=streams, client_certificate=certificate, registry=registry)
-            return Http1Connection(handler, registry)
+        def open_connection(alpn: str | None, certificate: bytes | None) -> asyncio.Protocol:
+            self._counters.connections_opened[endpoint.name] += 1
+            # Apple speaks HTTP/2 also to clients that do not request it by ALPN, for example aioapns.
+            if alpn == "h2" or not endpoint.http1:
+                return ServerConnection(
+                    handler,
+                    max_streams=endpoint.initial_max_streams,
+                    client_certificate=certificate,
+                    registry=connections,
+                )
+            return Http1Connection(handler, connections)
 
-        port = await self._start(lambda: Switch(choose), door.offset, self._context(door))
-        return f"https://localhost:{port}"
+        if self._options.tls:
+            return await self._serve_with_tls(endpoint, open_connection)
+        return await self._serve_without_tls(endpoint, open_connection)
 
-    async def plain(self, handler: Handler, offset: int) -> str:
-        """Listen without TLS, for HTTP/1.1 alone; returns the URL, raises as `tls`."""
-        registry = self._open.setdefault("control", set())
-        port = await self._start(lambda: Http1Connection(handler, registry), offset, None)
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}"
+    async def serve_control(self, handler: Handler, port_offset: int) -> str:
+        """Serve the control API over HTTP/1.1 without TLS; returns its URL.
+
+        Raises:
+            ListenError: the port is not available.
+        """
+        connections = self._connections.setdefault(_CONTROL, set())
+        listener = await self._listen(lambda: Http1Connection(handler, connections), port_offset)
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        return f"http://{host}:{listener.port}"
 
     def connections(self) -> list[dict[str, Any]]:
-        """For `GET /stats`."""
+        """The number of connections and open streams of each endpoint, as `GET /stats` returns them."""
         return [
             {
                 "listener": name,
-                "open": len(registry),
-                "opened": self._tally.opened[name],
-                "open_streams": sum(getattr(connection, "in_flight", 0) for connection in registry),
+                "open": len(connections),
+                "opened": self._counters.connections_opened[name],
+                "open_streams": sum(getattr(connection, "in_flight", 0) for connection in connections),
             }
-            for name, registry in self._open.items()
-            if name != "control"
+            for name, connections in self._connections.items()
+            if name != _CONTROL
         ]
 
     async def close(self) -> None:
-        """Stop listening, and say goodbye on what is open."""
-        for server in self._listening:
-            server.close()
-        for registry in self._open.values():
-            for connection in list(registry):
+        """Stop listening, send GOAWAY on the open connections, and close them."""
+        for listener in self._listeners:
+            listener.close()
+        for connections in self._connections.values():
+            for connection in list(connections):
                 assert isinstance(connection, ServerConnection | Http1Connection)
                 connection.goaway()
                 connection.close()
-        # One turn of the loop for the goodbyes to be written.
+        # The transports write the GOAWAY frames in the next iteration of the event loop.
         await asyncio.sleep(0)
 
-    def _context(self, door: Door) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._files.server)
-        context.set_alpn_protocols(["h2", "http/1.1"] if door.http1 else ["h2"])
-        if door.asks_for_certificate:
-            # Apple asks for a client certificate, and takes a provider token in its place.
-            context.verify_mode = ssl.CERT_OPTIONAL
-            context.load_verify_locations(self._files.ca)
+    async def _serve_with_tls(
+        self, endpoint: Endpoint, open_connection: Callable[[str | None, bytes | None], asyncio.Protocol]
+    ) -> str:
+        context = server_context(
+            self._files,
+            http1=endpoint.http1,
+            requests_client_certificate=endpoint.requests_client_certificate,
+            fails_handshake=lambda: self._faults.fails_handshake(endpoint.provider, endpoint.environment),
+        )
+        listener = await self._listen(lambda: Switch(open_connection), endpoint.port_offset, context)
+        return f"https://localhost:{listener.port}"
 
-        def refuse(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> int | None:
-            failing = self._faults.refuses_handshake(door.provider, door.environment)
-            return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE if failing else None
+    async def _serve_without_tls(
+        self, endpoint: Endpoint, open_connection: Callable[[str | None, bytes | None], asyncio.Protocol]
+    ) -> str:
+        def accept() -> asyncio.Protocol:
+            if self._faults.fails_handshake(endpoint.provider, endpoint.environment):
+                return ClosingProtocol()
+            if endpoint.http1:
+                return PrefaceSwitch(lambda protocol: open_connection(protocol, None))
+            return open_connection("h2", None)
 
-        # OpenSSL calls this in every handshake, whether the client names a server or not.
-        context.sni_callback = refuse
-        return context
+        listener = await self._listen(accept, endpoint.port_offset)
+        return f"http://localhost:{listener.port}"
 
-    async def _start(self, factory: Callable[[], asyncio.Protocol], offset: int, context: ssl.SSLContext | None) -> int:
-        port = self._first_port + offset if self._first_port else 0
+    async def _listen(
+        self, factory: Callable[[], asyncio.Protocol], port_offset: int, context: ssl.SSLContext | None = None
+    ) -> Listener:
+        host, first_port = self._options.host, self._options.port
+        port = first_port + port_offset if first_port else 0
         try:
-            server = await asyncio.get_running_loop().create_server(
-                factory, self._host, port, ssl=context, backlog=1024
-            )
+            listener = await self._network.listen(factory, host, port, context)
         except OSError as error:
-            raise ListenError(f"{self._host}:{port}: cannot listen: {error.strerror or error}") from None
-        self._listening.append(server)
-        number: int = server.sockets[0].getsockname()[1]
-        return number
+            raise ListenError(f"{host}:{port}: cannot listen: {error.strerror or error}") from None
+        self._listeners.append(listener)
+        return listener

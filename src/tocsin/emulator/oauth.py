@@ -1,76 +1,64 @@
-"""Google's token endpoint: a service account's signed assertion in, an access token out.
+"""The request handler of Google's token endpoint, which exchanges a signed assertion for an access token.
 
 Source: RFC 7523; Google, "Using OAuth 2.0 for Server to Server Applications".
 """
 
 from __future__ import annotations
 
-import secrets
-import time
+import base64
+from random import Random
 from typing import Any, Final
-from urllib.parse import parse_qs
 
-import jwt
 import msgspec
-from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
-from tocsin.emulator.acting import Faults, Subject
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.fault_injection import FaultInjector, RequestAttributes
 from tocsin.emulator.faults import Rule
-from tocsin.emulator.tally import Tally
+from tocsin.emulator.oauth_assertion import AssertionVerifier, GrantRefusal, ServiceAccount
+from tocsin.emulator.options import Clock
 from tocsin.http2.server import Exchange, Reply
 
-GRANT: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-GOOGLES_AUDIENCE: Final = "https://oauth2.googleapis.com/token"
-"""What google-auth puts into every assertion, whatever the service account's `token_uri`."""
-SCOPES: Final = frozenset(
-    {"https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"}
-)
 PATH: Final = "/token"
-_MOST_LIFETIME_S: Final = 3600
-_CLOCK_SKEW_S: Final = 60
-_SHORT_LIVED: Final = (
-    "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
-    " Check your iat and exp values in the JWT claim."
-)
+_TOKEN_BYTES: Final = 96
 
 
-class ServiceAccount(Struct, frozen=True):
-    """What the emulator needs to know of the file that it hands out."""
+class _IssuedToken(Struct, frozen=True):
+    """When an access token expires, and which generation of access tokens it is of."""
 
-    client_email: str
-    private_key: str
-    token_uri: str
-    project_id: str
-
-
-class _Issued(Struct, frozen=True):
-    """An access token's end (Unix seconds), and the generation of `Faults` that it belongs to."""
-
-    until: float
+    expires_at: float
+    """Unix seconds."""
     generation: int
-
-
-class _Denied(Exception):  # noqa: N818 - it is an answer, not an error
-    def __init__(self, error: str, description: str) -> None:
-        super().__init__(description)
-        self.error = error
+    """The value of `FaultInjector.token_generation` when the token was issued."""
 
 
 class OAuthHandler:
-    """Issues access tokens, and knows afterwards which of them are good."""
+    """Issues access tokens, and tells for later requests whether an access token is valid.
 
-    def __init__(self, account: ServiceAccount, tally: Tally, faults: Faults, lifetime_s: int) -> None:
-        self._account = account
-        self._tally = tally
+    Access tokens come from `random`, so that a run can be repeated. They protect nothing but the emulator.
+    """
+
+    def __init__(
+        self,
+        account: ServiceAccount,
+        counters: Counters,
+        faults: FaultInjector,
+        lifetime_s: int,
+        *,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._project = account.project_id
+        self._verifier = AssertionVerifier(account, clock)
+        self._counters = counters
         self._faults = faults
         self._lifetime_s = lifetime_s
-        key = serialization.load_pem_private_key(account.private_key.encode(), None)
-        self._public_key: Any = key.public_key()
-        self._issued: dict[bytes, _Issued] = {}
+        self._clock = clock
+        self._random = random
+        self._issued: dict[bytes, _IssuedToken] = {}
 
-    def is_good(self, authorization: bytes) -> bool:
-        """Whether a bearer token was issued here, is not expired, and was not declared so by a fault."""
+    def is_valid(self, authorization: bytes) -> bool:
+        """Whether an `authorization` header field has an access token that was issued here and has not expired."""
         issued = self._issued.get(authorization)
         if issued is None:
             if authorization[:7].lower() != b"bearer ":
@@ -78,9 +66,10 @@ class OAuthHandler:
             issued = self._issued.get(b"Bearer " + authorization[7:].strip())
             if issued is None:
                 return False
-        return issued.until > time.time() and issued.generation == self._faults.token_generation
+        return issued.expires_at > self._clock() and issued.generation == self._faults.token_generation
 
     def __call__(self, exchange: Exchange) -> Reply | None:
+        """Answer one token request; None if a fault delays or suppresses the answer."""
         fields = dict(exchange.headers)
         if fields.get(b":path", b"").partition(b"?")[0] != PATH.encode():
             return Reply(404)
@@ -88,59 +77,38 @@ class OAuthHandler:
             return Reply(405, ((b"allow", b"POST"),))
         rule = None
         if self._faults.active:
-            rule = self._faults.find(Subject("oauth", project=self._account.project_id), exchange.connection)
-        if rule is not None and rule.scripted:
-            reply, reason = _scripted(rule), rule.reason
+            rule = self._faults.select(RequestAttributes("oauth", project=self._project), exchange.connection)
+        if rule is not None and rule.replaces_answer:
+            reply, reason = _scripted_reply(rule), rule.reason
         else:
             reply, reason = self._answer(exchange.body)
-        status, reason = (0, rule.silent) if rule is not None and rule.silent else (reply.status, reason)
-        self._tally.count("oauth", None, status, reason)
+        cause = rule.unanswered_because if rule is not None else ""
+        status, reason = (0, cause) if cause else (reply.status, reason)
+        self._counters.count_answer("oauth", None, status, reason)
         if rule is not None:
-            return self._faults.act(rule, exchange, reply)
-        return self._faults.delayed(exchange, reply) if self._faults.active else reply
+            return self._faults.apply(rule, exchange, reply)
+        return self._faults.with_latency(exchange, reply) if self._faults.active else reply
 
     def _answer(self, body: bytes) -> tuple[Reply, str]:
-        """The answer, and its `error`."""
+        """The answer to a token request, and its `error` (empty if a token is issued)."""
         try:
-            self._verify(body)
-        except _Denied as denied:
-            return _json(400, {"error": denied.error, "error_description": str(denied)}), denied.error
-        now = time.time()
-        self._issued = {token: issued for token, issued in self._issued.items() if issued.until > now}
-        token = "ya29." + secrets.token_urlsafe(96)
-        self._issued[b"Bearer " + token.encode()] = _Issued(now + self._lifetime_s, self._faults.token_generation)
-        self._tally.access_tokens_issued += 1
+            self._verifier.verify(body)
+        except GrantRefusal as refusal:
+            return _json(400, {"error": refusal.error, "error_description": str(refusal)}), refusal.error
+        token = self._issue()
         return _json(200, {"access_token": token, "expires_in": self._lifetime_s - 1, "token_type": "Bearer"}), ""
 
-    def _verify(self, body: bytes) -> None:
-        form = parse_qs(body.decode("latin-1"))
-        if form.get("grant_type") != [GRANT]:
-            raise _Denied("unsupported_grant_type", "Invalid grant_type: " + ", ".join(form.get("grant_type", [])))
-        try:
-            claims = jwt.decode(
-                form.get("assertion", [""])[0],
-                self._public_key,
-                algorithms=["RS256"],
-                options={"verify_aud": False, "require": ["iss", "iat", "exp", "aud", "scope"]},
-                leeway=_CLOCK_SKEW_S,
-            )
-        except (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError):
-            raise _Denied("invalid_grant", _SHORT_LIVED) from None
-        except jwt.MissingRequiredClaimError as error:
-            raise _Denied("invalid_grant", f"Invalid JWT: {error}") from None
-        except jwt.InvalidTokenError:
-            raise _Denied("invalid_grant", "Invalid JWT Signature.") from None
-        if claims["iss"] != self._account.client_email:
-            raise _Denied("invalid_grant", "Invalid grant: account not found")
-        if claims["aud"] not in (self._account.token_uri, GOOGLES_AUDIENCE):
-            raise _Denied("invalid_grant", "Invalid JWT: Failed audience check.")
-        if claims["exp"] - claims["iat"] > _MOST_LIFETIME_S:
-            raise _Denied("invalid_grant", _SHORT_LIVED)
-        if not SCOPES & set(str(claims["scope"]).split()):
-            raise _Denied("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+    def _issue(self) -> str:
+        now = self._clock()
+        self._issued = {token: issued for token, issued in self._issued.items() if issued.expires_at > now}
+        token = b"ya29." + base64.urlsafe_b64encode(self._random.randbytes(_TOKEN_BYTES))
+        self._issued[b"Bearer " + token] = _IssuedToken(now + self._lifetime_s, self._faults.token_generation)
+        self._counters.access_tokens_issued += 1
+        return token.decode()
 
 
-def _scripted(rule: Rule) -> Reply:
+def _scripted_reply(rule: Rule) -> Reply:
+    """The answer that a rule defines instead of the real one."""
     status = rule.status or 500
     error = {"error": rule.reason or "internal_failure"}
     return _json(status, error | ({"error_description": rule.message} if rule.message else {}))

@@ -1,79 +1,84 @@
-"""Provider tokens: the JWT by which a sender proves to Apple that it holds a team's key.
+"""Verifies provider tokens: the JWT with which a sender proves to Apple that it holds a team's key.
 
-Source: Apple, "Establishing a token-based connection to APNs". What has been verified once is remembered by the header
-field it came in, so that a request usually pays for one look-up.
+Source: Apple, "Establishing a token-based connection to APNs". A verified token is remembered by the value of its
+header field, so that most requests cost one look-up.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from msgspec import Struct
 
-from tocsin.emulator.apns_reasons import Reason, Refused
-from tocsin.emulator.tally import Tally
+from tocsin.emulator.apns_reasons import ApnsRefusal, Reason
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.options import Clock
 
 LIFETIME_S: Final = 3600
+"""Apple refuses a provider token that is older than one hour."""
 _CLOCK_SKEW_S: Final = 60
-_MOST_REMEMBERED: Final = 10_000
+_MAX_REMEMBERED: Final = 10_000
+_STATE_KEY: Final = "provider_token"
 
 
-class TokenRules(Struct, frozen=True):
-    """Whose tokens are good."""
+class ProviderTokenOptions(Struct, frozen=True):
+    """Which provider tokens are valid."""
 
     team_id: str
     key_id: str
     key_pem: bytes
+    """The team's private key (PEM); tokens are verified with its public key."""
     update_interval_s: float = 0.0
-    """How long a connection must stay with one token; Apple's is 20 minutes. 0 switches the rule off."""
+    """The shortest time in seconds between two tokens on one connection; Apple's is 1200. 0: not checked."""
 
 
-class ProviderTokens:
-    """Checks the `authorization` of requests to either environment."""
+class ProviderTokenVerifier:
+    """Verifies the `authorization` header field of requests to both APNs environments."""
 
-    def __init__(self, rules: TokenRules, tally: Tally) -> None:
-        self._rules = rules
-        self._tally = tally
-        key = serialization.load_pem_private_key(rules.key_pem, None)
+    def __init__(self, options: ProviderTokenOptions, counters: Counters, clock: Clock) -> None:
+        self._options = options
+        self._counters = counters
+        self._clock = clock
+        key = serialization.load_pem_private_key(options.key_pem, None)
         self._public_key: Any = key.public_key()
-        self._issued: dict[bytes, float] = {}
+        self._issued_at: dict[bytes, float] = {}
 
     def check(self, header: bytes | None, state: dict[str, Any]) -> None:
-        """Whether a token is good now; `state` is the connection's own.
+        """Check the `authorization` field of one request; `state` is the state of its connection.
 
         Raises:
-            Refused: with Apple's reason.
+            ApnsRefusal: the token is missing, not valid, expired, or replaced another one too soon.
         """
         if header is None:
-            raise Refused(Reason.MISSING_PROVIDER_TOKEN)
-        issued = self._issued.get(header)
-        if issued is None:
-            issued = self._verify(header)
-        now = time.time()
-        if now - issued > LIFETIME_S:
-            raise Refused(Reason.EXPIRED_PROVIDER_TOKEN)
-        if self._rules.update_interval_s:
+            raise ApnsRefusal(Reason.MISSING_PROVIDER_TOKEN)
+        issued_at = self._issued_at.get(header)
+        if issued_at is None:
+            issued_at = self._verify(header)
+        now = self._clock()
+        if now - issued_at > LIFETIME_S:
+            raise ApnsRefusal(Reason.EXPIRED_PROVIDER_TOKEN)
+        if self._options.update_interval_s:
             self._check_update(header, state, now)
 
     def _check_update(self, header: bytes, state: dict[str, Any], now: float) -> None:
-        current, since = state.get("provider_token", (header, now))
+        current, since = state.get(_STATE_KEY, (header, now))
         if current != header:
-            if now - since < self._rules.update_interval_s:
-                raise Refused(Reason.TOO_MANY_PROVIDER_TOKEN_UPDATES)
+            if now - since < self._options.update_interval_s:
+                raise ApnsRefusal(Reason.TOO_MANY_PROVIDER_TOKEN_UPDATES)
             since = now
-        state["provider_token"] = (header, since)
+        state[_STATE_KEY] = (header, since)
 
     def _verify(self, header: bytes) -> float:
+        """Verify signature, key id, team id and time of issue; returns the time of issue in Unix seconds."""
         scheme, _, token = header.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise Refused(Reason.MISSING_PROVIDER_TOKEN)
-        self._tally.provider_tokens_verified += 1
-        invalid = Refused(Reason.INVALID_PROVIDER_TOKEN)
+            raise ApnsRefusal(Reason.MISSING_PROVIDER_TOKEN)
+        self._counters.provider_tokens_verified += 1
+        invalid = ApnsRefusal(Reason.INVALID_PROVIDER_TOKEN)
         try:
-            if jwt.get_unverified_header(token).get("kid") != self._rules.key_id:
+            if jwt.get_unverified_header(token).get("kid") != self._options.key_id:
                 raise invalid
             claims = jwt.decode(
                 token,
@@ -83,12 +88,12 @@ class ProviderTokens:
             )
         except jwt.InvalidTokenError:
             raise invalid from None
-        issued = claims.get("iat")
-        if claims.get("iss") != self._rules.team_id or not isinstance(issued, int | float):
+        issued_at = claims.get("iat")
+        if claims.get("iss") != self._options.team_id or not isinstance(issued_at, int | float):
             raise invalid
-        if issued > time.time() + _CLOCK_SKEW_S:
+        if issued_at > self._clock() + _CLOCK_SKEW_S:
             raise invalid
-        if len(self._issued) >= _MOST_REMEMBERED:
-            self._issued.clear()
-        self._issued[header] = issued
-        return issued
+        if len(self._issued_at) >= _MAX_REMEMBERED:
+            self._issued_at.clear()
+        self._issued_at[header] = issued_at
+        return issued_at

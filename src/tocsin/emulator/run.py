@@ -1,4 +1,4 @@
-"""Starts the emulator: its files, its listeners, its end."""
+"""Starts and stops an emulator, within an event loop (`start`) or as a process (`serve`)."""
 
 from __future__ import annotations
 
@@ -7,69 +7,49 @@ import contextlib
 import gc
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from tocsin.emulator.acting import Faults
-from tocsin.emulator.apns import ApnsHandler, Apple
-from tocsin.emulator.control import ControlHandler
-from tocsin.emulator.credentials import TEAM_ID, Files, write_credentials, write_service_account
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.credentials import Files, write_credentials
+from tocsin.emulator.endpoints import Parts, serve_all
+from tocsin.emulator.fault_injection import FaultInjector
 from tocsin.emulator.faults import Script, load_script
-from tocsin.emulator.fcm import FcmHandler
 from tocsin.emulator.inbox import Inbox
-from tocsin.emulator.journal import FLUSH_EVERY_S, Journal
-from tocsin.emulator.listeners import Door, ListenError, Listeners
-from tocsin.emulator.oauth import PATH as TOKEN_PATH
-from tocsin.emulator.oauth import OAuthHandler, ServiceAccount
-from tocsin.emulator.provider_tokens import ProviderTokens, TokenRules
-from tocsin.emulator.tally import Tally
-from tocsin.http2.server import Exchange, Handler, Reply
+from tocsin.emulator.journal import FLUSH_INTERVAL_S, Journal
+from tocsin.emulator.listeners import ListenError, Listeners
+from tocsin.emulator.options import Clock, EmulatorOptions
+from tocsin.http2.network import Network, SystemNetwork
 
-
-class EmulatorOptions(Struct, frozen=True, kw_only=True):
-    """How to run.
-
-    `port` 0 takes free ports; else production, sandbox, FCM, OAuth and control listen on `port` and the four above.
-    """
-
-    directory: Path
-    host: str = "127.0.0.1"
-    port: int = 0
-    topics: frozenset[str] = frozenset()
-    """The only APNs topics that may be pushed to, with Apple's suffixes; empty allows all."""
-    inbox_size: int = 20_000
-    known_tokens: int = 100_000
-    """Of how many APNs device tokens it remembers where they belong."""
-    journal: Path | None = None
-    journal_bodies: bool = False
-    faults: Path | None = None
-    """A TOML file with the fault script to start with."""
-    max_streams: int = 1000
-    start_with_one_stream: bool = False
-    """APNs connections start with one stream until a request has succeeded, as Apple's may."""
-    token_update_interval_s: float = 0.0
-    """How long a connection must stay with one provider token; Apple's is 1200. 0 switches the rule off."""
-    access_token_lifetime_s: int = 3600
+__all__ = ["Emulator", "EmulatorError", "EmulatorOptions", "serve", "start"]
 
 
 class EmulatorError(Exception):
-    """The emulator cannot start; the message names the reason."""
+    """The emulator cannot start; the message says why."""
 
 
 class Emulator:
-    """A running emulator; `summary` is what `emulator.json` holds."""
+    """A running emulator.
+
+    Attributes:
+        files: the paths of the credentials.
+        summary: the content of `emulator.json`: the URLs, and the paths of the credentials.
+        inbox: the accepted pushes.
+        faults: the current fault script; `faults.replace` sets another one.
+        stats: returns what `GET /stats` shows.
+    """
 
     def __init__(
         self,
         files: Files,
         summary: dict[str, object],
         inbox: Inbox,
-        faults: Faults,
+        faults: FaultInjector,
         stats: Callable[[], dict[str, Any]],
     ) -> None:
         self.files = files
@@ -80,32 +60,50 @@ class Emulator:
 
 
 @asynccontextmanager
-async def start(options: EmulatorOptions) -> AsyncIterator[Emulator]:
-    """Listen, write the files (`emulator.json` last), and serve until left.
+async def start(
+    options: EmulatorOptions,
+    *,
+    clock: Clock = time.time,
+    random: Random | None = None,
+    network: Network | None = None,
+) -> AsyncIterator[Emulator]:
+    """Run an emulator until the context is left. `emulator.json` is written last, when all ports listen.
+
+    Args:
+        clock: returns the time in Unix seconds, with which tokens are verified and pushes are recorded.
+        random: generates ids and access tokens, and the seed of fault scripts without one; None: a new generator with
+            a seed of the operating system.
+        network: listens for connections; None: the operating system's sockets.
+
+    Timers use the running event loop. Certificates and keys are made with the system's clock and random numbers.
 
     Raises:
-        EmulatorError: a port is taken, a file cannot be written or read.
+        EmulatorError: a port is not available, or a file cannot be written or read.
     """
-    try:
-        files = write_credentials(options.directory)
-        files.summary.unlink(missing_ok=True)
-        script = load_script(options.faults.read_text()) if options.faults else Script()
-        journal = Journal(options.journal, bodies=options.journal_bodies) if options.journal else None
-    except OSError as error:
-        raise EmulatorError(f"{error.filename}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise EmulatorError(f"{options.faults}: {error}") from None
-    tally = Tally()
-    faults = Faults(script)
-    inbox = Inbox(options.inbox_size, journal, tally)
-    listeners = Listeners(options.host, options.port, files, tally, faults)
-    flushing = asyncio.create_task(_keep_flushing(journal)) if journal else None
+    random = Random() if random is None else random
+    files, script, journal = _prepare(options)
+    counters = Counters()
+    faults = FaultInjector(script, random)
+    inbox = Inbox(options.inbox_size, journal, counters, clock)
+    listeners = Listeners(options, network or SystemNetwork(), files, counters, faults)
+    flushing = asyncio.create_task(_flush_regularly(journal)) if journal else None
 
     def stats() -> dict[str, Any]:
-        return tally.as_json() | {"in_inbox": len(inbox), "connections": listeners.connections()}
+        return counters.as_json() | {"in_inbox": len(inbox), "connections": listeners.connections()}
 
+    parts = Parts(
+        options=options,
+        files=files,
+        inbox=inbox,
+        counters=counters,
+        faults=faults,
+        listeners=listeners,
+        clock=clock,
+        random=random,
+        stats=stats,
+    )
     try:
-        summary = await _listen(options, files, inbox, tally, faults, listeners, stats)
+        summary = await serve_all(parts)
         temporary = files.summary.with_suffix(".json.new")
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
         temporary.replace(files.summary)
@@ -122,7 +120,7 @@ async def start(options: EmulatorOptions) -> AsyncIterator[Emulator]:
 
 
 async def serve(options: EmulatorOptions, ready: Callable[[Emulator], None]) -> None:
-    """Run as a process of its own, until SIGTERM or SIGINT.
+    """Run an emulator until the process receives SIGTERM or SIGINT; `ready` is called once when all ports listen.
 
     Raises:
         EmulatorError: as `start`.
@@ -132,78 +130,30 @@ async def serve(options: EmulatorOptions, ready: Callable[[Emulator], None]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with start(options) as emulator:
-        # What lives now lives on, and a push leaves nothing behind that needs a search: the default thresholds cost a
-        # fifth of the time.
+        # The objects that exist now are kept until the end, and a request creates no reference cycles: with Python's
+        # default thresholds the garbage collector takes a fifth of the time.
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         ready(emulator)
         await stop.wait()
 
 
-async def _listen(
-    options: EmulatorOptions,
-    files: Files,
-    inbox: Inbox,
-    tally: Tally,
-    faults: Faults,
-    listeners: Listeners,
-    stats: Callable[[], dict[str, Any]],
-) -> dict[str, object]:
-    """Open every door; returns what `emulator.json` says."""
-    key_pem = files.apns_key.read_bytes()
-    tokens = ProviderTokens(TokenRules(TEAM_ID, files.key_id, key_pem, options.token_update_interval_s), tally)
-    one_first = options.start_with_one_stream
-    streams = options.max_streams
-    after_success = streams if one_first else None
-    apple = Apple(TEAM_ID, tokens, inbox, tally, faults, options.topics, after_success, {}, options.known_tokens)
-    urls = {}
-    for offset, environment in enumerate(("production", "sandbox")):
-        door = Door(
-            provider="apns",
-            environment=environment,
-            offset=offset,
-            http1=False,
-            asks_for_certificate=True,
-            first_streams=1 if one_first else streams,
-        )
-        urls[environment] = await listeners.tls(door, ApnsHandler(environment, apple))
-    # The token endpoint's address belongs into the service account before the handler that checks it can exist.
-    endpoint = _Late()
-    token_uri = await listeners.tls(Door(provider="oauth", offset=3, first_streams=streams), endpoint) + TOKEN_PATH
-    write_service_account(files, token_uri)
-    account = msgspec.json.decode(files.service_account.read_bytes(), type=ServiceAccount)
-    oauth = endpoint.handler = OAuthHandler(account, tally, faults, options.access_token_lifetime_s)
-    google = FcmHandler(account.project_id, oauth, inbox, tally, faults)
-    fcm = await listeners.tls(Door(provider="fcm", offset=2, first_streams=streams), google)
-    control = await listeners.plain(ControlHandler(inbox, faults, stats), 4)
-    return {
-        "apns": urls,
-        "fcm": fcm,
-        "token_uri": token_uri,
-        "control": control,
-        "ca": str(files.ca.resolve()),
-        "apns_key": str(files.apns_key.resolve()),
-        "key_id": files.key_id,
-        "team_id": TEAM_ID,
-        "service_account": str(files.service_account.resolve()),
-        "project_id": account.project_id,
-        "apns_certificate": str(files.certificate.resolve()),
-        "apns_certificate_key": str(files.certificate_key.resolve()),
-        "apns_certificate_p12": str(files.certificate_p12.resolve()),
-    }
+def _prepare(options: EmulatorOptions) -> tuple[Files, Script, Journal | None]:
+    """Write the credentials, read the fault script, and open the journal."""
+    try:
+        files = write_credentials(options.directory)
+        files.summary.unlink(missing_ok=True)
+        script = load_script(options.faults.read_text()) if options.faults else Script()
+        journal = Journal(options.journal, bodies=options.journal_bodies) if options.journal else None
+    except OSError as error:
+        raise EmulatorError(f"{error.filename}: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise EmulatorError(f"{options.faults}: {error}") from None
+    return files, script, journal
 
 
-class _Late:
-    """A handler that is known only once its address is."""
-
-    handler: Handler | None = None
-
-    def __call__(self, exchange: Exchange) -> Reply | None:
-        return self.handler(exchange) if self.handler is not None else Reply(503)
-
-
-async def _keep_flushing(journal: Journal) -> None:
+async def _flush_regularly(journal: Journal) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         while True:
-            await asyncio.sleep(FLUSH_EVERY_S)
+            await asyncio.sleep(FLUSH_INTERVAL_S)
             journal.flush()

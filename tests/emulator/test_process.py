@@ -1,4 +1,4 @@
-"""`python -m tocsin.emulator`: its files, its journal, its start and its end."""
+"""`python -m tocsin.emulator`: its files, its journal, how it starts and stops."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
-from tests.emulator.lab import Lab, Laboratory, new_token
-from tests.emulator.test_fcm_is_as_strict_as_google import GOOD
+from tests.emulator.harness import Harness, StartEmulator, new_token
+from tests.emulator.test_fcm_checks import GOOD
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def begin(credentials: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts the emulator in `tmp_path`, and waits for its `emulator.json`."""
+    """Starts the emulator in `tmp_path`, and waits until `emulator.json` exists."""
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, wait: bool = True) -> subprocess.Popen[str]:
@@ -66,7 +66,7 @@ def _private(path: Path) -> bool:
     return stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_it_names_everything_that_a_client_needs(begin: Start, tmp_path: Path) -> None:
+def test_emulator_json_has_everything_that_a_client_needs(begin: Start, tmp_path: Path) -> None:
     begin()
     summary = _summary(tmp_path)
     assert summary.keys() == {
@@ -84,14 +84,14 @@ def test_it_names_everything_that_a_client_needs(begin: Start, tmp_path: Path) -
     assert httpx.get(f"{summary['control']}/inbox").json() == []
 
 
-async def test_private_files_are_readable_by_their_user_alone(lab: Lab) -> None:
-    files = lab.emulator.files
+async def test_only_the_owner_can_read_the_private_files(harness: Harness) -> None:
+    files = harness.emulator.files
     private = (files.apns_key, files.service_account, files.certificate_key, files.certificate, files.certificate_p12)
     for path in (*private, files.server, files.ca_key):
         assert _private(path), path
 
 
-def test_a_restart_keeps_the_keys(begin: Start, tmp_path: Path) -> None:
+def test_keys_and_certificates_are_kept_at_a_restart(begin: Start, tmp_path: Path) -> None:
     first = begin()
     before = _summary(tmp_path), (tmp_path / "ca.pem").read_bytes()
     first.send_signal(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_restart_keeps_the_keys(begin: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly_when_told(begin: Start, number: signal.Signals) -> None:
+def test_the_process_stops_without_an_error_on_a_signal(begin: Start, number: signal.Signals) -> None:
     process = begin()
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
@@ -128,7 +128,7 @@ def _five_free_ports() -> int:
     raise AssertionError("no five free ports in a row")
 
 
-def test_ports_can_be_chosen_and_a_taken_one_is_named(begin: Start, tmp_path: Path) -> None:
+def test_ports_can_be_chosen_and_an_unavailable_port_is_reported(begin: Start, tmp_path: Path) -> None:
     first = _five_free_ports()
     begin("--port", str(first))
     summary = _summary(tmp_path)
@@ -140,7 +140,7 @@ def test_ports_can_be_chosen_and_a_taken_one_is_named(begin: Start, tmp_path: Pa
     assert f"127.0.0.1:{first}: cannot listen" in err
 
 
-def test_a_wrong_fault_file_is_named(begin: Start, tmp_path: Path) -> None:
+def test_an_invalid_fault_file_is_reported(begin: Start, tmp_path: Path) -> None:
     path = tmp_path / "faults.toml"
     path.write_text("[[rules]]\nstaus = 1\n")
     process = begin("--faults", str(path), wait=False)
@@ -150,13 +150,15 @@ def test_a_wrong_fault_file_is_named(begin: Start, tmp_path: Path) -> None:
     assert "staus" in err
 
 
-async def test_the_journal_has_a_line_for_every_accepted_push(laboratory: Laboratory, tmp_path: Path) -> None:
-    lab = await laboratory(journal=tmp_path / "journal", journal_bodies=True)
-    connection = await lab.connect("sandbox")
+async def test_the_journal_has_a_line_for_every_accepted_push(start_emulator: StartEmulator, tmp_path: Path) -> None:
+    harness = await start_emulator(journal=tmp_path / "journal", journal_bodies=True)
+    connection = await harness.connect("sandbox")
     token, id = new_token(), "00112233-4455-6677-8899-aabbccddeeff"
-    await connection.ask(lab.push(token, apns_id=id), b'{\n  "aps": {"content-available": 1},\n  "page_count": 2\n}')
-    await connection.ask(lab.push(), b"{}")
-    sent = await lab.send_message(GOOD)
+    await connection.ask(
+        harness.push(token, apns_id=id), b'{\n  "aps": {"content-available": 1},\n  "page_count": 2\n}'
+    )
+    await connection.ask(harness.push(), b"{}")
+    sent = await harness.send_message(GOOD)
     deadline = time.monotonic() + 2
     while len(lines := (tmp_path / "journal").read_text().splitlines()) < 2:
         assert time.monotonic() < deadline

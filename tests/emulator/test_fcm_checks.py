@@ -1,4 +1,4 @@
-"""Every way in which Google refuses a message or its sender, in Google's words."""
+"""FCM and the token endpoint: every reason for which a request is refused, with Google's wording."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec import Struct
-from tests.emulator.lab import SCOPE, Lab, Laboratory
+from tests.emulator.harness import SCOPE, Harness, StartEmulator
 
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
@@ -24,7 +24,10 @@ GOOD: dict[str, Any] = {
 
 
 class Case(Struct, frozen=True):
-    """A change to a good message, and Google's words for it. `code` where FCM itself refuses, and not the front."""
+    """A change to a valid message, and the expected error.
+
+    `code` is empty if Google's API front end refuses the message, which comes before FCM.
+    """
 
     change: dict[str, Any]
     message: str
@@ -122,8 +125,8 @@ ACCEPTED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: json.dumps(case.change)[:50])
-async def test_a_wrong_message_is_refused_in_googles_words(case: Case, lab: Lab) -> None:
-    answer = await lab.send_message(GOOD | case.change)
+async def test_an_invalid_message_is_refused_with_googles_error(case: Case, harness: Harness) -> None:
+    answer = await harness.send_message(GOOD | case.change)
     assert answer.status == 400
     error = answer.json["error"]
     assert (error["code"], error["status"], error["message"]) == (400, "INVALID_ARGUMENT", case.message)
@@ -131,16 +134,16 @@ async def test_a_wrong_message_is_refused_in_googles_words(case: Case, lab: Lab)
     assert details.get(FCM_ERROR, {}).get("errorCode", "") == case.code
     violations = details.get(BAD_REQUEST, {}).get("fieldViolations", [])
     assert [violation["field"] for violation in violations][:1] == ([case.field] if case.field else [])
-    assert lab.emulator.inbox.find() == []
+    assert harness.emulator.inbox.find() == []
 
 
 @pytest.mark.parametrize("change", ACCEPTED, ids=lambda change: json.dumps(change)[:50])
-async def test_a_right_message_is_accepted(change: dict[str, Any], lab: Lab) -> None:
+async def test_a_valid_message_is_accepted(change: dict[str, Any], harness: Harness) -> None:
     message = {name: value for name, value in (GOOD | change).items() if value is not None}
-    answer = await lab.send_message(message)
+    answer = await harness.send_message(message)
     assert answer.status == 200, answer.body
     assert answer.json["name"].startswith("projects/tocsin-emulator/messages/0:")
-    [arrived] = lab.emulator.inbox.find()
+    [arrived] = harness.emulator.inbox.find()
     assert arrived["body"] == {"message": message}
     assert answer.json["name"].endswith(arrived["id"])
 
@@ -156,51 +159,51 @@ async def test_a_right_message_is_accepted(change: dict[str, Any], lab: Lab) -> 
         (b'{"message":"x"}', f"Invalid value at 'message' ({ANDROID}Message), \"x\""),
     ],
 )
-async def test_a_body_that_is_no_request_is_refused(body: bytes, message: str, lab: Lab) -> None:
-    answer = await (await lab.connect("fcm")).ask(await lab.message_head(), body)
+async def test_a_body_that_is_not_a_request_is_refused(body: bytes, message: str, harness: Harness) -> None:
+    answer = await (await harness.connect("fcm")).ask(await harness.message_headers(), body)
     assert (answer.status, answer.json["error"]["message"]) == (400, message)
 
 
-async def test_a_message_that_is_only_validated_does_not_arrive(lab: Lab) -> None:
-    answer = await lab.send_message(GOOD, validate_only=True)
+async def test_a_message_that_is_only_validated_is_not_in_the_inbox(harness: Harness) -> None:
+    answer = await harness.send_message(GOOD, validate_only=True)
     assert answer.json == {"name": "projects/tocsin-emulator/messages/fake_message_id"}
-    assert (await lab.send_message(GOOD | {"x": 1}, validateOnly=True)).status == 400
-    assert lab.emulator.inbox.find() == []
+    assert (await harness.send_message(GOOD | {"x": 1}, validateOnly=True)).status == 400
+    assert harness.emulator.inbox.find() == []
 
 
 # -- the sender --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer nonsense", "Basic YTpi"])
-async def test_a_sender_without_a_good_access_token_is_refused(authorization: str | None, lab: Lab) -> None:
-    answer = await (await lab.connect("fcm")).ask(await lab.message_head(authorization=authorization), b"{}")
+async def test_a_sender_without_a_valid_access_token_is_refused(authorization: str | None, harness: Harness) -> None:
+    answer = await (await harness.connect("fcm")).ask(await harness.message_headers(authorization=authorization), b"{}")
     assert (answer.status, answer.json["error"]["status"]) == (401, "UNAUTHENTICATED")
     assert "www-authenticate" in answer.headers
 
 
-async def test_another_project_is_denied(lab: Lab) -> None:
-    head = await lab.message_head(path="/v1/projects/another/messages:send")
-    answer = await (await lab.connect("fcm")).ask(head, b"{}")
+async def test_another_project_is_refused(harness: Harness) -> None:
+    head = await harness.message_headers(path="/v1/projects/another/messages:send")
+    answer = await (await harness.connect("fcm")).ask(head, b"{}")
     assert (answer.status, answer.json["error"]["status"]) == (403, "PERMISSION_DENIED")
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/v1/projects/tocsin-emulator/messages", "/fcm/send", "/v2/projects/a/messages:send"]
 )
-async def test_an_unknown_address_is_googles_page(path: str, lab: Lab) -> None:
-    answer = await (await lab.connect("fcm")).ask(await lab.message_head(path=path), b"{}")
+async def test_an_unknown_path_is_answered_with_googles_html_page(path: str, harness: Harness) -> None:
+    answer = await (await harness.connect("fcm")).ask(await harness.message_headers(path=path), b"{}")
     assert answer.status == 404
     assert answer.headers["content-type"].startswith("text/html")
     assert b"Error 404 (Not Found)!!1" in answer.body
 
 
-async def test_fcm_and_the_token_endpoint_speak_http_1_1_too(lab: Lab) -> None:
-    context = ssl.create_default_context(cafile=str(lab.emulator.files.ca))
+async def test_fcm_and_the_token_endpoint_serve_http_1_1(harness: Harness) -> None:
+    context = ssl.create_default_context(cafile=str(harness.emulator.files.ca))
     async with httpx.AsyncClient(verify=context, http2=False) as client:
-        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": lab.assertion()}
-        granted = await client.post(lab.url("token_uri"), data=form)
+        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": harness.assertion()}
+        granted = await client.post(harness.url("token_uri"), data=form)
         headers = {"authorization": f"Bearer {granted.json()['access_token']}"}
-        url = f"{lab.url('fcm')}/v1/projects/tocsin-emulator/messages:send"
+        url = f"{harness.url('fcm')}/v1/projects/tocsin-emulator/messages:send"
         sent = [await client.post(url, headers=headers, json={"message": GOOD}) for _ in range(2)]
         assert [answer.status_code for answer in sent] == [200, 200]
         assert {answer.http_version for answer in sent} == {"HTTP/1.1"}
@@ -210,8 +213,8 @@ async def test_fcm_and_the_token_endpoint_speak_http_1_1_too(lab: Lab) -> None:
 # -- the token endpoint ------------------------------------------------------------------------------------------------
 
 
-async def test_an_assertion_is_traded_for_an_access_token_of_an_hour(lab: Lab) -> None:
-    answer = await lab.grant(lab.assertion())
+async def test_a_valid_assertion_gets_an_access_token_for_one_hour(harness: Harness) -> None:
+    answer = await harness.grant(harness.assertion())
     assert answer.status == 200
     assert {name: value for name, value in answer.json.items() if name != "access_token"} == {
         "expires_in": 3599,
@@ -237,9 +240,11 @@ def _other_key() -> str:
         ({"scope": None}, "invalid_grant", "scope"),
     ],
 )
-async def test_a_wrong_assertion_is_refused(changes: dict[str, Any], error: str, description: str, lab: Lab) -> None:
+async def test_an_invalid_assertion_is_refused(
+    changes: dict[str, Any], error: str, description: str, harness: Harness
+) -> None:
     changes = changes | ({"key": _other_key()} if "key" in changes else {})
-    answer = await lab.grant(lab.assertion(**changes))
+    answer = await harness.grant(harness.assertion(**changes))
     assert (answer.status, answer.json["error"]) == (400, error)
     assert description in answer.json["error_description"]
 
@@ -247,15 +252,15 @@ async def test_a_wrong_assertion_is_refused(changes: dict[str, Any], error: str,
 @pytest.mark.parametrize(
     "scope", [SCOPE, "https://www.googleapis.com/auth/cloud-platform", f"https://www.googleapis.com/auth/drive {SCOPE}"]
 )
-async def test_any_scope_that_covers_messaging_will_do(scope: str, lab: Lab) -> None:
-    assert (await lab.grant(lab.assertion(scope=scope))).status == 200
+async def test_every_scope_that_includes_messaging_is_accepted(scope: str, harness: Harness) -> None:
+    assert (await harness.grant(harness.assertion(scope=scope))).status == 200
 
 
-async def test_another_grant_type_is_refused(lab: Lab) -> None:
-    answer = await lab.grant(lab.assertion(), "password")
+async def test_another_grant_type_is_refused(harness: Harness) -> None:
+    answer = await harness.grant(harness.assertion(), "password")
     assert (answer.status, answer.json["error"]) == (400, "unsupported_grant_type")
 
 
-async def test_an_access_token_expires(laboratory: Laboratory) -> None:
-    lab = await laboratory(access_token_lifetime_s=0)
-    assert (await lab.send_message(GOOD)).status == 401
+async def test_an_access_token_expires(start_emulator: StartEmulator) -> None:
+    harness = await start_emulator(access_token_lifetime_s=0)
+    assert (await harness.send_message(GOOD)).status == 401

@@ -1,4 +1,4 @@
-"""What arrived, what was counted, and the script in force: over plain HTTP."""
+"""The control API: the inbox, the counters and the fault script."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.emulator.lab import BODY, TOPIC, Lab, Laboratory, new_token
-from tests.emulator.test_fcm_is_as_strict_as_google import GOOD
+from tests.emulator.harness import BODY, TOPIC, Harness, StartEmulator, new_token
+from tests.emulator.test_fcm_checks import GOOD
 
 
 @pytest.fixture
-async def control(lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=lab.url("control")) as client:
+async def control(harness: Harness) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=harness.url("control")) as client:
         yield client
 
 
-async def test_the_inbox_tells_what_arrived_newest_last(lab: Lab, control: httpx.AsyncClient) -> None:
-    production, sandbox = await lab.connect("production"), await lab.connect("sandbox")
+async def test_the_inbox_returns_accepted_pushes_oldest_first(harness: Harness, control: httpx.AsyncClient) -> None:
+    production, sandbox = await harness.connect("production"), await harness.connect("sandbox")
     tokens = [new_token() for _ in range(3)]
-    await production.ask(lab.push(tokens[0]), BODY)
-    await sandbox.ask(lab.push(tokens[1].upper()), BODY)
-    await production.ask(lab.push(tokens[2], apns_id="00112233-4455-6677-8899-aabbccddeeff"), BODY)
-    await lab.send_message(GOOD)
+    await production.ask(harness.push(tokens[0]), BODY)
+    await sandbox.ask(harness.push(tokens[1].upper()), BODY)
+    await production.ask(harness.push(tokens[2], apns_id="00112233-4455-6677-8899-aabbccddeeff"), BODY)
+    await harness.send_message(GOOD)
 
     inbox = (await control.get("/inbox")).json()
     assert [entry["token"] for entry in inbox] == [*tokens, GOOD["token"]]
@@ -37,42 +37,42 @@ async def test_the_inbox_tells_what_arrived_newest_last(lab: Lab, control: httpx
     assert message["body"] == {"message": GOOD}
     assert not any("authorization" in entry["headers"] for entry in inbox)
 
-    async def found(**query: str) -> list[str]:
+    async def find_tokens(**query: str) -> list[str]:
         return [entry["token"] for entry in (await control.get("/inbox", params=query)).json()]
 
-    assert await found(token=tokens[1]) == await found(token=tokens[1].upper()) == [tokens[1]]
-    assert await found(provider="fcm") == [GOOD["token"]]
-    assert await found(environment="production") == [tokens[0], tokens[2]]
-    assert await found(token="") == []
-    assert await found(limit="2") == [tokens[2], GOOD["token"]]
+    assert await find_tokens(token=tokens[1]) == await find_tokens(token=tokens[1].upper()) == [tokens[1]]
+    assert await find_tokens(provider="fcm") == [GOOD["token"]]
+    assert await find_tokens(environment="production") == [tokens[0], tokens[2]]
+    assert await find_tokens(token="") == []
+    assert await find_tokens(limit="2") == [tokens[2], GOOD["token"]]
     assert (await control.delete("/inbox")).status_code == 200
-    assert await found() == []
+    assert await find_tokens() == []
 
 
 @pytest.mark.parametrize("query", ["tokn=a", "tokn=", "limit=x", "limit=-1", "limit="])
-async def test_a_wrong_query_is_refused_by_name(query: str, control: httpx.AsyncClient) -> None:
+async def test_an_invalid_query_parameter_is_refused_and_named(query: str, control: httpx.AsyncClient) -> None:
     answer = await control.get(f"/inbox?{query}")
     assert answer.status_code == 400
     assert query.partition("=")[0] in answer.json()["error"]
 
 
-async def test_the_inbox_is_bounded(laboratory: Laboratory) -> None:
-    lab = await laboratory(inbox_size=3)
-    connection = await lab.connect("production")
+async def test_the_inbox_drops_the_oldest_pushes(start_emulator: StartEmulator) -> None:
+    harness = await start_emulator(inbox_size=3)
+    connection = await harness.connect("production")
     tokens = [new_token() for _ in range(5)]
     for token in tokens:
-        await connection.ask(lab.push(token), BODY)
-    assert [entry["token"] for entry in lab.emulator.inbox.find()] == tokens[2:]
-    assert lab.emulator.stats()["accepted"] == 5
+        await connection.ask(harness.push(token), BODY)
+    assert [entry["token"] for entry in harness.emulator.inbox.find()] == tokens[2:]
+    assert harness.emulator.stats()["accepted"] == 5
 
 
-async def test_the_counts_say_what_was_answered_and_what_came_twice(lab: Lab, control: httpx.AsyncClient) -> None:
-    connection = await lab.connect("production")
-    bearer = lab.bearer()
+async def test_the_counters_show_answers_and_duplicates(harness: Harness, control: httpx.AsyncClient) -> None:
+    connection = await harness.connect("production")
+    bearer = harness.bearer()
     for _ in range(2):
-        await connection.ask(lab.push(authorization=bearer, apns_id="00112233-4455-6677-8899-aabbccddeeff"), BODY)
-    await connection.ask(lab.push(authorization=bearer, apns_priority="10"), BODY)
-    await lab.send_message(GOOD)
+        await connection.ask(harness.push(authorization=bearer, apns_id="00112233-4455-6677-8899-aabbccddeeff"), BODY)
+    await connection.ask(harness.push(authorization=bearer, apns_priority="10"), BODY)
+    await harness.send_message(GOOD)
     stats = (await control.get("/stats")).json()
     assert (stats["accepted"], stats["duplicates"], stats["in_inbox"]) == (3, 1, 3)
     assert (stats["access_tokens_issued"], stats["provider_tokens_verified"]) == (1, 1)
@@ -83,20 +83,20 @@ async def test_the_counts_say_what_was_answered_and_what_came_twice(lab: Lab, co
         ("fcm", None, 200, ""): 1,
         ("oauth", None, 200, ""): 1,
     }
-    production = next(door for door in stats["connections"] if door["listener"] == "apns.production")
+    production = next(endpoint for endpoint in stats["connections"] if endpoint["listener"] == "apns.production")
     assert production == {"listener": "apns.production", "open": 1, "opened": 1, "open_streams": 0}
 
 
-async def test_faults_are_put_shown_and_taken_back(lab: Lab, control: httpx.AsyncClient) -> None:
+async def test_a_fault_script_can_be_set_shown_and_removed(harness: Harness, control: httpx.AsyncClient) -> None:
     rule = {"match": {"topic": TOPIC}, "status": 503, "reason": "ServiceUnavailable", "times": 1}
     assert (await control.put("/faults", json={"rules": [rule]})).json()["rules"] == [rule]
-    connection = await lab.connect("production")
-    assert [(await connection.ask(lab.push(), BODY)).status for _ in range(2)] == [503, 200]
+    connection = await harness.connect("production")
+    assert [(await connection.ask(harness.push(), BODY)).status for _ in range(2)] == [503, 200]
     shown = (await control.get("/faults")).json()
     assert (shown["rules"], shown["acted"]) == ([rule], [1])
     await control.put("/faults", json={"rules": [rule]})
     assert (await control.delete("/faults")).status_code == 200
-    assert (await connection.ask(lab.push(), BODY)).status == 200
+    assert (await connection.ask(harness.push(), BODY)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -118,16 +118,16 @@ async def test_faults_are_put_shown_and_taken_back(lab: Lab, control: httpx.Asyn
         ("{", "truncated"),
     ],
 )
-async def test_a_wrong_script_is_refused_by_name_and_changes_nothing(
-    body: str, named: str, lab: Lab, control: httpx.AsyncClient
+async def test_an_invalid_script_is_refused_with_the_path_and_changes_nothing(
+    body: str, named: str, harness: Harness, control: httpx.AsyncClient
 ) -> None:
     await control.put("/faults", json={"seed": 5})
     answer = await control.put("/faults", content=body)
     assert (answer.status_code, named in answer.json()["error"]) == (400, True), answer.text
-    assert lab.emulator.faults.script.seed == 5
+    assert harness.emulator.faults.script.seed == 5
 
 
-async def test_unknown_pages_and_methods_are_told(control: httpx.AsyncClient) -> None:
+async def test_unknown_paths_and_methods_are_refused(control: httpx.AsyncClient) -> None:
     assert (await control.get("/nothing")).status_code == 404
     assert (await control.post("/inbox")).status_code == 405
     assert (await control.get("//[")).status_code == 404

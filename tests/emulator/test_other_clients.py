@@ -1,4 +1,4 @@
-"""aioapns and firebase-admin, from PyPI, with only host and CA changed: what they take for Apple and Google."""
+"""aioapns and firebase-admin from PyPI work with the emulator; only host and CA are changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from aioapns.connection import APNsProductionClientProtocol
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from firebase_admin import credentials, exceptions, messaging
-from tests.emulator.lab import TOPIC, Lab, Laboratory, new_token
+from tests.emulator.harness import TOPIC, Harness, StartEmulator, new_token
 
 from tocsin.emulator.faults import Match, Rule
 
-# What apps register today are tokens; the SDK would rather have installation ids.
+# Apps use registration tokens today; the SDK recommends installation ids.
 pytestmark = pytest.mark.filterwarnings("ignore:Message.token is deprecated")
 MESSAGE = {"aps": {"alert": "A new fax"}, "message": "fax_new"}
 
@@ -30,17 +30,17 @@ MESSAGE = {"aps": {"alert": "A new fax"}, "message": "fax_new"}
 
 
 @pytest.fixture
-async def apple(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = await laboratory(topics=frozenset({TOPIC}))
-    parts = urlsplit(lab.url("production"))
+async def apple(start_emulator: StartEmulator, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    harness = await start_emulator(topics=frozenset({TOPIC}))
+    parts = urlsplit(harness.url("production"))
     monkeypatch.setattr(APNsProductionClientProtocol, "APNS_SERVER", parts.hostname)
     monkeypatch.setattr(APNsProductionClientProtocol, "APNS_PORT", parts.port)
-    return lab
+    return harness
 
 
 @pytest.fixture
-async def aioapns(apple: Lab) -> AsyncIterator[Any]:
-    """Makes clients, and closes them in the end."""
+async def aioapns(apple: Harness) -> AsyncIterator[Any]:
+    """Makes clients, and closes them after the test."""
     clients: list[APNs] = []
 
     def make(**changes: Any) -> APNs:
@@ -59,7 +59,7 @@ async def aioapns(apple: Lab) -> AsyncIterator[Any]:
     await asyncio.sleep(0.05)
 
 
-async def test_aioapns_delivers_by_key(apple: Lab, aioapns: Any) -> None:
+async def test_aioapns_can_send_with_a_key(apple: Harness, aioapns: Any) -> None:
     client = aioapns()
     sent = [
         NotificationRequest(new_token(), MESSAGE, push_type=PushType.ALERT, priority=10, time_to_live=60)
@@ -73,20 +73,20 @@ async def test_aioapns_delivers_by_key(apple: Lab, aioapns: Any) -> None:
         assert arrived[request.notification_id]["body"] == MESSAGE
 
 
-async def test_aioapns_delivers_by_certificate(apple: Lab, aioapns: Any) -> None:
+async def test_aioapns_can_send_with_a_certificate(apple: Harness, aioapns: Any) -> None:
     client = aioapns(client_cert=str(apple.emulator.files.certificate), topic=TOPIC)
     result = await client.send_notification(NotificationRequest(new_token(), MESSAGE))
     assert result.is_successful
     assert len(apple.emulator.inbox.find()) == 1
 
 
-async def test_aioapns_is_told_of_a_wrong_topic(aioapns: Any) -> None:
+async def test_aioapns_gets_the_reason_for_a_topic_that_is_not_allowed(aioapns: Any) -> None:
     request = NotificationRequest(new_token(), MESSAGE, apns_topic="de.cospace.other")
     result = await aioapns().send_notification(request)
     assert (result.status, result.description) == ("400", "TopicDisallowed")
 
 
-async def test_aioapns_is_told_of_a_bad_key(aioapns: Any) -> None:
+async def test_aioapns_gets_the_reason_for_an_unknown_key(aioapns: Any) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     result = await aioapns(key=pem).send_notification(NotificationRequest(new_token(), MESSAGE))
@@ -103,7 +103,7 @@ async def test_aioapns_is_told_of_a_bad_key(aioapns: Any) -> None:
         (NotificationRequest(new_token(), MESSAGE, collapse_key="x" * 65), "400", "BadCollapseId"),
     ],
 )
-async def test_aioapns_is_told_of_a_malformed_message(
+async def test_aioapns_gets_the_reason_for_an_invalid_notification(
     request_: NotificationRequest, status: str, reason: str, aioapns: Any
 ) -> None:
     result = await aioapns().send_notification(request_)
@@ -114,14 +114,16 @@ async def test_aioapns_is_told_of_a_malformed_message(
 
 
 @pytest.fixture
-async def firebase(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[firebase_admin.App]:
+async def firebase(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[firebase_admin.App]:
     service: Any = messaging._MessagingService
-    monkeypatch.setattr(service, "FCM_URL", lab.url("fcm") + "/v1/projects/{0}/messages:send")
+    monkeypatch.setattr(service, "FCM_URL", harness.url("fcm") + "/v1/projects/{0}/messages:send")
     for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
-        monkeypatch.setenv(variable, str(lab.emulator.files.ca))
-    app = firebase_admin.initialize_app(credentials.Certificate(str(lab.emulator.files.service_account)), name="tests")
+        monkeypatch.setenv(variable, str(harness.emulator.files.ca))
+    app = firebase_admin.initialize_app(
+        credentials.Certificate(str(harness.emulator.files.service_account)), name="tests"
+    )
     yield app
-    # In a thread, as it runs a loop of its own.
+    # In a thread, because it runs its own event loop.
     await asyncio.to_thread(firebase_admin.delete_app, app)
 
 
@@ -130,9 +132,9 @@ def _message(**changes: Any) -> messaging.Message:
     return messaging.Message(android=messaging.AndroidConfig(priority="high", ttl=3600), **(given | changes))
 
 
-async def test_firebase_admin_delivers(lab: Lab, firebase: firebase_admin.App) -> None:
+async def test_firebase_admin_can_send_to_a_registration_token(harness: Harness, firebase: firebase_admin.App) -> None:
     name = await asyncio.to_thread(messaging.send, _message(), app=firebase)
-    [arrived] = lab.emulator.inbox.find(provider="fcm")
+    [arrived] = harness.emulator.inbox.find(provider="fcm")
     assert name == f"projects/tocsin-emulator/messages/{arrived['id']}"
     assert arrived["body"]["message"] == {
         "token": "APA91bHun4MxP5ego",
@@ -141,44 +143,48 @@ async def test_firebase_admin_delivers(lab: Lab, firebase: firebase_admin.App) -
     }
 
 
-async def test_firebase_admin_delivers_by_installation_id(lab: Lab, firebase: firebase_admin.App) -> None:
+async def test_firebase_admin_can_send_to_an_installation_id(harness: Harness, firebase: firebase_admin.App) -> None:
     message = messaging.Message(fid="cJhD5zhzRGWTtm0wPdpM5x", data={"message": "fax_new"})
     await asyncio.to_thread(messaging.send, message, app=firebase)
-    assert [entry["token"] for entry in lab.emulator.inbox.find()] == ["cJhD5zhzRGWTtm0wPdpM5x"]
+    assert [entry["token"] for entry in harness.emulator.inbox.find()] == ["cJhD5zhzRGWTtm0wPdpM5x"]
 
 
-async def test_firebase_admin_delivers_many_at_a_time(lab: Lab, firebase: firebase_admin.App) -> None:
+async def test_firebase_admin_can_send_many_messages_at_a_time(harness: Harness, firebase: firebase_admin.App) -> None:
     messages = [_message(token=f"token-{number}") for number in range(50)]
     batch = await asyncio.to_thread(messaging.send_each, messages, app=firebase)
     assert batch.success_count == 50
-    assert {entry["token"] for entry in lab.emulator.inbox.find()} == {f"token-{number}" for number in range(50)}
+    assert {entry["token"] for entry in harness.emulator.inbox.find()} == {f"token-{number}" for number in range(50)}
 
 
-async def test_firebase_admin_only_validates_in_a_dry_run(lab: Lab, firebase: firebase_admin.App) -> None:
+async def test_firebase_admin_can_validate_a_message_without_sending_it(
+    harness: Harness, firebase: firebase_admin.App
+) -> None:
     assert "fake_message_id" in await asyncio.to_thread(messaging.send, _message(), dry_run=True, app=firebase)
-    assert lab.emulator.inbox.find() == []
+    assert harness.emulator.inbox.find() == []
 
 
-async def test_firebase_admin_is_told_of_a_malformed_message(firebase: firebase_admin.App) -> None:
+async def test_firebase_admin_raises_an_error_for_an_invalid_message(firebase: firebase_admin.App) -> None:
     for message in (_message(data={"from": "x"}), _message(data={"text": "x" * 5000}), _message(token="a b")):
         with pytest.raises(exceptions.InvalidArgumentError):
             await asyncio.to_thread(messaging.send, message, app=firebase)
 
 
-async def test_firebase_admin_is_told_of_another_project(
-    lab: Lab, firebase: firebase_admin.App, monkeypatch: pytest.MonkeyPatch
+async def test_firebase_admin_raises_an_error_for_another_project(
+    harness: Harness, firebase: firebase_admin.App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Any = messaging._MessagingService
-    monkeypatch.setattr(service, "FCM_URL", lab.url("fcm") + "/v1/projects/another/messages:send")
+    monkeypatch.setattr(service, "FCM_URL", harness.url("fcm") + "/v1/projects/another/messages:send")
     with pytest.raises(exceptions.PermissionDeniedError):
         await asyncio.to_thread(messaging.send, _message(), app=firebase)
 
 
-async def test_firebase_admin_is_told_of_a_bad_key(lab: Lab, firebase: firebase_admin.App, tmp_path: Path) -> None:
+async def test_firebase_admin_raises_an_error_for_an_unknown_key(
+    harness: Harness, firebase: firebase_admin.App, tmp_path: Path
+) -> None:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     path = tmp_path / "other.json"
-    path.write_text(json.dumps(lab.account | {"private_key": pem}))
+    path.write_text(json.dumps(harness.account | {"private_key": pem}))
     app = firebase_admin.initialize_app(credentials.Certificate(str(path)), name="bad key")
     try:
         with pytest.raises(Exception, match="invalid_grant"):
@@ -187,7 +193,9 @@ async def test_firebase_admin_is_told_of_a_bad_key(lab: Lab, firebase: firebase_
         await asyncio.to_thread(firebase_admin.delete_app, app)
 
 
-async def test_firebase_admin_knows_a_dead_token_by_its_own_name(lab: Lab, firebase: firebase_admin.App) -> None:
-    lab.script(Rule(match=Match(token="gone"), status=404, reason="UNREGISTERED"))
+async def test_firebase_admin_raises_its_own_error_for_an_unregistered_token(
+    harness: Harness, firebase: firebase_admin.App
+) -> None:
+    harness.script(Rule(match=Match(token="gone"), status=404, reason="UNREGISTERED"))
     with pytest.raises(messaging.UnregisteredError):
         await asyncio.to_thread(messaging.send, _message(token="gone"), app=firebase)

@@ -1,4 +1,4 @@
-"""A client that shows what is on the wire: over `h2`, which nobody here wrote, and without any kindness of its own."""
+"""An HTTP/2 client that records what the server sends. It uses `h2`, an implementation independent of tocsin's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Headers = Sequence[tuple[str, str]]
 
 
 class Answer:
-    """What came back on one stream: an answer, a reset, or nothing."""
+    """What the server sent on one stream: an answer, a reset, or nothing."""
 
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.field_names: list[str] = []
-        """As they came, those that came twice twice."""
+        """The names of all header fields as received, including repeated ones."""
         self.body = b""
         self.reset: int | None = None
         self.ended = asyncio.Event()
@@ -43,12 +43,14 @@ class Answer:
         return str(self.json["reason"]) if self.body else ""
 
 
-class Wire(asyncio.Protocol):
+class H2Client(asyncio.Protocol):
+    """One connection."""
+
     def __init__(self) -> None:
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
         )
-        # h2 takes GOAWAY for the end of the connection; RFC 9113 has the older streams finish.
+        # h2 treats GOAWAY as the end of the connection; by RFC 9113, 6.8 the earlier streams continue.
         machine: Any = self._h2.state_machine
         still_open = {(ConnectionState.CLIENT_OPEN, ConnectionInputs.RECV_GOAWAY): (None, ConnectionState.CLIENT_OPEN)}
         machine._transitions = machine._transitions | still_open
@@ -56,7 +58,7 @@ class Wire(asyncio.Protocol):
         self._answers: dict[int, Answer] = {}
         self._next = 1
         self.goaways: list[int] = []
-        """The last stream ids that GOAWAY frames named."""
+        """The last stream ids of the GOAWAY frames."""
         self.stream_limits: list[int] = []
         self.received = b""
         self.closed = asyncio.Event()
@@ -97,7 +99,7 @@ class Wire(asyncio.Protocol):
             answer.ended.set()
 
     def send(self, headers: Headers, body: bytes = b"", trailers: Headers = ()) -> Answer:
-        """A request, on its way in the moment."""
+        """Send a request without waiting for the answer."""
         stream_id, self._next = self._next, self._next + 2
         self._answers[stream_id] = answer = Answer()
         self._h2.send_headers(stream_id, list(headers), end_stream=not body)
@@ -123,7 +125,7 @@ class Wire(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def wire(url: str, ca: Path, certificate: Path | None = None) -> AsyncIterator[Wire]:
+async def open_client(url: str, ca: Path, certificate: Path | None = None) -> AsyncIterator[H2Client]:
     context = ssl.create_default_context(cafile=str(ca))
     context.set_alpn_protocols(["h2"])
     if certificate is not None:
@@ -131,7 +133,7 @@ async def wire(url: str, ca: Path, certificate: Path | None = None) -> AsyncIter
     parts = urlsplit(url)
     assert parts.hostname is not None
     loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_connection(Wire, parts.hostname, parts.port, ssl=context)
+    _, protocol = await loop.create_connection(H2Client, parts.hostname, parts.port, ssl=context)
     try:
         yield protocol
     finally:

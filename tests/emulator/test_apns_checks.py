@@ -1,4 +1,4 @@
-"""Every reason for which Apple refuses a request, and what Apple does not refuse."""
+"""APNs: every reason for which a request is refused, and variations that are accepted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 from msgspec import Struct
-from tests.emulator.lab import BODY, TOPIC, Lab, Laboratory, new_token
-from tests.emulator.wire import Answer
+from tests.emulator.h2_client import Answer
+from tests.emulator.harness import BODY, TOPIC, Harness, StartEmulator, new_token
 
 from tocsin.emulator.apns_reasons import Reason
 from tocsin.emulator.client_certificates import FOR_SANDBOX
@@ -31,7 +31,7 @@ def _other_key() -> str:
 
 
 class Case(Struct, frozen=True):
-    """A change to a good request, and what Apple says. `bearer` are changes to its provider token."""
+    """A change to a valid request, and the expected answer; `bearer` are changes to its provider token."""
 
     status: int
     reason: str
@@ -53,14 +53,19 @@ REFUSALS = [
     Case(403, "InvalidProviderToken", bearer={"key": "other"}, name="another key"),
     Case(403, "InvalidProviderToken", bearer={"key_id": "AAAAAAAAAA"}, name="another key id"),
     Case(403, "InvalidProviderToken", bearer={"team_id": "AAAAAAAAAA"}, name="another team"),
-    Case(403, "InvalidProviderToken", bearer={"age_s": -600}, name="from the future"),
+    Case(403, "InvalidProviderToken", bearer={"age_s": -600}, name="issued in the future"),
     Case(403, "InvalidProviderToken", bearer={"iat": "soon"}, name="no time of issue"),
     Case(403, "ExpiredProviderToken", bearer={"age_s": 3700}, name="an hour old"),
     Case(400, "MissingTopic", {"apns_topic": None}),
     Case(400, "BadTopic", {"apns_topic": "de.cospace app"}),
     Case(400, "InvalidPushType", {"apns_push_type": "loud"}),
     Case(400, "InvalidPushType", {"apns_push_type": "voip"}, name="voip without its suffix"),
-    Case(400, "InvalidPushType", VOIP | {"apns_push_type": "background", "apns_priority": "5"}, name="suffix only"),
+    Case(
+        400,
+        "InvalidPushType",
+        VOIP | {"apns_push_type": "background", "apns_priority": "5"},
+        name="another type",
+    ),
     Case(400, "InvalidPushType", {"apns_topic": f"{TOPIC}.voip-ptt"}, name="a longer suffix"),
     Case(400, "BadPriority", {"apns_priority": "10"}, name="background at 10"),
     Case(400, "BadPriority", {"apns_priority": "7"}),
@@ -82,7 +87,7 @@ REFUSALS = [
     Case(413, "PayloadTooLarge", VOIP, b'{"aps":{"alert":"%s"}}' % (b"x" * 5120), name="for voip"),
 ]
 ACCEPTED = [
-    Case(200, "", name="as it should be"),
+    Case(200, "", name="no change"),
     Case(200, "", {"apns_priority": "1"}),
     Case(200, "", {"apns_priority": None}, name="no priority"),
     Case(200, "", {"apns_push_type": None, "apns_priority": "10"}, name="no push type"),
@@ -92,7 +97,7 @@ ACCEPTED = [
     Case(200, "", {"apns_collapse_id": "x" * 64}),
     Case(200, "", {"authorization": "Bearer"}, name="bearer in upper case"),
     Case(200, "", bearer={"age_s": 3500}, name="a token of 58 minutes"),
-    Case(200, "", body=b'{"aps":{"alert":"%s"}}' % (b"x" * (4096 - 20)), name="4096 bytes, nearly"),
+    Case(200, "", body=b'{"aps":{"alert":"%s"}}' % (b"x" * (4096 - 20)), name="almost 4096 bytes"),
     Case(200, "", VOIP, b'{"call":"%s"}' % (b"x" * 5000), name="voip, large, and without aps"),
     *(
         Case(200, "", {"apns_topic": TOPIC + suffix, "apns_push_type": push_type, "apns_priority": "10"})
@@ -114,142 +119,144 @@ def _name(case: Case) -> str:
     )
 
 
-async def _try(lab: Lab, case: Case, door: str = "production") -> Answer:
+async def _send_case(harness: Harness, case: Case, endpoint: str = "production") -> Answer:
     changes = dict(case.changes)
     if case.bearer:
         key = {"key": _other_key()} if case.bearer.get("key") == "other" else {}
-        changes["authorization"] = lab.bearer(**(case.bearer | key))
+        changes["authorization"] = harness.bearer(**(case.bearer | key))
     elif changes.get("authorization") == "Bearer":
-        changes["authorization"] = "Bearer " + lab.bearer().partition(" ")[2]
-    return await (await lab.connect(door)).ask(lab.push(**changes), case.body)
+        changes["authorization"] = "Bearer " + harness.bearer().partition(" ")[2]
+    return await (await harness.connect(endpoint)).ask(harness.push(**changes), case.body)
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=_name)
-async def test_a_wrong_request_is_refused_with_apples_status_and_reason(case: Case, lab: Lab) -> None:
-    answer = await _try(lab, case)
+async def test_an_invalid_request_is_refused_with_apples_status_and_reason(case: Case, harness: Harness) -> None:
+    answer = await _send_case(harness, case)
     assert (answer.status, answer.json) == (case.status, {"reason": case.reason})
-    assert lab.emulator.inbox.find() == []
-    [counted] = lab.emulator.stats()["answers"]
+    assert harness.emulator.inbox.find() == []
+    [counted] = harness.emulator.stats()["answers"]
     assert (counted["status"], counted["reason"], counted["count"]) == (case.status, case.reason, 1)
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=_name)
-async def test_a_right_request_is_accepted(case: Case, lab: Lab) -> None:
-    answer = await _try(lab, case)
+async def test_a_valid_request_is_accepted(case: Case, harness: Harness) -> None:
+    answer = await _send_case(harness, case)
     assert (answer.status, answer.body) == (200, b"")
-    assert len(lab.emulator.inbox.find()) == 1
+    assert len(harness.emulator.inbox.find()) == 1
 
 
-def test_every_reason_has_a_test_with_its_status() -> None:
-    told_apart_below = {
+def test_every_reason_has_a_test() -> None:
+    tested_separately = {
         "BadCertificate", "BadCertificateEnvironment", "DeviceTokenNotForTopic", "DuplicateHeaders",
         "TooManyProviderTokenUpdates", "TopicDisallowed",
     }  # fmt: skip
-    assert {case.reason for case in REFUSALS} | told_apart_below == {reason.text for reason in Reason}
+    assert {case.reason for case in REFUSALS} | tested_separately == {reason.text for reason in Reason}
 
 
-async def test_a_request_may_end_with_trailers(lab: Lab) -> None:
-    answer = (await lab.connect("production")).send(lab.push(), BODY, trailers=[("x-checksum", "1")])
+async def test_a_request_can_end_with_trailers(harness: Harness) -> None:
+    answer = (await harness.connect("production")).send(harness.push(), BODY, trailers=[("x-checksum", "1")])
     await asyncio.wait_for(answer.ended.wait(), 5)
     assert answer.status == 200
-    assert [entry["body"]["message"] for entry in lab.emulator.inbox.find()] == ["fax_new"]
+    assert [entry["body"]["message"] for entry in harness.emulator.inbox.find()] == ["fax_new"]
 
 
-async def test_the_apns_id_comes_back_or_is_made(lab: Lab) -> None:
-    connection = await lab.connect("production")
+async def test_the_answer_has_the_apns_id_of_the_request_or_a_new_one(harness: Harness) -> None:
+    connection = await harness.connect("production")
     id = "00112233-4455-6677-8899-AABBCCDDEEFF"
-    assert (await connection.ask(lab.push(apns_id=id), BODY)).headers == {"apns-id": id}
-    made = (await connection.ask(lab.push(apns_id=None), BODY)).headers["apns-id"]
+    assert (await connection.ask(harness.push(apns_id=id), BODY)).headers == {"apns-id": id}
+    made = (await connection.ask(harness.push(apns_id=None), BODY)).headers["apns-id"]
     assert str(uuid.UUID(made)).upper() == made
-    refused = await connection.ask(lab.push(apns_id=id, apns_topic="?"), BODY)
+    refused = await connection.ask(harness.push(apns_id=id, apns_topic="?"), BODY)
     assert refused.headers["apns-id"] == id
 
 
-async def test_the_sandbox_adds_a_unique_id(lab: Lab) -> None:
-    answer = await (await lab.connect("sandbox")).ask(lab.push(), BODY)
+async def test_the_sandbox_adds_a_unique_id(harness: Harness) -> None:
+    answer = await (await harness.connect("sandbox")).ask(harness.push(), BODY)
     assert answer.headers.keys() == {"apns-id", "apns-unique-id"}
 
 
-async def test_a_repeated_header_is_refused(lab: Lab) -> None:
-    headers = [*lab.push(), ("apns-priority", "5")]
-    answer = await (await lab.connect("production")).ask(headers, BODY)
+async def test_a_repeated_header_is_refused(harness: Harness) -> None:
+    headers = [*harness.push(), ("apns-priority", "5")]
+    answer = await (await harness.connect("production")).ask(headers, BODY)
     assert (answer.status, answer.reason) == (400, "DuplicateHeaders")
 
 
-async def test_a_device_token_belongs_to_one_environment_and_one_topic(lab: Lab) -> None:
-    production, sandbox = await lab.connect("production"), await lab.connect("sandbox")
+async def test_a_device_token_is_valid_for_one_environment_and_one_topic(harness: Harness) -> None:
+    production, sandbox = await harness.connect("production"), await harness.connect("sandbox")
     token = new_token()
-    assert (await production.ask(lab.push(token), BODY)).status == 200
-    elsewhere = await sandbox.ask(lab.push(token), BODY)
+    assert (await production.ask(harness.push(token), BODY)).status == 200
+    elsewhere = await sandbox.ask(harness.push(token), BODY)
     assert (elsewhere.status, elsewhere.reason) == (400, "BadDeviceToken")
-    other = await production.ask(lab.push(token, apns_topic="de.cospace.other"), BODY)
+    other = await production.ask(harness.push(token, apns_topic="de.cospace.other"), BODY)
     assert (other.status, other.reason) == (400, "DeviceTokenNotForTopic")
-    assert (await production.ask(lab.push(token.upper()), BODY)).status == 200
+    assert (await production.ask(harness.push(token.upper()), BODY)).status == 200
 
 
-async def test_a_token_that_was_refused_belongs_to_nothing_yet(lab: Lab) -> None:
-    production, sandbox = await lab.connect("production"), await lab.connect("sandbox")
+async def test_a_refused_push_does_not_bind_its_device_token(harness: Harness) -> None:
+    production, sandbox = await harness.connect("production"), await harness.connect("sandbox")
     token = new_token()
-    assert (await production.ask(lab.push(token), b"{}")).status == 400
-    assert (await sandbox.ask(lab.push(token), BODY)).status == 200
+    assert (await production.ask(harness.push(token), b"{}")).status == 400
+    assert (await sandbox.ask(harness.push(token), BODY)).status == 200
 
 
-async def test_only_the_allowed_topics_may_be_pushed_to(laboratory: Laboratory) -> None:
-    lab = await laboratory(topics=frozenset({TOPIC}))
-    connection = await lab.connect("production")
-    assert (await connection.ask(lab.push(), BODY)).status == 200
-    assert (await connection.ask(lab.push(apns_topic=f"{TOPIC}.voip", apns_push_type="voip"), BODY)).status == 200
+async def test_a_topic_that_is_not_allowed_is_refused(start_emulator: StartEmulator) -> None:
+    harness = await start_emulator(topics=frozenset({TOPIC}))
+    connection = await harness.connect("production")
+    assert (await connection.ask(harness.push(), BODY)).status == 200
+    assert (await connection.ask(harness.push(apns_topic=f"{TOPIC}.voip", apns_push_type="voip"), BODY)).status == 200
     for topic in ("de.cospace.other", f"{TOPIC}.more", f"{TOPIC}x"):
-        refused = await connection.ask(lab.push(apns_topic=topic), BODY)
+        refused = await connection.ask(harness.push(apns_topic=topic), BODY)
         assert (refused.status, refused.reason) == (400, "TopicDisallowed")
 
 
-async def test_a_provider_token_changed_too_soon_is_refused_where_that_rule_is_on(laboratory: Laboratory) -> None:
-    lab = await laboratory(token_update_interval_s=1200)
-    connection = await lab.connect("production")
-    first, second = lab.bearer(age_s=60), lab.bearer()
-    assert (await connection.ask(lab.push(authorization=first), BODY)).status == 200
-    refused = await connection.ask(lab.push(authorization=second), BODY)
+async def test_a_provider_token_that_changes_too_soon_is_refused_if_an_interval_is_set(
+    start_emulator: StartEmulator,
+) -> None:
+    harness = await start_emulator(token_update_interval_s=1200)
+    connection = await harness.connect("production")
+    first, second = harness.bearer(age_s=60), harness.bearer()
+    assert (await connection.ask(harness.push(authorization=first), BODY)).status == 200
+    refused = await connection.ask(harness.push(authorization=second), BODY)
     assert (refused.status, refused.reason) == (429, "TooManyProviderTokenUpdates")
-    assert (await connection.ask(lab.push(authorization=first), BODY)).status == 200
-    assert (await (await lab.connect("production")).ask(lab.push(authorization=second), BODY)).status == 200
+    assert (await connection.ask(harness.push(authorization=first), BODY)).status == 200
+    assert (await (await harness.connect("production")).ask(harness.push(authorization=second), BODY)).status == 200
 
 
-async def test_a_verified_provider_token_is_remembered(lab: Lab) -> None:
-    connection = await lab.connect("production")
-    bearer = lab.bearer()
+async def test_the_signature_of_a_provider_token_is_verified_once(harness: Harness) -> None:
+    connection = await harness.connect("production")
+    bearer = harness.bearer()
     for _ in range(5):
-        assert (await connection.ask(lab.push(authorization=bearer), BODY)).status == 200
-    assert lab.emulator.stats()["provider_tokens_verified"] == 1
+        assert (await connection.ask(harness.push(authorization=bearer), BODY)).status == 200
+    assert harness.emulator.stats()["provider_tokens_verified"] == 1
 
 
-async def test_what_was_found_out_of_one_request_is_not_taken_for_another(lab: Lab) -> None:
-    """The emulator recognises the fields that repeat: a field that moves, or changes, must not slip through."""
-    connection = await lab.connect("production")
-    bearer = lab.bearer()
-    good = list(lab.push(authorization=bearer))
+async def test_a_cached_check_result_is_not_used_for_different_header_fields(harness: Harness) -> None:
+    """The emulator caches repeated fields: a field that moves or changes must be checked again."""
+    connection = await harness.connect("production")
+    bearer = harness.bearer()
+    good = list(harness.push(authorization=bearer))
     for _ in range(2):
         assert (await connection.ask(good, BODY)).status == 200
-    turned = good[:4] + good[:3:-1]
-    assert (await connection.ask(turned, BODY)).status == 200
+    reordered = good[:4] + good[:3:-1]
+    assert (await connection.ask(reordered, BODY)).status == 200
     bad = [(name, "10" if name == "apns-priority" else value) for name, value in good]
     assert (await connection.ask(bad, BODY)).reason == "BadPriority"
-    doubled = [(name if name != "apns-expiration" else "apns-id", value) for name, value in good]
-    assert (await connection.ask(doubled, BODY)).reason == "DuplicateHeaders"
+    duplicated = [(name if name != "apns-expiration" else "apns-id", value) for name, value in good]
+    assert (await connection.ask(duplicated, BODY)).reason == "DuplicateHeaders"
     assert (await connection.ask([pair for pair in good if pair[0] != "authorization"], BODY)).status == 403
 
 
 # -- client certificates -----------------------------------------------------------------------------------------------
 
 
-async def test_a_certificate_stands_in_for_the_provider_token_and_names_the_topics(lab: Lab) -> None:
-    connection = await lab.connect("production", lab.emulator.files.certificate)
-    assert (await connection.ask(lab.push(authorization=None), BODY)).status == 200
-    voip = lab.push(authorization="bearer ignored", apns_topic=f"{TOPIC}.voip", apns_push_type="voip")
+async def test_a_client_certificate_replaces_the_provider_token_and_determines_the_topics(harness: Harness) -> None:
+    connection = await harness.connect("production", harness.emulator.files.certificate)
+    assert (await connection.ask(harness.push(authorization=None), BODY)).status == 200
+    voip = harness.push(authorization="bearer ignored", apns_topic=f"{TOPIC}.voip", apns_push_type="voip")
     assert (await connection.ask(voip, BODY)).status == 200
-    other = await connection.ask(lab.push(authorization=None, apns_topic="de.cospace.other"), BODY)
+    other = await connection.ask(harness.push(authorization=None, apns_topic="de.cospace.other"), BODY)
     assert (other.status, other.reason) == (400, "TopicDisallowed")
-    none = await connection.ask(lab.push(authorization=None, apns_topic=None), BODY)
+    none = await connection.ask(harness.push(authorization=None, apns_topic=None), BODY)
     assert (none.status, none.reason) == (400, "MissingTopic")
 
 
@@ -268,24 +275,26 @@ def _issue(files: Files, path: Path, name: x509.Name, *extensions: x509.Extensio
     return path
 
 
-async def test_a_certificate_with_one_topic_needs_no_topic_header(lab: Lab, tmp_path: Path) -> None:
+async def test_a_client_certificate_with_one_topic_needs_no_topic_header(harness: Harness, tmp_path: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, TOPIC)])
-    certificate = _issue(lab.emulator.files, tmp_path / "one.pem", name)
-    connection = await lab.connect("production", certificate)
-    assert (await connection.ask(lab.push(authorization=None, apns_topic=None), BODY)).status == 200
+    certificate = _issue(harness.emulator.files, tmp_path / "one.pem", name)
+    connection = await harness.connect("production", certificate)
+    assert (await connection.ask(harness.push(authorization=None, apns_topic=None), BODY)).status == 200
 
 
-async def test_a_certificate_that_is_not_for_push_is_a_bad_one(lab: Lab, tmp_path: Path) -> None:
+async def test_a_client_certificate_that_is_not_for_push_is_refused(harness: Harness, tmp_path: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
-    certificate = _issue(lab.emulator.files, tmp_path / "bad.pem", name)
-    answer = await (await lab.connect("production", certificate)).ask(lab.push(authorization=None), BODY)
+    certificate = _issue(harness.emulator.files, tmp_path / "bad.pem", name)
+    answer = await (await harness.connect("production", certificate)).ask(harness.push(authorization=None), BODY)
     assert (answer.status, answer.reason) == (403, "BadCertificate")
 
 
-async def test_a_certificate_for_the_sandbox_is_not_for_production(lab: Lab, tmp_path: Path) -> None:
+async def test_a_client_certificate_for_the_sandbox_is_refused_in_production(harness: Harness, tmp_path: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.USER_ID, TOPIC)])
     extension = x509.UnrecognizedExtension(FOR_SANDBOX, b"\x05\x00")
-    certificate = _issue(lab.emulator.files, tmp_path / "sandbox.pem", name, extension)
-    answer = await (await lab.connect("production", certificate)).ask(lab.push(authorization=None), BODY)
+    certificate = _issue(harness.emulator.files, tmp_path / "sandbox.pem", name, extension)
+    answer = await (await harness.connect("production", certificate)).ask(harness.push(authorization=None), BODY)
     assert (answer.status, answer.reason) == (403, "BadCertificateEnvironment")
-    assert (await (await lab.connect("sandbox", certificate)).ask(lab.push(authorization=None), BODY)).status == 200
+    assert (
+        await (await harness.connect("sandbox", certificate)).ask(harness.push(authorization=None), BODY)
+    ).status == 200
