@@ -1,1 +1,1 @@
-"""What tocsin speaks of: events, devices, payloads, outcomes. No I/O, no clock, no logging."""
+"""The terms of tocsin: events, devices, payloads, outcomes. No I/O, no clock, no logging."""

@@ -1,20 +1,21 @@
-"""The five events, as the platform's backends hand them in.
+"""The five events as producers send them, and how one is parsed.
 
-The types are the schema: decoding validates, and errors carry a JSON path. An event is decoded once; what travels
-on is an `Event` whose `body` is its canonical JSON (field order of the document, UUIDs in lower case).
+The Structs are the schema, and the only place that states it: decoding validates, errors carry a JSON path, and the
+OpenAPI document and the options of `tocsin send` are derived from them (`event_schema`). The fields are those of the
+platform's document, in its order.
+
+An event is decoded once. What is stored and delivered is its canonical JSON: the order of the document, UUIDs in lower
+case. What a provider can take (size, reserved names) is the provider's to check.
 """
 
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
-from typing import Annotated, Any, Final, NewType
+from typing import Annotated, Any, Final, Literal, NewType
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-
-from tocsin.domain.payloads import sendable
 
 EventId = NewType("EventId", str)
 UserId = NewType("UserId", str)
@@ -23,80 +24,94 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 UnixSeconds = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
-class _Message(Struct, tag_field="message", forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
-    owner: UUID
-    event_id: UUID | UnsetType = UNSET
+def _about(description: str, *examples: str | int) -> Meta:
+    return Meta(description=description, examples=list(examples) or None)
 
 
-class FaxNew(_Message, tag="fax_new", kw_only=True):
+class Message(Struct, tag_field="message", forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
+    """The fields that every event has."""
+
+    owner: Annotated[UUID, _about("The user whose devices receive it.", "9aed5e94-3803-11e3-8475-0024e8f90cc0")]
+    event_id: Annotated[
+        UUID | UnsetType,
+        _about("Your own id for it: repeated within 24 hours, it is delivered once. Without it, tocsin makes one."),
+    ] = UNSET
+
+
+class FaxNew(Message, tag="fax_new", kw_only=True):
     """A new fax has been received."""
 
-    fax: UUID
-    phone: str
-    page_count: Count
+    fax: Annotated[UUID, _about("The new fax.", "af729cc0-3251-11e2-81c1-0800200c9a66")]
+    phone: Annotated[str, _about("The sender's number; empty where it is withheld.", "+492215587412")]
+    page_count: Annotated[Count, _about("The number of pages.", 2)]
 
 
-class RecordingNew(_Message, tag="recording_new", kw_only=True):
+class RecordingNew(Message, tag="recording_new", kw_only=True):
     """A new recording has been received."""
 
-    recording: UUID
-    phone: str
+    recording: Annotated[UUID, _about("The new recording.", "af729cc0-3251-11e2-81c1-0800200c9a66")]
+    phone: Annotated[str, _about("The caller's number; empty where it is withheld.", "+492215587412")]
 
 
-class DialplanCallreverseStart(_Message, tag="dialplan_callreverse_start", kw_only=True):
+class _CallReverse(Message, kw_only=True):
+    phone_from: Annotated[
+        str, _about("The caller's number (origination); empty where it is withheld.", "+4989123248278")
+    ]
+    phone_to: Annotated[str, _about("The called number (destination); empty where it is withheld.", "+492216698000")]
+
+
+class DialplanCallreverseStart(_CallReverse, tag="dialplan_callreverse_start", kw_only=True):
     """A call-reverse function has been started."""
 
-    phone_from: str
-    phone_to: str
 
-
-class DialplanCallreverseStop(_Message, tag="dialplan_callreverse_stop", kw_only=True):
+class DialplanCallreverseStop(_CallReverse, tag="dialplan_callreverse_stop", kw_only=True):
     """A call-reverse function has been stopped."""
 
-    phone_from: str
-    phone_to: str
+
+class ChatMessage(Message, tag="chat_message", kw_only=True, forbid_unknown_fields=False):
+    """A chat message is delivered to a user.
+
+    A type other than `text` brings fields of its own, which are passed through as they are.
+    """
+
+    chat: Annotated[UUID, _about("The chat.", "52a9fd3c-8aad-11e0-9138-0024e8f90cc0")]
+    uuid: Annotated[UUID, _about("The message.", "c1aa1566-84d7-11e2-a7a8-0024e8f90cc0")]
+    time: Annotated[UnixSeconds, _about("When it was written, in Unix seconds.", 1362407297)]
+    user: Annotated[UUID, _about("Who wrote it.", "1de7257a-4f34-11e0-ab6e-0024e8f90cc1")]
+    user_name: Annotated[str, _about("The full name of who wrote it.", "John Doe")]
+    type: Annotated[str, _about("The type of chat message."), Meta(extra_json_schema={"not": {"enum": ["text"]}})]
 
 
-class ChatMessage(_Message, tag="chat_message", kw_only=True):
-    """A chat message. `text` belongs to `type` = `text`; other types bring fields of their own."""
+class TextMessage(ChatMessage, tag="chat_message", kw_only=True, forbid_unknown_fields=True):
+    """A chat message of type `text` is delivered to a user."""
 
-    chat: UUID
-    uuid: UUID
-    time: UnixSeconds
-    user: UUID
-    user_name: str
-    type: str
-    text: str | UnsetType = UNSET
+    type: Annotated[Literal["text"], _about("The type of chat message.", "text")]
+    text: Annotated[str, _about("The text, for the type `text`.", "what's for lunch today?")]
 
 
-class _OpenChatMessage(Struct, kw_only=True):
-    """The fields that every chat message has, for one of a type whose own fields are passed through."""
-
-    owner: UUID
-    chat: UUID
-    uuid: UUID
-    time: UnixSeconds
-    user: UUID
-    user_name: str
-    type: str
-    event_id: UUID | UnsetType = UNSET
-
-
-Message = FaxNew | RecordingNew | DialplanCallreverseStart | DialplanCallreverseStop | ChatMessage
-
-MESSAGES: Final = (
-    "fax_new",
-    "recording_new",
-    "dialplan_callreverse_start",
-    "dialplan_callreverse_stop",
-    "chat_message",
+VARIANTS: Final[tuple[type[Message], ...]] = (
+    FaxNew,
+    RecordingNew,
+    DialplanCallreverseStart,
+    DialplanCallreverseStop,
+    TextMessage,
+    ChatMessage,
 )
-URGENT: Final = frozenset({"dialplan_callreverse_start", "dialplan_callreverse_stop"})
-"""Events about a call in progress: they overtake the others, and are worthless a minute later."""
+"""Every form of an event. `chat_message` has two: `TextMessage`, and `ChatMessage` for all other types."""
+
+
+def message_of(variant: type[Struct]) -> str:
+    """The value of `message` that stands for this form of an event."""
+    return str(variant.__struct_config__.tag)
+
+
+MESSAGES: Final[tuple[str, ...]] = tuple(dict.fromkeys(map(message_of, VARIANTS)))
+URGENT: Final = frozenset(map(message_of, (DialplanCallreverseStart, DialplanCallreverseStop)))
+"""Events about a call in progress: they go before the others, and their lifetime is a minute by default."""
 
 
 class Event(Struct, frozen=True, gc=False):
-    """One event on its way: accepted at `accepted_ms`, worthless after `expires_ms` (Unix milliseconds)."""
+    """One ingested event: accepted at `accepted_ms`, not delivered after `expires_ms` (Unix milliseconds)."""
 
     id: EventId
     owner: UserId
@@ -110,17 +125,18 @@ class Event(Struct, frozen=True, gc=False):
         return self.message in URGENT
 
 
-class HandedIn(Struct, frozen=True, gc=False):
-    """A valid event as a producer handed it in; `event_id` only where the producer gave one.
+class ParsedEvent(Struct, frozen=True, gc=False):
+    """A valid event as its producer sent it; `event_id` only where the producer gave one.
 
-    `digest` then tells two contents apart that come with the same id: 16 bytes, in hex.
+    `body` is the event's canonical JSON, without the id. `own_fields` are the names of the fields that a chat message
+    of a type other than `text` brought with it; empty for all others.
     """
 
     event_id: EventId | None
     owner: UserId
     message: str
     body: bytes
-    digest: str | None = None
+    own_fields: tuple[str, ...] = ()
 
 
 class EventError(ValueError):
@@ -132,90 +148,77 @@ class EventError(ValueError):
         self.reason = reason
 
 
-_decoder = msgspec.json.Decoder(Message)
-_object_decoder = msgspec.json.Decoder(dict[str, Any])
+# All but `ChatMessage`, which has its tag in common with `TextMessage`: other types are parsed in a second step.
+_Closed = FaxNew | RecordingNew | DialplanCallreverseStart | DialplanCallreverseStop | TextMessage
+
+_decode = msgspec.json.Decoder(_Closed).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 _AT = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<at>[^`]+)`)?$", re.DOTALL)
 _FIELD = re.compile(r"(?P<prefix>Object (?:missing required|contains unknown) field) `(?P<field>[^`]*)`")
-_OWNER_BYTES = len(b'"owner":"9aed5e94-3803-11e3-8475-0024e8f90cc0"')
-_OWNER_VALUE = slice(len(b'{"owner":"'), len(b'{"owner":"') + 36)
-# Keys that Google keeps for itself (FCM, "Message", data), and the one that is Apple's.
-_RESERVED = frozenset({"from", "message_type", "gcm", "aps"})
-_RESERVED_PREFIXES = ("google.", "gcm.")
+_OWNER_BYTES: Final = len(b'"owner":"9aed5e94-3803-11e3-8475-0024e8f90cc0"')
+_OWNER_VALUE: Final = slice(len(b'{"owner":"'), len(b'{"owner":"') + 36)
+_CHAT_FIELDS: Final = frozenset({"message", *ChatMessage.__struct_fields__})
 
 
-def parse_event(raw: bytes | bytearray | memoryview) -> HandedIn:
+def parse_event(raw: bytes | bytearray | memoryview) -> ParsedEvent:
     """Validate one event as JSON.
 
     Raises:
-        EventError: the event breaks the schema, or cannot be made to fit the providers' limits.
+        EventError: the event breaks the schema.
     """
     try:
-        message = _decoder.decode(raw)
+        message = _decode(raw)
     except msgspec.ValidationError as error:
-        return _parse_open_chat_message(raw, error)
+        return _parse_chat_message(raw, error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EventError("$", f"not valid JSON: {error}") from None
-    if type(message) is ChatMessage and message.type == "text" and message.text is UNSET:
-        raise EventError("$.text", "missing: a chat message of type `text` has a text")
+        raise _not_json(error) from None
+    return _parsed(message, message.__struct_config__.tag)
+
+
+def _parsed(message: Message, name: str, own: dict[str, Any] | None = None) -> ParsedEvent:
     event_id = message.event_id
     if event_id is not UNSET:
         message.event_id = UNSET
-    body = _owner_first(_encode(message))
-    return _fitting(event_id, message.__struct_config__.tag, body)
-
-
-def digest(body: bytes) -> str:
-    return blake2b(body, digest_size=16).hexdigest()
-
-
-def _fitting(event_id: UUID | UnsetType, message: str, body: bytes) -> HandedIn:
-    try:
-        kept = sendable(body)
-    except ValueError as error:
-        raise EventError("$", str(error)) from None
-    owner = UserId(body[_OWNER_VALUE].decode())
-    if event_id is UNSET:
-        return HandedIn(None, owner, message, kept)
-    return HandedIn(EventId(str(event_id)), owner, message, kept, digest(body))
-
-
-def _owner_first(encoded: bytes) -> bytes:
-    """msgspec writes the tag first; the document writes `owner` before `message`. Both have known lengths."""
+    encoded = _encode(message)
+    # msgspec writes the tag first; the document writes `owner` before `message`. `owner` has a known length.
     tag_end = encoded.index(b",", 1) + 1
     owner_end = tag_end + _OWNER_BYTES
-    return b"{" + encoded[tag_end:owner_end] + b"," + encoded[1 : tag_end - 1] + encoded[owner_end:]
+    body = b"{" + encoded[tag_end:owner_end] + b"," + encoded[1 : tag_end - 1] + encoded[owner_end:]
+    if own:
+        body = body[:-1] + b"," + _encode(own)[1:]
+    return ParsedEvent(
+        None if event_id is UNSET else EventId(str(event_id)),
+        UserId(body[_OWNER_VALUE].decode()),
+        name,
+        body,
+        tuple(own) if own else (),
+    )
 
 
-def _parse_open_chat_message(raw: bytes | bytearray | memoryview, error: msgspec.ValidationError) -> HandedIn:
-    """A chat message of a type that is not `text` brings fields of its own: they are passed through as they are."""
+def _parse_chat_message(raw: bytes | bytearray | memoryview, error: msgspec.ValidationError) -> ParsedEvent:
+    """Parse what may be a chat message of a type other than `text`. `error` is why it is no other event."""
     try:
-        fields = _object_decoder.decode(raw)
-    except msgspec.MsgspecError:
+        fields = _decode_object(raw)
+    except msgspec.ValidationError as no_object:
+        raise _event_error(no_object) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as syntax_error:
+        raise _not_json(syntax_error) from None
+    if fields.get("message") != "chat_message":
         raise _event_error(error) from None
-    kind = fields.get("type")
-    if fields.get("message") != "chat_message" or kind == "text" or not isinstance(kind, str):
-        raise _event_error(error) from None
+    # A name that is there twice has its last value: so `text` may be the type here, too.
+    variant = TextMessage if fields.get("type") == "text" else ChatMessage
     try:
-        known = msgspec.convert(fields, _OpenChatMessage)
+        message = msgspec.convert(fields, variant)
     except msgspec.ValidationError as own_error:
         raise _event_error(own_error) from None
-    for key in fields:
-        if key in _RESERVED or key.startswith(_RESERVED_PREFIXES):
-            raise EventError(f"$.{key}", "reserved by the providers")
-    canonical = {
-        "owner": known.owner,
-        "message": "chat_message",
-        "chat": known.chat,
-        "uuid": known.uuid,
-        "time": known.time,
-        "user": known.user,
-    } | {key: value for key, value in fields.items() if key not in _CANONICAL}
-    return _fitting(known.event_id, "chat_message", _encode(canonical))
+    own = {name: value for name, value in fields.items() if name not in _CHAT_FIELDS} if variant is ChatMessage else {}
+    return _parsed(message, "chat_message", own)
 
 
-_CANONICAL = frozenset({"owner", "message", "chat", "uuid", "time", "user", "event_id"})
+def _not_json(error: Exception) -> EventError:
+    return EventError("$", f"not valid JSON: {error}")
 
 
 def _event_error(error: msgspec.ValidationError) -> EventError:
@@ -226,7 +229,9 @@ def _event_error(error: msgspec.ValidationError) -> EventError:
     if field := _FIELD.match(reason):
         at = f"{at}.{field['field']}"
         reason = "missing" if "missing" in field["prefix"] else "unknown field"
+    # msgspec quotes a value that is not one of those allowed; the content of an event is never quoted.
     elif reason.startswith("Invalid value "):
-        # msgspec quotes an unknown tag; the content of an event is never echoed.
         reason = f"unknown event; one of {', '.join(MESSAGES)}"
+    elif reason.startswith("Invalid enum value "):
+        reason = "none of the values allowed"
     return EventError(at, reason)

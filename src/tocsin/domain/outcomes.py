@@ -6,18 +6,18 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from tocsin.domain.lanes import Route
+from tocsin.domain.routes import Route
 
 
 class Scope(StrEnum):
-    """Whom a fault is about, and so who waits."""
+    """Whom an answer is about, and so who waits."""
 
     DEVICE = "device"
     LANE = "lane"
 
 
 class Backoff(Struct, frozen=True):
-    """When again: up to `first_s` after the first fault, doubling up to `cap_s`.
+    """When to try again: up to `first_s` after the first failure, doubling up to `cap_s`.
 
     With `jitter` the wait is drawn between `floor_s` and that bound (full jitter); without, it is the bound itself.
     `first_s` 0 means at once the first time, and two seconds doubling after that.
@@ -44,30 +44,30 @@ class Delivered(Struct, frozen=True):
 
 
 class TokenDead(Struct, frozen=True):
-    """The provider says that the token is gone for good, as of `timestamp_ms` (Unix) where it says when."""
+    """The token is gone for good: since `timestamp_ms` (Unix milliseconds, the provider's time), where it says when."""
 
     answer: Answer
     timestamp_ms: int | None = None
 
 
 class RetryLater(Struct, frozen=True):
-    """Not now. `after_s` is the provider's own word (Retry-After), else `backoff` decides.
+    """Not now. `after_s` is what the provider asked for (Retry-After), else `backoff` decides.
 
-    `fault` counts towards the lane's breaker, `shared_fault` as one with all that failed together (a connection lost
-    under a thousand requests is one fault); `unknown` says that the push may have arrived all the same;
-    `pause_s` is for how long the whole lane is to wait, and all `pause_lanes`;
-    `next_route` names another way to the same device that is worth trying at once.
+    `failure`: it is the provider's or the link's failure, and counts towards the lane's breaker. `shared_failure`: it
+    counts once together with all that failed in the same report (a connection lost under a thousand requests is one).
+    `unknown`: the push may have arrived all the same. `pause_s`: for how long the whole lane waits, and the lanes of
+    the routes in `pause_also`. `next_route`: another route to the same device, to be tried at once.
     """
 
     answer: Answer
     backoff: Backoff
     after_s: float | None = None
     scope: Scope = Scope.DEVICE
-    fault: bool = False
-    shared_fault: bool = False
+    failure: bool = False
+    shared_failure: bool = False
     unknown: bool = False
     pause_s: float | None = None
-    pause_lanes: tuple[str, ...] = ()
+    pause_also: tuple[Route, ...] = ()
     next_route: Route | None = None
 
 
@@ -79,9 +79,9 @@ class Refused(Struct, frozen=True):
 
 
 class Misconfigured(Struct, frozen=True):
-    """A credential, project or topic is wrong: nothing is lost, the operator is told, it is tried again slowly.
+    """A credential, project or topic is wrong: the delivery is kept, the operator is told, it is tried again slowly.
 
-    `topic` narrows it to one APNs topic of the application; None means the whole lane.
+    `topic` limits it to one topic of the lane; None means the whole lane.
     """
 
     answer: Answer
