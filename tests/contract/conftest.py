@@ -9,9 +9,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tests.contract.support import STORES, Clocks, SqliteStores
+from tests.contract.factories import FACTORIES, Stores
+from tests.support.clocks import Clocks
 
-from tocsin.store.opening import Store
+from tocsin.store.ports import Store
 
 hypothesis.settings.register_profile("quick", max_examples=40, stateful_step_count=30, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=3000, stateful_step_count=60, deadline=None)
@@ -23,12 +24,12 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-@pytest.fixture(params=sorted(STORES))
-async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[SqliteStores]:
+@pytest.fixture(params=sorted(FACTORIES))
+async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[Stores]:
     async with AsyncExitStack() as life:
-        yield STORES[request.param](tmp_path, clocks, life)
+        yield FACTORIES[request.param](tmp_path, clocks, life)
 
 
 @pytest.fixture
-async def store(stores: SqliteStores) -> Store:
+async def store(stores: Stores) -> Store:
     return await stores.open()

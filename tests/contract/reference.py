@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
-from tests.contract.support import Clocks
+from tests.support.clocks import Clocks
 
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event, EventId, UserId
-from tocsin.store.ports import DEAD_LETTER, Attempt, Backlog, Item, NewEvent, Parked, Settlement, State
+from tocsin.store.records import DEAD_LETTER, Attempt, Backlog, DeadToken, Item, Parked, Settlement, State
 
 
 class Refused(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Unit(Struct, eq=False):
     number: int
     urgent: bool
     parked: Parked | None
-    leased_until: float | None = None
+    owned: bool = False
     given_back: bool = False
     was_given_back: bool = False
 
@@ -44,12 +44,12 @@ class Unit(Struct, eq=False):
 
 class Entry(Struct, eq=False):
     event: Event
-    digest: str | None
     number: int
     attempts: list[Attempt]
     units: list[Unit]
     tried: bool = False
     dead: bool = False
+    round: int = 0
 
     @property
     def state(self) -> State:
@@ -65,7 +65,8 @@ class Events:
         self.clocks = clocks
         self.max_events = max_events
         self.by_id: dict[str, Entry] = {}
-        self.by_lease: dict[int, Unit] = {}
+        self.owned: dict[Item, Unit] = {}
+        self.settled: set[Item] = set()
         self.changed = False
         self._touched: set[EventId] = set()
         self._offset = self._measure()
@@ -75,23 +76,22 @@ class Events:
 
     # -- append --------------------------------------------------------------------------------------------------------
 
-    def append(self, batch: Sequence[NewEvent], *, bounded: bool = True) -> Refused | None:
+    def append(self, batch: Sequence[Event], *, bounded: bool = True) -> Refused | None:
         self.changed = False
-        own = sum(new.digest is None for new in batch)
-        unknown = {new.event.id for new in batch if new.digest is not None} - set(self.by_id)
-        if bounded and self.backlog().events + own + len(unknown) > self.max_events:
+        unknown = {event.id for event in batch} - set(self.by_id)
+        if bounded and self.backlog().events + len(unknown) > self.max_events:
             return Refused("full")
-        fresh: dict[str, NewEvent] = {}
-        for index, new in enumerate(batch):
-            known = fresh.get(new.event.id) or self.by_id.get(new.event.id)
+        fresh: dict[str, Event] = {}
+        for index, event in enumerate(batch):
+            known = fresh.get(event.id) or (self.by_id[event.id].event if event.id in self.by_id else None)
             if known is None:
-                fresh[new.event.id] = new
-            elif known.digest != new.digest:
+                fresh[event.id] = event
+            elif known.body != event.body:
                 return Refused("conflict", index)
-        for new in fresh.values():
-            event, number = new.event, len(self.by_id)
+        for event in fresh.values():
+            number = len(self.by_id)
             unit = Unit(event.id, number, event.urgent, None)
-            self.by_id[event.id] = Entry(event, new.digest, number, [], [unit])
+            self.by_id[event.id] = Entry(event, number, [], [unit])
             self._touched.add(event.id)
             self.changed = True
         return None
@@ -99,22 +99,21 @@ class Events:
     # -- claim ---------------------------------------------------------------------------------------------------------
 
     def before_claim(self) -> None:
-        """The clock is looked at, and leases end, when something is claimed."""
-        self.end_leases()
+        """The clock is looked at, and ownership ends, when something is claimed."""
+        self.end_overdue()
         before, self._offset = self._offset, self._measure()
         self._bring_forward(int(before * 1000) - int(self._offset * 1000))
 
-    def end_leases(self) -> None:
-        for lease, unit in list(self.by_lease.items()):
-            assert unit.leased_until is not None
-            if unit.leased_until <= self.clocks.monotonic_s:
-                self._give_back(lease)
+    def end_overdue(self) -> None:
+        for item in list(self.owned):
+            if item.deadline is not None and item.deadline <= self.clocks.monotonic_s:
+                self._give_back(item)
 
     def _bring_forward(self, by_ms: int) -> None:
         if by_ms <= 2000:
             return
         for unit in self._units():
-            if unit.parked and unit.leased_until is None and not unit.given_back:
+            if unit.parked and not unit.owned and not unit.given_back:
                 due_ms = unit.parked.due_ms
                 if due_ms > self.clocks.now_ms:
                     due_ms -= by_ms
@@ -125,7 +124,7 @@ class Events:
         return [unit for entry in self.by_id.values() for unit in entry.units]
 
     def _ready(self) -> list[Unit]:
-        return [unit for unit in self._units() if unit.leased_until is None]
+        return [unit for unit in self._units() if not unit.owned]
 
     def open_to_all(self) -> list[Unit]:
         """What may be claimed without a lane."""
@@ -147,17 +146,18 @@ class Events:
             if unit.parked and not unit.given_back and self.by_id[unit.id].event.expires_ms <= now_ms
         ]
 
-    def lease(self, item: Item, lease_s: float) -> Unit:
+    def own(self, item: Item) -> Unit:
         entry = self.by_id[item.event.id]
         assert item.event == entry.event
         ready = [
             unit
             for unit in entry.units
-            if unit.leased_until is None
+            if not unit.owned
             and (
                 item.targets is None
                 if unit.parked is None
                 else (unit.parked.lane, unit.parked.tries, unit.parked.targets) == (item.lane, item.tries, item.targets)
+                and item.round == entry.round
             )
         ]
         # Two parked alike are told apart by when they are due: the one that may be had.
@@ -165,25 +165,25 @@ class Events:
         assert ready, f"claimed, but not to be had: {item}"
         unit = ready[0]
         assert unit.fresh or unit.given_back or unit in self.due(unit.lane) or unit in self.expired()
-        unit.leased_until, unit.given_back = self.clocks.monotonic_s + lease_s, False
-        assert item.lease not in self.by_lease
-        self.by_lease[item.lease] = unit
+        unit.owned, unit.given_back = True, False
+        self.owned[item] = unit
         return unit
 
     def release(self, item: Item) -> None:
-        if item.lease in self.by_lease:
-            self._give_back(item.lease)
+        if item in self.owned:
+            self._give_back(item)
 
-    def _give_back(self, lease: int) -> None:
-        unit = self.by_lease.pop(lease)
-        unit.leased_until, unit.given_back, unit.was_given_back = None, True, True
+    def _give_back(self, item: Item) -> None:
+        unit = self.owned.pop(item)
+        unit.owned, unit.given_back, unit.was_given_back = False, True, True
 
     # -- settle --------------------------------------------------------------------------------------------------------
 
     def settle(self, settlement: Settlement) -> bool:
-        unit = self.by_lease.pop(settlement.item.lease, None)
+        unit = self.owned.pop(settlement.item, None)
         if unit is None:
-            return False
+            return settlement.item in self.settled
+        self.settled.add(settlement.item)
         entry = self.by_id[unit.id]
         entry.units.remove(unit)
         entry.units += [Unit(unit.id, entry.number, unit.urgent, parked) for parked in settlement.parked]
@@ -209,6 +209,7 @@ class Events:
             for device in order:
                 if last[device].result in DEAD_LETTER:
                     by_lane.setdefault(last[device].lane, []).append(device)
+            entry.round += 1
             entry.event = replace(entry.event, expires_ms=self.clocks.now_ms + lifetime_ms)
             entry.units = [
                 Unit(id, entry.number, entry.event.urgent, Parked(lane, self.clocks.now_ms, 0, tuple(devices)))
@@ -226,9 +227,9 @@ class Events:
     # -- crash ---------------------------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        self.by_lease.clear()
+        self.owned.clear()
         for unit in self._units():
-            unit.leased_until, unit.given_back, unit.was_given_back = None, False, False
+            unit.owned, unit.given_back, unit.was_given_back = False, False, False
         self._offset = self._measure()
         newest = max(self.by_id.values(), key=lambda entry: entry.number, default=None)
         if newest is not None:
@@ -253,6 +254,8 @@ class Events:
 
 
 class Registrations:
+    """Registrations as the store has them; `add` is told what the store made of each."""
+
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.devices: dict[tuple[str, str], Device] = {}
@@ -270,23 +273,27 @@ class Registrations:
         self.quarantined = [one for one in self.quarantined if (one.owner, one.token) != (owner, token)]
         return self.devices.pop((owner, token), None) is not None
 
-    def remove_dead(self, token: str, before_us: int, quarantine: bool) -> set[UserId]:
-        kept: set[UserId] = set()
-        for device in [one for one in self.devices.values() if one.token == token]:
-            if device.registered_us >= before_us:
-                kept.add(UserId(device.owner))
-                continue
+    def remove_dead(self, dead: DeadToken, quarantine: bool) -> bool:
+        token = dead.device.token
+        found = [one for one in self.devices.values() if one.token == token]
+        if dead.before_us is not None:
+            gone = [one for one in found if one.registered_us < dead.before_us]
+        else:
+            asked = [one for one in found if one.generation == dead.device.generation]
+            gone = [one for one in found if asked and (one in asked or one.registered_us < asked[0].registered_us)]
+        for device in gone:
             del self.devices[device.owner, token]
             if quarantine:
                 self.quarantined.append(device)
-        return kept
+        return (dead.device.owner, token) in self.devices
 
-    def restore(self) -> int:
-        restored = 0
+    def restore(self) -> list[tuple[str, str]]:
+        """Returns whose tokens came back, latest removal first."""
+        restored = []
         for device in reversed(self.quarantined):
             if (device.owner, device.token) not in self.devices:
                 self.devices[device.owner, device.token] = device
-                restored += 1
+                restored.append((device.owner, device.token))
         self.quarantined.clear()
         return restored
 
@@ -300,6 +307,4 @@ class Registrations:
 
     def by_owner(self) -> dict[UserId, list[Device]]:
         owners = {device.owner for device in self.devices.values()}
-        return {
-            UserId(owner): sorted(self._of(owner), key=lambda one: (one.registered_us, one.token)) for owner in owners
-        }
+        return {UserId(owner): sorted(self._of(owner), key=lambda one: one.registered_us) for owner in owners}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.support import OTHER_OWNER, OWNER, Clocks, SqliteStores
+from tests.contract.factories import Stores
+from tests.contract.support import OTHER_OWNER, OWNER
+from tests.support.clocks import Clocks
 
-from tocsin.store.opening import Store
-from tocsin.store.ports import Role
+from tocsin.store.ports import Store
+from tocsin.store.records import Role
 
 
-async def test_a_secret_opens_its_session_also_after_a_crash(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_a_secret_opens_its_session_also_after_a_crash(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     secret, session = await store.access.create_session(OWNER, None)
     assert (session.owner, session.created_ms, session.expires_ms) == (OWNER, clocks.now_ms, None)
@@ -49,7 +51,7 @@ async def test_secrets_are_all_different(store: Store) -> None:
     assert len({secret for secret, _ in made}) == len({session.id for _, session in made}) == 20
 
 
-async def test_no_secret_is_in_the_file(stores: SqliteStores) -> None:
+async def test_no_secret_is_in_the_file(stores: Stores) -> None:
     store = await stores.open()
     secrets = [
         (await store.access.create_session(OWNER, None))[0],
@@ -96,7 +98,7 @@ async def test_a_revoked_key_opens_nothing_from_then_on(store: Store, by: str) -
     assert await store.access.revoke_key(key.id) is False
 
 
-async def test_what_another_process_revokes_opens_nothing_once_it_is_noticed(stores: SqliteStores) -> None:
+async def test_what_another_process_revokes_opens_nothing_once_it_is_noticed(stores: Stores) -> None:
     server = await stores.open()
     secret, session = await server.access.create_session(OWNER, None)
     key_secret, key = await server.access.create_key(Role.ADMIN, "a", None)

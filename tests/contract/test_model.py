@@ -14,25 +14,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.contract.conftest import PROFILE
-from tests.contract.reference import Events, Refused, Registrations, Unit, in_order
-from tests.contract.support import LANE, LEASE_S, OTHER_LANE, STORES, Clocks, attempt, make_event
-
-from tocsin.domain.devices import Device, System
-from tocsin.domain.events import UserId
-from tocsin.store.opening import Store
-from tocsin.store.ports import (
-    BacklogFull,
-    DeadToken,
-    EventIdConflict,
-    Item,
-    NewEvent,
-    Parked,
-    Result,
-    Settlement,
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
 )
+from msgspec.structs import replace
+from tests.contract.conftest import PROFILE
+from tests.contract.factories import FACTORIES
+from tests.contract.reference import Events, Refused, Registrations, Unit, in_order
+from tests.contract.support import ACCOUNT, LANE, OTHER_LANE, attempt, claim, make_event, registration
+from tests.support.clocks import Clocks
+
+from tocsin.domain.devices import Device, DeviceToken
+from tocsin.domain.events import Event, UserId
+from tocsin.store.ports import BacklogFull, EventIdConflict, Store
+from tocsin.store.records import DeadToken, Item, Parked, Result, Settlement
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
@@ -44,7 +48,7 @@ MAX_TOKENS = 3
 ENDINGS = (Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.EXPIRED, Result.CANCELLED)
 
 chosen_ids = st.sampled_from([f"00000000-0000-4000-a000-00000000000{n}" for n in range(6)])
-handed_in = st.tuples(st.none() | chosen_ids, st.booleans(), st.sampled_from([0, 0, 0, 1]))
+new_events = st.tuples(st.none() | chosen_ids, st.booleans(), st.sampled_from([0, 0, 0, 1]))
 leftovers = st.lists(
     st.tuples(st.sampled_from(LANES), st.sampled_from([0, 1, 20, 100]), st.sampled_from(["apns:a", "fcm:b"])),
     max_size=2,
@@ -56,7 +60,7 @@ rooms = st.fixed_dictionaries({lane: st.sampled_from([0, 1, 3, 100]) for lane in
 
 
 class Histories(RuleBasedStateMachine):
-    kind = "sqlite"
+    kind: str
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +71,7 @@ class Histories(RuleBasedStateMachine):
         self.events = Events(self.clocks, MAX_EVENTS)
         self.registrations = Registrations(MAX_TOKENS)
         self.held: list[tuple[Item, Unit]] = []
-        self.registered = 0
+        self.generations: set[int] = set()
         self.store: Store
         self.other: Store | None = None
 
@@ -76,8 +80,8 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.stores = STORES[self.kind](self.directory, self.clocks, self.life)
-        self.store = self.run(self.stores.open(max_events=MAX_EVENTS, lease_s=LEASE_S))
+        self.stores = FACTORIES[self.kind](self.directory, self.clocks, self.life)
+        self.store = self.run(self.stores.open(max_events=MAX_EVENTS))
 
     def teardown(self) -> None:
         self.run(self.life.aclose())
@@ -86,17 +90,16 @@ class Histories(RuleBasedStateMachine):
 
     # -- the queue -----------------------------------------------------------------------------------------------------
 
-    def batch(self, content: list[tuple[str | None, bool, int]]) -> list[NewEvent]:
-        events = [(make_event(self.clocks, id=id, urgent=urgent, padding=more), id) for id, urgent, more in content]
-        return [NewEvent(event, None if id is None else event.body.decode()[-32:]) for event, id in events]
+    def batch(self, content: list[tuple[str | None, bool, int]]) -> list[Event]:
+        return [make_event(self.clocks, id=id, urgent=urgent, padding=more) for id, urgent, more in content]
 
-    @rule(content=st.lists(handed_in, max_size=5))
+    @rule(content=st.lists(new_events, max_size=5))
     def append(self, content: list[tuple[str | None, bool, int]]) -> None:
         batch = self.batch(content)
         expected = self.events.append(batch)
         assert self.answer_of(self.store, batch) == expected
 
-    @rule(contents=st.lists(st.lists(handed_in, min_size=1, max_size=3), min_size=2, max_size=4))
+    @rule(contents=st.lists(st.lists(new_events, min_size=1, max_size=3), min_size=2, max_size=4))
     def append_together(self, contents: list[list[tuple[str | None, bool, int]]]) -> None:
         """Several producers in one commit. What each has reserved of the bound counts until it is answered."""
         batches = [self.batch(content) for content in contents]
@@ -109,23 +112,23 @@ class Histories(RuleBasedStateMachine):
 
         assert self.run(all_at_once()) == expected
 
-    @rule(content=st.lists(handed_in, min_size=1, max_size=3))
+    @rule(content=st.lists(new_events, min_size=1, max_size=3))
     def append_from_another_process(self, content: list[tuple[str | None, bool, int]]) -> None:
         batch = self.batch(content)
         expected = self.events.append(batch, bounded=False)
         assert self.answer_of(self.another_process(), batch) == expected
-        assert self.run(self.store.notice_changes()) or expected is not None or not self.events.changed
+        self.run(self.stores.noticed(self.store))
 
     def another_process(self) -> Store:
         if self.other is None:
-            self.run(self.store.notice_changes())
+            self.run(self.stores.noticed(self.store))
             self.other = self.run(self.stores.open(server=False))
         return self.other
 
-    def answer_of(self, store: Store, batch: list[NewEvent]) -> Refused | None:
+    def answer_of(self, store: Store, batch: list[Event]) -> Refused | None:
         return self.run(self.answer(store, batch))
 
-    async def answer(self, store: Store, batch: list[NewEvent]) -> Refused | None:
+    async def answer(self, store: Store, batch: list[Event]) -> Refused | None:
         try:
             await store.queue.append(batch)
         except BacklogFull:
@@ -136,7 +139,7 @@ class Histories(RuleBasedStateMachine):
 
     def keep(self, items: list[Item]) -> list[Unit]:
         """Every item given out must be one that was to be had."""
-        units = [self.events.lease(item, LEASE_S) for item in items]
+        units = [self.events.own(item) for item in items]
         self.held += zip(items, units, strict=True)
         return units
 
@@ -145,7 +148,7 @@ class Histories(RuleBasedStateMachine):
         self.events.before_claim()
         open_before = self.events.open_to_all()
         due_before = {lane: self.events.due(lane) for lane in rooms}
-        units = self.keep(self.run(self.store.queue.claim(limit, rooms)))
+        units = self.keep(self.run(claim(self.store, limit, rooms)))
         parked = [unit for unit in units if unit in due_before.get(unit.lane, ())]
         assert len(units) - len(parked) <= limit
         if open_before:
@@ -158,7 +161,7 @@ class Histories(RuleBasedStateMachine):
         self.events.before_claim()
         expected = self.events.open_to_all() + [unit for lane in LANES for unit in self.events.due(lane)]
         found: list[Unit] = []
-        while units := self.keep(self.run(self.store.queue.claim(50, dict.fromkeys(LANES, 1000)))):
+        while units := self.keep(self.run(claim(self.store, 50, dict.fromkeys(LANES, 1000)))):
             found += units
         assert {id(unit) for unit in found} == {id(unit) for unit in expected}
         assert len(found) == len(expected)
@@ -168,7 +171,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def claim_expired(self) -> None:
         expected = self.events.expired()
-        units = self.keep(self.run(self.store.queue.claim_expired(1000)))
+        units = self.keep(self.run(self.store.schedule.expire(1000)))
         assert {id(unit) for unit in units} == {id(unit) for unit in expected}
 
     def pick(self, picks: list[int]) -> list[tuple[Item, Unit]]:
@@ -195,7 +198,7 @@ class Histories(RuleBasedStateMachine):
         items = [item for item, _ in self.pick(picks)]
         for item in items:
             self.events.release(item)
-        self.store.queue.release(items)
+        self.run(self.store.queue.release(items))
 
     @rule(everything=st.booleans(), elsewhere=st.booleans(), lifetime_s=st.sampled_from([50, 10_000]))
     def replay(self, everything: bool, elsewhere: bool, lifetime_s: int) -> None:
@@ -203,48 +206,67 @@ class Histories(RuleBasedStateMachine):
         ids = None if everything else [*dead[:2], "00000000-0000-4000-b000-000000000000"]
         expected = self.events.replay(dead if everything else dead[:2], lifetime_s * 1000)
         store = self.another_process() if elsewhere else self.store
-        assert self.run(store.dead_letters.replay(ids, lifetime_s * 1000)) == expected
-        self.run(self.store.notice_changes())
+        assert self.run(store.log.replay(ids, lifetime_s * 1000)) == expected
+        self.run(self.stores.noticed(self.store))
 
     @rule(elsewhere=st.booleans())
     def discard(self, elsewhere: bool) -> None:
         dead = self.events.dead_letters()[:1]
         self.events.discard(dead)
         store = self.another_process() if elsewhere else self.store
-        assert self.run(store.dead_letters.discard(dead)) == len(dead)
+        assert self.run(store.log.discard(dead)) == len(dead)
 
     # -- the registry --------------------------------------------------------------------------------------------------
 
-    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS), earlier=st.sampled_from([0, 0, 0, 55]))
-    def register(self, owner: UserId, token: str, earlier: int) -> None:
-        self.registered += 10
-        device = Device(owner, "apns", token, "39JSDKGJ38.de.cospace.app", False, None, self.registered - earlier)
-        expected = self.registrations.add(device)
-        assert self.run(self.store.registry.add(device, MAX_TOKENS)) == expected
+    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS))
+    def register(self, owner: UserId, token: str) -> None:
+        self.clocks.pass_time(0.001)
+        evicted = self.run(self.store.registry.add(registration(token, owner=owner), MAX_TOKENS))
+        (device,) = self.run(self.find(owner, token))
+        assert device.generation not in self.generations
+        self.generations.add(device.generation)
+        assert evicted == self.registrations.add(device)
+
+    async def find(self, owner: UserId, token: str) -> list[Device]:
+        return [device for device in await self.store.registry.find(DeviceToken(token)) if device.owner == owner]
 
     @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS))
     def unregister(self, owner: UserId, token: str) -> None:
         expected = self.registrations.delete(owner, token)
-        assert self.run(self.store.registry.delete(owner, System.APNS, token)) == expected  # type: ignore[arg-type]
+        assert self.run(self.store.registry.delete(owner, "apns", DeviceToken(token))) == expected
 
-    @rule(tokens=st.lists(st.sampled_from(TOKENS), max_size=2), ago=st.integers(0, 60), quarantine=st.booleans())
-    def remove_dead(self, tokens: list[str], ago: int, quarantine: bool) -> None:
-        before_us = self.registered - ago
-        expected = [self.registrations.remove_dead(token, before_us, quarantine) for token in tokens]
-        dead = [
-            DeadToken("apns", token, before_us, "410 Unregistered", "39JSDKGJ38.de.cospace.app") for token in tokens
-        ]
-        assert self.run(self.store.registry.remove_dead(dead, quarantine=quarantine)) == expected
+    @precondition(lambda self: self.registrations.devices)
+    @rule(picks=st.lists(st.integers(0, 1000), min_size=1, max_size=2), how=st.data(), quarantine=st.booleans())
+    def remove_dead(self, picks: list[int], how: st.DataObject, quarantine: bool) -> None:
+        """By the provider's timestamp, or by the registration that was read, which may have been replaced since."""
+        known = sorted(self.registrations.devices.values(), key=lambda one: one.generation)
+        tokens = []
+        for pick in picks:
+            device = known[pick % len(known)]
+            before_us = how.draw(st.none() | st.sampled_from([one.registered_us for one in known]))
+            replaced = how.draw(st.booleans())
+            read = replace(device, generation=1) if replaced else device
+            tokens.append(DeadToken(read, ACCOUNT, "410 Unregistered", before_us))
+        expected = [self.registrations.remove_dead(token, quarantine) for token in tokens]
+        assert self.run(self.store.registry.remove_dead(tokens, quarantine=quarantine)) == expected
 
     @rule()
     def restore_quarantine(self) -> None:
-        expected = self.registrations.restore()
-        assert self.run(self.store.registry.restore(application="39JSDKGJ38.de.cospace.app")) == expected
+        restored = self.registrations.restore()
+        assert self.run(self.store.registry.release_quarantine(ACCOUNT)) == len(restored)
+        for owner, token in restored:
+            # A new registration of what was before: its generation is new.
+            (device,) = self.run(self.find(UserId(owner), token))
+            before = self.registrations.devices[owner, token]
+            assert replace(device, generation=before.generation) == before
+            assert device.generation not in self.generations
+            self.generations.add(device.generation)
+            self.registrations.devices[owner, token] = device
 
     @rule()
     def purge_quarantine(self) -> None:
         expected = self.registrations.purge()
-        assert self.run(self.store.registry.purge_quarantine("39JSDKGJ38.de.cospace.app")) == expected
+        assert self.run(self.store.registry.purge_quarantine(ACCOUNT)) == expected
 
     # -- what befalls both ---------------------------------------------------------------------------------------------
 
@@ -259,7 +281,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         self.other = None
-        self.store = self.run(self.stores.crash(max_events=MAX_EVENTS, lease_s=LEASE_S))
+        self.store = self.run(self.stores.crash(max_events=MAX_EVENTS))
         self.held.clear()
         self.events.crash()
 
@@ -270,15 +292,17 @@ class Histories(RuleBasedStateMachine):
         self.run(self.compare())
 
     async def compare(self) -> None:
-        assert self.store.queue.backlog() == self.events.backlog()
+        assert await self.store.queue.backlog() == self.events.backlog()
         assert await self.store.registry.devices_of(OWNERS) == self.registrations.by_owner()
         for event_id in self.events.touched():
-            record = await self.store.queue.record(event_id)
+            record = await self.store.log.record(event_id)
             assert record is not None
             assert (record.state, record.attempts) == self.events.told(event_id)
             assert sorted(record.waiting, key=in_order) == self.events.waiting(event_id)
-        assert await self.store.dead_letters.count() == len(self.events.dead_letters())
+        assert await self.store.log.count_dead_letters() == len(self.events.dead_letters())
 
 
-TestHistories = Histories.TestCase
-TestHistories.settings = settings(settings.get_profile(PROFILE))
+@pytest.mark.parametrize("kind", sorted(FACTORIES))
+def test_random_histories_agree_with_the_reference(kind: str) -> None:
+    machine = type(f"Histories_{kind}", (Histories,), {"kind": kind})
+    run_state_machine_as_test(machine, settings=settings(settings.get_profile(PROFILE)))

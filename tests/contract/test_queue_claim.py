@@ -5,28 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.contract.support import (
-    EVERYTHING,
-    LANE,
-    LEASE_S,
-    OTHER_LANE,
-    Clocks,
-    SqliteStores,
-    done,
-    ids,
-    make_event,
-    new,
-    parked,
-)
+from tests.contract.factories import Stores
+from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, claim, done, ids, make_event, parked
+from tests.support.clocks import Clocks
 
 from tocsin.domain.events import Event
-from tocsin.store.opening import Store
-from tocsin.store.ports import Item, Parked, Settlement
+from tocsin.store.ports import Store
+from tocsin.store.records import Item, Parked, Settlement
 
 
 async def append(store: Store, clocks: Clocks, number: int, *, urgent: bool = False, **how: float) -> list[Event]:
     events = [make_event(clocks, urgent=urgent, **how) for _ in range(number)]  # type: ignore[arg-type]
-    await store.queue.append([new(event) for event in events])
+    await store.queue.append(events)
     return events
 
 
@@ -34,7 +24,7 @@ async def park(store: Store, clocks: Clocks, number: int, *, due_in_s: float = 0
     """Events that wait in a lane."""
     urgent, lane = bool(how.get("urgent")), str(how.get("lane", LANE))
     events = await append(store, clocks, number, urgent=urgent)
-    items = await store.queue.claim(number, {})
+    items = await claim(store, number, {})
     assert len(items) == number
     due_ms = clocks.now_ms + int(due_in_s * 1000)
     assert all(await store.queue.settle([parked(item, due_ms, lane=lane) for item in items]))
@@ -46,25 +36,25 @@ async def park(store: Store, clocks: Clocks, number: int, *, due_in_s: float = 0
 
 async def test_events_are_claimed_in_the_order_in_which_they_were_accepted(store: Store, clocks: Clocks) -> None:
     events = await append(store, clocks, 50)
-    claimed = [item for _ in range(10) for item in await store.queue.claim(5, {})]
+    claimed = [item for _ in range(10) for item in await claim(store, 5, {})]
     assert ids(claimed) == [event.id for event in events]
 
 
 async def test_a_claim_gives_no_more_than_asked_for(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 10)
-    assert len(await store.queue.claim(4, {})) == 4
+    assert len(await claim(store, 4, {})) == 4
 
 
 async def test_what_is_claimed_is_not_offered_again(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 10)
-    assert len(await store.queue.claim(10, {})) == 10
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert len(await claim(store, 10, {})) == 10
+    assert await claim(store, 10, EVERYTHING) == []
 
 
-async def test_two_claims_at_once_never_give_the_same_event(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_two_claims_at_once_never_give_the_same_event(stores: Stores, clocks: Clocks) -> None:
     await append(await stores.open(), clocks, 200)
     store = await stores.crash()
-    claims = await asyncio.gather(*(store.queue.claim(40, {}) for _ in range(8)))
+    claims = await asyncio.gather(*(claim(store, 40, {}) for _ in range(8)))
     claimed = [id for items in claims for id in ids(items)]
     assert len(claimed) == len(set(claimed)) == 200
 
@@ -72,7 +62,7 @@ async def test_two_claims_at_once_never_give_the_same_event(stores: SqliteStores
 async def test_urgent_events_overtake_the_others(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 100)
     urgent = await append(store, clocks, 3, urgent=True)
-    claimed = await store.queue.claim(8, {})
+    claimed = await claim(store, 8, {})
     assert ids(claimed)[:3] == [event.id for event in urgent]
     assert len(claimed) == 8
 
@@ -83,31 +73,31 @@ async def test_urgent_events_never_starve_the_others(store: Store, clocks: Clock
     bulk = 0
     for _ in range(8):
         await append(store, clocks, 2 * limit, urgent=True)
-        items = await store.queue.claim(limit, {})
+        items = await claim(store, limit, {})
         bulk += sum(not item.event.urgent for item in items)
     assert bulk >= limit
     assert bulk <= 4 * limit
 
 
-async def test_after_a_crash_a_backlog_is_claimed_in_order_and_once(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_after_a_crash_a_backlog_is_claimed_in_order_and_once(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     events = await append(store, clocks, 30) + await append(store, clocks, 5, urgent=True)
     store = await stores.crash()
     events += await append(store, clocks, 10)
     claimed: list[Item] = []
-    while items := await store.queue.claim(7, {}):
+    while items := await claim(store, 7, {}):
         claimed += items
     assert sorted(ids(claimed)) == sorted(event.id for event in events)
     assert ids(item for item in claimed if not item.event.urgent) == [event.id for event in events if not event.urgent]
 
 
-async def test_when_all_is_claimed_there_is_something_to_wait_for(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_when_all_is_claimed_there_is_something_to_wait_for(stores: Stores, clocks: Clocks) -> None:
     """Not a busy loop: an urgent event that is the newest of a backlog once made the others look unread for ever."""
     store = await stores.open()
     await append(store, clocks, 5)
     await append(store, clocks, 1, urgent=True)
     store = await stores.crash()
-    while await store.queue.claim(100, {}):
+    while await claim(store, 100, {}):
         pass
     waiting = asyncio.ensure_future(store.queue.wait(30))
     await asyncio.sleep(0.05)
@@ -117,7 +107,7 @@ async def test_when_all_is_claimed_there_is_something_to_wait_for(stores: Sqlite
 
 
 async def test_waiting_ends_after_its_time(store: Store) -> None:
-    while await store.queue.claim(1, {}):
+    while await claim(store, 1, {}):
         pass
     await asyncio.wait_for(store.queue.wait(0.01), 5)
 
@@ -127,40 +117,40 @@ async def test_waiting_ends_after_its_time(store: Store) -> None:
 
 async def test_a_parked_item_is_offered_when_it_is_due_and_not_before(store: Store, clocks: Clocks) -> None:
     (id,) = await park(store, clocks, 1, due_in_s=30)
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert await claim(store, 10, EVERYTHING) == []
     clocks.pass_time(29)
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert await claim(store, 10, EVERYTHING) == []
     clocks.pass_time(1)
-    (item,) = await store.queue.claim(10, EVERYTHING)
+    (item,) = await claim(store, 10, EVERYTHING)
     assert (item.event.id, item.lane, item.targets, item.tries) == (id, LANE, ("apns:a",), 1)
 
 
 async def test_the_lanes_that_have_something_are_named_with_their_times(store: Store, clocks: Clocks) -> None:
-    assert await store.queue.due_lanes() == {}
+    assert dict(await store.schedule.due()) == {}
     await park(store, clocks, 1, due_in_s=30)
     await park(store, clocks, 1, due_in_s=10)
     await park(store, clocks, 1, due_in_s=20, lane=OTHER_LANE)
     expected = {LANE: clocks.now_ms + 10_000, OTHER_LANE: clocks.now_ms + 20_000}
-    assert await store.queue.due_lanes() == expected
+    assert dict(await store.schedule.due()) == expected
     clocks.pass_time(10)
-    (item,) = await store.queue.claim(10, EVERYTHING)
-    assert await store.queue.due_lanes() == expected | {LANE: expected[LANE] + 20_000}
+    (item,) = await claim(store, 10, EVERYTHING)
+    assert dict(await store.schedule.due()) == expected | {LANE: expected[LANE] + 20_000}
     await store.queue.settle([done(item)])
 
 
-async def test_due_lanes_are_the_same_after_a_crash(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_due_lanes_are_the_same_after_a_crash(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     await park(store, clocks, 3, due_in_s=30)
     await park(store, clocks, 2, due_in_s=5, lane=OTHER_LANE)
-    before = await store.queue.due_lanes()
+    before = dict(await store.schedule.due())
     store = await stores.crash()
-    assert await store.queue.due_lanes() == before
+    assert dict(await store.schedule.due()) == before
 
 
 async def test_a_lane_gets_no_more_than_it_has_room_for(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 10)
     await park(store, clocks, 10, lane=OTHER_LANE)
-    items = await store.queue.claim(100, {LANE: 3, OTHER_LANE: 5})
+    items = await claim(store, 100, {LANE: 3, OTHER_LANE: 5})
     assert [item.lane for item in items].count(LANE) == 3
     assert [item.lane for item in items].count(OTHER_LANE) == 5
 
@@ -168,19 +158,19 @@ async def test_a_lane_gets_no_more_than_it_has_room_for(store: Store, clocks: Cl
 async def test_a_lane_without_room_delays_no_other(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 10)
     other = await park(store, clocks, 2, lane=OTHER_LANE)
-    assert ids(await store.queue.claim(100, {LANE: 0, OTHER_LANE: 5})) == other
+    assert ids(await claim(store, 100, {LANE: 0, OTHER_LANE: 5})) == other
 
 
 async def test_a_full_lane_does_not_hold_up_fresh_events(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 10)
     fresh = await append(store, clocks, 2)
-    assert ids(await store.queue.claim(100, {LANE: 0})) == [event.id for event in fresh]
+    assert ids(await claim(store, 100, {LANE: 0})) == [event.id for event in fresh]
 
 
 async def test_within_a_lane_the_urgent_come_first(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 10)
     urgent = await park(store, clocks, 2, urgent=True)
-    items = await store.queue.claim(0, {LANE: 4})
+    items = await claim(store, 0, {LANE: 4})
     assert set(ids(items)[:2]) == set(urgent)
     assert len(items) == 4
 
@@ -191,28 +181,28 @@ async def test_within_a_lane_the_urgent_never_starve_the_others(store: Store, cl
     claimed: set[str] = set()
     for _ in range(8):
         await park(store, clocks, room, urgent=True)
-        claimed |= set(ids(await store.queue.claim(0, {LANE: room})))
+        claimed |= set(ids(await claim(store, 0, {LANE: room})))
     assert bulk <= claimed
 
 
 async def test_parked_items_are_claimed_in_the_order_in_which_they_are_due(store: Store, clocks: Clocks) -> None:
     late, early = await park(store, clocks, 1, due_in_s=2), await park(store, clocks, 1, due_in_s=1)
     clocks.pass_time(5)
-    assert ids(await store.queue.claim(0, {LANE: 1})) == early
-    assert ids(await store.queue.claim(0, {LANE: 1})) == late
+    assert ids(await claim(store, 0, {LANE: 1})) == early
+    assert ids(await claim(store, 0, {LANE: 1})) == late
 
 
 async def test_what_outlived_its_lifetime_is_claimed_whatever_its_lane(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 1, lives_s=60)
     await append(store, clocks, 1, lives_s=600)
-    items = await store.queue.claim(10, {})
+    items = await claim(store, 10, {})
     await store.queue.settle([parked(item, clocks.now_ms + 500_000) for item in items])
-    assert await store.queue.claim_expired(10) == []
+    assert await store.schedule.expire(10) == []
     clocks.pass_time(61)
-    (expired,) = await store.queue.claim_expired(10)
+    (expired,) = await store.schedule.expire(10)
     assert expired.event.id == items[0].event.id
-    assert await store.queue.claim_expired(10) == []
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert await store.schedule.expire(10) == []
+    assert await claim(store, 10, EVERYTHING) == []
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------
@@ -220,145 +210,145 @@ async def test_what_outlived_its_lifetime_is_claimed_whatever_its_lane(store: St
 
 async def test_a_lease_that_ends_gives_a_fresh_event_back(store: Store, clocks: Clocks) -> None:
     (event,) = await append(store, clocks, 1)
-    (first,) = await store.queue.claim(10, {})
+    (first,) = await claim(store, 10, {})
     clocks.pass_time(LEASE_S - 1)
-    assert await store.queue.claim(10, {}) == []
+    assert await claim(store, 10, {}) == []
     clocks.pass_time(2)
-    (second,) = await store.queue.claim(10, {})
+    (second,) = await claim(store, 10, {})
     assert second.event == event
-    assert second.lease != first.lease
+    assert second is not first
 
 
 async def test_a_lease_that_ends_gives_a_parked_item_back(store: Store, clocks: Clocks) -> None:
     (id,) = await park(store, clocks, 1)
-    (first,) = await store.queue.claim(10, EVERYTHING)
+    (first,) = await claim(store, 10, EVERYTHING)
     clocks.pass_time(LEASE_S + 1)
-    (second,) = await store.queue.claim(10, EVERYTHING)
+    (second,) = await claim(store, 10, EVERYTHING)
     assert (second.event.id, second.lane, second.targets, second.tries) == (id, LANE, ("apns:a",), 1)
-    assert second.lease != first.lease
+    assert second is not first
 
 
 async def test_a_lease_lasts_by_the_monotonic_clock_however_the_wall_clock_jumps(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 1)
-    assert len(await store.queue.claim(10, {})) == 1
+    assert len(await claim(store, 10, {})) == 1
     clocks.set_wall_clock(by_s=7200)
-    assert await store.queue.claim(10, {}) == []
+    assert await claim(store, 10, {}) == []
     clocks.set_wall_clock(by_s=-20_000)
-    assert await store.queue.claim(10, {}) == []
+    assert await claim(store, 10, {}) == []
     clocks.pass_time(LEASE_S + 1)
-    assert len(await store.queue.claim(10, {})) == 1
+    assert len(await claim(store, 10, {})) == 1
 
 
 async def test_who_settles_after_the_item_was_offered_again_changes_nothing(store: Store, clocks: Clocks) -> None:
     (event,) = await append(store, clocks, 1)
-    (late,) = await store.queue.claim(10, {})
+    (late,) = await claim(store, 10, {})
     clocks.pass_time(LEASE_S + 1)
-    (again,) = await store.queue.claim(10, {})
-    before = await store.queue.record(event.id)
+    (again,) = await claim(store, 10, {})
+    before = await store.log.record(event.id)
     assert await store.queue.settle([done(late)]) == [False]
     assert await store.queue.settle([parked(late, clocks.now_ms)]) == [False]
-    assert await store.queue.record(event.id) == before
-    assert store.queue.backlog().events == 1
-    assert await store.queue.due_lanes() == {}
+    assert await store.log.record(event.id) == before
+    assert (await store.queue.backlog()).events == 1
+    assert dict(await store.schedule.due()) == {}
     assert await store.queue.settle([done(again)]) == [True]
 
 
 async def test_a_late_settlement_changes_nothing_of_those_beside_it(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 2)
-    late, other = await store.queue.claim(10, {})
+    late, other = await claim(store, 10, {})
     clocks.pass_time(LEASE_S + 1)
-    again = await store.queue.claim(10, {})
+    again = await claim(store, 10, {})
     assert await store.queue.settle([done(late), done(again[1]), done(other)]) == [False, True, False]
-    assert store.queue.backlog().events == 1
+    assert (await store.queue.backlog()).events == 1
 
 
 async def test_an_item_is_settled_once(store: Store, clocks: Clocks) -> None:
     (event,) = await append(store, clocks, 1)
-    (item,) = await store.queue.claim(10, {})
-    assert await store.queue.settle([done(item), done(item)]) == [True, False]
-    assert await store.queue.settle([done(item)]) == [False]
-    record = await store.queue.record(event.id)
+    (item,) = await claim(store, 10, {})
+    assert await store.queue.settle([done(item), done(item)]) == [True, True]
+    assert await store.queue.settle([done(item)]) == [True], "it is on record, and was not recorded again"
+    record = await store.log.record(event.id)
     assert record is not None
     assert len(record.attempts) == 1
-    assert store.queue.backlog().events == 0
+    assert (await store.queue.backlog()).events == 0
 
 
 async def test_what_is_released_is_offered_again_at_once(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 2)
-    one, other = await store.queue.claim(10, {})
-    store.queue.release([one])
-    (again,) = await store.queue.claim(10, {})
+    one, other = await claim(store, 10, {})
+    await store.queue.release([one])
+    (again,) = await claim(store, 10, {})
     assert again.event.id == one.event.id
     assert await store.queue.settle([done(one), done(other)]) == [False, True]
 
 
 async def test_what_is_released_comes_back_under_a_lease_of_its_own(store: Store, clocks: Clocks) -> None:
     (id,) = await park(store, clocks, 1)
-    (item,) = await store.queue.claim(10, EVERYTHING)
-    store.queue.release([item])
-    store.queue.release([item])
-    (again,) = await store.queue.claim(10, {})
-    assert (again.event.id, again.parked_id) == (id, item.parked_id)
-    assert await store.queue.claim(10, EVERYTHING) == []
+    (item,) = await claim(store, 10, EVERYTHING)
+    await store.queue.release([item])
+    await store.queue.release([item])
+    (again,) = await claim(store, 10, {})
+    assert (again.event.id, again.lane, again.targets, again.tries) == (id, LANE, item.targets, item.tries)
+    assert await claim(store, 10, EVERYTHING) == []
 
 
 async def test_of_what_is_released_the_urgent_come_first(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 4)
     urgent = await append(store, clocks, 1, urgent=True)
-    store.queue.release(await store.queue.claim(10, {}))
-    assert ids(await store.queue.claim(4, {}))[0] == urgent[0].id
+    await store.queue.release(await claim(store, 10, {}))
+    assert ids(await claim(store, 4, {}))[0] == urgent[0].id
 
 
 async def test_waiting_ends_when_something_is_released(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 1)
-    items = await store.queue.claim(10, {})
-    assert await store.queue.claim(10, {}) == []
+    items = await claim(store, 10, {})
+    assert await claim(store, 10, {}) == []
     waiting = asyncio.ensure_future(store.queue.wait(30))
     await asyncio.sleep(0)
-    store.queue.release(items)
+    await store.queue.release(items)
     await asyncio.wait_for(waiting, 10)
 
 
-async def test_a_crash_gives_everything_unsettled_back(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_a_crash_gives_everything_unsettled_back(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     waiting = set(await park(store, clocks, 5))
     fresh = {event.id for event in await append(store, clocks, 5)}
-    claimed = await store.queue.claim(10, EVERYTHING)
+    claimed = await claim(store, 10, EVERYTHING)
     assert set(ids(claimed)) == waiting | fresh
     await store.queue.settle([done(claimed[0])])
     expected = (waiting | fresh) - {claimed[0].event.id}
     store = await stores.crash()
-    assert set(ids(await store.queue.claim(100, EVERYTHING))) == expected
-    assert store.queue.backlog().events == len(expected)
+    assert set(ids(await claim(store, 100, EVERYTHING))) == expected
+    assert (await store.queue.backlog()).events == len(expected)
 
 
 async def test_a_claim_whose_caller_has_gone_holds_nothing(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 3)
     await append(store, clocks, 3)
-    claiming = asyncio.ensure_future(store.queue.claim(10, EVERYTHING))
+    claiming = asyncio.ensure_future(claim(store, 10, EVERYTHING))
     await asyncio.sleep(0)
     claiming.cancel()
     with pytest.raises(asyncio.CancelledError):
         await claiming
     for _ in range(100):
         await asyncio.sleep(0.001)
-    assert len(await store.queue.claim(10, EVERYTHING)) == 6
+    assert len(await claim(store, 10, EVERYTHING)) == 6
 
 
 async def test_a_settlement_whose_caller_has_gone_is_on_record_once(store: Store, clocks: Clocks) -> None:
     (event,) = await append(store, clocks, 1)
-    (item,) = await store.queue.claim(10, {})
+    (item,) = await claim(store, 10, {})
     settling = asyncio.ensure_future(store.queue.settle([done(item)]))
     await asyncio.sleep(0)
     settling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await settling
     await append(store, clocks, 1)
-    record = await store.queue.record(event.id)
+    record = await store.log.record(event.id)
     assert record is not None
     assert len(record.attempts) == 1
     clocks.pass_time(LEASE_S + 1)
-    assert event.id not in ids(await store.queue.claim(10, EVERYTHING))
+    assert event.id not in ids(await claim(store, 10, EVERYTHING))
 
 
 # -- a clock that jumps ------------------------------------------------------------------------------------------------
@@ -367,9 +357,9 @@ async def test_a_settlement_whose_caller_has_gone_is_on_record_once(store: Store
 async def test_a_clock_set_back_delays_no_retry(store: Store, clocks: Clocks) -> None:
     (id,) = await park(store, clocks, 1, due_in_s=30)
     clocks.set_wall_clock(by_s=-7200)
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert await claim(store, 10, EVERYTHING) == []
     clocks.pass_time(31)
-    assert ids(await store.queue.claim(10, EVERYTHING)) == [id]
+    assert ids(await claim(store, 10, EVERYTHING)) == [id]
 
 
 async def test_a_clock_set_forward_and_back_delays_no_retry(store: Store, clocks: Clocks) -> None:
@@ -377,30 +367,30 @@ async def test_a_clock_set_forward_and_back_delays_no_retry(store: Store, clocks
     (id,) = await park(store, clocks, 1, due_in_s=30)
     clocks.set_wall_clock(by_s=-86_400)
     clocks.pass_time(31)
-    assert ids(await store.queue.claim(10, EVERYTHING)) == [id]
+    assert ids(await claim(store, 10, EVERYTHING)) == [id]
 
 
-async def test_a_clock_set_back_while_the_server_was_down_delays_no_retry(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_a_clock_set_back_while_the_server_was_down_delays_no_retry(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     (id,) = await park(store, clocks, 1, due_in_s=30)
     clocks.set_wall_clock(by_s=-7200)
     store = await stores.crash()
     clocks.pass_time(31)
-    assert ids(await store.queue.claim(10, EVERYTHING)) == [id]
+    assert ids(await claim(store, 10, EVERYTHING)) == [id]
 
 
 async def test_a_clock_set_back_does_not_hasten_what_is_not_due(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 1, due_in_s=600)
     clocks.set_wall_clock(by_s=-7200)
     clocks.pass_time(300)
-    assert await store.queue.claim(10, EVERYTHING) == []
+    assert await claim(store, 10, EVERYTHING) == []
 
 
 async def test_a_due_time_beyond_any_lifetime_is_brought_back_to_one(store: Store, clocks: Clocks) -> None:
     (event,) = await append(store, clocks, 1)
-    (item,) = await store.queue.claim(10, {})
+    (item,) = await claim(store, 10, {})
     await store.queue.settle([Settlement(item, [], [Parked(LANE, 2**52, 1, ("apns:a",))])])
-    record = await store.queue.record(event.id)
+    record = await store.log.record(event.id)
     assert record is not None
     assert record.waiting[0].due_ms == clocks.now_ms + 28 * 24 * 3600 * 1000
 
@@ -412,46 +402,44 @@ MEGABYTE = 1024 * 1024
 
 async def park_large(store: Store, clocks: Clocks, number: int, *, lane: str = LANE, lives_s: float = 1000) -> None:
     await append(store, clocks, number, padding=MEGABYTE, lives_s=lives_s)
-    while items := await store.queue.claim(500, {}):
+    while items := await claim(store, 500, {}):
         await store.queue.settle([parked(item, clocks.now_ms, lane=lane) for item in items])
 
 
-async def test_large_events_are_claimed_some_megabytes_at_a_time(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_large_events_are_claimed_some_megabytes_at_a_time(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     events = [make_event(clocks, padding=MEGABYTE if n % 2 else 10) for n in range(40)]
-    await store.queue.append([new(event) for event in events])
+    await store.queue.append(events)
     store = await stores.crash()
     claims = []
-    while items := await store.queue.claim(500, {}):
+    while items := await claim(store, 500, {}):
         claims.append(items)
     assert [item.event for items in claims for item in items] == events
     assert [len(items) for items in claims] == [16, 16, 8]
-    await store.queue.append([new(make_event(clocks))])
-    assert len(await store.queue.claim(500, {})) == 1
+    await store.queue.append([make_event(clocks)])
+    assert len(await claim(store, 500, {})) == 1
 
 
-async def test_an_event_larger_than_a_claim_is_claimed_alone(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_an_event_larger_than_a_claim_is_claimed_alone(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
-    await store.queue.append([new(make_event(clocks, padding=20 * MEGABYTE)) for _ in range(2)])
+    await store.queue.append([make_event(clocks, padding=20 * MEGABYTE) for _ in range(2)])
     store = await stores.crash()
-    assert [len(await store.queue.claim(500, {})) for _ in range(3)] == [1, 1, 0]
+    assert [len(await claim(store, 500, {})) for _ in range(3)] == [1, 1, 0]
 
 
-async def test_large_events_of_one_lane_leave_the_others_their_turn(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_large_events_of_one_lane_leave_the_others_their_turn(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     await park_large(store, clocks, 12)
     await park_large(store, clocks, 8, lane=OTHER_LANE)
     claims = []
-    while items := await store.queue.claim(500, EVERYTHING):
+    while items := await claim(store, 500, EVERYTHING):
         claims.append([item.lane for item in items])
     assert claims[0] == [LANE] * 8 + [OTHER_LANE]
     assert sorted(lane for claim in claims for lane in claim if lane) == [LANE] * 12 + [OTHER_LANE] * 8
 
 
-async def test_large_events_that_expire_are_claimed_some_megabytes_at_a_time(
-    stores: SqliteStores, clocks: Clocks
-) -> None:
+async def test_large_events_that_expire_are_claimed_some_megabytes_at_a_time(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     await park_large(store, clocks, 20, lives_s=10)
     clocks.pass_time(20)
-    assert [len(await store.queue.claim_expired(500)) for _ in range(4)] == [8, 8, 4, 0]
+    assert [len(await store.schedule.expire(500)) for _ in range(4)] == [8, 8, 4, 0]

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.support import (
-    EVERYTHING,
-    LANE,
-    LEASE_S,
-    OTHER_LANE,
-    Clocks,
-    SqliteStores,
-    attempt,
-    done,
-    make_event,
-    new,
-    parked,
-)
+from tests.contract.factories import Stores
+from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, attempt, claim, done, make_event, parked
+from tests.support.clocks import Clocks
 
-from tocsin.store.opening import Store
-from tocsin.store.ports import Backlog, EventRecord, Item, Parked, Result, Settlement, State
+from tocsin.store.ports import Store
+from tocsin.store.records import Backlog, EventRecord, Item, Parked, Result, Settlement, State
 
 
 async def claimed(store: Store, clocks: Clocks, number: int = 1, **how: bool) -> list[Item]:
-    await store.queue.append([new(make_event(clocks, urgent=how.get("urgent", False))) for _ in range(number)])
-    return await store.queue.claim(number, {})
+    await store.queue.append([make_event(clocks, urgent=how.get("urgent", False)) for _ in range(number)])
+    return await claim(store, number, {})
 
 
 async def record_of(store: Store, item: Item) -> EventRecord:
-    record = await store.queue.record(item.event.id)
+    record = await store.log.record(item.event.id)
     assert record is not None
     return record
 
@@ -39,7 +29,7 @@ async def test_what_every_device_got_is_done_and_its_content_forgotten(store: St
     record = await record_of(store, item)
     assert (record.state, record.attempts, record.waiting) == (State.DONE, attempts, [])
     assert record.event.body == b""
-    assert store.queue.backlog() == Backlog(0, 0)
+    assert await store.queue.backlog() == Backlog(0, 0)
 
 
 async def test_an_event_of_a_user_without_devices_is_done(store: Store, clocks: Clocks) -> None:
@@ -62,7 +52,7 @@ async def test_one_device_refused_or_expired_makes_a_dead_letter(store: Store, c
     record = await record_of(store, item)
     assert record.state is State.DEAD
     assert record.event == item.event
-    assert store.queue.backlog() == Backlog(0, 0)
+    assert await store.queue.backlog() == Backlog(0, 0)
 
 
 async def test_an_event_delivers_until_the_last_of_its_lanes_has_settled(store: Store, clocks: Clocks) -> None:
@@ -77,43 +67,43 @@ async def test_an_event_delivers_until_the_last_of_its_lanes_has_settled(store: 
     assert record.state is State.DELIVERING
     assert sorted(record.waiting, key=lambda one: one.targets) == waiting
     for settled, expected in enumerate([2, 1], start=1):
-        ready = {part.lane: part for part in await store.queue.claim(10, EVERYTHING)}
+        ready = {part.lane: part for part in await claim(store, 10, EVERYTHING)}
         lane = LANE if settled == 1 else OTHER_LANE
         await store.queue.settle([done(ready.pop(lane))])
-        store.queue.release(list(ready.values()))
+        await store.queue.release(list(ready.values()))
         record = await record_of(store, item)
         assert (record.state, len(record.waiting)) == (State.DELIVERING, expected)
-        assert store.queue.backlog().events == 1
+        assert (await store.queue.backlog()).events == 1
     clocks.pass_time(60)
-    (last,) = await store.queue.claim(10, EVERYTHING)
+    (last,) = await claim(store, 10, EVERYTHING)
     assert last.targets == ("apns:c",)
     await store.queue.settle([done(last)])
     record = await record_of(store, item)
     assert (record.state, record.waiting, len(record.attempts)) == (State.DONE, [], 4)
-    assert store.queue.backlog() == Backlog(0, 0)
+    assert await store.queue.backlog() == Backlog(0, 0)
 
 
 async def test_two_lanes_of_one_event_settled_together_count_once(store: Store, clocks: Clocks) -> None:
     first, _ = await claimed(store, clocks, 2)
     waiting = [Parked(lane, clocks.now_ms, 1, ("apns:a",)) for lane in (LANE, OTHER_LANE)]
     await store.queue.settle([Settlement(first, [], waiting)])
-    both = await store.queue.claim(10, EVERYTHING)
+    both = await claim(store, 10, EVERYTHING)
     assert await store.queue.settle([done(part) for part in both]) == [True, True]
     assert (await record_of(store, first)).state is State.DONE
     assert len((await record_of(store, first)).attempts) == 2
-    assert store.queue.backlog().events == 1
+    assert (await store.queue.backlog()).events == 1
 
 
 async def test_one_lane_finished_and_another_retried_together_leaves_what_waits(store: Store, clocks: Clocks) -> None:
     (item,) = await claimed(store, clocks)
     waiting = [Parked(lane, clocks.now_ms, 1, ("apns:a",)) for lane in (LANE, OTHER_LANE)]
     await store.queue.settle([Settlement(item, [], waiting)])
-    one, other = await store.queue.claim(10, EVERYTHING)
+    one, other = await claim(store, 10, EVERYTHING)
     await store.queue.settle([done(one, Result.REFUSED), parked(other, clocks.now_ms + 5, lane=other.lane or "")])
     record = await record_of(store, item)
     assert (record.state, len(record.waiting)) == (State.DELIVERING, 1)
     clocks.pass_time(1)
-    (last,) = await store.queue.claim(10, EVERYTHING)
+    (last,) = await claim(store, 10, EVERYTHING)
     await store.queue.settle([done(last)])
     assert (await record_of(store, item)).state is State.DEAD
 
@@ -123,7 +113,7 @@ async def test_a_device_refused_early_makes_a_dead_letter_however_the_others_end
     waiting = [Parked(LANE, clocks.now_ms, 1, (target,)) for target in ("apns:a", "apns:b", "apns:c")]
     await store.queue.settle([Settlement(item, [], waiting)])
     for part, result in zip(
-        await store.queue.claim(10, EVERYTHING), (Result.REFUSED, Result.DELIVERED, Result.DELIVERED), strict=True
+        await claim(store, 10, EVERYTHING), (Result.REFUSED, Result.DELIVERED, Result.DELIVERED), strict=True
     ):
         await store.queue.settle([done(part, result)])
     assert (await record_of(store, item)).state is State.DEAD
@@ -137,7 +127,7 @@ async def test_receipts_are_kept_in_the_order_of_the_attempts(store: Store, cloc
         receipt = attempt("apns:a", Result.RETRY, at_ms=at_ms)
         await store.queue.settle([Settlement(item, [receipt], [Parked(LANE, at_ms, tries + 1, ("apns:a",))])])
         clocks.pass_time(1)
-        (item,) = await store.queue.claim(10, EVERYTHING)
+        (item,) = await claim(store, 10, EVERYTHING)
         assert item.tries == tries + 1
     await store.queue.settle([done(item)])
     times = [one.at_ms for one in (await record_of(store, first)).attempts]
@@ -145,7 +135,7 @@ async def test_receipts_are_kept_in_the_order_of_the_attempts(store: Store, cloc
     assert len(times) == 5
 
 
-async def test_receipts_survive_a_crash(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_receipts_survive_a_crash(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     (item,) = await claimed(store, clocks)
     await store.queue.settle([parked(item, clocks.now_ms)])
@@ -158,7 +148,7 @@ async def test_text_with_quotes_and_commas_stays_as_it_is(store: Store, clocks: 
     (item,) = await claimed(store, clocks)
     strange = attempt("fcm:\"],[\\'% ")
     await store.queue.settle([Settlement(item, [strange], [Parked('a"b', clocks.now_ms, 1, ('fcm:"],[',))])])
-    (again,) = await store.queue.claim(10, {'a"b': 1})
+    (again,) = await claim(store, 10, {'a"b': 1})
     assert again.targets == ('fcm:"],[',)
     assert (await record_of(store, item)).attempts == [strange]
 
@@ -167,30 +157,30 @@ async def test_a_large_settlement_is_settled_whole(store: Store, clocks: Clocks)
     items = await claimed(store, clocks, 1000)
     settlements = [done(item) if n % 3 else parked(item, clocks.now_ms) for n, item in enumerate(items)]
     assert all(await store.queue.settle(settlements))
-    assert store.queue.backlog().events == 334
-    assert len(await store.queue.claim(0, EVERYTHING)) == 334
+    assert (await store.queue.backlog()).events == 334
+    assert len(await claim(store, 0, EVERYTHING)) == 334
 
 
 async def test_nothing_to_settle_is_settled(store: Store) -> None:
     assert await store.queue.settle([]) == []
 
 
-async def test_the_backlog_is_right_after_crashes_and_ended_leases(stores: SqliteStores, clocks: Clocks) -> None:
+async def test_the_backlog_is_right_after_crashes_and_ended_leases(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
     items = await claimed(store, clocks, 30) + await claimed(store, clocks, 10, urgent=True)
     size = len(items[0].event.body)
     await store.queue.settle([parked(item, clocks.now_ms) for item in items[:10]])
     await store.queue.settle([done(item) for item in items[10:15]])
-    expected = store.queue.backlog()
+    expected = await store.queue.backlog()
     assert expected.events == 35
     clocks.pass_time(LEASE_S + 1)
-    again = await store.queue.claim(100, EVERYTHING)
+    again = await claim(store, 100, EVERYTHING)
     assert len(again) == 35
-    assert await store.queue.settle([done(item) for item in items]) == [False] * 40
-    assert store.queue.backlog() == expected
+    assert await store.queue.settle([done(item) for item in items]) == [n < 15 for n in range(40)]
+    assert await store.queue.backlog() == expected
     store = await stores.crash()
-    assert store.queue.backlog() == expected
-    for item in await store.queue.claim(100, EVERYTHING):
+    assert await store.queue.backlog() == expected
+    for item in await claim(store, 100, EVERYTHING):
         await store.queue.settle([done(item)])
-    assert store.queue.backlog() == Backlog(0, 0)
+    assert await store.queue.backlog() == Backlog(0, 0)
     assert expected.size_bytes > 34 * size

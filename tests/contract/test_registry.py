@@ -4,65 +4,63 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from msgspec.structs import replace
-from tests.contract.support import APPLICATION, OTHER_OWNER, OWNER, SAME_KEY, Clocks, SqliteStores, make_device
+from tests.contract.factories import Stores
+from tests.contract.support import ACCOUNT, OTHER_OWNER, OWNER, SAME_KEY, TOKEN, device_of, register, registration
+from tests.support.clocks import Clocks
 
-from tocsin.domain.devices import Device, DeviceToken, System
+from tocsin.domain.devices import Address, Device, DeviceToken
 from tocsin.domain.events import UserId
-from tocsin.store.opening import Store
-from tocsin.store.ports import DeadToken, Learned
+from tocsin.store.ports import Store
+from tocsin.store.records import DeadToken, Learned
 
-APNS = System.APNS
+LATER = Address("application=x&sandbox=true")
 
 
 async def tokens_of(store: Store, owner: UserId = OWNER) -> list[str]:
     return [device.token for device in (await store.registry.devices_of([owner])).get(owner, [])]
 
 
-async def register(store: Store, *devices: Device, max_tokens: int = 100) -> None:
-    for device in devices:
-        await store.registry.add(device, max_tokens)
+def dead(device: Device, *, before_us: int | None = None) -> DeadToken:
+    return DeadToken(device, ACCOUNT, "410 Unregistered", before_us)
 
 
-def dead(token: str, *, before_us: int, system: System = APNS) -> DeadToken:
-    return DeadToken(str(system), token, before_us, "410 Unregistered", APPLICATION)
-
-
-async def test_a_registered_device_is_found_after_a_crash(stores: SqliteStores) -> None:
+async def test_a_registered_device_is_found_after_a_crash(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open()
-    device = Device(OWNER, "apns", "a", APPLICATION, True, "de.cospace.app.voip", 5)
-    await register(store, device)
+    device = await register(store, "a", address='anything that its provider likes: é & "quotes"')
+    assert device.registered_us == int(clocks.wall_s * 1e6)
+    assert device.address == 'anything that its provider likes: é & "quotes"'
     store = await stores.crash()
     assert await store.registry.devices_of([OWNER]) == {OWNER: [device]}
 
 
-async def test_devices_are_listed_in_order_of_registration(store: Store) -> None:
-    await register(store, *(make_device(token, registered_us=at) for token, at in (("c", 1), ("a", 2), ("b", 3))))
+async def test_devices_are_listed_in_order_of_registration_though_the_clock_stands_still(store: Store) -> None:
+    for token in ("c", "a", "b"):
+        await register(store, token)
     assert await tokens_of(store) == ["c", "a", "b"]
 
 
 async def test_owners_without_devices_are_absent(store: Store) -> None:
-    await register(store, make_device("a"))
+    await register(store, "a")
     assert set(await store.registry.devices_of([OWNER, OTHER_OWNER])) == {OWNER}
 
 
-async def test_owners_who_lie_at_the_same_place_of_the_table_have_each_their_own(stores: SqliteStores) -> None:
+async def test_owners_whose_keys_are_the_same_have_each_their_own_devices(stores: Stores) -> None:
     store = await stores.open()
     one, other = SAME_KEY
-    devices = [make_device(token, owner=owner, registered_us=n) for n, token in enumerate("ab") for owner in SAME_KEY]
-    await register(store, *devices, max_tokens=2)
-    await store.registry.learn([Learned(owner=one, system="apns", token="b", success_ms=7)])
+    devices = [await register(store, token, owner=owner, max_tokens=2) for token in "ab" for owner in SAME_KEY]
+    await store.registry.learn([Learned(devices[2], success_ms=7)])
     store = await stores.crash()
     assert await store.registry.devices_of([one]) == {one: [devices[0], replace(devices[2], last_success_ms=7)]}
     assert await store.registry.devices_of([other]) == {other: [devices[1], devices[3]]}
-    assert await store.registry.delete(one, APNS, DeviceToken("b"))
+    assert await store.registry.delete(one, "apns", DeviceToken("b"))
     found = await store.registry.devices_of([other, one])
     assert found == {one: [devices[0]], other: [devices[1], devices[3]]}
 
 
 async def test_look_ups_at_the_same_time_answer_each_its_own(store: Store) -> None:
-    await register(store, make_device("a"), make_device("b", owner=OTHER_OWNER))
+    await register(store, "a")
+    await register(store, "b", owner=OTHER_OWNER)
     own, other, none = await asyncio.gather(
         store.registry.devices_of([OWNER]), store.registry.devices_of([OTHER_OWNER]), store.registry.devices_of([])
     )
@@ -70,32 +68,43 @@ async def test_look_ups_at_the_same_time_answer_each_its_own(store: Store) -> No
 
 
 async def test_a_look_up_after_a_deletion_never_shows_the_device(store: Store) -> None:
-    for n in range(20):
-        await register(store, make_device("a", registered_us=n))
+    for _ in range(20):
+        await register(store, "a")
         before = asyncio.ensure_future(store.registry.devices_of([OWNER]))
-        await store.registry.delete(OWNER, APNS, DeviceToken("a"))
+        await store.registry.delete(OWNER, "apns", TOKEN)
         assert await tokens_of(store) == []
         await before
 
 
-async def test_registering_again_replaces_and_counts_from_now(store: Store) -> None:
-    await register(store, make_device("a", registered_us=1), make_device("b", registered_us=2))
-    again = replace(make_device("a", registered_us=3), sandbox=True, apns_topic="x.y.voip")
-    await register(store, again)
-    assert (await store.registry.devices_of([OWNER]))[OWNER] == [make_device("b", registered_us=2), again]
+async def test_registering_again_replaces_and_counts_from_now(store: Store, clocks: Clocks) -> None:
+    first = await register(store, "a")
+    other = await register(store, "b")
+    clocks.pass_time(1)
+    again = await register(store, "a", address=LATER)
+    assert (await store.registry.devices_of([OWNER]))[OWNER] == [other, again]
+    assert (again.address, again.registered_us) == (LATER, int(clocks.wall_s * 1e6))
+    assert again.generation != first.generation
 
 
 async def test_registering_again_forgets_what_was_learned_of_the_old_registration(store: Store) -> None:
-    await register(store, make_device("a"))
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=True, success_ms=7)])
-    await register(store, make_device("a", registered_us=2_000_000))
-    ((device,),) = (await store.registry.devices_of([OWNER])).values()
-    assert (device.learned_sandbox, device.last_success_ms) == (None, None)
+    device = await register(store, "a")
+    await store.registry.learn([Learned(device, LATER, 7)])
+    again = await register(store, "a")
+    assert (again.address, again.last_success_ms) == (device.address, None)
+
+
+async def test_every_registration_of_a_token_has_a_generation_of_its_own(store: Store) -> None:
+    generations = set()
+    for _ in range(50):
+        generations.add((await register(store, "a")).generation)
+        await store.registry.delete(OWNER, "apns", TOKEN)
+    assert len(generations) == 50
 
 
 async def test_one_too_many_evicts_the_one_registered_longest_ago(store: Store) -> None:
-    await register(store, *(make_device(f"{n}", registered_us=n) for n in range(3)))
-    evicted = await store.registry.add(make_device("new", registered_us=9), 3)
+    for n in range(3):
+        await register(store, f"{n}")
+    evicted = await store.registry.add(registration("new"), 3)
     assert [device.token for device in evicted] == ["0"]
     assert await tokens_of(store) == ["1", "2", "new"]
     (removal,) = await store.registry.history(owner=OWNER)
@@ -104,174 +113,221 @@ async def test_one_too_many_evicts_the_one_registered_longest_ago(store: Store) 
 
 
 async def test_registering_again_evicts_nobody(store: Store) -> None:
-    await register(store, *(make_device(f"{n}", registered_us=n) for n in range(3)))
-    assert await store.registry.add(make_device("0", registered_us=9), 3) == []
+    for n in range(3):
+        await register(store, f"{n}")
+    assert await store.registry.add(registration("0"), 3) == []
 
 
-async def test_a_clock_set_back_does_not_evict_the_device_being_registered(store: Store) -> None:
-    await register(store, *(make_device(f"{n}", registered_us=100 + n) for n in range(3)))
-    evicted = await store.registry.add(make_device("new", registered_us=1), 3)
+async def test_a_clock_set_back_does_not_evict_the_device_being_registered(stores: Stores, clocks: Clocks) -> None:
+    store = await stores.open()
+    for n in range(3):
+        await register(store, f"{n}")
+    clocks.set_wall_clock(by_s=-3600)
+    store = await stores.crash()
+    evicted = await store.registry.add(registration("new"), 3)
     assert [device.token for device in evicted] == ["0"]
     assert "new" in await tokens_of(store)
 
 
 async def test_a_deletion_touches_nobody_elses_registration_of_the_token(store: Store) -> None:
-    await register(store, make_device("a"), make_device("a", owner=OTHER_OWNER))
-    assert await store.registry.delete(OWNER, APNS, DeviceToken("a")) is True
+    await register(store, "a")
+    await register(store, "a", owner=OTHER_OWNER)
+    assert await store.registry.delete(OWNER, "apns", TOKEN) is True
     assert await tokens_of(store) == []
     assert await tokens_of(store, OTHER_OWNER) == ["a"]
 
 
 async def test_a_deletion_of_what_is_not_there_says_so(store: Store) -> None:
-    await register(store, make_device("a"))
-    assert await store.registry.delete(OWNER, System.FCM, DeviceToken("a")) is False
-    assert await store.registry.delete(OWNER, APNS, DeviceToken("A")) is False
+    await register(store, "a")
+    assert await store.registry.delete(OWNER, "fcm", TOKEN) is False
+    assert await store.registry.delete(OWNER, "apns", DeviceToken("A")) is False
     assert await tokens_of(store) == ["a"]
 
 
 async def test_every_registration_of_a_token_is_found(store: Store) -> None:
-    await register(store, make_device("a"), make_device("a", owner=OTHER_OWNER), make_device("b"))
-    assert {device.owner for device in await store.registry.find(DeviceToken("a"))} == {OWNER, OTHER_OWNER}
+    for token, owner in (("a", OWNER), ("a", OTHER_OWNER), ("b", OWNER)):
+        await register(store, token, owner=owner)
+    assert {device.owner for device in await store.registry.find(TOKEN)} == {OWNER, OTHER_OWNER}
 
 
 # -- dead tokens -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_dead_token_goes_for_every_owner(store: Store) -> None:
-    await register(store, make_device("a"), make_device("a", owner=OTHER_OWNER), make_device("b"))
-    assert await store.registry.remove_dead([dead("a", before_us=2_000_000)]) == [set()]
+async def test_a_token_that_died_after_it_was_registered_is_removed_for_every_owner(store: Store) -> None:
+    device = await register(store, "a")
+    other = await register(store, "a", owner=OTHER_OWNER)
+    await register(store, "b")
+    assert await store.registry.remove_dead([dead(device, before_us=other.registered_us + 1)]) == [False]
     assert await tokens_of(store) == ["b"]
     assert await tokens_of(store, OTHER_OWNER) == []
 
 
-async def test_a_token_registered_again_after_the_410_timestamp_survives(store: Store) -> None:
-    await register(store, make_device("a", registered_us=10), make_device("a", owner=OTHER_OWNER, registered_us=30))
-    assert await store.registry.remove_dead([dead("a", before_us=20)]) == [{OTHER_OWNER}]
+async def test_a_token_registered_again_after_the_410_timestamp_survives(store: Store, clocks: Clocks) -> None:
+    device = await register(store, "a")
+    clocks.pass_time(1)
+    died_us = int(clocks.wall_s * 1e6)
+    clocks.pass_time(1)
+    other = await register(store, "a", owner=OTHER_OWNER)
+    assert await store.registry.remove_dead([dead(other, before_us=died_us)]) == [True]
     assert await tokens_of(store) == []
     assert await tokens_of(store, OTHER_OWNER) == ["a"]
+    assert await store.registry.remove_dead([dead(device, before_us=died_us)]) == [False]
 
 
 async def test_a_token_registered_at_the_very_timestamp_survives(store: Store) -> None:
-    await register(store, make_device("a", registered_us=20))
-    assert await store.registry.remove_dead([dead("a", before_us=20)]) == [{OWNER}]
+    device = await register(store, "a")
+    assert await store.registry.remove_dead([dead(device, before_us=device.registered_us)]) == [True]
 
 
-async def test_each_dead_token_has_an_answer_of_its_own(store: Store) -> None:
-    await register(store, make_device("a", registered_us=30), make_device("b", registered_us=10))
-    answers = await store.registry.remove_dead([dead(token, before_us=20) for token in ("b", "a", "never")])
-    assert answers == [set(), {OWNER}, set()]
+async def test_without_a_timestamp_the_very_registration_that_was_read_is_removed(store: Store) -> None:
+    device = await register(store, "a")
+    assert await store.registry.remove_dead([dead(device)]) == [False]
+    assert await tokens_of(store) == []
+
+
+async def test_without_a_timestamp_a_token_registered_again_meanwhile_survives(store: Store) -> None:
+    read = await register(store, "a")
+    await register(store, "a")
+    assert await store.registry.remove_dead([dead(read)]) == [True]
+    assert await tokens_of(store) == ["a"]
+
+
+async def test_without_a_timestamp_older_registrations_of_the_token_go_and_younger_stay(store: Store) -> None:
+    third = UserId("77777777-3803-11e3-8475-0024e8f90cc0")
+    await register(store, "a")
+    read = await register(store, "a", owner=OTHER_OWNER)
+    await register(store, "a", owner=third)
+    assert await store.registry.remove_dead([dead(read)]) == [False]
+    assert [device.owner for device in await store.registry.find(TOKEN)] == [third]
+
+
+async def test_each_dead_token_has_an_answer_of_its_own(store: Store, clocks: Clocks) -> None:
+    old = await register(store, "b")
+    clocks.pass_time(1)
+    young = await register(store, "a")
+    never = replace(old, token=DeviceToken("never"))
+    before_us = young.registered_us
+    answers = await store.registry.remove_dead([dead(one, before_us=before_us) for one in (old, young, never)])
+    assert answers == [False, True, False]
 
 
 async def test_a_token_of_the_other_provider_is_another_token(store: Store) -> None:
-    await register(store, make_device("a"), make_device("a", system=System.FCM))
-    await store.registry.remove_dead([dead("a", before_us=2_000_000, system=System.FCM)])
-    assert [device.system for device in (await store.registry.devices_of([OWNER]))[OWNER]] == ["apns"]
+    await register(store, "a")
+    other = await register(store, "a", provider="fcm")
+    await store.registry.remove_dead([dead(other)])
+    assert [device.provider for device in (await store.registry.devices_of([OWNER]))[OWNER]] == ["apns"]
 
 
 async def test_a_removed_token_is_in_the_history_with_time_and_reason(store: Store, clocks: Clocks) -> None:
-    await register(store, make_device("a"))
-    await store.registry.remove_dead([dead("a", before_us=2_000_000)])
-    for found in (await store.registry.history(token=DeviceToken("a")), await store.registry.history(owner=OWNER)):
+    device = await register(store, "a")
+    await store.registry.remove_dead([dead(device)])
+    for found in (await store.registry.history(token=TOKEN), await store.registry.history(owner=OWNER)):
         (removal,) = found
-        assert (removal.device, removal.removed_ms) == (make_device("a"), clocks.now_ms)
-        assert (removal.reason, removal.quarantined) == ("410 Unregistered", False)
+        assert (removal.device, removal.removed_ms) == (device, clocks.now_ms)
+        assert (removal.reason, removal.quarantined, removal.account) == ("410 Unregistered", False, ACCOUNT)
     assert await store.registry.history(owner=OTHER_OWNER) == []
 
 
 # -- quarantine --------------------------------------------------------------------------------------------------------
 
 
-async def quarantine(store: Store, *tokens: str) -> None:
-    await register(store, *(make_device(token) for token in tokens))
-    await store.registry.remove_dead([dead(token, before_us=2_000_000) for token in tokens], quarantine=True)
+async def quarantine(store: Store, *tokens: str) -> list[Device]:
+    devices = [await register(store, token) for token in tokens]
+    await store.registry.remove_dead([dead(device) for device in devices], quarantine=True)
+    return devices
 
 
-async def test_a_quarantined_token_gets_nothing_until_it_is_restored(store: Store) -> None:
+async def test_a_quarantined_token_gets_nothing_until_it_is_released(store: Store, clocks: Clocks) -> None:
     await quarantine(store, "a", "b")
     assert await tokens_of(store) == []
     assert [removal.quarantined for removal in await store.registry.history(owner=OWNER)] == [True, True]
-    assert await store.registry.restore(application=APPLICATION) == 2
+    (held,) = await store.registry.quarantine()
+    assert (held.provider, held.account, held.tokens, held.oldest_ms) == ("apns", ACCOUNT, 2, clocks.now_ms)
+    assert await store.registry.release_quarantine(ACCOUNT) == 2
     assert sorted(await tokens_of(store)) == ["a", "b"]
     assert await store.registry.history(owner=OWNER) == []
-    assert await store.registry.restore(application=APPLICATION) == 0
+    assert await store.registry.quarantine() == []
+    assert await store.registry.release_quarantine(ACCOUNT) == 0
 
 
-async def test_only_the_application_named_is_restored(store: Store) -> None:
+async def test_a_restored_registration_is_a_new_one_of_what_was_before(store: Store) -> None:
+    """What was read before the removal says nothing of it any more."""
+    (before,) = await quarantine(store, "a")
+    await store.registry.release_quarantine(ACCOUNT)
+    after = await device_of(store, "a")
+    assert replace(after, generation=before.generation) == before
+    assert after.generation != before.generation
+    assert await store.registry.remove_dead([dead(before)]) == [True]
+
+
+async def test_only_the_account_named_is_released(store: Store) -> None:
     await quarantine(store, "a")
-    assert await store.registry.restore(application="AAAAAAAAAA.other.app") == 0
+    assert await store.registry.release_quarantine("AAAAAAAAAA.other.app") == 0
     assert await tokens_of(store) == []
 
 
-async def test_a_purged_quarantine_stays_in_the_history_and_is_not_restored_with_it(store: Store) -> None:
+async def test_a_purged_quarantine_stays_in_the_history_and_is_not_released(store: Store) -> None:
     await quarantine(store, "a", "b")
-    assert await store.registry.purge_quarantine(APPLICATION) == 2
-    assert await store.registry.restore(application=APPLICATION) == 0
+    assert await store.registry.purge_quarantine(ACCOUNT) == 2
+    assert await store.registry.release_quarantine(ACCOUNT) == 0
     assert len(await store.registry.history(owner=OWNER)) == 2
-    assert await store.registry.restore(token=DeviceToken("a"), quarantined_only=False) == 1
+    assert await store.registry.restore(TOKEN) == 1
     assert await tokens_of(store) == ["a"]
 
 
 async def test_a_token_registered_again_is_left_as_its_user_wants_it(store: Store) -> None:
     await quarantine(store, "a")
-    again = replace(make_device("a", registered_us=5_000_000), sandbox=True)
-    await register(store, again)
-    assert await store.registry.restore(application=APPLICATION) == 0
+    again = await register(store, "a", address=LATER)
+    assert await store.registry.release_quarantine(ACCOUNT) == 0
     assert (await store.registry.devices_of([OWNER]))[OWNER] == [again]
 
 
 async def test_a_token_deleted_by_its_user_does_not_come_back_from_quarantine(store: Store) -> None:
     await quarantine(store, "a")
-    await store.registry.delete(OWNER, APNS, DeviceToken("a"))
-    assert await store.registry.restore(application=APPLICATION) == 0
+    await store.registry.delete(OWNER, "apns", TOKEN)
+    assert await store.registry.release_quarantine(ACCOUNT) == 0
     assert await tokens_of(store) == []
 
 
 async def test_of_several_removals_the_latest_registration_is_restored(store: Store) -> None:
     await quarantine(store, "a")
-    latest = replace(make_device("a", registered_us=1_500_000), sandbox=True)
-    await register(store, latest)
-    await store.registry.remove_dead([dead("a", before_us=2_000_000)], quarantine=True)
-    assert await store.registry.restore(application=APPLICATION) == 1
-    assert (await store.registry.devices_of([OWNER]))[OWNER] == [latest]
+    latest = await register(store, "a", address=LATER)
+    await store.registry.remove_dead([dead(latest)], quarantine=True)
+    assert await store.registry.release_quarantine(ACCOUNT) == 1
+    assert (await device_of(store, "a")).address == LATER
 
 
-async def test_a_restoration_names_what_it_restores(store: Store) -> None:
-    with pytest.raises(ValueError, match="name a token or an application"):
-        await store.registry.restore()
+async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_token(store: Store) -> None:
+    mine = await register(store, "a")
+    await register(store, "a", owner=OTHER_OWNER)
+    await store.registry.delete(OTHER_OWNER, "apns", TOKEN)
+    await store.registry.remove_dead([dead(mine)])
+    assert await store.registry.restore(TOKEN) == 1
+    assert [device.owner for device in await store.registry.find(TOKEN)] == [OWNER]
 
 
 # -- what deliveries teach ---------------------------------------------------------------------------------------------
 
 
 async def test_what_is_learned_stays_and_what_is_not_said_is_left(store: Store) -> None:
-    await register(store, make_device("a"), make_device("b"))
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=True, success_ms=5)])
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", project="p", field="fid")])
-    devices = {device.token: device for device in (await store.registry.devices_of([OWNER]))[OWNER]}
-    assert devices["a"] == replace(
-        make_device("a"), learned_sandbox=True, learned_project="p", learned_field="fid", last_success_ms=5
-    )
-    assert devices["b"] == make_device("b")
+    device, other = await register(store, "a"), await register(store, "b")
+    await store.registry.learn([Learned(device, LATER, 5)])
+    await store.registry.learn([Learned(device, None, 6)])
+    await store.registry.learn([Learned(device, Address("application=y"))])
+    devices = {one.token: one for one in (await store.registry.devices_of([OWNER]))[OWNER]}
+    assert devices["a"] == replace(device, address=Address("application=y"), last_success_ms=6)
+    assert devices["b"] == other
 
 
 async def test_what_is_learned_of_a_device_that_is_gone_is_forgotten(store: Store) -> None:
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=False)])
+    device = await register(store, "a")
+    await store.registry.delete(OWNER, "apns", TOKEN)
+    await store.registry.learn([Learned(device, LATER)])
     assert await tokens_of(store) == []
 
 
-async def test_learning_that_the_sandbox_was_wrong_is_not_taken_for_nothing(store: Store) -> None:
-    await register(store, make_device("a"))
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=True)])
-    await store.registry.learn([Learned(owner=OWNER, system="apns", token="a", sandbox=False)])
-    ((device,),) = (await store.registry.devices_of([OWNER])).values()
-    assert device.learned_sandbox is False
-
-
-async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_token(store: Store) -> None:
-    mine, theirs = make_device("a"), make_device("a", owner=OTHER_OWNER)
-    for device in (mine, theirs):
-        await store.registry.add(device, 100)
-    await store.registry.delete(UserId(OTHER_OWNER), System.APNS, DeviceToken("a"))
-    await store.registry.remove_dead([DeadToken("apns", "a", 10**18, "410 Unregistered", "app")])
-    assert await store.registry.restore(token=DeviceToken("a"), quarantined_only=False) == 1
-    assert [device.owner for device in await store.registry.find(DeviceToken("a"))] == [OWNER]
+async def test_what_is_learned_of_a_registration_says_nothing_of_the_next_one(store: Store) -> None:
+    read = await register(store, "a")
+    again = await register(store, "a")
+    await store.registry.learn([Learned(read, LATER, 7)])
+    assert (await store.registry.devices_of([OWNER]))[OWNER] == [again]

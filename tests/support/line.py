@@ -1,4 +1,4 @@
-"""The whole line in one process, without the API: emulator over TLS, a real SQLite file, both providers, dispatcher."""
+"""Delivery as a whole in one process, without the API: the emulator over TLS, a real SQLite file, the dispatcher."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
-from tocsin.delivery.lanes import LaneOptions
-from tocsin.domain.devices import ApplicationId, Device
+from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import Address, Device, DeviceToken, Registration
 from tocsin.domain.events import MESSAGES, Event, EventId, UserId
-from tocsin.domain.lanes import LaneStatus
+from tocsin.domain.routes import LaneStatus
 from tocsin.emulator.faults import Latency, Rule, Script
 from tocsin.emulator.run import Emulator, EmulatorOptions, start
+from tocsin.http2.network import SystemNetwork
 from tocsin.http2.pool import PoolOptions
-from tocsin.providers.apns import Apns, ApnsCredential, ApnsOptions
-from tocsin.providers.fcm import Fcm, FcmCredential, FcmOptions
-from tocsin.store.opening import Store, open_store
-from tocsin.store.ports import Application, EventRecord, FcmProject, NewEvent, State
+from tocsin.providers.apns.address import ApnsAddress
+from tocsin.providers.apns.channels import ApnsOptions
+from tocsin.providers.apns.credentials import ApnsCredential
+from tocsin.providers.apns.provider import Apns
+from tocsin.providers.base import Context, Provider
+from tocsin.providers.configured import Providers
+from tocsin.providers.fcm.credentials import stored
+from tocsin.providers.fcm.projects import FcmOptions
+from tocsin.providers.fcm.provider import Fcm
+from tocsin.service.watchers import Watchers
+from tocsin.settings import Settings
+from tocsin.store.ports import Store
+from tocsin.store.records import EventRecord, State
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions
 from tocsin.telemetry import Metrics
 
 APPLICATION = "39JSDKGJ38.de.cospace.app"
@@ -34,14 +47,26 @@ _numbers = itertools.count(1)
 def apns_device(
     token: str | None = None, *, owner: str = OWNER, sandbox: bool = False, topic: str | None = None
 ) -> Device:
-    token = token or f"{next(_numbers):064x}"
-    return Device(owner, "apns", token, APPLICATION, sandbox, topic, int(time.time() * 1e6))
+    """A device as it is when it was registered now; the store gives the registered one another generation."""
+    return _device("apns", token or f"{next(_numbers):064x}", owner, ApnsAddress(APPLICATION, sandbox, topic).text())
 
 
 def fcm_device(token: str | None = None, *, owner: str = OWNER) -> Device:
-    return Device(
-        owner, "fcm", token or f"registration-token-{next(_numbers)}", None, False, None, int(time.time() * 1e6)
-    )
+    return _device("fcm", token or f"registration-token-{next(_numbers)}", owner, Address(""))
+
+
+def _device(provider: str, token: str, owner: str, address: Address) -> Device:
+    return Device(UserId(owner), provider, DeviceToken(token), address, int(time.time() * 1e6), next(_numbers))
+
+
+def apns_credential(
+    key_pem: str | None = None,
+    key_id: str | None = None,
+    *,
+    certificate_pem: str | None = None,
+    application: str = APPLICATION,
+) -> Credential:
+    return ApnsCredential(key_pem, key_id, certificate_pem).stored(application, 0)
 
 
 def make_event(
@@ -56,13 +81,19 @@ def make_event(
 
 class Line:
     def __init__(
-        self, emulator: Emulator, store: Store, dispatcher: Dispatcher, apns: Apns, fcm: Fcm, metrics: Metrics
+        self,
+        emulator: Emulator,
+        store: Store,
+        dispatcher: Dispatcher,
+        providers: Providers,
+        watchers: Watchers,
+        metrics: Metrics,
     ):
         self.emulator = emulator
         self.store = store
         self.dispatcher = dispatcher
-        self.apns = apns
-        self.fcm = fcm
+        self.providers = providers
+        self.watchers = watchers
         self.metrics = metrics
 
     def script(self, *rules: Rule, latency: Latency | None = None, seed: int | None = None) -> None:
@@ -70,13 +101,14 @@ class Line:
 
     async def register(self, *devices: Device) -> None:
         for device in devices:
-            await self.store.registry.add(device, 100)
+            registration = Registration(device.owner, device.provider, device.token, device.address)
+            await self.store.registry.add(registration, 100)
 
-    async def hand_in(self, *events: Event) -> None:
-        await self.store.queue.append([NewEvent(event) for event in events])
+    async def append(self, *events: Event) -> None:
+        await self.store.queue.append(events)
 
     async def record(self, event: Event) -> EventRecord:
-        record = await self.store.queue.record(event.id)
+        record = await self.store.log.record(event.id)
         assert record is not None
         return record
 
@@ -100,22 +132,18 @@ class Line:
             await asyncio.sleep(0.02)
 
     def lane(self, name: str) -> LaneStatus:
-        return next(lane for lane in self.dispatcher.lanes() if lane.name == name)
+        return next(lane for lane in self.dispatcher.lanes.statuses() if lane.name == name)
 
     def metric(self, lane: str, result: str, reason: str) -> float:
         labels = {"lane": lane, "result": result, "reason": reason}
         return self.metrics.registry.get_sample_value("tocsin_attempts_total", labels) or 0.0
 
     async def configure(self) -> None:
-        """What the service does when the store's applications have changed."""
-        changed = self.apns.configure(
-            ApnsCredential(a.id, a.key_pem, a.key_id, a.certificate_pem)
-            for a in await self.store.applications.applications()
-        )
-        await self.dispatcher.resume(f"apns:{env}:{id}" for id in changed for env in ("production", "sandbox"))
-        projects = await self.store.applications.projects()
-        changed = self.fcm.configure(FcmCredential(p.name, p.service_account, p.default) for p in projects)
-        await self.dispatcher.resume(f"fcm:{name}" for name in changed)
+        """What the service does when the store's credentials have changed."""
+        await self.watchers.configure()
+
+
+MakeMore = Callable[[Context], Sequence[Provider]]
 
 
 @asynccontextmanager
@@ -127,43 +155,67 @@ async def running_line(
     emulator_options: dict[str, object] | None = None,
     lease_s: float = 120.0,
     drain_s: float = 1.0,
-    dice: Callable[[], float] = random.random,
+    random_number: Callable[[], float] = random.random,
+    more: MakeMore | None = None,
 ) -> AsyncIterator[Line]:
+    """`more` makes further providers beside the two that tocsin ships."""
     options = EmulatorOptions(directory=directory / "emulator", **(emulator_options or {}))  # type: ignore[arg-type]
-    async with (
-        start(options) as emulator,
-        open_store(
-            directory / "tocsin.db", max_events=10**6, max_bytes=10**9, lease_s=lease_s, exclusive=True
-        ) as store,
-    ):
-        urls = emulator.summary["apns"]
-        assert isinstance(urls, dict)
-        await store.applications.put_application(
-            Application(ApplicationId(APPLICATION), emulator.files.apns_key.read_text(), emulator.files.key_id)
-        )
-        await store.applications.put_project(FcmProject(PROJECT, emulator.files.service_account.read_text()))
-        metrics = Metrics()
-        options_ = DispatcherOptions(lane or LaneOptions(4000, 8000), lease_s, min(35.0, lease_s / 2))
-        dispatcher = Dispatcher(store.queue, store.registry, options_, metrics, dice=dice)
-        pool = pool or PoolOptions()
-        ca = emulator.files.ca
-        apns = Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), dispatcher.report, dispatcher.withdrawn)
-        priority = dict.fromkeys(MESSAGES, "HIGH")
-        fcm = Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority), dispatcher.report, dispatcher.withdrawn)
-        dispatcher.use({"apns": apns, "fcm": fcm})
-        await store.queue.start()
-        line = Line(emulator, store, dispatcher, apns, fcm, metrics)
-        await line.configure()
-        running = asyncio.create_task(dispatcher.run())
-        looking_after = asyncio.create_task(_look_after(dispatcher))
+    async with start(options) as emulator:
+        bounds = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=lease_s)
+        store = await open_store(directory / "tocsin.db", bounds, server=True)
         try:
-            yield line
+            async with _delivering(
+                store, emulator, lane, pool or PoolOptions(), lease_s, drain_s, random_number, more
+            ) as line:
+                yield line
         finally:
-            looking_after.cancel()
-            await dispatcher.stop(drain_s)
-            await apns.close()
-            await fcm.close()
-            await running
+            await store.close()
+
+
+@asynccontextmanager
+async def _delivering(
+    store: Store,
+    emulator: Emulator,
+    lane: LaneOptions | None,
+    pool: PoolOptions,
+    lease_s: float,
+    drain_s: float,
+    random_number: Callable[[], float],
+    more: MakeMore | None,
+) -> AsyncIterator[Line]:
+    urls, ca = emulator.summary["apns"], emulator.files.ca
+    assert isinstance(urls, dict)
+    await store.credentials.put(apns_credential(emulator.files.apns_key.read_text(), emulator.files.key_id))
+    await store.credentials.put(
+        stored(PROJECT, emulator.files.service_account.read_bytes(), default=True, changed_ms=0)
+    )
+    metrics = Metrics()
+    options = DispatcherOptions(lane or LaneOptions(4000, 8000), marks_kept_s=2 * lease_s)
+    dispatcher = Dispatcher(store, options, metrics, random=random_number)
+    context = Context(dispatcher, SystemNetwork(), time.time, random.Random())
+    priority = dict.fromkeys(MESSAGES, "HIGH")
+    providers = Providers(
+        [
+            Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority), context),
+            Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), context),
+            *(more(context) if more is not None else ()),
+        ]
+    )
+    dispatcher.use(providers, min(35.0, lease_s / 2))
+    watchers = Watchers(Settings(), store, providers, dispatcher, metrics, list)
+    await store.start()
+    line = Line(emulator, store, dispatcher, providers, watchers, metrics)
+    await line.configure()
+    running = asyncio.create_task(dispatcher.run())
+    looking_after = asyncio.create_task(_look_after(dispatcher))
+    try:
+        yield line
+    finally:
+        looking_after.cancel()
+        await dispatcher.stop(drain_s)
+        for provider in providers.values():
+            await provider.close()
+        await running
 
 
 async def _look_after(dispatcher: Dispatcher) -> None:

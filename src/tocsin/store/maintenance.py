@@ -1,201 +1,41 @@
-"""Checks a store and copies it, while a server may be running on it; and puts a copy in its place, while none is."""
+"""Checks the store that the settings name, copies it, and puts a copy in its place."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
 
-from tocsin.store.migrations import MigrationError, head, is_current
-from tocsin.store.opening import StoreError, out_of_use
-from tocsin.store.sqlite.database import open_connection, raw
-from tocsin.store.sqlite.faults import os_sentence, sentence
-
-_MOST_FINDINGS: Final = 20
-_BUSY_TIMEOUT_S: Final = 5.0
-
-# What must hold between the tables: a sentence about one row, and the query that finds them.
-_RULES: Final = (
-    (
-        "event {} counts other deliveries as waiting than are parked for it",
-        "SELECT id FROM event WHERE waiting != (SELECT count(*) FROM parked WHERE parked.seq = event.seq)",
-    ),
-    ("parked delivery {} has no event", "SELECT id FROM parked WHERE seq NOT IN (SELECT seq FROM event)"),
-    (
-        "event {} waits for deliveries and is not in the state that says so, or the reverse",
-        "SELECT id FROM event WHERE (waiting > 0) != (state = 1)",
-    ),
-    ("event {} is in a state that does not exist", "SELECT id FROM event WHERE state NOT IN (0, 1, 2, 3)"),
-    ("event {} is not settled, and its content is gone", "SELECT id FROM event WHERE state != 2 AND body IS NULL"),
-    (
-        "event {} counts another size than its content has",
-        "SELECT id FROM event WHERE body IS NOT NULL AND size != length(CAST(body AS BLOB))",
-    ),
-    (
-        "event {} has receipts that cannot be read",
-        "SELECT id FROM event WHERE attempts IS NOT NULL AND NOT json_valid('[' || attempts || ']')",
-    ),
-    ("parked delivery {} has targets that cannot be read", "SELECT id FROM parked WHERE NOT json_valid(targets)"),
-    (
-        "parked delivery {} has another lifetime or urgency than its event",
-        "SELECT parked.id FROM parked JOIN event USING (seq)"
-        " WHERE parked.expires_ms != event.expires_ms OR parked.urgent != event.urgent",
-    ),
-)
+from tocsin.settings import Settings
 
 
-def check(path: Path) -> list[str]:
-    """What is wrong with the store at `path`, as sentences; an empty list says that all is well."""
-    try:
-        with closing(_open(path)) as connection:
-            connection.execute("BEGIN")
-            return list(_findings(connection))
-    except StoreError as error:
-        return [str(error)]
-    except sqlite3.Error as error:
-        return [f"{path}: {sentence(error)}"]
+def name(settings: Settings) -> str:
+    """What messages call the store."""
+    return str(settings.store.path)
 
 
-def _findings(connection: sqlite3.Connection) -> Iterator[str]:
-    if damage := _damage(connection):
-        yield from damage
-        return
-    (schema,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("none",)
-    if schema != head():
-        yield f"the schema is {schema}, this version of tocsin has {head()}; a server brings an older one up to date"
-        return
-    for rule, query in _RULES:
-        found = [key for (key,) in connection.execute(f"{query} LIMIT {_MOST_FINDINGS + 1}")]
-        yield from (rule.format(key) for key in found[:_MOST_FINDINGS])
-        if len(found) > _MOST_FINDINGS:
-            yield f"and more of this kind: {rule.format('…')}"
+def check(settings: Settings) -> list[str]:
+    """What is wrong with the store, as sentences; an empty list says that all is well. A server may be running."""
+    from tocsin.store.sqlite import maintenance
+
+    return maintenance.check(settings.store.path)
 
 
-def _damage(connection: sqlite3.Connection) -> list[str]:
-    """What prevents the file from being used as a store at all, of whatever version."""
-    damage = [row[0] for row in connection.execute(f"PRAGMA integrity_check({_MOST_FINDINGS})")]
-    if damage != ["ok"]:
-        return [f"the file is damaged: {one}" for one in damage]
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    return [] if {"alembic_version", "event", "parked"} <= tables else ["the file is not a store of tocsin"]
-
-
-def backup(path: Path, target: Path) -> None:
-    """Copy the store at `path` to a new file `target`, as it is at one instant; writers are not held up.
-
-    The copy is complete or not there at all, and is for its user's eyes only.
+def backup(settings: Settings, target: Path) -> None:
+    """Copy the store to a new file, as it is at one instant. A server may be running.
 
     Raises:
-        StoreError: the store cannot be read, or the copy not be written; or `target` exists, which is left as it is.
+        StoreError: the store cannot be read, or the copy not be written.
     """
-    if target.exists() or target.is_symlink():
-        raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
-    partial = _partial(target)
-    try:
-        _copy(path, partial)
-        # A link, unlike a rename, fails where the name is taken by now.
-        os.link(partial, target)
-        _make_durable(target.parent)
-    except FileExistsError as error:
-        raise StoreError(f"{error.filename2 or error.filename}: exists; a backup never overwrites") from None
-    except OSError as error:
-        raise StoreError(f"{target}: {os_sentence(error)}") from None
-    except sqlite3.Error as error:
-        raise StoreError(f"{path}: the backup failed: {sentence(error)}") from None
-    finally:
-        _clear_away(partial)
+    from tocsin.store.sqlite import maintenance
+
+    maintenance.backup(settings.store.path, target)
 
 
-def restore(path: Path, copy: Path) -> None:
-    """Put a copy of `copy`, which stays, in the place of the store at `path`, if there is one: all in it is lost.
+def restore(settings: Settings, copy: Path) -> None:
+    """Put a copy in the place of the store, whose content is lost. No server may be running.
 
     Raises:
-        StoreError: a server is running, or `copy` is not a sound store of this version or an older one. Then the store
-            is left as it is.
+        StoreError: a server is running, or `copy` cannot be used. Then the store is left as it is.
     """
-    if not copy.is_file():
-        raise StoreError(f"{copy}: there is no store")
-    partial = _partial(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with out_of_use(path):
-            _copy(copy, partial)
-            _refuse_unusable(partial, copy)
-            # Before it, not after: a new store beside the log of the old one would take that for its own.
-            for left in (_beside(path, "-wal"), _beside(path, "-shm")):
-                left.unlink(missing_ok=True)
-            _make_durable(path.parent)
-            os.replace(partial, path)
-            _make_durable(path.parent)
-    except OSError as error:
-        raise StoreError(f"{path}: {os_sentence(error)}") from None
-    except sqlite3.Error as error:
-        raise StoreError(f"{copy}: cannot be restored: {sentence(error)}") from None
-    finally:
-        _clear_away(partial)
+    from tocsin.store.sqlite import maintenance
 
-
-def _refuse_unusable(partial: Path, copy: Path) -> None:
-    connection = open_connection(partial, read_only=True)
-    try:
-        findings = _damage(raw(connection))
-        if not findings and is_current(connection):
-            findings = list(_findings(raw(connection)))
-    except MigrationError as error:
-        findings = [str(error)]
-    finally:
-        connection.close()
-        connection.engine.dispose()
-    if findings:
-        raise StoreError(f"{copy}: cannot be restored: {findings[0]}")
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _clear_away(partial: Path) -> None:
-    for left in (partial, _beside(partial, "-journal"), _beside(partial, "-wal"), _beside(partial, "-shm")):
-        with suppress(OSError):
-            left.unlink()
-
-
-def _copy(path: Path, partial: Path) -> None:
-    """All of the store at `path` in the new file `partial`, durable."""
-    with closing(_open(path)) as source:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        _fill(partial, source)
-    _make_durable(partial)
-
-
-def _fill(partial: Path, source: sqlite3.Connection) -> None:
-    with closing(sqlite3.connect(partial, isolation_level=None)) as copy:
-        # All pages in one step are one read transaction: the copy is of one instant, and writers go on meanwhile.
-        source.backup(copy, pages=-1)
-        # One file, without a log beside it.
-        copy.execute("PRAGMA journal_mode=DELETE")
-        (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"the copy is damaged: {verdict}")
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise StoreError(f"{path}: there is no store")
-    uri = f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+    maintenance.restore(settings.store.path, copy)

@@ -1,124 +1,68 @@
-"""The doors to storage: `EventQueue` and `Registry` for the line, `DeadLetters` for what it could not deliver,
-`Access` and `Applications` for who and what may use it.
+"""The ports of a store: all that the rest of tocsin knows of where its data is.
 
-Every operation is a batch, atomic, and durable when it returns. Times are Unix milliseconds unless named otherwise.
+`EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
+and with what providers are reached; `Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
+
+Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
+(`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
+`CommitUnknown`, where the answer of its commit was lost. `append` and `settle` may then be repeated safely.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import IntEnum, StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from msgspec import Struct
-
-from tocsin.domain.devices import ApplicationId, Device, DeviceToken, System
+from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
+from tocsin.domain.nodes import NodeStatus
+from tocsin.store.records import (
+    ApiKey,
+    Backlog,
+    Cursor,
+    DeadLetterPage,
+    DeadToken,
+    EventRecord,
+    Item,
+    Job,
+    Learned,
+    Quarantine,
+    Removal,
+    Role,
+    Session,
+    Settlement,
+    Signal,
+)
 
-# -- the queue ---------------------------------------------------------------------------------------------------------
-
-
-class State(IntEnum):
-    """Where an event stands. `docs/state-machine.md` draws it."""
-
-    ACCEPTED = 0
-    """Durable, no device tried yet."""
-    DELIVERING = 1
-    """At least one device still waits for another attempt."""
-    DONE = 2
-    """Every device has its final outcome: delivered, dead, or cancelled."""
-    DEAD = 3
-    """Final, and at least one device ended in `refused` or `expired`: a dead letter until replayed or discarded."""
-
-
-class Result(StrEnum):
-    """How one attempt of one delivery ended, as its receipt says."""
-
-    DELIVERED = "delivered"
-    TOKEN_DEAD = "token_dead"
-    RETRY = "retry"
-    REFUSED = "refused"
-    MISCONFIGURED = "misconfigured"
-    EXPIRED = "expired"
-    CANCELLED = "cancelled"
-    """The device token was deleted before its turn came."""
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-FINAL = frozenset({Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.EXPIRED, Result.CANCELLED})
-DEAD_LETTER = frozenset({Result.REFUSED, Result.EXPIRED})
+class StoreError(Exception):
+    """The store cannot be opened; the message names it, the reason and the remedy."""
 
 
-class NewEvent(Struct, frozen=True, gc=False):
-    """An event to append. `digest` is set where the producer chose the id: it tells a repeat from a conflict."""
+class StorageFailure(StoreError):  # noqa: N818 (it says what is so)
+    """The storage fails at present; once that is mended the same call works. `reason` does without the store's name."""
 
-    event: Event
-    digest: str | None = None
-
-
-class Item(Struct, eq=False, gc=False):
-    """An event plus its targets, leased to one dispatcher until settled or until the lease ends.
-
-    `targets` None means all devices of the owner, as they are when looked up; else the device keys that still wait.
-    A lease ends by being taken back, so that the item may be offered again.
-    `lease` is the fencing token: a settlement under an ended lease changes nothing.
-    """
-
-    event: Event
-    seq: int
-    lease: int
-    parked_id: int | None = None
-    lane: str | None = None
-    targets: tuple[str, ...] | None = None
-    tries: int = 0
+    def __init__(self, store: object, reason: str) -> None:
+        super().__init__(f"{store}: {reason}")
+        self.reason = reason
 
 
-class Attempt(Struct, frozen=True, array_like=True, gc=False):
-    """The receipt of one attempt: when, to which device, what the provider said, what tocsin made of it."""
-
-    at_ms: int
-    device: str
-    lane: str
-    result: str
-    status: int = 0
-    reason: str = ""
-    provider_id: str = ""
-    retry_at_ms: int | None = None
+class WriteFailure(Exception):  # noqa: N818
+    """A write did not succeed, or nobody knows whether it did."""
 
 
-class Parked(Struct, frozen=True, array_like=True):
-    """Deliveries of one event that wait for their lane, or for their time."""
-
-    lane: str
-    due_ms: int
-    tries: int
-    targets: tuple[str, ...]
+class StoreUnavailable(WriteFailure):
+    """The store cannot be used (disk full, I/O error, locked, read-only): nothing was changed."""
 
 
-class Settlement(Struct, eq=False):
-    """All that is to be recorded of one item: its receipts, and what is left of it."""
-
-    item: Item
-    attempts: list[Attempt]
-    parked: list[Parked]
+class CommitUnknown(WriteFailure):
+    """The answer of the commit was lost: whether it took effect is not known."""
 
 
-class EventRecord(Struct, frozen=True):
-    """What is known of one event."""
-
-    event: Event
-    state: State
-    attempts: list[Attempt]
-    waiting: list[Parked]
-
-
-class Backlog(Struct, frozen=True):
-    """Events that are accepted and not settled for good."""
-
-    events: int
-    size_bytes: int
-
-
-class BacklogFull(Exception):  # noqa: N818 (it says what is so, not what went wrong)
+class BacklogFull(Exception):  # noqa: N818
     """The configured bound would be exceeded; nothing was appended."""
 
     def __init__(self, retry_after_s: int) -> None:
@@ -126,157 +70,146 @@ class BacklogFull(Exception):  # noqa: N818 (it says what is so, not what went w
         self.retry_after_s = retry_after_s
 
 
-class EventIdConflict(Exception):  # noqa: N818 (it says what is so, not what went wrong)
-    """An `event_id` was used before for another event; nothing was appended. `index` counts from 0 in the batch."""
+class EventIdConflict(Exception):  # noqa: N818
+    """An event id was used before for another event; nothing was appended. `index` counts from 0 in the batch."""
 
     def __init__(self, index: int) -> None:
         super().__init__("event_id was used before for another event")
         self.index = index
 
 
-class StoreUnavailable(Exception):  # noqa: N818 (it says what is so, not what went wrong)
-    """The store cannot write (disk full, I/O error, locked, read-only): nothing was changed."""
+class UnknownCursor(ValueError):  # noqa: N818
+    """No page of this store begins there."""
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+LostItems = Callable[[Sequence[Item]], None]
+"""Told that ownership of these items is lost: nothing of them may be sent any more, and nothing can be settled."""
 
 
 class EventQueue(Protocol):
-    """The durable queue: append, claim, settle."""
+    """The durable queue: append, claim, settle.
 
-    async def append(self, events: Sequence[NewEvent]) -> None:
-        """Make a batch durable, all or nothing. A known id with the same digest is skipped: it was accepted before.
+    Who may settle an item is the store's to say. An item is owned by whoever claimed it until it is settled or
+    released, or until the store says that it is lost.
+    """
+
+    async def append(self, events: Sequence[Event]) -> None:
+        """Make a batch durable, all or nothing. Every id is remembered with a digest of its content: a known id with
+        the same content is skipped, it was accepted before.
 
         Raises:
             BacklogFull, EventIdConflict, StoreUnavailable: nothing was appended.
+            CommitUnknown: it may have been appended; appending the same again is safe.
         """
 
-    async def claim(self, limit: int, lanes: Mapping[str, int]) -> list[Item]:
-        """Lease up to `limit` fresh items, and of each lane named up to that many of its parked items that are due.
+    async def claim(self, limit: int) -> list[Item]:
+        """Take up to `limit` items that no lane has to be asked for: new events, and what was released.
 
-        Urgent items come first; the others never starve. A claimed item is not offered again until its lease ends.
-        An item that was given back is offered again whatever the room of its lane.
+        Urgent ones come first; the others never starve. An event that was claimed before without being settled comes
+        without the devices whose outcome in this round is final.
 
         Raises:
-            StoreUnavailable: what would be delivered could not be settled, so nothing is given out; leases stand still.
+            StoreUnavailable: what would be delivered could not be settled, so nothing is given out.
         """
 
-    async def claim_expired(self, limit: int) -> list[Item]:
-        """Lease parked items whose event's lifetime is over, whatever their lane: they are to be settled as expired."""
-
-    async def wait(self, timeout_s: float) -> None:
-        """Return when there may be something to claim, or after `timeout_s`."""
+    async def extend(self, items: Sequence[Item]) -> None:
+        """Their `deadline`, where they have one, begins anew from now. Those that are not owned any more are passed
+        over."""
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Record attempts, park what is left and acknowledge the rest, in one transaction.
 
-        Returns, for each settlement, whether its lease still held; where it did not, nothing was changed.
+        Returns, for each settlement, whether it is on record; where it is not, ownership had ended and nothing was
+        changed. A settlement that is repeated is on record once.
 
         Raises:
-            StoreUnavailable: nothing was changed, and the leases go on: settle again.
+            StoreUnavailable: nothing was changed, and ownership goes on: settle again.
+            CommitUnknown: settle the same again.
         """
 
+    async def release(self, items: Sequence[Item]) -> None:
+        """Give items back untouched: they are offered again at once, by `claim`."""
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when there may be something to claim, or after `timeout_s`."""
+
+    async def backlog(self) -> Backlog: ...
+
+    def may_send(self) -> bool:
+        """Whether what is claimed may be sent now: False while this process cannot know that it still owns it."""
+
+    def when_lost(self, lost: LostItems) -> None:
+        """Have `lost` called whenever ownership of items is lost."""
+
+
+class Schedule(Protocol):
+    """What is parked: deliveries that wait for their lane, or for their time."""
+
+    async def due(self) -> Mapping[str, int]:
+        """The lanes that have parked deliveries, with the earliest time at which some of each are due."""
+
+    async def claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
+        """Take, of each lane named, up to that many items that are due. Urgent ones first; the others never starve.
+
+        Raises:
+            StoreUnavailable: nothing is given out.
+        """
+
+    async def expire(self, limit: int) -> list[Item]:
+        """Take up to `limit` items whose event's lifetime is over, whatever their lane: they are to be settled as
+        expired."""
+
     async def wake(self, lanes: Sequence[str]) -> None:
-        """Make what is parked for these lanes due now: what it waited for has been mended."""
+        """Make what is parked for these lanes due now, and tell every node (`LanesWoken`)."""
 
-    def release(self, items: Sequence[Item]) -> None:
-        """Give items back untouched: they are offered again at once."""
 
-    async def due_lanes(self) -> dict[str, int]:
-        """The lanes that have parked items, with the earliest time that one of each is due."""
+class EventLog(Protocol):
+    """What became of events."""
 
     async def record(self, event_id: EventId) -> EventRecord | None:
         """An event with every attempt, or None where the id is unknown (or forgotten: see retention)."""
 
-    def backlog(self) -> Backlog: ...
+    async def dead_letters(self, limit: int, *, start: Cursor | None = None) -> DeadLetterPage:
+        """Up to `limit` dead letters, newest first; `start` is the `next` of the page before.
 
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+        """
 
-# -- dead letters ------------------------------------------------------------------------------------------------------
-
-
-class DeadLetter(Struct, frozen=True):
-    """An event that ended in `refused` or `expired` for at least one device, with the last attempt of each of those."""
-
-    event: Event
-    devices: list[Attempt]
-
-
-class DeadLetterPage(Struct, frozen=True):
-    """Some dead letters, newest first; `next` is where the page after this one begins, None at the end."""
-
-    letters: list[DeadLetter]
-    next: int | None
-
-
-class DeadLetters(Protocol):
-    """What could not be delivered: to look at, to try again, or to let go."""
-
-    async def list(self, limit: int, *, start: int | None = None) -> DeadLetterPage:
-        """Up to `limit` of them; `start` is the `next` of the page before."""
-
-    async def count(self) -> int: ...
-
-    async def explain(self, event_id: EventId) -> EventRecord | None:
-        """A dead letter with every attempt; None where there is none of this id."""
+    async def count_dead_letters(self) -> int: ...
 
     async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
-        """Deliver again, now, to exactly the devices that ended in `refused` or `expired`; None means all.
+        """Deliver dead letters again, now, to exactly the devices that ended in `refused` or `expired`: a new round.
 
-        The event lives for another `lifetime_ms` from now. Returns how many events were dead letters and are not any
-        more; ids that are none are passed over. Many go in steps: after StoreUnavailable some may have been replayed.
+        None means all. The event lives for another `lifetime_ms` from now. Returns how many events were dead letters
+        and are not any more; ids that are none are passed over. Many go in steps: after StoreUnavailable some may have
+        been replayed.
         """
 
     async def discard(self, ids: Sequence[EventId] | None) -> int:
-        """Let go: the event is done, its content is forgotten, its receipts stay. Returns how many."""
+        """End dead letters: they are done, their content is forgotten, their receipts stay. Returns how many."""
 
 
-# -- the registry ------------------------------------------------------------------------------------------------------
-
-
-class DeadToken(Struct, frozen=True):
-    """A token that its provider declared dead: registrations older than `before_us` (Unix microseconds) go."""
-
-    system: str
-    token: str
-    before_us: int
-    reason: str
-    application: str
-
-
-class Learned(Struct, frozen=True, kw_only=True, gc=False):
-    """What a delivery taught about a device; None leaves a field as it is."""
-
-    owner: UserId
-    system: str
-    token: str
-    sandbox: bool | None = None
-    project: str | None = None
-    field: str | None = None
-    success_ms: int | None = None
-
-
-class Removal(Struct, frozen=True, array_like=True):
-    """A registration that is gone, as `tocsin device history` tells it; kept 30 days."""
-
-    device: Device
-    removed_ms: int
-    reason: str
-    quarantined: bool = False
-    application: str = ""
-    """The application id, or the Firebase project by which the device was reached."""
+# -- devices -----------------------------------------------------------------------------------------------------------
 
 
 class Registry(Protocol):
-    """Who has which devices."""
+    """Who has which devices. Every change is signalled before its call returns."""
 
-    async def add(self, device: Device, max_tokens: int) -> list[Device]:
+    async def add(self, registration: Registration, max_tokens: int) -> list[Device]:
         """Register, or register again; returns what was evicted to keep the owner within `max_tokens`."""
 
-    async def delete(self, owner: UserId, system: System, token: DeviceToken, *, by_operator: bool = False) -> bool:
+    async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         """Remove one user's registration; whether there was one. What an operator has removed can be restored."""
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
 
-    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
-        """Remove dead tokens for all their owners; returns, for each, who registered it again since and keeps it."""
+    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[bool]:
+        """Remove dead tokens for all their owners; returns, for each, whether its device's owner has registered it
+        again since, and keeps it."""
 
     async def learn(self, learned: Sequence[Learned]) -> None:
         """Note what deliveries have taught. Of many, some may be noted when the rest fails: they may be given again."""
@@ -288,38 +221,23 @@ class Registry(Protocol):
         self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
     ) -> list[Removal]: ...
 
-    async def restore(
-        self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True
-    ) -> int:
-        """Bring removed registrations back (those of a token, or the quarantined ones of an application).
+    async def restore(self, token: DeviceToken) -> int:
+        """Bring removed registrations of a token back; returns how many.
 
         Not those that their users have deleted themselves, whatever became of the token before.
         """
 
-    async def purge_quarantine(self, application: str) -> int: ...
+    async def quarantine(self) -> list[Quarantine]:
+        """What is in quarantine, by account."""
+
+    async def release_quarantine(self, account: str) -> int:
+        """Bring the quarantined registrations of an account back, as `restore` does; returns how many."""
+
+    async def purge_quarantine(self, account: str) -> int:
+        """Take the quarantined registrations of an account for removed; returns how many."""
 
 
 # -- who may call, and with which credentials --------------------------------------------------------------------------
-
-
-class Role(StrEnum):
-    PRODUCER = "producer"
-    ADMIN = "admin"
-
-
-class ApiKey(Struct, frozen=True):
-    id: str
-    role: Role
-    name: str
-    created_ms: int
-    expires_ms: int | None
-
-
-class Session(Struct, frozen=True):
-    id: str
-    owner: UserId | None
-    created_ms: int
-    expires_ms: int | None
 
 
 class Access(Protocol):
@@ -344,35 +262,111 @@ class Access(Protocol):
     async def revoke_key(self, id_or_secret: str) -> bool: ...
 
 
-class Application(Struct, frozen=True):
-    """An app that may register APNs device tokens, with the credential to reach them: a key or a certificate."""
+class Credentials(Protocol):
+    """With what the providers are reached."""
 
-    id: ApplicationId
-    key_pem: str | None = None
-    key_id: str | None = None
-    certificate_pem: str | None = None
-    """Certificate chain and private key, both in PEM."""
-    changed_ms: int = 0
+    async def of(self, provider: str) -> list[Credential]:
+        """The provider's credentials, in order of their accounts."""
 
+    async def put(self, credential: Credential) -> None:
+        """Add or replace the credential of an account."""
 
-class FcmProject(Struct, frozen=True):
-    """A Firebase project, with its service account (the JSON file that Google hands out)."""
-
-    name: str
-    service_account: str
-    default: bool = False
-    changed_ms: int = 0
+    async def remove(self, provider: str, account: str) -> bool:
+        """Whether there was one."""
 
 
-class Applications(Protocol):
-    async def applications(self) -> list[Application]: ...
+# -- between processes -------------------------------------------------------------------------------------------------
 
-    async def put_application(self, application: Application) -> None: ...
 
-    async def remove_application(self, id: ApplicationId) -> bool: ...
+class Signals(Protocol):
+    """What was changed, by whichever process. The process that changes something is told before its call returns, all
+    others as soon as the store can."""
 
-    async def projects(self) -> list[FcmProject]: ...
+    def subscribe(self, receive: Callable[[Signal], None]) -> None:
+        """Have `receive` called with every signal from now on. It must not block, and must not raise."""
 
-    async def put_project(self, project: FcmProject) -> None: ...
 
-    async def remove_project(self, name: str) -> bool: ...
+class Jobs(Protocol):
+    """Bulk actions that outlive a restart: one at a time of each is run, in steps, by whoever takes it."""
+
+    async def create(self, kind: str, arguments: bytes, *, total: int | None = None) -> Job: ...
+
+    async def take(self, kinds: Sequence[str]) -> Job | None:
+        """The oldest job of these kinds that nobody runs, running from now on; None where there is none.
+
+        A job that was running when its process ended is taken again, and goes on at its `position`.
+        """
+
+    async def progress(self, id: str, position: str, *, done: int, skipped: int = 0) -> bool:
+        """Note how far it is; whether it is to go on (False: somebody has asked it to stop)."""
+
+    async def finish(self, id: str, error: str = "") -> Job:
+        """It has ended: done, stopped where that was asked for, or failed where there is an error.
+
+        Raises:
+            KeyError: there is no such job.
+        """
+
+    async def stop(self, id: str) -> bool:
+        """Ask it to stop; whether it was waiting or running."""
+
+    async def get(self, id: str) -> Job | None: ...
+
+    async def list(self, limit: int) -> list[Job]:
+        """The newest first."""
+
+
+# -- all of it ---------------------------------------------------------------------------------------------------------
+
+
+class Store(Protocol):
+    """A store that is open, with every port. `service` uses nothing else of it."""
+
+    @property
+    def queue(self) -> EventQueue: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def log(self) -> EventLog: ...
+
+    @property
+    def registry(self) -> Registry: ...
+
+    @property
+    def access(self) -> Access: ...
+
+    @property
+    def credentials(self) -> Credentials: ...
+
+    @property
+    def signals(self) -> Signals: ...
+
+    @property
+    def jobs(self) -> Jobs: ...
+
+    def now_ms(self) -> int:
+        """The store's time: Unix milliseconds."""
+
+    async def start(self) -> None:
+        """Begin to deliver from it, where the process before left off, and to notice what other processes change.
+
+        Raises:
+            StoreError, StorageFailure: it cannot be used.
+        """
+
+    def failures(self) -> list[str]:
+        """What is wrong with the storage at present, a sentence each; empty when all is well."""
+
+    async def prune(self, retention_s: float, history_s: float) -> bool:
+        """Forget for about a second, in small steps: settled events older than `retention_s`, removed tokens older than
+        `history_s`. Ids of events are remembered for 24 hours at least. Returns whether there is more to forget."""
+
+    async def publish(self, status: NodeStatus) -> None:
+        """Let every node know how this one is doing."""
+
+    async def nodes(self) -> list[NodeStatus]:
+        """What each node published last."""
+
+    async def close(self) -> None: ...

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import Connection, Table, delete, insert, or_, select
 
 from tocsin.domain.events import UserId
-from tocsin.store import schema
-from tocsin.store.ports import ApiKey, Role, Session
+from tocsin.store.records import AccessRevoked, ApiKey, Role, Session
+from tocsin.store.sqlite import schema
+from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.signals import SqliteSignals
 
 _REMEMBERED: Final = 100_000
 Holder = TypeVar("Holder", Session, ApiKey)
@@ -45,8 +46,9 @@ class _Remembered(Generic[Holder]):
 class SqliteAccess:
     """See `ports.Access`."""
 
-    def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, signals: SqliteSignals, *, wall_clock: Callable[[], float]) -> None:
         self._database = database
+        self._signals = signals
         self._wall_clock = wall_clock
         self._sessions: _Remembered[Session] = _Remembered()
         self._keys: _Remembered[ApiKey] = _Remembered()
@@ -80,11 +82,11 @@ class SqliteAccess:
         query = select(schema.session).order_by(schema.session.c.created_ms)
         if owner is not None:
             query = query.where(schema.session.c.owner == owner)
-        return await self._database.read(lambda connection: [_session(row) for row in connection.execute(query)])
+        return await self._database.read_with(lambda connection: [_session(row) for row in connection.execute(query)])
 
     async def keys(self) -> list[ApiKey]:
         query = select(schema.api_key).order_by(schema.api_key.c.created_ms)
-        return await self._database.read(lambda connection: [_key(row) for row in connection.execute(query)])
+        return await self._database.read_with(lambda connection: [_key(row) for row in connection.execute(query)])
 
     async def revoke_session(self, id_or_secret: str) -> bool:
         return await self._revoke(schema.session, id_or_secret)
@@ -100,7 +102,7 @@ class SqliteAccess:
         if holder is None:
             revocations = self._revocations
             query = select(table).where(table.c.hash == hashed)
-            row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+            row = await self._database.read_with(lambda connection: connection.execute(query).one_or_none())
             if row is None:
                 return None
             holder = read_row(row)
@@ -116,12 +118,18 @@ class SqliteAccess:
         def write(connection: Connection) -> None:
             connection.execute(insert(table).values(hash=hashed, **values))
 
-        await self._database.write(write)
+        await self._database.write_with(write)
 
     async def _revoke(self, table: Table, id_or_secret: str) -> bool:
         statement = delete(table).where(or_(table.c.id == id_or_secret, table.c.hash == _hash(id_or_secret)))
-        count = await self._database.write(lambda connection: connection.execute(statement).rowcount)
+
+        def revoke(connection: Connection) -> int:
+            self._signals.write(raw(connection), [AccessRevoked()])
+            return connection.execute(statement).rowcount
+
+        count = await self._database.write_with(revoke)
         self.forget()
+        self._signals.publish([AccessRevoked()])
         return count > 0
 
     def _now_ms(self) -> int:

@@ -1,4 +1,4 @@
-"""Notices when the wall clock is set: what was parked for half a minute must not wait an hour."""
+"""Notices when the wall clock is set: what is parked for half a minute must not wait an hour."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 TOLERATED_MS: Final = 2000
-"""Less than this is a clock being disciplined, not one that jumps."""
-LONGEST_DELAY_MS: Final = 28 * 24 * 3600 * 1000
-"""No delivery is parked for longer, whatever its due time says: no event lives longer by default."""
+"""A smaller step is a correction (NTP), not a clock that was set."""
 
 
 class ClockWatch:

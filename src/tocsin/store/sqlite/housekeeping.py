@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from tocsin.store.records import State
+from tocsin.store.sqlite import signals
 from tocsin.store.sqlite.clock import ClockWatch
-from tocsin.store.sqlite.database import Database, raw
+from tocsin.store.sqlite.database import Database
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,8 @@ _FORGET_REMOVALS = (
 )
 _FORGET_SESSIONS = "DELETE FROM session WHERE hash IN (SELECT hash FROM session WHERE expires_ms < ? LIMIT ?)"
 _WINDOW = "SELECT seq, state, accepted_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
+_SETTLED: Final = int(State.DONE)
+"""From here on an event is settled: done, or a dead letter."""
 # Free pages are left for what comes next, up to a tenth of the file: only the rest goes back to the file system.
 _SPARE_PAGES: Final = 1000
 
@@ -46,8 +49,8 @@ class Housekeeping:
         self,
         database: Database,
         *,
-        wall_clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self._database = database
         self._wall_clock = wall_clock
@@ -82,9 +85,10 @@ class Housekeeping:
             after, more = _forget_events(driver, cursor, events_before_ms, now_ms)
             for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
                 more |= driver.execute(forget, (removals_before_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
+            signals.forget(driver, now_ms)
             return after, _vacuum(driver) or more
 
-        self._cursor, more = await self._database.write(lambda connection: step(raw(connection)))
+        self._cursor, more = await self._database.write(step)
         return more
 
 
@@ -102,10 +106,10 @@ def _forget_events(driver: sqlite3.Connection, cursor: int, before_ms: int, now_
     if not old:
         all_ahead = all(accepted > now_ms for _, _, accepted in window)
         return (window[-1][0], window[-1][0] < newest) if all_ahead else (cursor, False)
-    gone = [seq for seq, state in old if state >= 2]
+    gone = [seq for seq, state in old if state >= _SETTLED]
     if gone:
         driver.execute(
-            "DELETE FROM event WHERE seq BETWEEN ? AND ? AND state >= 2 AND accepted_ms < ?",
+            f"DELETE FROM event WHERE seq BETWEEN ? AND ? AND state >= {_SETTLED} AND accepted_ms < ?",
             (gone[0], gone[-1], before_ms),
         )
     return old[-1][0], len(window) == _STEP_ROWS

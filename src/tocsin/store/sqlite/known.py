@@ -7,7 +7,6 @@ delivery over all of the heap.
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -21,9 +20,9 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 _ENTRY_BYTES: Final = 250
 """About what an entry takes beside its text."""
 _ADMITTED_WHEN_FULL: Final = 1 / 8
-"""The share of look-ups that is remembered once there is no more room. Who rings often gets in all the same; a load
-that goes through more owners than there is room for would only push each out before it comes again (Qureshi et al.,
-"Adaptive Insertion Policies for High Performance Caching", 2007)."""
+"""The share of look-ups that is remembered once there is no more room. Owners of many events are remembered all the
+same; a load that goes through more owners than there is room for would only push each out before it comes again
+(Qureshi et al., "Adaptive Insertion Policies for High Performance Caching", 2007)."""
 
 _NO_DEVICES: Final = b"[]"
 _encode = msgspec.json.Encoder().encode
@@ -31,9 +30,9 @@ _decode = msgspec.json.Decoder(list[Device]).decode
 
 
 class KnownDevices:
-    def __init__(self, most_bytes: int = _MOST_BYTES, *, dice: Callable[[], float] = random.random) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES, *, random: Callable[[], float]) -> None:
         self._most_bytes = most_bytes
-        self._dice = dice
+        self._random = random
         self._full = False
         self._bytes = 0
         self._by_owner: OrderedDict[UserId, bytes] = OrderedDict()
@@ -63,7 +62,7 @@ class KnownDevices:
 
     def look_up_ends(self, since: int, owners: Iterable[UserId], found: dict[UserId, list[Device]] | None) -> None:
         """Keep what was found, if anything was, except what was changed since the look-up began."""
-        if found is not None and (not self._full or self._dice() < _ADMITTED_WHEN_FULL):
+        if found is not None and (not self._full or self._random() < _ADMITTED_WHEN_FULL):
             self._keep(since, owners, found)
         self._looking_up -= 1
         if not self._looking_up:

@@ -1,15 +1,35 @@
-"""Who holds which item, and until when. In memory: the file belongs to one server process (see `queue.py`).
+"""Who owns which item, and until when. In memory: one server process delivers from the file (`docs/decisions/001`).
 
-A lease ends by being taken back, which is when its item may be offered again: a holder that is late, but before
-anyone else was offered the item, still settles it. Lease numbers are never used twice, so they fence.
+A lease ends by being taken back, which is when its item may be offered again: an owner that is late, but before anyone
+else was offered the item, still settles it. Lease numbers are never used twice, so a late settlement finds none.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
-from tocsin.store.ports import Item
+from tocsin.store.ports import LostItems
+from tocsin.store.records import Handle, Item
+
+
+class Lease(Handle, eq=False, gc=False):
+    """What this store knows an item by: the event's number, the parked row that it is, and its lease."""
+
+    seq: int
+    parked_id: int | None = None
+    number: int = 0
+    """0 before it is granted."""
+    settled: bool = False
+    recording: asyncio.Future[None] | None = None
+    """The commit that settles it, while it is on its way."""
+
+
+def leases_of(items: Sequence[Item]) -> list[Lease]:
+    """The handles of this store's own items."""
+    return cast(list[Lease], [item.handle for item in items])
 
 
 class Leases:
@@ -18,57 +38,86 @@ class Leases:
     def __init__(self, lease_s: float, monotonic: Callable[[], float]) -> None:
         self._lease_s = lease_s
         self._monotonic = monotonic
-        self._held: dict[int, tuple[Item, float]] = {}
+        self._held: dict[int, Item] = {}
         self._next = 1
         self._to_renew = False
+        self._lost: LostItems | None = None
         self.again: tuple[deque[Item], deque[Item]] = (deque(), deque())
-        """What was given back, to be offered again: the bulk, the urgent."""
+        """What was given back, to be offered again: the others, the urgent."""
+
+    def when_lost(self, lost: LostItems) -> None:
+        self._lost = lost
 
     def grant(self, items: list[Item]) -> list[Item]:
         """Give every item a lease of its own."""
-        ends, held = self._monotonic() + self._lease_s, self._held
-        for lease, item in enumerate(items, self._next):
-            item.lease = lease
-            held[lease] = (item, ends)
-        self._next += len(items)
+        ends, held, number = self._monotonic() + self._lease_s, self._held, self._next
+        for item, lease in zip(items, leases_of(items), strict=True):
+            lease.number = number
+            item.deadline = ends
+            held[number] = item
+            number += 1
+        self._next = number
         return items
 
-    def take(self, items: Sequence[Item]) -> list[bool]:
-        """End leases, and say of each whether it still held."""
-        held = self._held
-        return [held.pop(item.lease, None) is not None for item in items]
-
-    def put_back(self, items: Sequence[Item]) -> None:
-        """The leases go on, from now: their holder is evidently alive, and could not settle."""
+    def extend(self, items: Sequence[Item]) -> None:
+        """Those that are held are held a whole lease from now."""
         ends = self._monotonic() + self._lease_s
-        self._held.update((item.lease, (item, ends)) for item in items)
+        for item, lease in zip(items, leases_of(items), strict=True):
+            # Taken out and put in again: the oldest comes first.
+            if self._held.pop(lease.number, None) is not None:
+                item.deadline = ends
+                self._held[lease.number] = item
 
-    def release(self, item: Item) -> None:
-        if self._held.pop(item.lease, None) is not None:
-            self._offer_again(item)
+    def settle(self, items: Sequence[Item]) -> tuple[list[bool], list[bool]]:
+        """End leases. Of each: whether it was held until now, and whether it is settled now, or was before."""
+        held, settled = [], []
+        for lease in leases_of(items):
+            holds = self._held.pop(lease.number, None) is not None
+            lease.settled = lease.settled or holds
+            held.append(holds)
+            settled.append(lease.settled)
+        return held, settled
 
-    def end(self) -> None:
-        """Take back what was held for too long. A late settlement finds its lease gone."""
+    def not_settled(self, items: Sequence[Item]) -> None:
+        """Settling failed: the leases go on, from now, as their owner is evidently alive."""
+        ends = self._monotonic() + self._lease_s
+        for item, lease in zip(items, leases_of(items), strict=True):
+            lease.settled = False
+            item.deadline = ends
+            self._held[lease.number] = item
+
+    def release(self, items: Sequence[Item]) -> None:
+        for item, lease in zip(items, leases_of(items), strict=True):
+            if self._held.pop(lease.number, None) is not None:
+                self._offer_again(item, lease)
+
+    def end_overdue(self) -> None:
+        """Take back what was held for too long, and tell its owner."""
         if self._to_renew:
             self._renew()
-        now = self._monotonic()
+        now, lost = self._monotonic(), []
         while self._held:
-            lease, (item, ends) = next(iter(self._held.items()))
-            if ends > now:
-                return
-            del self._held[lease]
-            self._offer_again(item)
+            number, item = next(iter(self._held.items()))
+            if item.deadline is None or item.deadline > now:
+                break
+            del self._held[number]
+            lost.append(item)
+        for item, lease in zip(lost, leases_of(lost), strict=True):
+            self._offer_again(item, lease)
+        if lost and self._lost is not None:
+            self._lost(lost)
 
-    def hold_on(self) -> None:
+    def stand_still(self) -> None:
         """The store cannot write, so nobody can settle: what is held stays held, a whole lease from when it can."""
         self._to_renew = True
 
     def _renew(self) -> None:
         self._to_renew = False
         ends = self._monotonic() + self._lease_s
-        self._held = {lease: (item, ends) for lease, (item, _) in self._held.items()}
+        for item in self._held.values():
+            item.deadline = ends
 
-    def _offer_again(self, item: Item) -> None:
+    def _offer_again(self, item: Item, lease: Lease) -> None:
         # A copy is the same work under a lease to come: whoever holds the old item cannot settle the new one.
-        copy = Item(item.event, item.seq, 0, item.parked_id, item.lane, item.targets, item.tries)
+        copy = Item(item.event, Lease(lease.seq, lease.parked_id), item.targets, item.lane, item.tries, item.round)
         self.again[item.event.urgent].append(copy)

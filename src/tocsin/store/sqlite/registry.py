@@ -4,73 +4,79 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
 import msgspec
-from sqlalchemy import Connection
+from msgspec.structs import replace
 
-from tocsin.domain.devices import Device, DeviceToken, System
+from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
-from tocsin.store.ports import DeadToken, Learned, Removal
+from tocsin.store.records import (
+    DeadToken,
+    Learned,
+    Quarantine,
+    QuarantineChanged,
+    Removal,
+    Signal,
+    TokenDeleted,
+    TokenRegistered,
+    TokenRestored,
+)
 from tocsin.store.sqlite import rows
-from tocsin.store.sqlite.database import Database, raw
+from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.known import KnownDevices
+from tocsin.store.sqlite.signals import SqliteSignals
 
 T = TypeVar("T")
 
-_COLUMNS: Final = (
-    "owner, system, token, application_id, sandbox, apns_topic, registered_us, "
-    "learned_sandbox, learned_project, learned_field, last_success_ms"
-)
-_DEVICE_JSON = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
+_COLUMNS: Final = "owner, provider, token, address, registered_us, generation, last_success_ms"
+_DEVICE_JSON: Final = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
 
 # A device's row id is its owner's key and a number: the devices of an owner lie side by side, and an integer finds
 # them, with half the page reads that the owner as the key takes. Owners may share a key; the rows tell them apart.
 _ROWS_OF_A_KEY: Final = 2**31
 _ITS_ROWS: Final = f"BETWEEN {{key}} AND {{key}} + {_ROWS_OF_A_KEY - 1}"
 
-_OF_OWNERS = (
+_OF_OWNERS: Final = (
     f"SELECT json_group_array({_DEVICE_JSON}) FROM json_each(?) AS key "
     f"CROSS JOIN device ON device.id {_ITS_ROWS.format(key='key.value')}"
 )
-_INSERT = f"""INSERT INTO device(id, {_COLUMNS}) VALUES (
+_INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS}) VALUES (
         (SELECT coalesce(max(id) + 1, ?1) FROM device WHERE id {_ITS_ROWS.format(key="?1")}),
-        ?2, ?3, ?4, ?5, ?6, ?7, ?8, NULL, NULL, NULL, NULL
-    ) ON CONFLICT(token, system, owner) DO """
-_REGISTER: Final = (
-    _INSERT
-    + """UPDATE SET application_id = ?5, sandbox = ?6, apns_topic = ?7, registered_us = ?8,
-        learned_sandbox = NULL, learned_project = NULL, learned_field = NULL, last_success_ms = NULL"""
-)
+        ?2, ?3, ?4, ?5, ?6, ?7, NULL
+    ) ON CONFLICT(token, provider, owner) DO """
+_REGISTER: Final = _INSERT + "UPDATE SET address = ?5, registered_us = ?6, generation = ?7, last_success_ms = NULL"
 _BRING_BACK: Final = _INSERT + "NOTHING"
-_REMEMBER = (
-    "INSERT INTO removal(owner, system, token, application, device, removed_ms, reason, quarantined) "
+_REMEMBER: Final = (
+    "INSERT INTO removal(owner, provider, token, account, device, removed_ms, reason, quarantined) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _BY_ITS_USER: Final = "deleted by its user"
-_RELEASE_QUARANTINE = (
+_NOT_QUARANTINED_ANY_MORE: Final = (
     f"UPDATE removal SET quarantined = 0, reason = reason || '; then {_BY_ITS_USER}' "
-    "WHERE owner = ? AND system = ? AND token = ? AND quarantined = 1"
+    "WHERE owner = ? AND provider = ? AND token = ? AND quarantined = 1 RETURNING account"
+)
+_QUARANTINE: Final = (
+    "SELECT provider, account, count(*), min(removed_ms) FROM removal WHERE quarantined = 1"
+    " GROUP BY provider, account ORDER BY account, provider"
 )
 # Not by the index of tokens: the rows themselves were read a moment ago, to reach these devices.
-_LEARN = f"""WITH learned(key, owner, system, token, sandbox, project, field, success_ms) AS (VALUES {{rows}})
+_LEARN: Final = f"""WITH learned(key, owner, provider, token, generation, address, success_ms) AS (VALUES {{rows}})
     UPDATE device NOT INDEXED SET
-        learned_sandbox = coalesce(learned.sandbox, learned_sandbox),
-        learned_project = coalesce(learned.project, learned_project),
-        learned_field = coalesce(learned.field, learned_field),
+        address = coalesce(learned.address, device.address),
         last_success_ms = coalesce(learned.success_ms, last_success_ms)
     FROM learned
-    WHERE device.id {_ITS_ROWS.format(key="learned.key")}
-        AND device.owner = learned.owner AND device.system = learned.system AND device.token = learned.token"""
+    WHERE device.id {_ITS_ROWS.format(key="learned.key")} AND device.owner = learned.owner
+        AND device.provider = learned.provider AND device.token = learned.token
+        AND device.generation = learned.generation"""
 
 _LEARNED_AT_ONCE: Final = 2000
 
-# SQLite's JSON has 0 and 1 where the columns are boolean.
-_decode_devices = msgspec.json.Decoder(list[Device], strict=False).decode
-_decode_device = msgspec.json.Decoder(Device, strict=False).decode
+_decode_devices = msgspec.json.Decoder(list[Device]).decode
+_decode_device = msgspec.json.Decoder(Device).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,10 +87,15 @@ def _registered(device: Device) -> int:
 class SqliteRegistry:
     """See `ports.Registry`."""
 
-    def __init__(self, database: Database, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, signals: SqliteSignals, *, wall_clock: Callable[[], float], random: Random
+    ) -> None:
         self._database = database
+        self._signals = signals
         self._wall_clock = wall_clock
-        self._known = KnownDevices()
+        self._random = random
+        self._known = KnownDevices(random=random.random)
+        self._newest_us = 0
         self._to_look_up: list[UserId] = []
         self._looking_up: asyncio.Future[dict[UserId, list[Device]]] | None = None
 
@@ -92,35 +103,43 @@ class SqliteRegistry:
         """Another process has changed the file."""
         self._known.forget_all()
 
-    async def add(self, device: Device, max_tokens: int) -> list[Device]:
-        self._database.refuse_if_damaged()
+    # -- registering and deleting --------------------------------------------------------------------------------------
 
-        def add(connection: Connection) -> list[Device]:
-            driver = raw(connection)
+    async def add(self, registration: Registration, max_tokens: int) -> list[Device]:
+        self._database.refuse_if_damaged()
+        owner = registration.owner
+
+        def add(driver: sqlite3.Connection) -> tuple[list[Device], list[Signal]]:
+            device = Device(
+                owner, registration.provider, registration.token, registration.address, self._next_us(), self._number()
+            )
             driver.execute(_REGISTER, _values(device))
             # Never the one that is just being registered, whatever a clock that was set back says of its age.
-            registered = _by_owner(_text_of(driver, [device.owner])).get(device.owner, [])
+            registered = _by_owner(_text_of(driver, [owner])).get(owner, [])
             others = [other for other in registered if other.key != device.key]
             evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
             for old in evicted:
                 self._remove(driver, old, "evicted: the user registered more tokens than allowed")
-            return evicted
+            return evicted, [TokenRegistered(owner, device.provider, device.token), *map(_deleted, evicted)]
 
-        return await self._change(add, lambda _: [device.owner])
+        return await self._change(add, lambda _: [owner])
 
-    async def delete(self, owner: UserId, system: System, token: DeviceToken, *, by_operator: bool = False) -> bool:
+    async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
 
-        def delete(connection: Connection) -> bool:
-            driver = raw(connection)
-            found = _select(driver, "owner = ? AND system = ? AND token = ?", (owner, str(system), token))
+        def delete(driver: sqlite3.Connection) -> tuple[bool, list[Signal]]:
+            found = _select(driver, "owner = ? AND provider = ? AND token = ?", (owner, provider, token))
             for device in found:
                 self._remove(driver, device, "removed by the operator" if by_operator else _BY_ITS_USER)
             # What is in quarantine must not come back to a user who has deleted it.
-            driver.execute(_RELEASE_QUARANTINE, (owner, str(system), token))
-            return bool(found)
+            released = driver.execute(_NOT_QUARANTINED_ANY_MORE, (owner, provider, token)).fetchall()
+            signals: list[Signal] = [QuarantineChanged(account) for (account,) in released]
+            # Signalled in any case: another process may have removed it a moment ago, without everybody knowing yet.
+            return bool(found), [TokenDeleted(owner, provider, token), *signals]
 
         return await self._change(delete, lambda _: [owner])
+
+    # -- what delivery asks and tells ----------------------------------------------------------------------------------
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """From memory where they are known. Look-ups that are made while another is on its way share one statement."""
@@ -139,149 +158,200 @@ class SqliteRegistry:
         found: dict[UserId, list[Device]] | None = None
         try:
             # Decoded here: what the reader's thread made would lie in the other core's cache.
-            found = _by_owner(await self._database.read(lambda connection: _text_of(raw(connection), owners)))
+            found = _by_owner(await self._database.read(lambda driver: _text_of(driver, owners)))
         finally:
             self._known.look_up_ends(since, owners, found)
         return found
 
-    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[set[UserId]]:
-        def remove(connection: Connection) -> tuple[list[set[UserId]], list[UserId]]:
-            driver = raw(connection)
-            survivors: list[set[UserId]] = []
-            removed: list[UserId] = []
+    async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[bool]:
+        def remove(driver: sqlite3.Connection) -> tuple[tuple[list[bool], list[Device]], list[Signal]]:
+            kept: list[bool] = []
+            removed: list[Device] = []
             for dead in tokens:
-                kept: set[UserId] = set()
-                for device in _select(driver, "token = ? AND system = ?", (dead.token, dead.system)):
-                    if device.registered_us < dead.before_us:
-                        self._remove(driver, device, dead.reason, dead.application, quarantined=quarantine)
-                        removed.append(device.owner)
-                    else:
-                        kept.add(device.owner)
-                survivors.append(kept)
-            return survivors, removed
+                found = _select(driver, "token = ? AND provider = ?", (dead.device.token, dead.device.provider))
+                gone = _dead_registrations(dead, found)
+                for device in gone:
+                    self._remove(driver, device, dead.reason, dead.account, quarantined=quarantine)
+                removed += gone
+                kept.append(any(device.owner == dead.device.owner and device not in gone for device in found))
+            signals: list[Signal] = [_deleted(device) for device in removed]
+            if quarantine and removed:
+                signals += [QuarantineChanged(account) for account in dict.fromkeys(dead.account for dead in tokens)]
+            return (kept, removed), signals
 
-        survivors, _ = await self._change(remove, lambda done: done[1])
-        return survivors
+        kept, _ = await self._change(remove, lambda done: [device.owner for device in done[1]])
+        return kept
 
     async def learn(self, learned: Sequence[Learned]) -> None:
         # In the table's order: the page of those who lie on one is written once.
-        in_order = sorted(learned, key=lambda one: _key(one.owner))
+        in_order = sorted(learned, key=lambda one: _key(one.device.owner))
         for first in range(0, len(in_order), _LEARNED_AT_ONCE):
             await self._learn(in_order[first : first + _LEARNED_AT_ONCE])
 
     async def _learn(self, learned: Sequence[Learned]) -> None:
         values = [
-            (_key(one.owner), one.owner, one.system, one.token, one.sandbox, one.project, one.field, one.success_ms)
+            (
+                _key(one.device.owner),
+                one.device.owner,
+                one.device.provider,
+                one.device.token,
+                one.device.generation,
+                one.address,
+                one.success_ms,
+            )
             for one in learned
         ]
-        await self._change(
-            lambda connection: rows.execute(raw(connection), _LEARN, values),
-            lambda _: [one.owner for one in learned],
-        )
+
+        def learn(driver: sqlite3.Connection) -> tuple[None, list[Signal]]:
+            rows.execute(driver, _LEARN, values)
+            return None, []
+
+        await self._change(learn, lambda _: [one.device.owner for one in learned])
+
+    # -- what the operator asks ----------------------------------------------------------------------------------------
 
     async def find(self, token: DeviceToken) -> list[Device]:
-        return await self._database.read(lambda connection: _select(raw(connection), "token = ?", (token,)))
+        return await self._database.read(lambda driver: _select(driver, "token = ?", (token,)))
 
     async def history(
         self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
     ) -> list[Removal]:
-        def read(connection: Connection) -> list[Removal]:
+        def read(driver: sqlite3.Connection) -> list[Removal]:
             wanted = {"owner": owner, "token": token, "quarantined": True if quarantined_only else None}
             given = {column: value for column, value in wanted.items() if value is not None}
-            found = raw(connection).execute(
-                "SELECT device, removed_ms, reason, quarantined, application FROM removal"
+            found = driver.execute(
+                "SELECT device, removed_ms, reason, quarantined, account FROM removal"
                 f" WHERE {' AND '.join(f'{column} = :{column}' for column in given) or 'TRUE'} ORDER BY id",
                 given,
             )
             return [
-                Removal(_decode_device(device), removed, reason, bool(held), application)
-                for device, removed, reason, held, application in found
+                Removal(_decode_device(device), removed, reason, bool(held), account)
+                for device, removed, reason, held, account in found
             ]
 
         return await self._database.read(read)
 
-    async def restore(
-        self, *, token: DeviceToken | None = None, application: str | None = None, quarantined_only: bool = True
-    ) -> int:
-        if token is None and application is None:
-            raise ValueError("restore: name a token or an application")
+    async def restore(self, token: DeviceToken) -> int:
+        return await self._restore("token = ?", token)
+
+    async def quarantine(self) -> list[Quarantine]:
+        return await self._database.read(
+            lambda driver: [Quarantine(*row) for row in driver.execute(_QUARANTINE).fetchall()]
+        )
+
+    async def release_quarantine(self, account: str) -> int:
+        return await self._restore("account = ? AND quarantined = 1", account, QuarantineChanged(account))
+
+    async def purge_quarantine(self, account: str) -> int:
         self._database.refuse_if_damaged()
 
-        def restore(connection: Connection) -> tuple[int, list[UserId]]:
-            driver = raw(connection)
-            where = (
-                "(?1 IS NULL OR token = ?1) AND (?2 IS NULL OR application = ?2) AND (?3 = 0 OR quarantined = 1)",
-                (token, application, int(quarantined_only)),
+        def purge(driver: sqlite3.Connection) -> tuple[int, list[Signal]]:
+            purged = driver.execute(
+                "UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND account = ?", (account,)
             )
+            return purged.rowcount, [QuarantineChanged(account)]
+
+        return await self._change(purge, lambda _: [])
+
+    async def _restore(self, which: str, value: str, *signals: Signal) -> int:
+        self._database.refuse_if_damaged()
+
+        def restore(driver: sqlite3.Connection) -> tuple[tuple[int, list[Device]], list[Signal]]:
+            # The latest removal of a registration first: it is how its user wanted it last.
             found = driver.execute(
-                f"SELECT id, device, reason FROM removal WHERE {where[0]} ORDER BY id DESC", where[1]
+                f"SELECT id, device, reason FROM removal WHERE {which} ORDER BY id DESC", (value,)
             ).fetchall()
             restored = 0
-            owners: list[UserId] = []
+            back: list[Device] = []
             deleted: set[tuple[str, str]] = set()
-            # The latest removal of a registration first: it is how its user wanted it last.
             for id, text, reason in found:
                 device = _decode_device(text)
                 if _BY_ITS_USER in reason or (device.owner, device.key) in deleted:
                     deleted.add((device.owner, device.key))
                     continue
                 # A token registered again since is as its user wants it: it is left alone.
+                device = replace(device, generation=self._number())
                 restored += driver.execute(_BRING_BACK, _values(device)).rowcount
                 driver.execute("DELETE FROM removal WHERE id = ?", (id,))
-                owners.append(device.owner)
-            return restored, owners
+                back.append(device)
+            told = [TokenRestored(device.owner, device.provider, device.token) for device in back]
+            return (restored, back), [*told, *signals]
 
-        restored, _ = await self._change(restore, lambda done: done[1])
+        restored, _ = await self._change(restore, lambda done: [device.owner for device in done[1]])
         return restored
 
-    async def purge_quarantine(self, application: str) -> int:
-        self._database.refuse_if_damaged()
-        return await self._database.write(
-            lambda connection: (
-                raw(connection)
-                .execute("UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND application = ?", (application,))
-                .rowcount
-            )
-        )
+    # -- within --------------------------------------------------------------------------------------------------------
 
-    async def _change(self, change: Callable[[Connection], T], owners: Callable[[T], Iterable[UserId]]) -> T:
-        """Write; whoever asks after the commit looks up anew what it has changed of `owners`."""
-        writing = asyncio.ensure_future(self._database.write(change))
+    async def _change(
+        self,
+        change: Callable[[sqlite3.Connection], tuple[T, list[Signal]]],
+        owners: Callable[[T], Iterable[UserId]],
+    ) -> T:
+        """Write; whoever asks after the commit looks up anew what it has changed of `owners`, and it is signalled."""
 
-        def forget(done: asyncio.Future[T]) -> None:
+        def write(driver: sqlite3.Connection) -> tuple[T, list[Signal]]:
+            result, signals = change(driver)
+            self._signals.write(driver, signals)
+            return result, signals
+
+        writing = asyncio.ensure_future(self._database.write(write))
+
+        def tell(done: asyncio.Future[tuple[T, list[Signal]]]) -> None:
             if not done.cancelled() and done.exception() is None:
-                self._known.forget(owners(done.result()))
+                result, signals = done.result()
+                self._known.forget(owners(result))
+                self._signals.publish(signals)
 
         # Whether or not the caller has given up meanwhile: the commit is made.
-        writing.add_done_callback(forget)
-        return await asyncio.shield(writing)
+        writing.add_done_callback(tell)
+        return (await asyncio.shield(writing))[0]
 
     def _remove(
-        self,
-        driver: sqlite3.Connection,
-        device: Device,
-        reason: str,
-        reached_by: str = "",
-        *,
-        quarantined: bool = False,
-    ) -> int:
-        key = (device.owner, device.system, device.token)
-        application = device.application_id or reached_by or device.learned_project or ""
+        self, driver: sqlite3.Connection, device: Device, reason: str, account: str = "", *, quarantined: bool = False
+    ) -> None:
+        key = (device.owner, device.provider, device.token)
         now_ms = int(self._wall_clock() * 1000)
-        driver.execute(_REMEMBER, (*key, application, _encode(device).decode(), now_ms, reason, quarantined))
-        return driver.execute("DELETE FROM device WHERE owner = ? AND system = ? AND token = ?", key).rowcount
+        driver.execute(_REMEMBER, (*key, account, _encode(device).decode(), now_ms, reason, quarantined))
+        driver.execute("DELETE FROM device WHERE owner = ? AND provider = ? AND token = ?", key)
+
+    def _next_us(self) -> int:
+        """The time, later than at every registration before, so that their order is never lost."""
+        self._newest_us = max(int(self._wall_clock() * 1_000_000), self._newest_us + 1)
+        return self._newest_us
+
+    def _number(self) -> int:
+        """For a generation. Within what every reader of JSON takes for an integer."""
+        return self._random.getrandbits(53)
+
+
+def _dead_registrations(dead: DeadToken, found: Sequence[Device]) -> list[Device]:
+    """Those that are certainly older than what the provider said (`records.DeadToken`)."""
+    if dead.before_us is not None:
+        return [device for device in found if device.registered_us < dead.before_us]
+    asked = next((device for device in found if _is_registration(device, dead.device)), None)
+    if asked is None:
+        return []
+    return [device for device in found if device is asked or device.registered_us < asked.registered_us]
+
+
+def _is_registration(found: Device, device: Device) -> bool:
+    # By the owner too: generations that a migration made are the times of registration, which two owners may share.
+    return found.generation == device.generation and found.owner == device.owner
+
+
+def _deleted(device: Device) -> TokenDeleted:
+    return TokenDeleted(device.owner, device.provider, device.token)
 
 
 def _values(device: Device) -> tuple[Any, ...]:
     return (
         _key(device.owner),
         device.owner,
-        str(device.system),
+        device.provider,
         device.token,
-        device.application_id,
-        device.sandbox,
-        device.apns_topic,
+        device.address,
         device.registered_us,
+        device.generation,
     )
 
 

@@ -1,0 +1,303 @@
+"""The values that go through the ports of a store. Times are Unix milliseconds of the store's time, unless named
+otherwise."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Final, NewType
+
+from msgspec import Struct
+
+from tocsin.domain.devices import Address, Device, DeviceToken
+from tocsin.domain.events import Event, UserId
+
+Cursor = NewType("Cursor", str)
+"""Where a page begins. Only the store that gave it knows what it means."""
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+class State(IntEnum):
+    """Where an event stands. `docs/state-machine.md` draws it; `states.py` has its rules."""
+
+    ACCEPTED = 0
+    """Durable, no device tried yet."""
+    DELIVERING = 1
+    """At least one device still waits for another attempt."""
+    DONE = 2
+    """Every device has its final outcome: delivered, dead, or cancelled."""
+    DEAD = 3
+    """Final, and at least one device ended in `refused` or `expired`: a dead letter until replayed or discarded."""
+
+
+class Result(StrEnum):
+    """How one attempt of one delivery ended, as its receipt says."""
+
+    DELIVERED = "delivered"
+    TOKEN_DEAD = "token_dead"
+    RETRY = "retry"
+    REFUSED = "refused"
+    MISCONFIGURED = "misconfigured"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    """The device token was deleted before it was sent."""
+
+
+FINAL: Final = frozenset({Result.DELIVERED, Result.TOKEN_DEAD, Result.REFUSED, Result.EXPIRED, Result.CANCELLED})
+DEAD_LETTER: Final = frozenset({Result.REFUSED, Result.EXPIRED})
+
+
+class Handle(Struct, eq=False, gc=False):
+    """What a store knows a claimed item by. Each store has its own kind; nobody else looks into it."""
+
+
+class Item(Struct, eq=False, gc=False):
+    """An event plus its targets, owned by one dispatcher from the claim until it is settled, released or lost."""
+
+    event: Event
+    handle: Handle
+    targets: tuple[str, ...] | None = None
+    """The keys of the devices that still wait; None means all devices of the owner, as they are when looked up."""
+    lane: str | None = None
+    """The lane that its deliveries waited for; None where they waited for none."""
+    tries: int = 0
+    """Attempts that each of its targets has had in this round."""
+    round: int = 0
+    """How often the event was replayed."""
+    deadline: float | None = None
+    """When ownership ends by itself (event loop's time); None where this store has no such limit."""
+
+
+class Attempt(Struct, frozen=True, array_like=True, gc=False):
+    """The receipt of one attempt: when, to which device, what the provider said, what tocsin made of it.
+
+    (event, device, round, number) identifies it, so that a settlement that is repeated records nothing twice.
+    """
+
+    at_ms: int
+    device: str
+    """The device's key."""
+    lane: str
+    result: str
+    status: int = 0
+    reason: str = ""
+    provider_id: str = ""
+    retry_at_ms: int | None = None
+    round: int = 0
+    number: int = 1
+    """The attempt's number within the round, from 1."""
+
+
+class Parked(Struct, frozen=True, array_like=True):
+    """Deliveries of one event that wait for their lane, or for their time."""
+
+    lane: str
+    due_ms: int
+    tries: int
+    targets: tuple[str, ...]
+
+
+class Settlement(Struct, eq=False):
+    """All that is to be recorded of one item: its receipts, and what is left of it."""
+
+    item: Item
+    attempts: list[Attempt]
+    parked: list[Parked]
+
+
+class EventRecord(Struct, frozen=True):
+    """What is known of one event. Its body is empty once it is forgotten."""
+
+    event: Event
+    state: State
+    attempts: list[Attempt]
+    waiting: list[Parked]
+    round: int = 0
+
+
+class Backlog(Struct, frozen=True):
+    """Events that are accepted and not settled for good. Approximate where several nodes append."""
+
+    events: int
+    size_bytes: int
+
+
+class DeadLetter(Struct, frozen=True):
+    """An event that ended in `refused` or `expired` for at least one device, with the last attempt of each of those."""
+
+    event: Event
+    devices: list[Attempt]
+
+
+class DeadLetterPage(Struct, frozen=True):
+    """Some dead letters, newest first; `next` is where the page after this one begins, None at the end."""
+
+    letters: list[DeadLetter]
+    next: Cursor | None
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+
+class DeadToken(Struct, frozen=True):
+    """A token that its provider declared dead in its answer to a push for `device`.
+
+    With the provider's timestamp (`before_us`, Unix microseconds) every registration older than that is removed.
+    Without one, `device` and the registrations of the token that are older than it are, if `device` is still the very
+    registration (its generation) that was read for the push.
+    """
+
+    device: Device
+    account: str
+    """The application or project by which the device was reached."""
+    reason: str
+    before_us: int | None = None
+
+
+class Learned(Struct, frozen=True, gc=False):
+    """What a delivery taught about a registration; it is noted if the registration is still that one."""
+
+    device: Device
+    address: Address | None = None
+    success_ms: int | None = None
+
+
+class Removal(Struct, frozen=True):
+    """A registration that is gone, as `tocsin device history` tells it."""
+
+    device: Device
+    removed_ms: int
+    reason: str
+    quarantined: bool = False
+    account: str = ""
+    """The application or project by which the device was reached, where its provider declared it dead."""
+
+
+class Quarantine(Struct, frozen=True):
+    """The tokens of one account that were declared dead in suspicious numbers, and are kept until somebody decides."""
+
+    provider: str
+    account: str
+    tokens: int
+    oldest_ms: int
+
+
+# -- who may call -----------------------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    PRODUCER = "producer"
+    ADMIN = "admin"
+
+
+class ApiKey(Struct, frozen=True):
+    id: str
+    role: Role
+    name: str
+    created_ms: int
+    expires_ms: int | None
+
+
+class Session(Struct, frozen=True):
+    id: str
+    owner: UserId | None
+    created_ms: int
+    expires_ms: int | None
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+class TokenDeleted(Struct, frozen=True, tag=True):
+    """Nothing may be sent any more to this registration."""
+
+    owner: UserId
+    provider: str
+    token: DeviceToken
+
+
+class TokenRegistered(Struct, frozen=True, tag=True):
+    """A token was registered (again): an earlier deletion no longer counts."""
+
+    owner: UserId
+    provider: str
+    token: DeviceToken
+
+
+class TokenRestored(Struct, frozen=True, tag=True):
+    """A removed registration is back: an earlier deletion no longer counts."""
+
+    owner: UserId
+    provider: str
+    token: DeviceToken
+
+
+class CredentialsChanged(Struct, frozen=True, tag=True):
+    """A credential of this provider was added, replaced or removed."""
+
+    provider: str
+
+
+class AccessRevoked(Struct, frozen=True, tag=True):
+    """A key or a session was revoked."""
+
+
+class QuarantineChanged(Struct, frozen=True, tag=True):
+    """Tokens of this account went into quarantine, or came out of it: its fuse may have changed."""
+
+    account: str
+
+
+class LanesWoken(Struct, frozen=True, tag=True):
+    """What these lanes waited for has been mended."""
+
+    lanes: tuple[str, ...]
+
+
+class Appended(Struct, frozen=True, tag=True):
+    """There may be something new to claim."""
+
+
+Signal = (
+    TokenDeleted
+    | TokenRegistered
+    | TokenRestored
+    | CredentialsChanged
+    | AccessRevoked
+    | QuarantineChanged
+    | LanesWoken
+    | Appended
+)
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+class JobState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """Somebody asked it to stop; it ends at its next step."""
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+ENDED: Final = frozenset({JobState.DONE, JobState.STOPPED, JobState.FAILED})
+
+
+class Job(Struct, frozen=True):
+    """A bulk action that goes on in steps, over restarts. What it does is its kind's to know."""
+
+    id: str
+    kind: str
+    arguments: bytes
+    state: JobState
+    created_ms: int
+    changed_ms: int
+    position: str = ""
+    """Where the next step begins; empty before the first."""
+    done: int = 0
+    skipped: int = 0
+    total: int | None = None
+    """How many there are to do, estimated; None where nobody knows."""
+    error: str = ""

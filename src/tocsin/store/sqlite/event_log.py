@@ -1,0 +1,194 @@
+"""EventLog on SQLite: what became of each event, and what ended in `refused` or `expired`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.ports import UnknownCursor
+from tocsin.store.records import (
+    Attempt,
+    Cursor,
+    DeadLetter,
+    DeadLetterPage,
+    EventRecord,
+    Item,
+    Parked,
+    State,
+)
+from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.leases import Lease
+from tocsin.store.sqlite.overview import Overview, look
+from tocsin.store.sqlite.settle_sql import park
+from tocsin.store.states import AFTER_DISCARD, after_replay, dead_devices
+
+_STEP: Final = 200
+_NO_LANE: Final = "replay"
+"""Where a delivery waits that never had a lane: it expired before it was given one. It gets its lane when claimed."""
+
+_COLUMNS: Final = "seq, id, owner, message, accepted_ms, expires_ms, CAST(body AS BLOB), attempts, round"
+_DEAD: Final = int(State.DEAD)
+_PAGE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND seq <= ? ORDER BY seq DESC LIMIT ?"
+_ONE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND id = ?"
+_REPLAY: Final = (
+    f"UPDATE event SET state = {int(after_replay(devices=True))}, dead = 0, waiting = ?, expires_ms = ?,"
+    " round = round + 1 WHERE seq = ?"
+)
+_DISCARD: Final = f"UPDATE event SET state = {int(AFTER_DISCARD)}, dead = 0, body = NULL WHERE seq IN (VALUES {{rows}})"
+_TALLY: Final = (
+    "INSERT INTO housekeeping(name, number) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET number = number + ?2"
+)
+_RECORD: Final = (
+    "SELECT seq, owner, message, accepted_ms, expires_ms, CAST(body AS BLOB), state, attempts, round"
+    " FROM event WHERE id = ?"
+)
+_PARKED: Final = "SELECT lane, due_ms, tries, targets FROM parked WHERE seq = ? ORDER BY due_ms"
+_COUNT: Final = f"SELECT count(*) FROM event INDEXED BY event_dead WHERE state = {_DEAD}"
+_NEWEST: Final = 2**62
+
+_decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
+_decode_attempts = msgspec.json.Decoder(list[Attempt]).decode
+
+_Row = tuple[int, Event, list[Attempt], int]
+_Find = Callable[[sqlite3.Connection], list[_Row]]
+_Act = Callable[[sqlite3.Connection, list[_Row]], None]
+
+
+class SqliteEventLog:
+    """See `ports.EventLog`."""
+
+    def __init__(
+        self,
+        database: Database,
+        refresh: Callable[[Overview], Awaitable[None]],
+        *,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._refresh = refresh
+        self._wall_clock = wall_clock
+
+    async def record(self, event_id: EventId) -> EventRecord | None:
+        return await self._database.read(lambda driver: _record(driver, event_id))
+
+    async def dead_letters(self, limit: int, *, start: Cursor | None = None) -> DeadLetterPage:
+        first = _NEWEST if start is None else _seq_of(start)
+
+        def read(driver: sqlite3.Connection) -> DeadLetterPage:
+            found = _page(driver, first, limit + 1)
+            letters = [DeadLetter(event, dead_devices(attempts)) for _, event, attempts, _ in found[:limit]]
+            return DeadLetterPage(letters, Cursor(str(found[limit][0])) if len(found) > limit else None)
+
+        return await self._database.read(read)
+
+    async def count_dead_letters(self) -> int:
+        number: int
+        (number,) = await self._database.read(lambda driver: driver.execute(_COUNT).fetchone())
+        return number
+
+    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
+        return await self._in_steps(ids, lambda driver, found: self._replay(driver, found, lifetime_ms))
+
+    async def discard(self, ids: Sequence[EventId] | None) -> int:
+        return await self._in_steps(
+            ids, lambda driver, found: rows.execute(driver, _DISCARD, [(row[0],) for row in found])
+        )
+
+    def _replay(self, driver: sqlite3.Connection, found: list[_Row], lifetime_ms: int) -> None:
+        now_ms = int(self._wall_clock() * 1000)
+        replayed = size = 0
+        for seq, event, attempts, round in found:
+            by_lane: dict[str, list[str]] = {}
+            for attempt in dead_devices(attempts):
+                by_lane.setdefault(attempt.lane or _NO_LANE, []).append(attempt.device)
+            if not by_lane:
+                # Whoever once refused it has it by now: nobody is left to deliver to.
+                rows.execute(driver, _DISCARD, [(seq,)])
+                continue
+            again = Event(event.id, event.owner, event.message, event.accepted_ms, now_ms + lifetime_ms, event.body)
+            lease = Lease(seq)
+            parked = [Parked(lane, now_ms, 0, tuple(devices)) for lane, devices in by_lane.items()]
+            park(driver, Item(again, lease, round=round + 1), lease, parked, now_ms)
+            driver.execute(_REPLAY, (len(parked), again.expires_ms, seq))
+            replayed, size = replayed + 1, size + len(event.body)
+        driver.execute(_TALLY, ("revived_events", replayed))
+        driver.execute(_TALLY, ("revived_bytes", size))
+
+    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act) -> int:
+        """Act on those of `ids` that are dead letters (None: on all of them), some in each transaction."""
+        acted = 0
+        if ids is not None:
+            for begin in range(0, len(ids), _STEP):
+                acted += len(await self._step(partial(_named, ids=ids[begin : begin + _STEP]), act))
+            return acted
+        start = _NEWEST
+        while start >= 0:
+            found = await self._step(partial(_page, start=start, limit=_STEP), act)
+            acted += len(found)
+            start = found[-1] - 1 if found else -1
+        return acted
+
+    async def _step(self, find: _Find, act: _Act) -> list[int]:
+        def step(driver: sqlite3.Connection) -> tuple[list[int], Overview]:
+            found = find(driver)
+            act(driver, found)
+            return [row[0] for row in found], look(driver)
+
+        seqs, overview = await self._database.write(step)
+        # The server's own queue knows at once, another process's when it notices the change.
+        await self._refresh(overview)
+        return seqs
+
+
+def _seq_of(cursor: Cursor) -> int:
+    # No number of SQLite's is longer, and no digits but these are taken for one by `int`.
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise UnknownCursor("not a place where a page begins")
+    return int(cursor)
+
+
+def _page(driver: sqlite3.Connection, start: int, limit: int) -> list[_Row]:
+    return [_row(*row) for row in driver.execute(_PAGE, (start, limit)).fetchall()]
+
+
+def _named(driver: sqlite3.Connection, ids: Sequence[EventId]) -> list[_Row]:
+    return [_row(*row) for id in dict.fromkeys(ids) for row in driver.execute(_ONE, (id,)).fetchall()]
+
+
+def _row(
+    seq: int,
+    id: str,
+    owner: str,
+    message: str,
+    accepted: int,
+    expires: int,
+    body: bytes | None,
+    attempts: str | None,
+    round: int,
+) -> _Row:
+    return seq, Event(EventId(id), UserId(owner), message, accepted, expires, body or b""), _attempts(attempts), round
+
+
+def _record(driver: sqlite3.Connection, event_id: EventId) -> EventRecord | None:
+    row = driver.execute(_RECORD, (event_id,)).fetchone()
+    if row is None:
+        return None
+    seq, owner, message, accepted, expires, body, state, attempts, round = row
+    waiting = driver.execute(_PARKED, (seq,)).fetchall()
+    return EventRecord(
+        Event(event_id, UserId(owner), message, accepted, expires, body or b""),
+        State(state),
+        _attempts(attempts),
+        [Parked(lane, due, tries, _decode_targets(targets)) for lane, due, tries, targets in waiting],
+        round,
+    )
+
+
+def _attempts(text: str | None) -> list[Attempt]:
+    return _decode_attempts(f"[{text or ''}]")

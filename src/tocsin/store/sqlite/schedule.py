@@ -1,0 +1,138 @@
+"""Schedule on SQLite: deliveries that wait for their lane or for their time, in the table `parked`.
+
+Which lanes have some, and when the first of each is due, is kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from tocsin.domain.urgency import Turns
+from tocsin.store.records import Item, LanesWoken, Parked
+from tocsin.store.sqlite import claim_sql
+from tocsin.store.sqlite.claims import Claims
+from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.overview import Overview, look
+from tocsin.store.sqlite.settle_sql import LONGEST_DELAY_MS
+from tocsin.store.sqlite.signals import SqliteSignals
+
+BRING_FORWARD_ROWS: Final = 5000
+
+_BRING_FORWARD = (
+    "UPDATE parked SET due_ms = min(due_ms - ?1, ?2) WHERE id > ?3 AND id <= ?4 AND claimed = 0 AND due_ms > ?5"
+)
+_WAKE = "UPDATE parked SET due_ms = ?1 WHERE claimed = 0 AND lane = ?2 AND due_ms > ?1"
+
+
+class SqliteSchedule:
+    """See `ports.Schedule`."""
+
+    def __init__(
+        self,
+        database: Database,
+        claims: Claims,
+        signals: SqliteSignals,
+        *,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._claims = claims
+        self._signals = signals
+        self._wall_clock = wall_clock
+        self._claiming = asyncio.Lock()
+        self._turns = Turns()
+        self._due: dict[str, int] = {}
+
+    def refresh(self, overview: Overview) -> None:
+        """What is in the file now, by whichever process."""
+        self._due = dict(overview.due)
+        self._claims.something.set()
+
+    def parked(self, parked: Sequence[Parked]) -> None:
+        """These were parked just now."""
+        for one in parked:
+            self._due[one.lane] = min(one.due_ms, self._due.get(one.lane, one.due_ms))
+
+    async def due(self) -> Mapping[str, int]:
+        return self._due
+
+    async def claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
+        return await self._claims.to_the_end(self._claim_due(lanes))
+
+    async def expire(self, limit: int) -> list[Item]:
+        return await self._claims.to_the_end(self._expire(limit))
+
+    async def wake(self, lanes: Sequence[str]) -> None:
+        now_ms = self._now_ms()
+        waiting = [lane for lane in lanes if lane in self._due]
+        signal = LanesWoken(tuple(lanes))
+
+        def wake(driver: sqlite3.Connection) -> None:
+            for lane in waiting:
+                driver.execute(_WAKE, (now_ms, lane))
+            self._signals.write(driver, [signal])
+
+        if waiting or self._signals.has_other_readers:
+            await self._database.write(wake)
+        self._due.update(dict.fromkeys(waiting, now_ms))
+        self._claims.something.set()
+        self._signals.publish([signal])
+
+    async def bring_forward(self, by_ms: int) -> None:
+        """The wall clock was set back: what is parked waits as long as was meant, not until that hour comes again."""
+        after, last = 0, await self._database.write(_newest_parked)
+        while after < last:
+            after = await self._database.write(
+                partial(_bring_forward, by_ms=by_ms, after=after, last=last, now_ms=self._now_ms())
+            )
+        self.refresh(await self._database.write(look))
+
+    async def _claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
+        async with self._claiming:
+            await self._claims.prepare()
+            if self._claims.set_back_ms:
+                await self.bring_forward(self._claims.set_back_ms)
+                self._claims.set_back_ms = 0
+            now_ms, due = self._now_ms(), self._due
+            wanted = {lane: room for lane, room in lanes.items() if room > 0 and due.get(lane, now_ms + 1) <= now_ms}
+            if not wanted:
+                return []
+            turn = self._turns.next()
+            found, earliest = await self._database.write(
+                lambda driver: claim_sql.claim_due(driver, wanted, now_ms, turn)
+            )
+            for lane, due_ms in earliest.items():
+                if due_ms is None:
+                    self._due.pop(lane, None)
+                else:
+                    self._due[lane] = due_ms
+            return self._claims.leases.grant(found)
+
+    async def _expire(self, limit: int) -> list[Item]:
+        await self._claims.prepare()
+        now_ms = self._now_ms()
+        found = await self._database.write(lambda driver: claim_sql.claim_expired(driver, now_ms, limit))
+        return self._claims.leases.grant(found)
+
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
+
+def _newest_parked(driver: sqlite3.Connection) -> int:
+    newest: int
+    (newest,) = driver.execute("SELECT coalesce(max(id), 0) FROM parked").fetchone()
+    return newest
+
+
+def _bring_forward(driver: sqlite3.Connection, by_ms: int, after: int, last: int, now_ms: int) -> int:
+    """Re-judge the due times of some thousand parked rows after `after`; returns where to go on."""
+    row = driver.execute(
+        "SELECT max(id) FROM (SELECT id FROM parked WHERE id > ? ORDER BY id LIMIT ?)", (after, BRING_FORWARD_ROWS)
+    ).fetchone()
+    until = last if row[0] is None else min(last, row[0])
+    driver.execute(_BRING_FORWARD, (by_ms, now_ms + LONGEST_DELAY_MS, after, until, now_ms))
+    return until

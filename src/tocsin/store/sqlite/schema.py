@@ -1,0 +1,165 @@
+"""The tables. `migrations/` brings a file to them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+event = Table(
+    "event",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("owner", String(36), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("urgent", SmallInteger, nullable=False),
+    Column("accepted_ms", Integer, nullable=False),
+    Column("expires_ms", Integer, nullable=False),
+    Column("state", SmallInteger, nullable=False, server_default="0"),
+    # Parked items that are still outstanding, and whether a device ended in a dead letter.
+    Column("waiting", Integer, nullable=False, server_default="0"),
+    Column("dead", SmallInteger, nullable=False, server_default="0"),
+    Column("size", Integer, nullable=False),
+    Column("digest", String(32)),
+    # Receipts, as JSON arrays with a comma between them; appended to, never rewritten.
+    Column("attempts", Text),
+    # The content, bytes (text in rows of older versions); gone once it is delivered.
+    Column("body", Text),
+    # How often it was replayed.
+    Column("round", SmallInteger, nullable=False, server_default="0"),
+    # What has not been tried at all, in order of acceptance; `size` makes the backlog countable from the index.
+    Index("event_fresh", "urgent", "seq", "size", sqlite_where=text("state = 0")),
+    Index("event_dead", "seq", sqlite_where=text("state = 3")),
+    sqlite_autoincrement=False,
+)
+
+parked = Table(
+    "parked",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seq", Integer, nullable=False, index=True),
+    Column("lane", Text, nullable=False),
+    Column("urgent", SmallInteger, nullable=False),
+    Column("due_ms", Integer, nullable=False),
+    Column("expires_ms", Integer, nullable=False, index=True),
+    Column("tries", Integer, nullable=False),
+    Column("targets", Text, nullable=False),
+    Column("claimed", SmallInteger, nullable=False, server_default="0"),
+    Index("parked_due", "lane", "urgent", "due_ms", sqlite_where=text("claimed = 0")),
+)
+
+device = Table(
+    "device",
+    metadata,
+    # Not any number: it begins with a key made from the owner (`registry.py`).
+    Column("id", Integer, primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    # The provider's own (`domain.devices.Address`).
+    Column("address", Text, nullable=False),
+    Column("registered_us", Integer, nullable=False),
+    # A number that no other registration of the token has had.
+    Column("generation", Integer, nullable=False),
+    Column("last_success_ms", Integer),
+    Index("device_token", "token", "provider", "owner", unique=True),
+)
+
+removal = Table(
+    "removal",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("owner", String(36), nullable=False, index=True),
+    Column("provider", Text, nullable=False),
+    Column("token", Text, nullable=False, index=True),
+    Column("account", Text, nullable=False),
+    # The registration as it was: `domain.devices.Device`, a JSON array.
+    Column("device", Text, nullable=False),
+    Column("removed_ms", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("quarantined", Boolean, nullable=False, server_default="0"),
+    # What is quarantined is not forgotten, and not to be passed over at every look for what is.
+    Index("removal_old", "removed_ms", sqlite_where=text("quarantined = 0")),
+    Index("removal_quarantined", "provider", "account", "removed_ms", sqlite_where=text("quarantined = 1")),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("owner", String(36), index=True),
+    Column("created_ms", Integer, nullable=False),
+    Column("expires_ms", Integer, index=True),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_ms", Integer, nullable=False),
+    Column("expires_ms", Integer),
+)
+
+credential = Table(
+    "credential",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("account", Text, primary_key=True),
+    # The provider's own.
+    Column("content", LargeBinary, nullable=False),
+    Column("is_default", Boolean, nullable=False, server_default="0"),
+    Column("changed_ms", Integer, nullable=False),
+)
+
+# What commands have changed beside the server, for it to read (`signals.py`).
+signal = Table(
+    "signal",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("arguments", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_ms", Integer, nullable=False),
+    Column("changed_ms", Integer, nullable=False),
+    Column("position", Text, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("skipped", Integer, nullable=False),
+    Column("total", Integer),
+    Column("error", Text, nullable=False),
+)
+
+# `revived_events` and `revived_bytes`: how many dead letters were ever replayed. A server that sees them grow learns
+# how much its backlog has grown, whichever process replayed. `probe` is where a store that could not write tries again.
+housekeeping = Table(
+    "housekeeping",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("number", Integer),
+    Column("filling", LargeBinary),
+)

@@ -1,0 +1,164 @@
+"""Every port on one SQLite file, and the noticing of what other processes change in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from tocsin.domain.nodes import NodeStatus
+from tocsin.store.digests import digest_with
+from tocsin.store.ports import StoreUnavailable
+from tocsin.store.records import Signal
+from tocsin.store.sqlite.access import SqliteAccess
+from tocsin.store.sqlite.backlog import BacklogBound
+from tocsin.store.sqlite.claims import Claims
+from tocsin.store.sqlite.clock import ClockWatch
+from tocsin.store.sqlite.connection import data_version
+from tocsin.store.sqlite.credentials import SqliteCredentials
+from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.event_log import SqliteEventLog
+from tocsin.store.sqlite.failures import explained
+from tocsin.store.sqlite.housekeeping import Housekeeping
+from tocsin.store.sqlite.jobs import SqliteJobs
+from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.overview import Overview, look
+from tocsin.store.sqlite.queue import SqliteQueue
+from tocsin.store.sqlite.registry import SqliteRegistry
+from tocsin.store.sqlite.schedule import SqliteSchedule
+from tocsin.store.sqlite.signals import SqliteSignals
+from tocsin.store.sqlite.worker import StartWorker, ThreadWorker
+
+log = structlog.get_logger(__name__)
+
+_NOTICE_EVERY_S: Final = 0.5
+_PRUNE_FOR_S: Final = 1.0
+
+
+class SqliteOptions(Struct, frozen=True, kw_only=True):
+    """Bounds, and what comes from outside: clocks (seconds), randomness, and where jobs run."""
+
+    max_events: int
+    max_bytes: int
+    lease_s: float
+    digest_key: bytes = b""
+    """With which the digests of contents are keyed; empty: they are not."""
+    wall_clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    random: random.Random = random.SystemRandom()
+    start_worker: StartWorker = ThreadWorker
+
+
+class SqliteStore:
+    """See `ports.Store`. Made by `opening.open_store`."""
+
+    def __init__(
+        self, path: Path, database: Database, options: SqliteOptions, *, version: int, server: bool, held: ExitStack
+    ) -> None:
+        self.path = path
+        self.database = database
+        self._version = version
+        self._held = held
+        self._wall_clock = options.wall_clock
+        clocks = {"wall_clock": options.wall_clock, "monotonic": options.monotonic}
+        claims = Claims(database, Leases(options.lease_s, options.monotonic), ClockWatch(**clocks))
+        backlog = BacklogBound(database, options.max_events, options.max_bytes, options.monotonic)
+        self.signals = SqliteSignals(options.wall_clock, server=server)
+        self.schedule = SqliteSchedule(database, claims, self.signals, wall_clock=options.wall_clock)
+        self.queue = SqliteQueue(
+            database,
+            claims,
+            self.schedule,
+            backlog,
+            digest_with(options.digest_key),
+            wall_clock=options.wall_clock,
+        )
+        self.log = SqliteEventLog(database, self.queue.refresh, wall_clock=options.wall_clock)
+        self.registry = SqliteRegistry(database, self.signals, wall_clock=options.wall_clock, random=options.random)
+        self.access = SqliteAccess(database, self.signals, wall_clock=options.wall_clock)
+        self.credentials = SqliteCredentials(database, self.signals)
+        self.jobs = SqliteJobs(database, wall_clock=options.wall_clock, random=options.random)
+        self._housekeeping = Housekeeping(database, **clocks)
+        self._noticing: asyncio.Task[None] | None = None
+        self._status: NodeStatus | None = None
+
+    def now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
+    async def start(self) -> None:
+        with explained(self.path):
+            await self.database.write(self.signals.start)
+            await self.queue.start()
+            await self.jobs.start()
+        self._noticing = asyncio.create_task(self._keep_noticing(), name="noticing other processes")
+
+    def failures(self) -> list[str]:
+        database, found = self.database, []
+        if database.write_failure is not None:
+            found.append(f"the store cannot write: {database.write_failure}")
+        if database.read_failure is not None:
+            found.append(f"the store cannot read: {database.read_failure}")
+        return found
+
+    async def prune(self, retention_s: float, history_s: float, *, for_s: float = _PRUNE_FOR_S) -> bool:
+        return await self._housekeeping.prune(retention_s, history_s, for_s=for_s)
+
+    async def publish(self, status: NodeStatus) -> None:
+        """There is one node: it asks itself."""
+        self._status = status
+
+    async def nodes(self) -> list[NodeStatus]:
+        return [] if self._status is None else [self._status]
+
+    async def close(self) -> None:
+        if self._noticing is not None:
+            self._noticing.cancel()
+            await asyncio.gather(self._noticing, return_exceptions=True)
+        await self.database.close()
+        self._held.close()
+
+    async def notice_changes(self) -> bool:
+        """Whether another process has changed the file since the last call; what was remembered is then forgotten.
+
+        Where the store could not write, this is also when it tries again.
+
+        Raises:
+            StoreUnavailable: the store cannot write.
+        """
+        await self.database.probe()
+        before = self._version
+
+        def see(driver: sqlite3.Connection) -> tuple[int, Overview | None, list[Signal], int]:
+            version = data_version(driver)
+            if version == before:
+                return version, None, [], 0
+            return version, look(driver), *self.signals.read(driver)
+
+        self._version, overview, signals, seen = await self.database.write(see)
+        if overview is None:
+            return False
+        self.access.forget()
+        self.credentials.forget()
+        self.registry.forget()
+        self.signals.received(signals, seen)
+        await self.queue.refresh(overview)
+        return True
+
+    async def _keep_noticing(self) -> None:
+        """SQLite tells nobody of a change: it is asked."""
+        while True:
+            await asyncio.sleep(_NOTICE_EVERY_S)
+            try:
+                with contextlib.suppress(StoreUnavailable):
+                    await self.notice_changes()
+            except Exception:
+                log.exception("looking for changes of other processes failed; trying again")

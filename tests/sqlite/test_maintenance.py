@@ -1,0 +1,193 @@
+"""`check` finds what is wrong; `backup` copies a running store as it is at one instant."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from tests.contract.support import EVERYTHING, OWNER, attempt, claim, done, ids, make_event, parked, register
+from tests.support.clocks import Clocks
+from tests.support.sqlite import SqliteStores
+
+from tocsin.store.ports import StoreError
+from tocsin.store.records import Result, Settlement
+from tocsin.store.sqlite.maintenance import backup, check
+from tocsin.store.sqlite.store import SqliteStore
+
+
+async def busy(store: SqliteStore, clocks: Clocks) -> None:
+    """Something in every state."""
+    await store.queue.append([make_event(clocks, urgent=n % 2 == 0) for n in range(40)])
+    items = await claim(store, 30, {})
+    await store.queue.settle([done(item) for item in items[:10]])
+    await store.queue.settle([parked(item, clocks.now_ms) for item in items[10:20]])
+    await store.queue.settle([Settlement(item, [attempt("apns:a", Result.REFUSED)], []) for item in items[20:25]])
+    await claim(store, 5, EVERYTHING)
+    await store.log.replay([items[20].event.id], 60_000)
+    await store.log.discard([items[21].event.id])
+    await register(store, "a")
+
+
+def break_it(path: Path, *statements: str) -> None:
+    connection = sqlite3.connect(path)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+async def test_a_store_at_work_is_in_order(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    assert check(stores.path) == []
+    await busy(store, clocks)
+    assert check(stores.path) == []
+    await stores.crash()
+    assert check(stores.path) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        ("UPDATE event SET waiting = waiting + 1 WHERE seq = 1", "counts other deliveries as waiting"),
+        ("DELETE FROM parked WHERE id = (SELECT min(id) FROM parked)", "counts other deliveries as waiting"),
+        ("DELETE FROM event WHERE seq = (SELECT min(seq) FROM parked)", "has no event"),
+        ("UPDATE event SET state = 2 WHERE waiting > 0", "not in the state that says so"),
+        ("UPDATE event SET state = 7 WHERE seq = 1", "a state that does not exist"),
+        ("UPDATE event SET body = NULL WHERE state = 0", "its content is gone"),
+        ("UPDATE event SET size = 1 WHERE state = 0", "another size"),
+        ("UPDATE event SET attempts = '[' WHERE seq = 1", "receipts that cannot be read"),
+        ("UPDATE parked SET targets = 'apns:a'", "targets that cannot be read"),
+        ("UPDATE parked SET expires_ms = 1", "another lifetime or urgency"),
+        ("UPDATE alembic_version SET version_num = '9999'", "the schema is 9999"),
+        ("DROP TABLE parked", "not a store of tocsin"),
+    ],
+)
+async def test_what_does_not_fit_together_is_found(
+    stores: SqliteStores, clocks: Clocks, statement: str, finding: str
+) -> None:
+    await busy(await stores.open(), clocks)
+    await stores.close()
+    break_it(stores.path, statement)
+    findings = check(stores.path)
+    assert findings
+    assert any(finding in one for one in findings)
+
+
+async def test_many_findings_of_a_kind_are_cut_short(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await store.queue.append([make_event(clocks) for _ in range(100)])
+    await stores.close()
+    break_it(stores.path, "UPDATE event SET size = 1")
+    findings = check(stores.path)
+    assert len(findings) == 21
+    assert findings[-1].startswith("and more of this kind")
+
+
+async def test_a_damaged_file_is_found_and_no_traceback(stores: SqliteStores, clocks: Clocks) -> None:
+    await busy(await stores.open(), clocks)
+    await stores.close()
+    content = bytearray(stores.path.read_bytes())
+    for start in range(4096, len(content), 2 * 4096):
+        content[start : start + 50] = b"\xff" * 50
+    stores.path.write_bytes(content)
+    assert check(stores.path)
+    stores.path.write_bytes(b"no database" * 1000)
+    (finding,) = check(stores.path)
+    assert "not a SQLite database" in finding
+
+
+def test_where_there_is_no_store_it_says_so(tmp_path: Path) -> None:
+    (finding,) = check(tmp_path / "none.db")
+    assert finding.endswith("there is no store")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- backup ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_backup_restored_holds_all_that_was_accepted_before_it(
+    stores: SqliteStores, clocks: Clocks, tmp_path: Path
+) -> None:
+    store = await stores.open()
+    await busy(store, clocks)
+    expected, devices = await store.queue.backlog(), await store.registry.devices_of([OWNER])
+    backup(stores.path, tmp_path / "backup.db")
+    await store.queue.append([make_event(clocks)])
+    assert check(tmp_path / "backup.db") == []
+    stores.path = tmp_path / "backup.db"
+    store = await stores.open()
+    assert await store.queue.backlog() == expected
+    assert len(await claim(store, 1000, EVERYTHING)) == expected.events
+    assert await store.registry.devices_of([OWNER]) == devices
+
+
+async def test_a_backup_is_taken_while_the_server_writes_and_is_of_one_instant(
+    stores: SqliteStores, clocks: Clocks, tmp_path: Path
+) -> None:
+    store = await stores.open()
+    accepted: list[str] = []
+    stop = asyncio.Event()
+
+    async def produce() -> None:
+        while not stop.is_set():
+            event = make_event(clocks, padding=300)
+            await store.queue.append([event])
+            accepted.append(event.id)
+
+    producing = asyncio.ensure_future(produce())
+    copies = []
+    for n in range(5):
+        await asyncio.sleep(0.05)
+        before = len(accepted)
+        await asyncio.to_thread(backup, stores.path, tmp_path / f"{n}.db")
+        copies.append((tmp_path / f"{n}.db", before))
+    stop.set()
+    await producing
+    for path, before in copies:
+        assert check(path) == []
+        stores.path = path
+        held = ids(await (await stores.open()).queue.claim(100_000))
+        assert held == accepted[: len(held)]
+        assert len(held) >= before
+
+
+async def test_a_backup_is_one_file_for_its_users_eyes_only(
+    stores: SqliteStores, clocks: Clocks, tmp_path: Path
+) -> None:
+    await busy(await stores.open(), clocks)
+    (tmp_path / "backups").mkdir()
+    backup(stores.path, tmp_path / "backups" / "one.db")
+    (file,) = (tmp_path / "backups").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_a_backup_never_overwrites(stores: SqliteStores, tmp_path: Path) -> None:
+    await stores.open()
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    with pytest.raises(StoreError, match="never overwrites"):
+        backup(stores.path, target)
+    with pytest.raises(StoreError, match="never overwrites"):
+        backup(stores.path, stores.path)
+    assert target.read_text() == "precious"
+
+
+async def test_a_backup_that_cannot_be_made_leaves_nothing_behind(stores: SqliteStores, tmp_path: Path) -> None:
+    await stores.open()
+    with pytest.raises(StoreError):
+        backup(stores.path, tmp_path / "no such directory" / "backup.db")
+    await stores.close()
+    (tmp_path / "out").mkdir()
+    stores.path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="not a SQLite database"):
+        backup(stores.path, tmp_path / "out" / "backup.db")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_backup_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store"):
+        backup(tmp_path / "none.db", tmp_path / "backup.db")
+    assert list(tmp_path.iterdir()) == []

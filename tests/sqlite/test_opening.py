@@ -1,0 +1,168 @@
+"""A store that cannot be used is refused in one sentence that names the file, the reason and the remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import sqlite3
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from tests.sqlite.opened import opened
+from tests.support.sqlite import SqliteStores
+
+from tocsin.store.ports import StorageFailure, StoreError
+from tocsin.store.sqlite.connection import open_connection
+
+
+async def refusal(path: Path, kind: type[StoreError] = StoreError) -> str:
+    """What a command is told, and a server too, in the same words."""
+    messages = []
+    for server in (False, True):
+        with pytest.raises(kind) as refused:
+            async with opened(path, server=server):
+                pass
+        messages.append(str(refused.value))
+    assert messages[0] == messages[1]
+    assert str(path) in messages[0]
+    assert "\n" not in messages[0]
+    return messages[0]
+
+
+async def open_once(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "var" / "tocsin.db"
+
+
+async def test_a_new_store_is_for_its_users_eyes_only(path: Path) -> None:
+    await open_once(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", ["a b?c#d%20.db", "ü'\".db"])
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    await open_once(tmp_path / name)
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith("lock")) == [name]
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"Dear diary, " * 1000)
+    assert "not a SQLite database" in await refusal(path)
+    assert path.read_bytes().startswith(b"Dear diary")
+
+
+async def test_another_programs_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE event(name TEXT)")
+    other.close()
+    assert "another program's" in await refusal(path)
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT count(*) FROM sqlite_master").fetchone() == (1,)
+    other.close()
+
+
+async def test_a_directory_is_refused(path: Path) -> None:
+    path.mkdir(parents=True)
+    await refusal(path)
+
+
+async def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    await refusal(tmp_path / "file" / "tocsin.db")
+
+
+async def test_a_truncated_file_is_refused(path: Path) -> None:
+    await open_once(path)
+    content = path.read_bytes()
+    for size in (50, 100, 4095, 4096, 5000, len(content) // 2):
+        path.write_bytes(content[:size])
+        await refusal(path)
+
+
+async def test_a_newer_schema_is_refused_and_left_as_it_is(path: Path) -> None:
+    await open_once(path)
+    with sqlite3.connect(path) as newer:
+        newer.execute("UPDATE alembic_version SET version_num = '9999'")
+    newer.close()
+    message = await refusal(path)
+    assert "9999" in message
+    assert "upgrade tocsin" in message
+    with sqlite3.connect(path) as newer:
+        assert newer.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
+    newer.close()
+
+
+async def test_a_store_that_another_process_has_locked_for_long_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode=WAL")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(
+        "tocsin.store.sqlite.opening.open_connection", lambda path: open_connection(path, busy_timeout_s=0.05)
+    )
+    assert "locked by another process" in await refusal(path, StorageFailure)
+    other.close()
+
+
+def _in_a_child_without_rights(directory: str, results: multiprocessing.SimpleQueue[str]) -> None:
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    try:
+        asyncio.run(open_once(Path(directory) / "tocsin.db"))
+    except StoreError as error:
+        results.put(str(error))
+    except BaseException as error:
+        results.put(f"not a StoreError: {error!r}")
+    else:
+        results.put("opened")
+
+
+@pytest.mark.parametrize("what", ["an empty directory", "a directory with a store", "a file"])
+def test_what_may_not_be_written_is_refused(what: str) -> None:
+    """In a child, for root may write everything."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        if what != "an empty directory":
+            asyncio.run(open_once(directory / "tocsin.db"))
+            for file in directory.iterdir():
+                file.chmod(0o444 if what == "a file" else 0o666)
+        directory.chmod(0o777 if what == "a file" else 0o555)
+        fork = multiprocessing.get_context("fork")
+        results: multiprocessing.SimpleQueue[str] = fork.SimpleQueue()
+        child = fork.Process(target=_in_a_child_without_rights, args=(name, results))
+        child.start()
+        child.join(30)
+        message = results.get()
+        directory.chmod(0o700)
+    assert message.startswith(f"{name}/tocsin.db: ")
+    assert "not writable" in message or "cannot be opened" in message
+
+
+async def test_no_schema_is_changed_under_a_running_server(
+    stores: SqliteStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stores.open()
+    monkeypatch.setattr("tocsin.store.sqlite.opening.is_current", lambda connection: False)
+    with pytest.raises(StoreError, match="stop that one first"):
+        await stores.open(server=False)
+
+
+async def test_opening_again_changes_nothing(stores: SqliteStores) -> None:
+    store = await stores.open()
+    before = await store.database.read(lambda driver: driver.execute("PRAGMA schema_version").fetchone())
+    store = await stores.reopen()
+    assert before == await store.database.read(lambda driver: driver.execute("PRAGMA schema_version").fetchone())
