@@ -96,7 +96,7 @@ class Delivery(Section):
 
 
 class Http2(Section):
-    """What both providers' connections have in common."""
+    """What all providers' connections have in common."""
 
     ca_file: Path | None = None
     """Who may have signed the provider's certificate; the system's authorities where absent."""

@@ -13,11 +13,12 @@ import pytest
 from msgspec import Struct
 from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
 
-from tocsin.domain.lanes import LaneState
+from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Match, Rule
 from tocsin.http2.pool import PoolOptions
-from tocsin.providers import apns_answers, fcm_answers
-from tocsin.store.ports import Result, State
+from tocsin.providers.apns import answers as apns_answers
+from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.store.records import Result, State
 
 APNS_LANE = f"apns:production:{APPLICATION}"
 SANDBOX_LANE = f"apns:sandbox:{APPLICATION}"
@@ -37,7 +38,7 @@ class Case(Struct, frozen=True):
     lane: LaneState = LaneState.RUNNING
     rule: dict[str, Any] = {}
     attempts: int = 1
-    fault: bool = False
+    failure: bool = False
     """Counts towards the lane's breaker."""
 
 
@@ -46,9 +47,9 @@ AT_ITS_END = (3590.0, 3600.0)
 """Not after the event's lifetime."""
 # No answer at all: the connection lost, the stream reset, the deadline passed.
 _LINKS = [
-    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "cut": "before_answer"}, fault=True),
-    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "reset": 2}, fault=True),
-    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "no_answer": True}, fault=True),
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "cut": "before_answer"}, failure=True),
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "reset": 2}, failure=True),
+    Case(0, "", Result.RETRY, (0, 2), rule={"status": None, "no_answer": True}, failure=True),
 ]
 
 
@@ -88,18 +89,20 @@ def _apns_cases() -> list[Case]:
         Case(429, "TooManyRequests", Result.RETRY, (30, 30)),
         Case(429, "TooManyRequests", Result.RETRY, (7, 7), rule={"headers": {"retry-after": "7"}}),
         Case(429, "TooManyProviderTokenUpdates", Result.RETRY, (1190, 1200), lane=LaneState.PAUSED),
-        Case(500, "InternalServerError", Result.RETRY, (0, 2), fault=True),
-        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), fault=True),
-        Case(503, "ServiceUnavailable", Result.RETRY, (11, 11), rule={"headers": {"retry-after": "11"}}, fault=True),
-        Case(503, "ServiceUnavailable", Result.RETRY, (85, 90), rule={"headers": {"retry-after": "date"}}, fault=True),
-        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), rule={"headers": {"retry-after": "soon"}}, fault=True),
+        Case(500, "InternalServerError", Result.RETRY, (0, 2), failure=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), failure=True),
+        Case(503, "ServiceUnavailable", Result.RETRY, (11, 11), rule={"headers": {"retry-after": "11"}}, failure=True),
+        Case(
+            503, "ServiceUnavailable", Result.RETRY, (85, 90), rule={"headers": {"retry-after": "date"}}, failure=True
+        ),
+        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), rule={"headers": {"retry-after": "soon"}}, failure=True),
         Case(
             503,
             "ServiceUnavailable",
             Result.RETRY,
             AT_ITS_END,
             rule=_AGES,
-            fault=True,
+            failure=True,
         ),
         *_LINKS,
         Case(503, "Shutdown", Result.RETRY, (0, 0.1)),
@@ -107,8 +110,8 @@ def _apns_cases() -> list[Case]:
         Case(400, "SomethingNew", Result.REFUSED),
         Case(403, "SomethingNew", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
         Case(410, "SomethingNew", Result.RETRY, (0, 60)),
-        Case(502, "", Result.RETRY, (0, 2), rule={"body": "<html>bad gateway</html>"}, fault=True),
-        Case(504, "", Result.RETRY, (0, 2), rule={"body": "<html>gateway timeout</html>"}, fault=True),
+        Case(502, "", Result.RETRY, (0, 2), rule={"body": "<html>bad gateway</html>"}, failure=True),
+        Case(504, "", Result.RETRY, (0, 2), rule={"body": "<html>gateway timeout</html>"}, failure=True),
         Case(418, "Teapot", Result.RETRY, (0, 60)),
     ]
 
@@ -142,11 +145,11 @@ def _fcm_cases() -> list[Case]:
             lane=LaneState.PAUSED,
             rule={"headers": {"retry-after": "9"}},
         ),
-        Case(500, "INTERNAL", Result.RETRY, (0, 2), fault=True),
-        Case(503, "UNAVAILABLE", Result.RETRY, (10, 20), fault=True),
-        Case(503, "UNAVAILABLE", Result.RETRY, (25, 25), rule={"headers": {"retry-after": "25"}}, fault=True),
-        Case(502, "", Result.RETRY, (10, 20), rule={"body": "<html>bad gateway</html>"}, fault=True),
-        Case(504, "", Result.RETRY, (10, 20), rule={"body": "<html>gateway timeout</html>"}, fault=True),
+        Case(500, "INTERNAL", Result.RETRY, (0, 2), failure=True),
+        Case(503, "UNAVAILABLE", Result.RETRY, (10, 20), failure=True),
+        Case(503, "UNAVAILABLE", Result.RETRY, (25, 25), rule={"headers": {"retry-after": "25"}}, failure=True),
+        Case(502, "", Result.RETRY, (10, 20), rule={"body": "<html>bad gateway</html>"}, failure=True),
+        Case(504, "", Result.RETRY, (10, 20), rule={"body": "<html>gateway timeout</html>"}, failure=True),
         Case(418, "TEAPOT", Result.RETRY, (0, 60)),
     ]
 
@@ -191,7 +194,7 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
         line.script(Rule(match=Match(token=device.token), times=case.attempts, **rule))
     await line.register(device)
     event = make_event()
-    await line.hand_in(event)
+    await line.append(event)
     record = await line.attempted(event, case.attempts)
 
     attempt = record.attempts[case.attempts - 1]
@@ -203,8 +206,8 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
     assert attempt.lane == (SANDBOX_LANE if case.reason == "BadDeviceToken" else lane_name)
     assert line.lane(attempt.lane).state is case.lane
     assert line.metric(attempt.lane, case.result, case.reason if case.status else "link") == 1
-    if case.fault or case.result is not Result.RETRY:
-        assert line.dispatcher._lanes[attempt.lane].breaker.consecutive == int(case.fault)
+    if case.failure or case.result is not Result.RETRY:
+        assert line.dispatcher.lanes[attempt.lane].breaker.consecutive == int(case.failure)
     if case.result is Result.DELIVERED and lane_name == FCM_LANE:
         assert attempt.provider_id
     assert bool(await line.store.registry.find(device.token)) is case.token_kept

@@ -1,4 +1,4 @@
-"""Lanes feel their own faults and nobody else's; credentials are renewed and replaced without losing a delivery."""
+"""Lanes feel their own failures and nobody else's; credentials are renewed and replaced without losing a delivery."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.support.line import APPLICATION, apns_device, fcm_device, make_event, running_line
+from tests.support.line import APPLICATION, apns_credential, apns_device, fcm_device, make_event, running_line
 
 from tocsin.delivery.breaker import Breaker
-from tocsin.delivery.lanes import LaneOptions
-from tocsin.domain.devices import ApplicationId
-from tocsin.domain.lanes import LaneState
+from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule
 from tocsin.http2.pool import PoolOptions
-from tocsin.providers.credentials import AccessToken, ProviderToken
-from tocsin.store.ports import Application, Result
+from tocsin.providers.apns.credentials import read_stored
+from tocsin.providers.apns.provider_token import ProviderToken
+from tocsin.providers.fcm.access_token import AccessToken
+from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account
+from tocsin.providers.fcm.oauth import HttpOAuthClient, Token
+from tocsin.store.records import Result
+
+pytestmark = pytest.mark.slow
 
 PRODUCTION = f"apns:production:{APPLICATION}"
 SANDBOX = f"apns:sandbox:{APPLICATION}"
@@ -34,7 +39,7 @@ async def test_a_lane_that_only_fails_opens_its_breaker_parks_its_own_and_leaves
         line.script(Rule(match=Match(environment="production"), status=503, reason="ServiceUnavailable"))
         events = [make_event() for _ in range(200)]
         for start in range(0, 200, 20):
-            await line.hand_in(*events[start : start + 20])
+            await line.append(*events[start : start + 20])
             await asyncio.sleep(0.02)
         deadline = time.monotonic() + 10
         while len(line.emulator.inbox.find()) < 200:
@@ -57,10 +62,10 @@ async def test_a_lane_that_never_answers_holds_only_its_own_bound_and_the_others
         await line.register(stuck, good)
         line.script(Rule(match=Match(environment="production"), no_answer=True))
         events = [make_event() for _ in range(1000)]
-        await line.hand_in(*events)
+        await line.append(*events)
         deadline = time.monotonic() + 15
         while len(line.emulator.inbox.find()) < 1000:
-            assert time.monotonic() < deadline, line.dispatcher.lanes()
+            assert time.monotonic() < deadline, line.dispatcher.lanes.statuses()
             await asyncio.sleep(0.02)
         held = line.lane(PRODUCTION)
         assert held.in_flight <= 50
@@ -73,10 +78,10 @@ async def test_urgent_events_overtake_the_others_within_a_lane(tmp_path: Path) -
         await line.register(device)
         line.script(latency=Latency(fixed_ms=5))
         bulk = [make_event() for _ in range(100)]
-        await line.hand_in(*bulk)
+        await line.append(*bulk)
         await line.attempted(bulk[0])
         urgent = make_event(message="dialplan_callreverse_start")
-        await line.hand_in(urgent)
+        await line.append(urgent)
         await line.finished(urgent)
         arrived = [entry["body"]["message"] for entry in line.emulator.inbox.find()]
         assert len(arrived) < 60, "the urgent one did not wait for the hundred before it"
@@ -86,23 +91,23 @@ async def test_a_lane_paused_for_a_wrong_key_says_so_and_resumes_by_itself_when_
     tmp_path: Path,
 ) -> None:
     async with running_line(tmp_path) as line:
-        right = (await line.store.applications.applications())[0]
+        [right] = await line.store.credentials.of("apns")
         wrong_key = ec.generate_private_key(ec.SECP256R1())
         pem = wrong_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        await line.store.applications.put_application(Application(ApplicationId(APPLICATION), pem, right.key_id))
+        await line.store.credentials.put(apns_credential(pem, read_stored(right).key_id))
         await line.configure()
         device = apns_device()
         await line.register(device)
         events = [make_event() for _ in range(10)]
-        await line.hand_in(*events)
+        await line.append(*events)
         await line.attempted(events[0])
         status = line.lane(PRODUCTION)
         assert (status.state, status.reason) == (LaneState.PAUSED, "InvalidProviderToken")
         assert line.metric(PRODUCTION, Result.MISCONFIGURED, "InvalidProviderToken") >= 1
-        await line.store.applications.put_application(right)
+        await line.store.credentials.put(right)
         await line.configure()
         more = make_event()
-        await line.hand_in(more)
+        await line.append(more)
         await line.finished(more)
         assert line.lane(PRODUCTION).state is LaneState.RUNNING
         # What waited for the operator goes out now, not when its back-off would have ended.
@@ -112,19 +117,19 @@ async def test_a_lane_paused_for_a_wrong_key_says_so_and_resumes_by_itself_when_
 
 async def test_replacing_a_key_under_load_fails_no_delivery(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
-        [application] = await line.store.applications.applications()
+        [application] = await line.store.credentials.of("apns")
         certificate = line.emulator.files.certificate.read_text()
         await line.register(apns_device())
         line.script(latency=Latency(fixed_ms=10))
         events = [make_event() for _ in range(2000)]
         for start in range(0, 2000, 100):
-            await line.hand_in(*events[start : start + 100])
+            await line.append(*events[start : start + 100])
             if start == 600:
-                new = Application(ApplicationId(APPLICATION), certificate_pem=certificate)
-                await line.store.applications.put_application(new)
+                new = apns_credential(certificate_pem=certificate)
+                await line.store.credentials.put(new)
                 await line.configure()
             if start == 1200:
-                await line.store.applications.put_application(application)
+                await line.store.credentials.put(application)
                 await line.configure()
             await asyncio.sleep(0.005)
         records = await line.finished(*events, timeout_s=30)
@@ -162,11 +167,19 @@ def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_bla
     assert not token.expired(token.header()), "the new one is called expired too: it is the clock"
 
 
+class _AtTheRealTime(HttpOAuthClient):
+    """The emulator's clock is not the test's."""
+
+    async def token(self, account: ServiceAccount, now_s: float) -> Token:
+        return await super().token(account, time.time())
+
+
 async def test_an_access_token_is_renewed_ahead_of_time_in_the_background_one_renewal_at_a_time(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         now = time.time()
         files = line.emulator.files
-        token = AccessToken(files.service_account.read_text(), files.ca, clock=lambda: now)
+        account = read_service_account(files.service_account.read_bytes())
+        token = AccessToken(account, _AtTheRealTime(files.ca), clock=lambda: now)
         first = await token.ready()
         assert first is not None
         assert line.emulator.inbox.tokens_issued == 1
@@ -185,11 +198,11 @@ async def test_an_access_token_that_google_calls_expired_is_replaced_and_nothing
     async with running_line(tmp_path) as line:
         await line.register(fcm_device())
         first = make_event()
-        await line.hand_in(first)
+        await line.append(first)
         await line.finished(first)
         line.script(Rule(expire_tokens=True, times=1))
         events = [make_event() for _ in range(50)]
-        await line.hand_in(*events)
+        await line.append(*events)
         records = await line.finished(*events)
         assert {record.attempts[-1].result for record in records} == {"delivered"}
 
@@ -200,7 +213,7 @@ async def test_full_jitter_and_doubling_stay_within_their_bounds() -> None:
     pauses = []
     for _ in range(10):
         for _ in range(5):
-            breaker.fault()
+            breaker.failure()
             if breaker.is_open and breaker.open_until > now:
                 break
         pauses.append(breaker.open_until - now)
@@ -214,18 +227,18 @@ async def test_full_jitter_and_doubling_stay_within_their_bounds() -> None:
     assert not breaker.is_open
 
 
-@pytest.mark.parametrize(("faults", "healthy", "opens"), [(4, 0, False), (5, 0, True)])
-async def test_five_consecutive_faults_open_the_breaker(faults: int, healthy: int, opens: bool) -> None:
+@pytest.mark.parametrize(("failures", "healthy", "opens"), [(4, 0, False), (5, 0, True)])
+async def test_five_consecutive_failures_open_the_breaker(failures: int, healthy: int, opens: bool) -> None:
     breaker = Breaker(lambda: 1.0, lambda: 0.5)
-    for _ in range(faults):
-        breaker.fault()
+    for _ in range(failures):
+        breaker.failure()
     assert breaker.is_open is opens
 
 
 async def test_half_of_twenty_attempts_failing_opens_the_breaker() -> None:
     breaker = Breaker(lambda: 1.0, lambda: 0.5)
     for _ in range(12):
-        breaker.fault()
+        breaker.failure()
         if breaker.is_open:
             break
         breaker.healthy(1)

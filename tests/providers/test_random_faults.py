@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -18,7 +19,9 @@ from tocsin.domain.devices import Device
 from tocsin.domain.events import Event
 from tocsin.emulator.faults import Goaway, Match, Rule
 from tocsin.http2.pool import PoolOptions
-from tocsin.store.ports import Result
+from tocsin.store.records import Result
+
+pytestmark = pytest.mark.slow
 
 _OWNERS = [f"00000000-0000-4000-8000-{number:012d}" for number in range(3)]
 _LONG_AGO_MS = 1_000_000_000_000
@@ -59,7 +62,7 @@ class Faults(RuleBasedStateMachine):
 
     async def _open(self) -> Line:
         options = PoolOptions(request_timeout_s=1.0, max_streams=50)
-        line = running_line(Path(self.directory.name), pool=options, dice=lambda: 0.0)
+        line = running_line(Path(self.directory.name), pool=options, random_number=lambda: 0.0)
         return await self.stack.enter_async_context(line)
 
     def teardown(self) -> None:
@@ -86,10 +89,10 @@ class Faults(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_token_dies(self, data: st.DataObject) -> None:
         alive = sorted(self.devices.keys() - self.dead)
-        if not alive or self.devices[alive[0]].system != "apns":
+        if not alive or self.devices[alive[0]].provider != "apns":
             return
         token = data.draw(st.sampled_from(alive))
-        if self.devices[token].system == "apns":
+        if self.devices[token].provider == "apns":
             self.dead.add(token)
             when = int(time.time() * 1000) + 60_000
             rule_ = Rule(match=Match(token=token), status=410, reason="Unregistered", timestamp=when)
@@ -98,7 +101,7 @@ class Faults(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(_OWNERS), count=st.integers(1, 30))
     def hand_in(self, owner: str, count: int) -> None:
         events = [make_event(owner) for _ in range(count)]
-        self.runner.run(self.line.hand_in(*events))
+        self.runner.run(self.line.append(*events))
         for event in events:
             self.expected[event.id] = {token for token, device in self.devices.items() if device.owner == owner}
         self.events += events
@@ -110,7 +113,8 @@ class Faults(RuleBasedStateMachine):
     @invariant()
     def memory_is_bounded(self) -> None:
         if hasattr(self, "line"):
-            assert all(lane.in_flight <= 4000 and lane.waiting <= 8000 for lane in self.line.dispatcher.lanes())
+            lanes = self.line.dispatcher.lanes.statuses()
+            assert all(lane.in_flight <= 4000 and lane.waiting <= 8000 for lane in lanes)
 
     async def _check(self) -> None:
         self.line.script()
@@ -127,11 +131,12 @@ class Faults(RuleBasedStateMachine):
             attempt.result == Result.RETRY and attempt.status == 0 for record in records for attempt in record.attempts
         )
         # FCM has no id of the sender's: count by the receipts, which name every attempt.
-        doubled = sum(count - 1 for (_, token), count in arrived.items() if self.devices[token].system == "apns")
+        doubled = sum(count - 1 for (_, token), count in arrived.items() if self.devices[token].provider == "apns")
         assert doubled <= unknown
         for token, device in self.devices.items():
             if token not in self.dead:
-                assert await self.line.store.registry.find(device.token), f"{device.system} token removed without cause"  # type: ignore[arg-type]
+                found = await self.line.store.registry.find(device.token)
+                assert found, f"{device.provider} token removed without cause"
 
 
 def test_random_faults_lose_nothing_double_nothing_and_kill_no_living_token() -> None:

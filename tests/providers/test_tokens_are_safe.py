@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 from tests.support.line import APPLICATION, OWNER, PROJECT, apns_device, fcm_device, make_event, running_line
 
-from tocsin.domain.devices import ApplicationId
-from tocsin.domain.lanes import LaneState
+from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Match, Rule
-from tocsin.store.ports import Application, FcmProject, Result
+from tocsin.providers.apns.address import parse
+from tocsin.providers.fcm.credentials import stored
+from tocsin.store.records import Result
 
 LANE = f"apns:production:{APPLICATION}"
 
@@ -27,7 +28,7 @@ async def test_a_token_registered_again_after_the_410_timestamp_survives_and_is_
         line.script(rule)
         await line.register(device)
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         [record] = await line.finished(event)
         assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
         assert len(await line.store.registry.find(device.token)) == 1
@@ -40,13 +41,13 @@ async def test_a_dead_token_is_removed_for_every_owner_and_can_be_restored(tmp_p
         line.script(Rule(status=410, reason="Unregistered", timestamp=int(time.time() * 1000) + 1000))
         await line.register(device, other)
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         await line.finished(event)
         assert await line.store.registry.find(device.token) == []
         history = await line.store.registry.history(token=device.token)
         assert {removal.device.owner for removal in history} == {device.owner, other.owner}
         assert all(removal.reason == "410 Unregistered" for removal in history)
-        assert await line.store.registry.restore(token=device.token, quarantined_only=False) == 2
+        assert await line.store.registry.restore(device.token) == 2
         assert len(await line.store.registry.find(device.token)) == 2
 
 
@@ -56,7 +57,7 @@ async def test_a_wrong_topic_pauses_the_topic_and_never_removes_a_token(tmp_path
         line.script(Rule(match=Match(topic="de.cospace.other"), status=400, reason="DeviceTokenNotForTopic"))
         await line.register(wrong, right)
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         record = await line.attempted(event, 2)
         assert {attempt.device: attempt.result for attempt in record.attempts} == {
             wrong.key: Result.MISCONFIGURED,
@@ -68,7 +69,7 @@ async def test_a_wrong_topic_pauses_the_topic_and_never_removes_a_token(tmp_path
         assert status.misconfigured_topics == {"de.cospace.other": "DeviceTokenNotForTopic"}
         # The next one for that topic is not even tried, and the right one is.
         second = make_event()
-        await line.hand_in(second)
+        await line.append(second)
         record = await line.attempted(second)
         assert [attempt.device for attempt in record.attempts] == [right.key]
         assert [parked.targets for parked in record.waiting] == [(wrong.key,)]
@@ -84,18 +85,18 @@ async def test_the_fuse_quarantines_when_too_many_tokens_die_at_once_and_one_com
         # In two waves, so that the second meets a fuse that the first has blown.
         for wave in (devices[:250], devices[250:]):
             events = [make_event(device.owner) for device in wave]
-            await line.hand_in(*events)
+            await line.append(*events)
             await line.finished(*events)
         assert line.lane(LANE).fuse_blown
         histories = [await line.store.registry.history(token=device.token) for device in devices[250:]]  # type: ignore[arg-type]
         assert all(history[0].quarantined for history in histories)
-        released = await line.store.registry.restore(application=APPLICATION)
+        released = await line.store.registry.release_quarantine(APPLICATION)
         assert released >= 150
-        line.dispatcher.quarantined(set())
+        line.dispatcher.lanes.quarantined({})
         assert not line.lane(LANE).fuse_blown
         line.script()
         event = make_event(devices[-1].owner)
-        await line.hand_in(event)
+        await line.append(event)
         [record] = await line.finished(event)
         assert record.attempts[-1].result == Result.DELIVERED
 
@@ -107,14 +108,15 @@ async def test_the_environment_is_learned_from_bad_device_token_and_remembered(t
         line.script(Rule(match=match, status=400, reason="BadDeviceToken"))
         await line.register(device)
         first = make_event()
-        await line.hand_in(first)
+        await line.append(first)
         [record] = await line.finished(first)
         assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
         assert record.attempts[1].lane == f"apns:sandbox:{APPLICATION}"
         [known] = await line.store.registry.find(device.token)
-        assert (known.sandbox, known.learned_sandbox) == (False, True)
+        address = parse(known.address)
+        assert (address.sandbox, address.learned_sandbox) == (False, True)
         second = make_event()
-        await line.hand_in(second)
+        await line.append(second)
         [record] = await line.finished(second)
         assert [attempt.result for attempt in record.attempts] == [Result.DELIVERED]
 
@@ -127,10 +129,10 @@ async def test_the_field_of_an_fcm_token_is_learned_and_remembered(tmp_path: Pat
         )
         await line.register(device)
         first, second = make_event(), make_event()
-        await line.hand_in(first)
+        await line.append(first)
         [record] = await line.finished(first)
         assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
-        await line.hand_in(second)
+        await line.append(second)
         await line.finished(second)
         bodies = [entry["body"]["message"] for entry in line.emulator.inbox.find(provider="fcm")]
         assert ["token" in body for body in bodies] == [True, True]
@@ -139,7 +141,8 @@ async def test_the_field_of_an_fcm_token_is_learned_and_remembered(tmp_path: Pat
 async def test_another_project_is_tried_on_sender_id_mismatch_and_remembered(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         account = json.loads(line.emulator.files.service_account.read_text()) | {"project_id": "another-id"}
-        await line.store.applications.put_project(FcmProject("another", json.dumps(account), default=True))
+        credential = stored("another", json.dumps(account).encode(), default=True, changed_ms=0)
+        await line.store.credentials.put(credential)
         await line.configure()
         line.script(
             Rule(match=Match(project="another-id"), status=403, reason="SENDER_ID_MISMATCH"),
@@ -147,10 +150,10 @@ async def test_another_project_is_tried_on_sender_id_mismatch_and_remembered(tmp
         device = fcm_device()
         await line.register(device)
         first, second = make_event(), make_event()
-        await line.hand_in(first)
+        await line.append(first)
         [record] = await line.finished(first)
         assert [attempt.lane for attempt in record.attempts] == ["fcm:another", f"fcm:{PROJECT}"]
-        await line.hand_in(second)
+        await line.append(second)
         [record] = await line.finished(second)
         assert [attempt.lane for attempt in record.attempts] == [f"fcm:{PROJECT}"]
 
@@ -161,10 +164,9 @@ async def test_deleting_a_token_stops_what_is_already_queued_for_it(tmp_path: Pa
         line.script(Rule(status=503, reason="ServiceUnavailable", headers={"retry-after": "1"}, times=1))
         await line.register(device)
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         await line.attempted(event)
         await line.store.registry.delete(device.owner, "apns", device.token)  # type: ignore[arg-type]
-        line.dispatcher.cancel(device.owner, "apns", device.token)
         [record] = await line.finished(event)
         assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.CANCELLED]
         assert line.emulator.inbox.find() == []
@@ -175,7 +177,7 @@ async def test_an_event_whose_lifetime_is_over_is_not_sent(tmp_path: Path) -> No
         device = apns_device()
         await line.register(device)
         late = make_event(lifetime_s=-1)
-        await line.hand_in(late)
+        await line.append(late)
         [record] = await line.finished(late)
         assert [attempt.result for attempt in record.attempts] == [Result.EXPIRED]
         assert line.emulator.inbox.find() == []
@@ -183,12 +185,11 @@ async def test_an_event_whose_lifetime_is_over_is_not_sent(tmp_path: Path) -> No
 
 async def test_a_parked_delivery_expires_even_while_its_lane_is_paused(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
-        await line.store.applications.put_application(Application(ApplicationId(APPLICATION)))
-        line.apns.configure([])
+        line.providers["apns"].configure([])
         device = apns_device()
         await line.register(device)
         event = make_event(lifetime_s=1.0)
-        await line.hand_in(event)
+        await line.append(event)
         [record] = await line.finished(event)
         assert [attempt.result for attempt in record.attempts] == [Result.MISCONFIGURED, Result.EXPIRED]
         assert record.event.owner == OWNER

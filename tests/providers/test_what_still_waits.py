@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from tests.support.line import APPLICATION, OWNER, Line, apns_device, fcm_device, make_event, running_line
 
-from tocsin.delivery.lanes import LaneOptions
-from tocsin.domain.lanes import LaneState
+from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule
 from tocsin.http2 import dial
 from tocsin.http2.pool import PoolOptions
-from tocsin.store.ports import Result
+from tocsin.store.records import Result
+
+pytestmark = pytest.mark.slow
 
 ONE_STREAM = PoolOptions(max_connections=1, max_streams=1)
 
@@ -23,7 +25,6 @@ ONE_STREAM = PoolOptions(max_connections=1, max_streams=1)
 async def delete(line: Line, system: str, token: str) -> None:
     """What the API does, in its order."""
     await line.store.registry.delete(OWNER, system, token)  # type: ignore[arg-type]
-    line.dispatcher.cancel(OWNER, system, token)
 
 
 async def test_a_token_deleted_while_its_push_waits_for_a_stream_is_not_rung(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ async def test_a_token_deleted_while_its_push_waits_for_a_stream_is_not_rung(tmp
         await line.register(device)
         line.script(latency=Latency(fixed_ms=200))
         events = [make_event() for _ in range(10)]
-        await line.hand_in(*events)
+        await line.append(*events)
         await asyncio.sleep(0.3)
         await delete(line, "apns", device.token)
         deleted_at = len(line.emulator.inbox.find())
@@ -49,7 +50,7 @@ async def test_a_token_deleted_while_its_push_waits_for_an_access_token_is_not_r
         await line.register(device)
         line.script(Rule(match=Match(provider="oauth"), delay_s=0.7))
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         await asyncio.sleep(0.3)
         await delete(line, "fcm", device.token)
         [record] = await line.finished(event)
@@ -62,7 +63,7 @@ async def test_what_outlives_its_lifetime_while_it_waits_for_a_stream_is_expired
         await line.register(apns_device())
         line.script(latency=Latency(fixed_ms=250))
         events = [make_event(lifetime_s=1) for _ in range(12)]
-        await line.hand_in(*events)
+        await line.append(*events)
         records = await line.finished(*events)
         results = [record.attempts[-1].result for record in records]
         assert results.count(Result.EXPIRED) >= 6
@@ -76,10 +77,10 @@ async def test_urgent_events_overtake_what_waits_for_a_stream(tmp_path: Path) ->
         await line.register(apns_device())
         line.script(latency=Latency(fixed_ms=20))
         bulk = [make_event() for _ in range(100)]
-        await line.hand_in(*bulk)
+        await line.append(*bulk)
         await asyncio.sleep(0.3)
         urgent = make_event(message="dialplan_callreverse_start")
-        await line.hand_in(urgent)
+        await line.append(urgent)
         [record] = await line.finished(urgent)
         ended = record.attempts[-1].at_ms
         records = await line.finished(*bulk)
@@ -91,10 +92,10 @@ async def test_answers_to_a_credential_that_was_replaced_meanwhile_do_not_pause_
         await line.register(apns_device())
         line.script(Rule(status=403, reason="InvalidProviderToken", delay_s=0.5, times=3))
         events = [make_event() for _ in range(3)]
-        await line.hand_in(*events)
+        await line.append(*events)
         await asyncio.sleep(0.2)
         # Taken away and added again: what the one before is told of its key is no longer of interest.
-        line.apns.configure([])
+        line.providers["apns"].configure([])
         await line.configure()
         records = await line.finished(*events)
         assert {record.attempts[-1].result for record in records} == {Result.DELIVERED}
@@ -105,12 +106,12 @@ async def test_a_stop_gives_back_what_waits_and_every_push_comes_back(tmp_path: 
     async with running_line(tmp_path, pool=ONE_STREAM, drain_s=0.3) as line:
         await line.register(apns_device())
         line.script(latency=Latency(fixed_ms=100))
-        await line.hand_in(*[make_event() for _ in range(50)])
+        await line.append(*[make_event() for _ in range(50)])
         await asyncio.sleep(0.3)
         began = time.monotonic()
     # `running_line` awaits the dispatcher's end: it would hang on a push that never came back.
     assert time.monotonic() - began < 5
-    assert line.dispatcher._out == 0
+    assert line.dispatcher._receipts.out == 0
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -124,7 +125,7 @@ async def test_a_proxys_tunnel_works_with_either_version_of_tls(
         context.maximum_version = newest
         return context
 
-    monkeypatch.setattr("tocsin.providers.apns.client_tls", limited)
+    monkeypatch.setattr("tocsin.providers.apns.channels.client_tls", limited)
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -146,7 +147,7 @@ async def test_a_proxys_tunnel_works_with_either_version_of_tls(
     async with running_line(tmp_path, pool=PoolOptions(proxy=url)) as line:
         await line.register(apns_device())
         event = make_event()
-        await line.hand_in(event)
+        await line.append(event)
         [record] = await line.finished(event)
         assert record.attempts[-1].result == Result.DELIVERED
     for task in tasks:

@@ -1,50 +1,46 @@
-"""What the tables of both providers have in common: links that fail, Retry-After, answers that nobody has described."""
+"""What the tables of all providers have in common: links that fail, Retry-After, answers that nobody has described."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
 from tocsin.domain.outcomes import Answer, Backoff, Outcome, RetryLater, Scope, Withdrawn
 from tocsin.http2.messages import Failure, FailureKind, Request
-from tocsin.providers.base import ToWithdraw
 
 log = structlog.get_logger(__name__)
 
+
+R = TypeVar("R", bound=Request)
+
 AT_ONCE: Final = Backoff(0.0, 300.0)
-LINK_FAULT: Final = Backoff(2.0, 300.0)
-"""Connection lost, reset, timeout; and a provider's own fault where it names no time."""
+LINK_FAILURE: Final = Backoff(2.0, 300.0)
+"""Connection lost, reset, timeout; and a provider's own failure where it names no time."""
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for a body that is not what it should be, or not even JSON."""
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
 SLOWLY: Final = Backoff(60.0, 900.0)
-"""For an answer that nobody has described, or can read: tried again slowly."""
+"""For an answer that no table describes, or that cannot be read."""
 _LONGEST_RETRY_AFTER_S: Final = 86_400.0
 
 
 def no_answer(failure: Failure) -> Outcome:
-    """What a request without an answer means. What fails with its connection is one fault, however much it is."""
+    """What a request without an answer means. What fails with its connection is one failure, however much it is."""
     if failure.kind is FailureKind.WITHDRAWN:
         return WITHDRAWN
     return RetryLater(
         Answer(0, failure.detail),
-        LINK_FAULT,
+        LINK_FAILURE,
         scope=Scope.LANE,
-        fault=True,
-        shared_fault=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
+        failure=True,
+        shared_failure=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
         unknown=failure.unknown,
     )
-
-
-def withdrawn_requests(withdrawn: ToWithdraw, requests: list[Request]) -> Sequence[Request]:
-    """The requests of those pushes that must not go out any more."""
-    pushes = set(withdrawn(request.context for request in requests))
-    return [request for request in requests if request.context in pushes] if pushes else ()
 
 
 def retry_after_s(request: Request, now_s: float) -> float | None:
@@ -62,7 +58,7 @@ def retry_after_s(request: Request, now_s: float) -> float | None:
     return float(min(max(wait_s, 0), _LONGEST_RETRY_AFTER_S))
 
 
-def judged(provider: str, judge: Callable[[Request], Outcome], request: Request) -> Outcome:
+def judged(provider: str, judge: Callable[[R], Outcome], request: R) -> Outcome:
     """What `judge` says; where it fails, for a mistake of ours, this delivery is tried again and the others go on."""
     try:
         return judge(request)

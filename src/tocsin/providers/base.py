@@ -1,85 +1,205 @@
-"""What every provider is to the dispatcher: pushes in, outcomes out, in batches."""
+"""What a provider is: the one place where tocsin is extended. A provider is a package beside `apns` and `fcm`.
+
+`Rules` say what may be registered with it and sent through it; they are pure, and cheap to import. `Provider` sends, in
+batches: pushes in, outcomes out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tocsin.domain import payloads
-from tocsin.domain.devices import Device
+from msgspec import Struct
+
+from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import Address, Device, DeviceToken
 from tocsin.domain.events import Event
-from tocsin.domain.lanes import Route
 from tocsin.domain.outcomes import Outcome
+from tocsin.domain.routes import Route
+from tocsin.providers.fields import Fields
+
+if TYPE_CHECKING:
+    from tocsin.http2.network import Network
+    from tocsin.http2.pool import Pool
+
+# -- what may be registered, and sent ----------------------------------------------------------------------------------
 
 
-class Rendering:
-    """One event's payloads: made when first asked for, shared by all its devices."""
+class Rules(Protocol):
+    """A provider's registrations and limits. Pure functions: no I/O, no state."""
 
-    __slots__ = ("_apns", "_fcm", "_voip", "event")
+    @property
+    def name(self) -> str:
+        """The `system` of its registrations, and how its devices, credentials and lanes begin."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """What a registration may have beside `system`, `action` and `device_token`."""
+
+    @property
+    def always_fits_bytes(self) -> int:
+        """An event's body up to this size fits, whatever is in it."""
+
+    def token(self, text: str) -> DeviceToken:
+        """A device token as it is stored.
+
+        Raises:
+            ValueError: it is malformed; the message says what one looks like.
+        """
+
+    def address(self, fields: Fields) -> Address:
+        """What a registration says of how the device is reached. Fields that are not the provider's are ignored.
+
+        Raises:
+            FieldError: a field breaks a rule.
+        """
+
+    def account(self, address: Address) -> str | None:
+        """Whose credential must be known for a registration to be taken; None where any will do."""
+
+    def section(self, devices: Sequence[Device]) -> Any:
+        """These devices as `GET /api/push` shows them, under the provider's name."""
+
+    def describe(self, address: Address) -> Mapping[str, Any]:
+        """The address by field, for people and programs; what was not given or learned is left out."""
+
+    def summary(self, address: Address) -> str:
+        """The address in a few words, for a table."""
+
+    def reserves(self, field: str) -> bool:
+        """Whether the provider keeps this name of a field for itself, so that no event may bring it."""
+
+    def check_fits(self, body: bytes) -> None:
+        """Whether an event's body can be sent.
+
+        Raises:
+            ValueError: it is too large, and cannot be made to fit.
+        """
+
+
+# -- what is sent ------------------------------------------------------------------------------------------------------
+
+
+class Content:
+    """One event, and its payloads as providers have rendered them: each once, shared by all devices it fits."""
+
+    __slots__ = ("event", "payloads")
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self._apns: bytes | None = None
-        self._voip: bytes | None = None
-        self._fcm: bytes | None = None
-
-    def apns(self) -> bytes:
-        if self._apns is None:
-            self._apns = payloads.apns_payload(self.event.body)
-        return self._apns
-
-    def apns_voip(self) -> bytes:
-        if self._voip is None:
-            self._voip = payloads.apns_payload(self.event.body, payloads.APNS_VOIP_LIMIT_BYTES)
-        return self._voip
-
-    def fcm(self) -> bytes:
-        if self._fcm is None:
-            self._fcm = payloads.fcm_data(self.event.body)
-        return self._fcm
+        self.payloads: dict[str, bytes] = {}
+        """By a name that the provider has chosen."""
 
 
 class Push:
     """One delivery on its way: an event to one device by one route. Mutable and slotted: one is made per delivery."""
 
-    __slots__ = ("device", "item", "queued_at", "rendering", "route", "sent_us", "tried", "tries", "via")
+    __slots__ = ("content", "device", "route", "tried")
 
-    def __init__(self, rendering: Rendering, device: Device, route: Route, item: Any, tries: int) -> None:
-        self.rendering = rendering
+    def __init__(self, content: Content, device: Device, route: Route) -> None:
+        self.content = content
         self.device = device
         self.route = route
-        self.item = item
-        """The dispatcher's own."""
-        self.tries = tries
-        """Attempts that came before this one."""
         self.tried: tuple[Route, ...] = ()
-        """Routes that the provider has ruled out in this round."""
-        self.queued_at = 0.0
-        """Since when it waits in its lane (event loop's time)."""
-        self.sent_us = 0
-        """When it was handed to the provider (Unix microseconds)."""
-        self.via: Any = None
-        """The provider's own: what it was sent through, which may have been replaced when the answer comes."""
+        """Routes that the provider has ruled out before this one."""
 
 
-Report = Callable[[list[tuple[Push, Outcome]]], None]
-ToWithdraw = Callable[[Iterable[Push]], Sequence[Push]]
-"""Which of some pushes must not go out any more: their token was deleted meanwhile, or their lifetime has ended."""
+class DispatcherPort(Protocol):
+    """What a provider asks and tells whoever gave it the pushes."""
+
+    def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
+        """What became of pushes; each is reported exactly once."""
+
+    def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
+        """Which of these must not be sent any more: their token was deleted meanwhile, or their lifetime has ended."""
+
+    def may_send(self) -> bool:
+        """Whether anything may be sent now."""
 
 
-def none_withdrawn(pushes: Iterable[Push]) -> Sequence[Push]:
-    return ()
+class Context(Struct, frozen=True):
+    """What a provider works with, and gets from outside."""
+
+    dispatcher: DispatcherPort
+    network: Network
+    wall_clock: Callable[[], float]
+    """Unix seconds."""
+    random: Random
 
 
-class Provider(Protocol):
+class AccountStatus(Struct, frozen=True):
+    """The credential of one account, without its secrets."""
+
+    account: str
+    kind: str
+    """What it is: `key`, `certificate`, `service account`."""
+    expires_s: float | None = None
+    """When it ends, Unix seconds; None where it does not."""
+
+
+class CheckResult(Struct, frozen=True):
+    """Whether a credential works, in one sentence with the remedy."""
+
+    ok: bool
+    sentence: str
+
+
+class Sender(Protocol):
+    """What delivery asks of a provider."""
+
     def route(self, device: Device) -> Route:
-        """The way to try first."""
+        """The route to try first."""
 
     def send(self, pushes: Sequence[Push]) -> None:
-        """Send each push by its route; every one of them is reported, exactly once, in whatever order."""
+        """Render and send each push by its route; every one of them is reported, in whatever order.
 
-    async def close(self) -> None: ...
+        A push carries `delivery_id`, by which it is known where the provider's answer has no id of its own.
+        """
+
+    def learned(self, push: Push) -> Address:
+        """The address of its device, now that the push was delivered by another route than the first."""
+
+    def resume(self) -> None:
+        """`may_send` has become true: send what waited for it."""
+
+
+class Provider(Sender, Protocol):
+    """A provider that is set up. Not safe to share between event loops."""
+
+    @property
+    def rules(self) -> Rules: ...
+
+    @property
+    def request_timeout_s(self) -> float:
+        """After how long a request without an answer is given up."""
+
+    @property
+    def unknown_answers(self) -> int:
+        """How many answers no row of its table has known, since the start."""
+
+    def configure(self, credentials: Iterable[Credential]) -> set[str]:
+        """Take over the credentials as they are now; returns the lanes that may send again for it.
+
+        What is in flight under an old credential finishes there; no delivery fails for the change.
+
+        Raises:
+            CredentialError: one cannot be used; the others are taken over.
+        """
+
+    def pools(self) -> Iterable[Pool[Any]]:
+        """The connections that are in use."""
+
+    def status(self) -> list[AccountStatus]:
+        """How its credentials are."""
+
+    async def close(self) -> None:
+        """End every connection; what is not answered is reported as lost."""
+
+
+class CredentialError(ValueError):
+    """A key, certificate or service account that cannot be used; the message says which rule it breaks."""
 
 
 def delivery_id(event_id: str, device_token: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff, Scope
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY, UNREADABLE
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE
 
 
 class Act(Enum):
@@ -31,15 +31,15 @@ class Act(Enum):
 
 class Row(Struct, frozen=True):
     act: Act
-    backoff: Backoff = LINK_FAULT
-    fault: bool = False
+    backoff: Backoff = LINK_FAILURE
+    failure: bool = False
     scope: Scope = Scope.DEVICE
 
 
 _RATE: Final = Row(Act.RATE, Backoff(60.0, 900.0, jitter=False))
-_INTERNAL: Final = Row(Act.RETRY, LINK_FAULT, fault=True, scope=Scope.LANE)
+_INTERNAL: Final = Row(Act.RETRY, LINK_FAILURE, failure=True, scope=Scope.LANE)
 # Google asks for at least 10 s before the first retry of a 503.
-_UNAVAILABLE: Final = Row(Act.RETRY, Backoff(20.0, 600.0, floor_s=10.0), fault=True, scope=Scope.LANE)
+_UNAVAILABLE: Final = Row(Act.RETRY, Backoff(20.0, 600.0, floor_s=10.0), failure=True, scope=Scope.LANE)
 
 # Ordered: the first key that the answer has wins. (HTTP status, errorCode or status).
 TABLE: Final[dict[tuple[int, str], Row]] = {
@@ -73,7 +73,7 @@ BY_STATUS: Final[dict[int, Row]] = {
 _EXPECTED_WITHOUT_CODE: Final = frozenset({404, 502, 503, 504})
 
 UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
-"""An answer that nobody has described: kept, tried again slowly, counted, and logged with its body."""
+"""An answer that the table does not describe: tried again slowly, counted, and logged with its body."""
 
 
 class ErrorBody(Struct, frozen=True):

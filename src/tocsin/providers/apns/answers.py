@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAULT, SLOWLY, UNREADABLE
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE
 
 
 class Act(Enum):
@@ -36,12 +36,12 @@ class Act(Enum):
 
 class Row(Struct, frozen=True):
     act: Act
-    backoff: Backoff = LINK_FAULT
-    fault: bool = False
+    backoff: Backoff = LINK_FAILURE
+    failure: bool = False
     """Counts towards the lane's breaker."""
 
 
-_SERVER_FAULT: Final = Row(Act.RETRY, LINK_FAULT, fault=True)
+_SERVER_FAILURE: Final = Row(Act.RETRY, LINK_FAILURE, failure=True)
 _DEVICE_RATE: Final = Row(Act.RETRY, Backoff(30.0, 900.0, jitter=False))
 
 TABLE: Final[dict[tuple[int, str], Row]] = {
@@ -75,8 +75,8 @@ TABLE: Final[dict[tuple[int, str], Row]] = {
     (413, "PayloadTooLarge"): Row(Act.OUR_BUG),
     (429, "TooManyRequests"): _DEVICE_RATE,
     (429, "TooManyProviderTokenUpdates"): Row(Act.PAUSE_KEY, AT_ONCE),
-    (500, "InternalServerError"): _SERVER_FAULT,
-    (503, "ServiceUnavailable"): _SERVER_FAULT,
+    (500, "InternalServerError"): _SERVER_FAILURE,
+    (503, "ServiceUnavailable"): _SERVER_FAILURE,
     (503, "Shutdown"): Row(Act.RETRY_NEW_CONNECTION, AT_ONCE),
 }
 
@@ -88,15 +88,15 @@ BY_STATUS: Final[dict[int, Row]] = {
     405: Row(Act.OUR_BUG),
     413: Row(Act.OUR_BUG),
     429: _DEVICE_RATE,
-    500: _SERVER_FAULT,
-    502: _SERVER_FAULT,
-    503: _SERVER_FAULT,
-    504: _SERVER_FAULT,
+    500: _SERVER_FAILURE,
+    502: _SERVER_FAILURE,
+    503: _SERVER_FAILURE,
+    504: _SERVER_FAILURE,
 }
 """Where the reason is not in the table. A 410 without a known reason is not here: it must not kill a token."""
 
 UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
-"""An answer that nobody has described: kept, tried again slowly, counted, and logged with its body."""
+"""An answer that the table does not describe: tried again slowly, counted, and logged with its body."""
 
 
 class ErrorBody(Struct, frozen=True):

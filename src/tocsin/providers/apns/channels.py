@@ -1,0 +1,133 @@
+"""Towards Apple: one channel (connections, and how requests on them are signed) per credential and environment."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from tocsin.http2.dial import client_tls
+from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.providers.apns.address import team_id
+from tocsin.providers.apns.credentials import ApnsCredential, certificate_tls
+from tocsin.providers.apns.provider_token import ProviderToken
+from tocsin.providers.base import Context, CredentialError
+
+if TYPE_CHECKING:
+    from tocsin.providers.apns.requests import ApnsRequest
+
+
+class ApnsOptions(Struct, frozen=True):
+    production_url: str
+    sandbox_url: str
+    ca_file: Path | None
+    pool: PoolOptions
+
+
+class Channel:
+    """One credential towards one environment."""
+
+    def __init__(self, pool: Pool[ApnsRequest], token: ProviderToken | None) -> None:
+        self.pool = pool
+        self.token = token
+        self.replaced = False
+        """The credential is no longer in use: what its last answers say of it is no longer true."""
+
+    def authorization(self) -> bytes | None:
+        """The header's value; None where a certificate speaks for the connection."""
+        return None if self.token is None else self.token.header()
+
+
+OpenPool = Callable[[str, Callable[[], ssl.SSLContext]], "Pool[ApnsRequest]"]
+
+
+class Channels:
+    """The channels of all credentials, opened when they are first needed. Applications of one key share theirs."""
+
+    def __init__(self, options: ApnsOptions, context: Context, open_pool: OpenPool) -> None:
+        self._options = options
+        self._context = context
+        self._open_pool = open_pool
+        self._credentials: Mapping[str, ApnsCredential] = {}
+        self._channels: dict[tuple[bool, str], Channel] = {}
+        self._tokens: dict[tuple[str, str, str], ProviderToken] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._retired: list[Pool[ApnsRequest]] = []
+
+    def of(self, application_id: str, sandbox: bool) -> Channel:
+        """The channel of an application.
+
+        Raises:
+            CredentialError: there is no credential, or it cannot be used.
+        """
+        credential = self._credentials.get(application_id)
+        if credential is None or credential.kind == "none":
+            raise CredentialError(f"application {application_id} is not registered; add it with `tocsin app add`")
+        key = (sandbox, credential.identity(application_id))
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = self._open(application_id, credential, sandbox)
+        return channel
+
+    def configure(self, credentials: Mapping[str, ApnsCredential]) -> set[str]:
+        """Take over the credentials by application; returns those whose credential is new, changed or gone."""
+        before, self._credentials = self._credentials, credentials
+        changed = {id for id, credential in credentials.items() if before.get(id) != credential}
+        changed |= before.keys() - credentials.keys()
+        if changed:
+            self._retire_unused()
+        return changed
+
+    def applications_with_the_key_of(self, application_id: str) -> list[str]:
+        own = self._credentials.get(application_id)
+        if own is None:
+            return [application_id]
+        identity = own.identity(application_id)
+        return [id for id, credential in self._credentials.items() if credential.identity(id) == identity]
+
+    @property
+    def credentials(self) -> Mapping[str, ApnsCredential]:
+        return self._credentials
+
+    @property
+    def pools(self) -> Iterable[Pool[ApnsRequest]]:
+        return [channel.pool for channel in self._channels.values()]
+
+    async def close(self) -> None:
+        for pool in [*self.pools, *self._retired]:
+            await pool.close()
+
+    def _retire_unused(self) -> None:
+        wanted = {credential.identity(id) for id, credential in self._credentials.items()}
+        for key in [key for key in self._channels if key[1] not in wanted]:
+            channel = self._channels.pop(key)
+            channel.replaced = True
+            channel.pool.wind_up()
+            self._retired.append(channel.pool)
+        self._retired = [pool for pool in self._retired if not pool.idle]
+        tokens = {channel.token for channel in self._channels.values()}
+        self._tokens = {identity: token for identity, token in self._tokens.items() if token in tokens}
+
+    def _open(self, application_id: str, credential: ApnsCredential, sandbox: bool) -> Channel:
+        options = self._options
+        token: ProviderToken | None = None
+        if credential.certificate_pem is not None:
+            own_tls = certificate_tls(credential.certificate_pem, options.ca_file)
+        else:
+            own_tls = self._common_tls()
+            assert credential.key_pem is not None
+            assert credential.key_id is not None
+            identity = (credential.key_pem, credential.key_id, team_id(application_id))
+            token = self._tokens.get(identity)
+            if token is None:
+                token = self._tokens[identity] = ProviderToken(*identity, clock=self._context.wall_clock)
+        url = options.sandbox_url if sandbox else options.production_url
+        return Channel(self._open_pool(url, lambda: own_tls), token)
+
+    def _common_tls(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = client_tls(self._options.ca_file)
+        return self._tls

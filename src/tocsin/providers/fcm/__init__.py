@@ -1,0 +1,1 @@
+"""Google's push service (Firebase Cloud Messaging, FCM)."""

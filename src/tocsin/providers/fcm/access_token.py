@@ -1,0 +1,103 @@
+"""The OAuth access token of one service account: renewed in the background, the old one used until then.
+
+Source: Google, "Authorize send requests": an access token lives about an hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from tocsin.providers.fcm.credentials import ServiceAccount
+from tocsin.providers.fcm.oauth import OAuthClient, TokenRefused, TokenUnavailable
+
+log = structlog.get_logger(__name__)
+
+_RENEWED_AHEAD_S: Final = 300
+_RETRY_S: Final = (1.0, 60.0)
+
+
+class AccessToken:
+    def __init__(self, account: ServiceAccount, client: OAuthClient, clock: Callable[[], float]) -> None:
+        self._account = account
+        self._client = client
+        self._clock = clock
+        """Unix seconds."""
+        self._header: bytes | None = None
+        self._expires = 0.0
+        self._called_invalid = False
+        self._invalid: bytes | None = None
+        """The header that Google has called invalid: it is being replaced."""
+        self._renewing: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._failures = 0
+        self.error: str | None = None
+        """Why the last renewal failed."""
+        self.rejected = False
+        """Whether Google itself refused the service account, rather than the link."""
+
+    def header(self) -> bytes | None:
+        """The `authorization` header's value, or None while there is none: then await `ready`."""
+        now = self._clock()
+        if now > self._expires - _RENEWED_AHEAD_S:
+            if self._expires:
+                self._called_invalid = False
+            self._renew_soon()
+        return self._header if now < self._expires else None
+
+    async def ready(self) -> bytes | None:
+        """Wait for the renewal that is going on, if any."""
+        header = self.header()
+        if header is None and self._renewing is not None:
+            await asyncio.shield(self._renewing)
+            header = self._header if self._clock() < self._expires else None
+        return header
+
+    def expired(self, used: bytes | None) -> bool:
+        """Google calls the token `used` invalid: renew it, but only once until it is due for renewal.
+
+        Returns whether trying again makes sense: False when the new one was called invalid too.
+        """
+        if used is not None and (used != self._header or used == self._invalid):
+            return True
+        if self._called_invalid:
+            return False
+        self._called_invalid = True
+        self._invalid = used
+        self._expires = 0.0
+        self._renew_soon()
+        return True
+
+    async def close(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+
+    def _renew_soon(self) -> None:
+        if self._renewing is None and self._clock() >= self._not_before:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+
+    async def _renew(self) -> None:
+        asked = self._clock()
+        try:
+            token = await self._client.token(self._account, asked)
+        except (TokenRefused, TokenUnavailable) as error:
+            self._failed(str(error), rejected=isinstance(error, TokenRefused))
+        except Exception as error:
+            log.exception("fcm: asking for an access token failed", account=self._account.client_email)
+            self._failed(type(error).__name__, rejected=False)
+        else:
+            self._header, self._expires = b"Bearer " + token.value.encode(), asked + token.lifetime_s
+            self.error, self.rejected, self._failures = None, False, 0
+        finally:
+            self._renewing = None
+
+    def _failed(self, error: str, *, rejected: bool) -> None:
+        self.error, self.rejected = error, rejected
+        self._failures += 1
+        first, cap = _RETRY_S
+        self._not_before = self._clock() + min(cap, first * 2**self._failures)
+        log.error("no access token", account=self._account.client_email, error=error)

@@ -1,0 +1,144 @@
+"""Asks Google for access tokens: a JWT that the service account's key has signed, for a token that lives an hour.
+
+Source: Google, "Using OAuth 2.0 for Server to Server Applications"; RFC 7523, 2.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx
+import jwt
+import msgspec
+from msgspec import Struct
+
+from tocsin.providers.fcm.credentials import ServiceAccount
+
+SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
+_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_ASSERTION_LIVES_S: Final = 3600
+_TIMEOUT_S: Final = 10.0
+"""For the whole exchange."""
+_MOST_BYTES: Final = 64 * 1024
+_DEFAULT_LIFETIME_S: Final = 3600
+# RFC 6749, 5.2: what the server says of the grant itself. Anything else may pass.
+_REFUSALS: Final = frozenset({400, 401, 403})
+
+
+class Token(Struct, frozen=True):
+    """An access token, and how long it lives from now."""
+
+    value: str
+    lifetime_s: float
+
+
+class TokenRefused(Exception):  # noqa: N818 (it says what is so)
+    """Google refuses the service account: asking again will not help."""
+
+
+class TokenUnavailable(Exception):  # noqa: N818
+    """No answer, or none that could be used: asking again may help."""
+
+
+class OAuthClient(Protocol):
+    async def token(self, account: ServiceAccount, now_s: float) -> Token:
+        """A new access token; `now_s` is Unix seconds.
+
+        Raises:
+            TokenRefused, TokenUnavailable: there is none, and why.
+        """
+
+    async def close(self) -> None: ...
+
+
+class _Granted(Struct):
+    access_token: str
+    expires_in: int = _DEFAULT_LIFETIME_S
+
+
+class _Refused(Struct):
+    error: str = ""
+
+
+class HttpOAuthClient:
+    """See `OAuthClient`. Over HTTPS; bounded in bytes and time, and follows no redirect."""
+
+    def __init__(
+        self,
+        ca_file: Path | None = None,
+        proxy: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._ca_file = ca_file
+        """Who may have signed the server's certificate; None: the system's authorities."""
+        self._proxy = proxy
+        self._transport = transport
+        """What carries the requests; None is the network."""
+
+    async def token(self, account: ServiceAccount, now_s: float) -> Token:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, body = await self._exchange(account, now_s)
+        except TimeoutError:
+            raise TokenUnavailable(f"{account.token_uri}: no answer within {_TIMEOUT_S:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise TokenUnavailable(f"{account.token_uri}: {reason}") from None
+        return _granted(account, status, body)
+
+    async def close(self) -> None:
+        """Nothing is kept open: a token is asked for once an hour."""
+
+    async def _exchange(self, account: ServiceAccount, now_s: float) -> tuple[int, bytes]:
+        form = {"grant_type": _GRANT_TYPE, "assertion": _assertion(account, now_s)}
+        # One of its own each time: the client sets in it which protocols it speaks.
+        tls = ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
+        async with (
+            httpx.AsyncClient(
+                verify=tls, proxy=self._proxy, transport=self._transport, trust_env=False, timeout=_TIMEOUT_S
+            ) as client,
+            client.stream("POST", account.token_uri, data=form, headers={"accept-encoding": "identity"}) as response,
+        ):
+            body = b""
+            async for piece in response.aiter_raw():
+                body += piece
+                if len(body) > _MOST_BYTES:
+                    raise TokenUnavailable(f"{account.token_uri}: the answer is larger than {_MOST_BYTES} bytes")
+            return response.status_code, body
+
+
+def _assertion(account: ServiceAccount, now_s: float) -> str:
+    claims = {
+        "iss": account.client_email,
+        "scope": SCOPE,
+        "aud": account.token_uri,
+        "iat": int(now_s),
+        "exp": int(now_s) + _ASSERTION_LIVES_S,
+    }
+    headers = {"kid": account.private_key_id} if account.private_key_id else None
+    return jwt.encode(claims, account.private_key, algorithm="RS256", headers=headers)
+
+
+def _granted(account: ServiceAccount, status: int, body: bytes) -> Token:
+    """The token in an answer. Of what the server says, only the error's name is repeated."""
+    where = account.token_uri
+    if status == 200:
+        try:
+            granted = msgspec.json.decode(body, type=_Granted)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise TokenUnavailable(f"{where}: answered 200 without an access token") from None
+        if not (granted.access_token.isascii() and granted.access_token.isprintable() and granted.access_token):
+            raise TokenUnavailable(f"{where}: answered with an access token that no header can carry")
+        return Token(granted.access_token, granted.expires_in)
+    try:
+        error = msgspec.json.decode(body, type=_Refused).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        error = ""
+    name = error if error.isascii() and error.isidentifier() and len(error) <= 40 else ""
+    said = f"{where}: answered {status} {name}".rstrip()
+    if status in _REFUSALS and name:
+        raise TokenRefused(said)
+    raise TokenUnavailable(said)

@@ -1,0 +1,185 @@
+"""Google as a provider: pushes in, requests to `messages:send` out, answers in, outcomes out.
+
+Source: Google, "FCM HTTP v1 API", projects.messages; "Best practices when sending FCM messages at scale".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import Address, Device
+from tocsin.domain.events import URGENT
+from tocsin.domain.outcomes import Answer, Backoff, Misconfigured, Outcome, Refused, RetryLater, Scope
+from tocsin.domain.routes import Route
+from tocsin.http2.messages import Failure, FailureKind, Header
+from tocsin.http2.pool import Pool
+from tocsin.providers.answers import WITHDRAWN, judged, no_answer
+from tocsin.providers.base import AccountStatus, Context, Push
+from tocsin.providers.fcm.address import NAME, FcmAddress, FcmRules, address_field, parse
+from tocsin.providers.fcm.credentials import read_stored
+from tocsin.providers.fcm.judging import FcmJudge
+from tocsin.providers.fcm.oauth import HttpOAuthClient, OAuthClient
+from tocsin.providers.fcm.payload import data
+from tocsin.providers.fcm.projects import FcmOptions, FcmRequest, Project, Projects
+from tocsin.providers.fcm.routes import lane_name, make_route
+from tocsin.providers.pools import open_pool
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_TTL_S: Final = 28 * 24 * 3600
+"""Google refuses more; a clock that went back a little since the event was accepted would ask for it."""
+_NO_TOKEN_BACKOFF: Final = Backoff(2.0, 60.0)
+_STOPPING: Final = Failure(FailureKind.CONNECT, "tocsin is stopping", unknown=False)
+_encode_text = msgspec.json.Encoder().encode
+
+
+class Fcm:
+    """See `base.Provider`."""
+
+    def __init__(self, options: FcmOptions, context: Context, oauth: OAuthClient | None = None) -> None:
+        self.rules = FcmRules()
+        self.request_timeout_s = options.pool.request_timeout_s
+        self._options = options
+        self._context = context
+        self._report = context.dispatcher.report
+        if oauth is None:
+            oauth = HttpOAuthClient(options.ca_file, options.pool.proxy)
+        self._projects = Projects(options, context, oauth, self._open_pool)
+        self._judge = FcmJudge(self._projects, context.wall_clock)
+
+    @property
+    def unknown_answers(self) -> int:
+        return self._judge.unknown_answers
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def route(self, device: Device) -> Route:
+        learned = parse(device.address)
+        project = learned.project
+        if project is None or project not in self._projects.accounts:
+            project = self._projects.default
+        return make_route(project, learned.field or address_field(device.token))
+
+    def send(self, pushes: Sequence[Push]) -> None:
+        failed: list[tuple[Push, Outcome]] = []
+        by_project: dict[str, list[Push]] = {}
+        for push in pushes:
+            by_project.setdefault(push.route.account, []).append(push)
+        for name, own in by_project.items():
+            project = self._projects.of(name)
+            if project is None:
+                reason = f"FCM project {name or '(default)'} is not registered; add it with `tocsin fcm add`"
+                failed += [(push, Misconfigured(Answer(0, reason))) for push in own]
+                continue
+            authorization = project.access.header()
+            if authorization is None:
+                project.waiting += own
+                if project.getting_ready is None:
+                    project.getting_ready = asyncio.get_running_loop().create_task(self._when_ready(project))
+            else:
+                failed += self._send(project, authorization, own)
+        if failed:
+            self._report(failed)
+
+    def learned(self, push: Push) -> Address:
+        return FcmAddress(push.route.account, push.route.variant).text()
+
+    def resume(self) -> None:
+        for pool in self._projects.pools:
+            pool.resume()
+
+    async def close(self) -> None:
+        if unsent := await self._projects.close():
+            self._report([(push, no_answer(_STOPPING)) for push in unsent])
+
+    async def _when_ready(self, project: Project) -> None:
+        try:
+            authorization = await project.access.ready()
+        finally:
+            project.getting_ready = None
+        waiting, project.waiting = project.waiting, []
+        if project.replaced:
+            # Whatever became of the old account: the new one delivers what has waited for it.
+            self.send(waiting)
+            return
+        if withdrawn := set(self._context.dispatcher.withdrawn(waiting)):
+            self._report([(push, WITHDRAWN) for push in waiting if push in withdrawn])
+            waiting = [push for push in waiting if push not in withdrawn]
+        if authorization is not None:
+            if failed := self._send(project, authorization, waiting):
+                self._report(failed)
+            return
+        answer = Answer(0, f"no access token: {project.access.error}")
+        outcome: Outcome = (
+            Misconfigured(answer)
+            if project.access.rejected
+            else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True, scope=Scope.LANE)
+        )
+        self._report([(push, outcome) for push in waiting])
+
+    def _send(self, project: Project, authorization: bytes, pushes: Sequence[Push]) -> list[tuple[Push, Outcome]]:
+        """Returns those that could not be rendered."""
+        now = self._context.wall_clock()
+        headers: list[Header] = [
+            *project.head,
+            (b"authorization", authorization),
+            (b"content-type", b"application/json"),
+        ]
+        requests: list[FcmRequest] = []
+        failed: list[tuple[Push, Outcome]] = []
+        priorities = self._options.priority
+        for push in pushes:
+            content = push.content
+            event = content.event
+            rendered = content.payloads.get(NAME)
+            if rendered is None:
+                try:
+                    rendered = content.payloads[NAME] = data(event.body)
+                except ValueError as error:
+                    failed.append((push, Refused(Answer(0, str(error)), our_bug=True)))
+                    continue
+            # Rounded up: a whole lifetime minus the milliseconds of its way is still the whole lifetime.
+            ttl_s = min(_LONGEST_TTL_S, max(0, -int(-(event.expires_ms / 1000 - now) // 1)))
+            body = b'{"message":{"%s":%s,"data":%s,"android":{"priority":"%s","ttl":"%ds"}}}' % (
+                push.route.variant.encode(),
+                _encode_text(push.device.token),
+                rendered,
+                priorities[event.message].encode(),
+                ttl_s,
+            )
+            request = FcmRequest(headers, body, event.message in URGENT)
+            request.push, request.project = push, project
+            requests.append(request)
+        project.pool.send(requests)
+        return failed
+
+    def _open_pool(self, url: str, tls: Callable[[], ssl.SSLContext]) -> Pool[FcmRequest]:
+        return open_pool(self._context, url, tls, self._finished, self._options.pool)
+
+    # -- credentials ---------------------------------------------------------------------------------------------------
+
+    def configure(self, credentials: Iterable[Credential]) -> set[str]:
+        found = list(credentials)
+        default = next((one.account for one in found if one.default), "")
+        changed = self._projects.configure({one.account: read_stored(one) for one in found}, default)
+        # What waited for any project to be there waits under no name.
+        return {lane_name(name) for name in (*changed, "")} if changed else set()
+
+    def pools(self) -> Iterable[Pool[Any]]:
+        return self._projects.pools
+
+    def status(self) -> list[AccountStatus]:
+        return [AccountStatus(name, "service account") for name in self._projects.accounts]
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _finished(self, requests: list[FcmRequest]) -> None:
+        judge = self._judge.outcome
+        self._report([(request.push, judged(NAME, judge, request)) for request in requests])

@@ -1,0 +1,49 @@
+"""What a provider sends: requests that carry their push, over connections that ask delivery before they send."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tocsin.http2.messages import Request
+from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.providers.base import Context, Push
+
+
+class PushRequest(Request):
+    """A push on its way. `push` is set by whoever makes the request: a constructor of its own would be one more call
+    per delivery."""
+
+    __slots__ = ("push",)
+
+    push: Push
+
+
+R = TypeVar("R", bound=PushRequest)
+
+
+def open_pool(
+    context: Context,
+    origin: str,
+    tls: Callable[[], ssl.SSLContext],
+    finished: Callable[[list[R]], None],
+    options: PoolOptions,
+) -> Pool[R]:
+    """Connections to `origin`, on which nothing is sent that delivery has withdrawn, or while it may not send."""
+    dispatcher = context.dispatcher
+
+    def withdrawn(requests: Sequence[R]) -> Sequence[R]:
+        pushes = set(dispatcher.withdrawn([request.push for request in requests]))
+        return [request for request in requests if request.push in pushes] if pushes else ()
+
+    return Pool(
+        origin,
+        tls,
+        finished,
+        options,
+        network=context.network,
+        withdrawn=withdrawn,
+        may_send=dispatcher.may_send,
+        random=context.random.random,
+    )
