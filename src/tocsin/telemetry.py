@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -25,53 +26,74 @@ def configure_logging(level: str, style: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        # Looked up at each line: whoever has replaced standard error meanwhile (and closed it again) is not in the way.
+        # Looked up at each line: standard error may have been replaced meanwhile, and closed.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 class Metrics:
-    """What tocsin counts. No label ever holds a token, a user or an event."""
+    """What tocsin counts. No label ever holds a token, a user or an event. See also `delivery.metrics`."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.attempts = Counter(
+        registry = self.registry = CollectorRegistry()
+        self._attempts = Counter(
             "tocsin_attempts",
             "Attempts that ended, by lane, result and reason.",
             ["lane", "result", "reason"],
-            registry=self.registry,
+            registry=registry,
+        )
+        self._claimed = Counter("tocsin_items_claimed", "Items taken from the queue.", registry=registry)
+        self._settled = Counter("tocsin_items_settled", "Items settled.", registry=registry)
+        self._lost = Counter(
+            "tocsin_leases_lost", "Settlements that came after ownership of their item had ended.", registry=registry
+        )
+        self._tokens_removed = Counter(
+            "tocsin_dead_tokens", "Device tokens that a provider declared dead.", ["lane"], registry=registry
         )
         self.unknown_answers = Gauge(
             "tocsin_unknown_answers",
             "Answers of a provider that no row of its table knows, since the start.",
             ["provider"],
-            registry=self.registry,
+            registry=registry,
         )
-        self.claimed = Counter("tocsin_items_claimed", "Items taken from the queue.", registry=self.registry)
-        self.settled = Counter("tocsin_items_settled", "Items settled.", registry=self.registry)
-        self.lost_leases = Counter(
-            "tocsin_leases_lost", "Settlements that came after their lease had ended.", registry=self.registry
-        )
-        self.tokens_removed = Counter(
-            "tocsin_dead_tokens", "Device tokens that a provider declared dead.", ["lane"], registry=self.registry
-        )
-        self.in_flight = Gauge("tocsin_in_flight", "Deliveries on the wire.", ["lane"], registry=self.registry)
-        self.waiting = Gauge("tocsin_waiting", "Deliveries waiting in memory.", ["lane"], registry=self.registry)
+        self.in_flight = Gauge("tocsin_in_flight", "Deliveries on the wire.", ["lane"], registry=registry)
+        self.waiting = Gauge("tocsin_waiting", "Deliveries waiting in memory.", ["lane"], registry=registry)
         self.lane_paused = Gauge(
             "tocsin_lane_paused",
             "1 where a lane does not send (breaker open or paused).",
             ["lane", "state"],
-            registry=self.registry,
+            registry=registry,
         )
-        self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=self.registry)
-        self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=self.registry)
+        self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=registry)
+        self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=registry)
         self.certificate_expiry = Gauge(
             "tocsin_certificate_expiry_seconds",
             "Unix time at which an application's certificate ends.",
             ["application"],
-            registry=self.registry,
+            registry=registry,
         )
         self.connections = Gauge(
-            "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=self.registry
+            "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=registry
         )
+        self._count_attempts: dict[tuple[str, str, str], Callable[[float], None]] = {}
+
+    def claimed(self, items: int) -> None:
+        self._claimed.inc(items)
+
+    def attempt(self, lane: str, result: str, reason: str, count: int = 1) -> None:
+        # Looked up once: the client library's own look-up by labels costs more than a delivery's receipt.
+        key = (lane, result, reason)
+        increase = self._count_attempts.get(key)
+        if increase is None:
+            increase = self._count_attempts[key] = self._attempts.labels(*key).inc
+        increase(count)
+
+    def settled(self, items: int) -> None:
+        self._settled.inc(items)
+
+    def lost(self, items: int) -> None:
+        self._lost.inc(items)
+
+    def token_removed(self, lane: str) -> None:
+        self._tokens_removed.labels(lane).inc()

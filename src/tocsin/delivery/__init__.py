@@ -1,1 +1,1 @@
-"""The line: claim, look up, render, send, settle."""
+"""Delivery: claim, look up, expand, send, settle."""

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-_CONSECUTIVE_FAULTS: Final = 5
+_CONSECUTIVE_FAILURES: Final = 5
 _RATE_ATTEMPTS: Final = 20
-_RATE_FAULTS: Final = 0.5
+_RATE_FAILURES: Final = 0.5
 _OPEN_FIRST_S: Final = 1.0
 _OPEN_CAP_S: Final = 60.0
 
@@ -16,9 +16,9 @@ _OPEN_CAP_S: Final = 60.0
 class Breaker:
     """Closed, open for a growing pause, then half open: one probe decides."""
 
-    def __init__(self, clock: Callable[[], float], dice: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self._clock = clock
-        self._dice = dice
+        self._random = random
         self.consecutive = 0
         self._recent: deque[bool] = deque(maxlen=_RATE_ATTEMPTS)
         self._pauses = 0
@@ -40,7 +40,7 @@ class Breaker:
             self._probing = True
 
     def unsent(self) -> None:
-        """What was to be the probe was not sent after all: the next one may."""
+        """What was to be the probe was not sent: the next one may be it."""
         self._probing = False
 
     def healthy(self, attempts: int) -> None:
@@ -57,19 +57,19 @@ class Breaker:
         self.open_until = 0.0
         self._probing = False
 
-    def fault(self) -> bool:
-        """Count one fault; whether the breaker opened by it."""
+    def failure(self) -> bool:
+        """Count one failure; whether the breaker opened by it."""
         self.consecutive += 1
         self._recent.append(False)
         if self.is_open:
             if not self._probing:
                 return False  # sent before it opened
-        elif self.consecutive < _CONSECUTIVE_FAULTS and (
-            len(self._recent) < _RATE_ATTEMPTS or self._recent.count(False) < _RATE_ATTEMPTS * _RATE_FAULTS
+        elif self.consecutive < _CONSECUTIVE_FAILURES and (
+            len(self._recent) < _RATE_ATTEMPTS or self._recent.count(False) < _RATE_ATTEMPTS * _RATE_FAILURES
         ):
             return False
         self._probing = False
-        pause_s = min(_OPEN_CAP_S, _OPEN_FIRST_S * 2.0**self._pauses) * (0.5 + 0.5 * self._dice())
+        pause_s = min(_OPEN_CAP_S, _OPEN_FIRST_S * 2.0**self._pauses) * (0.5 + 0.5 * self._random())
         self._pauses += 1
         self.open_until = self._clock() + pause_s
         return True

@@ -7,25 +7,25 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from tocsin.delivery.fuse import Fuse
+from tocsin.delivery.open_items import Delivery
 from tocsin.domain.outcomes import TokenDead
-from tocsin.providers.base import Push
-from tocsin.store.ports import DeadToken, Registry, StoreUnavailable
+from tocsin.store.ports import Registry, WriteFailure
+from tocsin.store.records import DeadToken
 
 
 class _Dead(Struct):
-    push: Push
+    delivery: Delivery
     outcome: TokenDead
 
     def token(self) -> DeadToken:
-        device, outcome = self.push.device, self.outcome
-        before_us = self.push.sent_us if outcome.timestamp_ms is None else outcome.timestamp_ms * 1000
-        application = device.application_id or self.push.route.lane.removeprefix("fcm:")
-        said = f"{outcome.answer.status} {outcome.answer.reason}"
-        return DeadToken(device.system, device.token, before_us, said, application)
+        timestamp_ms, answer = self.outcome.timestamp_ms, self.outcome.answer
+        before_us = None if timestamp_ms is None else timestamp_ms * 1000
+        said = f"{answer.status} {answer.reason}"
+        return DeadToken(self.delivery.device, self.delivery.route.account, said, before_us)
 
 
 class DeadTokens:
-    def __init__(self, registry: Registry, fuse_of: Callable[[Push], Fuse]) -> None:
+    def __init__(self, registry: Registry, fuse_of: Callable[[Delivery], Fuse]) -> None:
         self._registry = registry
         self._fuse_of = fuse_of
         self._waiting: list[_Dead] = []
@@ -33,21 +33,21 @@ class DeadTokens:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, push: Push, outcome: TokenDead) -> None:
-        self._waiting.append(_Dead(push, outcome))
+    def add(self, delivery: Delivery, outcome: TokenDead) -> None:
+        self._waiting.append(_Dead(delivery, outcome))
 
-    async def remove(self, removed: Callable[[Push, TokenDead, bool], None]) -> None:
+    async def remove(self, removed: Callable[[Delivery, TokenDead, bool], None]) -> None:
         """Remove, or quarantine where the fuse has blown.
 
         `removed` is told of each, and whether it was registered again since, for which it is kept.
 
         Raises:
-            StoreUnavailable: those of whom nothing was told wait for the next time.
+            WriteFailure: those of whom nothing was told wait for the next time.
         """
         # By the fuses as they are now, not as they were when the answers came: one may have blown in between.
         parted: dict[bool, list[_Dead]] = {False: [], True: []}
         for dead in self._waiting:
-            parted[self._fuse_of(dead.push).blown].append(dead)
+            parted[self._fuse_of(dead.delivery).blown].append(dead)
         self._waiting = []
         try:
             for quarantine, deaths in parted.items():
@@ -55,11 +55,11 @@ class DeadTokens:
                     continue
                 if quarantine:
                     for dead in deaths:
-                        self._fuse_of(dead.push).hold()
-                keepers = await self._registry.remove_dead([dead.token() for dead in deaths], quarantine=quarantine)
+                        self._fuse_of(dead.delivery).hold()
+                kept = await self._registry.remove_dead([dead.token() for dead in deaths], quarantine=quarantine)
                 parted[quarantine] = []
-                for dead, kept in zip(deaths, keepers, strict=True):
-                    removed(dead.push, dead.outcome, dead.push.device.owner in kept)
-        except StoreUnavailable:
+                for dead, registered_again in zip(deaths, kept, strict=True):
+                    removed(dead.delivery, dead.outcome, registered_again)
+        except WriteFailure:
             self._waiting = parted[False] + parted[True] + self._waiting
             raise

@@ -1,4 +1,4 @@
-"""An application's fuse: when too many of its tokens die at once, it is not the tokens."""
+"""An account's fuse: when too many of its tokens are declared dead at once, the fault is not the tokens'."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _DEAD: Final = 0.2
 
 
 class Fuse:
-    """More than a fifth of many attempts dead within a minute: something is wrong, and it is not the tokens."""
+    """It blows when more than a fifth of at least 200 attempts within a minute come back dead: then tokens are
+    quarantined in place of being removed, until the operator has decided."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""When again, and when to give up. Pure: the clock and the dice come in as arguments."""
+"""When a delivery is tried again. Pure: time and randomness come in as arguments."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 from tocsin.domain.outcomes import Backoff, RetryLater
 
 MISCONFIGURED: Final = Backoff(60.0, 900.0, jitter=False)
-"""One minute, doubling to fifteen, until the event's lifetime ends: a credential that is mended still delivers."""
+"""One minute, doubling to fifteen, until the event's lifetime ends: once the credential is mended it is delivered."""
 _SECOND_AT_ONCE_S: Final = 2.0
 
 
-def delay_s(backoff: Backoff, tries: int, dice: float) -> float:
-    """How long to wait after attempt number `tries` + 1 failed; `dice` is in [0, 1)."""
+def delay_s(backoff: Backoff, tries: int, random: float) -> float:
+    """How long to wait after attempt number `tries` + 1 failed; `random` is in [0, 1)."""
     first, exponent = backoff.first_s, tries
     if first == 0:
         if tries == 0:
@@ -21,10 +21,10 @@ def delay_s(backoff: Backoff, tries: int, dice: float) -> float:
     bound = min(backoff.cap_s, first * 2.0 ** min(exponent, 30))
     if not backoff.jitter:
         return bound
-    return backoff.floor_s + max(0.0, bound - backoff.floor_s) * dice
+    return backoff.floor_s + max(0.0, bound - backoff.floor_s) * random
 
 
-def retry_at_ms(outcome: RetryLater, tries: int, now_ms: int, dice: float) -> int:
-    """When to try again: the provider's own word first, else the outcome's back-off."""
-    wait_s = outcome.after_s if outcome.after_s is not None else delay_s(outcome.backoff, tries, dice)
+def retry_at_ms(outcome: RetryLater, tries: int, now_ms: int, random: float) -> int:
+    """When to try again (Unix milliseconds): when the provider said, else by the outcome's back-off."""
+    wait_s = outcome.after_s if outcome.after_s is not None else delay_s(outcome.backoff, tries, random)
     return now_ms + int(wait_s * 1000)

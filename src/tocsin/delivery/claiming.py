@@ -1,0 +1,88 @@
+"""Takes items from the store: as many as there is room for, and no oftener than something can have come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tocsin.delivery.lane_book import LaneBook
+from tocsin.delivery.metrics import DeliveryMetrics
+from tocsin.store.ports import EventQueue, Schedule
+from tocsin.store.records import Item
+
+CLAIM_ITEMS: Final = 500
+_LONGEST_IDLE_S: Final = 1.0
+_SHORTEST_IDLE_S: Final = 0.005
+_NO_ROOM_S: Final = 0.05
+
+
+class Claiming:
+    def __init__(
+        self,
+        queue: EventQueue,
+        schedule: Schedule,
+        lanes: LaneBook,
+        metrics: DeliveryMetrics,
+        now_ms: Callable[[], int],
+        room: asyncio.Event,
+    ) -> None:
+        self._queue = queue
+        self._schedule = schedule
+        self._lanes = lanes
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._room = room
+        """Set when there may be room for more."""
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.Task[Any] | None = None
+        """The task that waits for something to claim."""
+
+    async def claim(self) -> list[Item]:
+        """What is new, and of each lane what is due, as far as the lane has room."""
+        items = await self._queue.claim(CLAIM_ITEMS)
+        due = await self._schedule.due()
+        if due:
+            now_ms = self._now_ms()
+            rooms = {lane: self._lanes.room(lane) for lane, due_ms in due.items() if due_ms <= now_ms}
+            if rooms:
+                try:
+                    items += await self._schedule.claim_due(rooms)
+                except BaseException:
+                    await self._queue.release(items)
+                    raise
+        self._metrics.claimed(len(items))
+        return items
+
+    async def wait(self) -> None:
+        """Until there may be something to claim."""
+        idle_s = self._idle_s(await self._schedule.due())
+        self._idle = asyncio.current_task()
+        try:
+            await self._queue.wait(idle_s)
+        finally:
+            self._idle = None
+
+    def stop(self) -> None:
+        """Nothing will be claimed any more: who only waits for it is cancelled."""
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def wait_for_room(self) -> None:
+        """Until something was sent or settled, or a lane has become slow."""
+        self._room.clear()
+        try:
+            async with asyncio.timeout(_NO_ROOM_S):
+                await self._room.wait()
+        except TimeoutError:
+            pass
+
+    def _idle_s(self, due: Mapping[str, int]) -> float:
+        """How long nothing can come by itself: until something parked is due, or its lane may try again."""
+        wait_s, now_s = _LONGEST_IDLE_S, self._now_ms() / 1000
+        for lane, due_ms in due.items():
+            if self._lanes.room(lane):
+                wait_s = min(wait_s, due_ms / 1000 - now_s)
+            elif (chance := self._lanes.next_chance(lane)) is not None:
+                wait_s = min(wait_s, chance - self._loop.time())
+        return max(_SHORTEST_IDLE_S, wait_s)

@@ -1,0 +1,80 @@
+"""All lanes by name, and the fuses of their accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import structlog
+
+from tocsin.delivery.fuse import Fuse
+from tocsin.delivery.lane import Lane, LaneOptions
+from tocsin.domain.routes import LaneStatus, Route
+
+log = structlog.get_logger(__name__)
+
+Account = tuple[str, str]
+"""A provider and one of its accounts: it has one fuse, however many lanes it has."""
+
+
+class LaneBook:
+    """Lanes are made when the first delivery by one of their routes comes."""
+
+    def __init__(self, options: LaneOptions, clock: Callable[[], float], random: Callable[[], float]) -> None:
+        self._options = options
+        self._clock = clock
+        self._random = random
+        self._lanes: dict[str, Lane] = {}
+        self._fuses: dict[Account, Fuse] = {}
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def __getitem__(self, name: str) -> Lane:
+        return self._lanes[name]
+
+    def of(self, route: Route) -> Lane:
+        lane = self._lanes.get(route.lane)
+        if lane is None:
+            fuse = self._fuse((route.provider, route.account))
+            lane = self._lanes[route.lane] = Lane(route, self._options, fuse, self._clock, self._random)
+        return lane
+
+    def room(self, name: str) -> int:
+        """How many parked deliveries may be claimed for a lane. One that nobody has sent by yet has all of it."""
+        lane = self._lanes.get(name)
+        return self._options.waiting if lane is None else lane.room
+
+    def next_chance(self, name: str) -> float | None:
+        """When a lane without room may try again (loop time); None where nobody knows."""
+        lane = self._lanes.get(name)
+        return None if lane is None else lane.next_chance()
+
+    def known(self, names: Collection[str]) -> list[Lane]:
+        """Those of the lanes that are there."""
+        return [self._lanes[name] for name in names if name in self._lanes]
+
+    def are_too_busy(self) -> bool:
+        """Whether nothing more should be claimed: a busy lane makes the queue wait, a slow one only parks its own."""
+        return any(lane.busy and not lane.slow for lane in self._lanes.values())
+
+    def statuses(self) -> list[LaneStatus]:
+        return [lane.status() for lane in self._lanes.values()]
+
+    def quarantined(self, accounts: Mapping[Account, object]) -> None:
+        """Whose tokens are in quarantine now: a fuse is whole again once the operator has released or purged them."""
+        for account in accounts:
+            self._fuse(account).hold()
+        for account, fuse in self._fuses.items():
+            if account not in accounts and fuse.may_be_reset():
+                log.info("fuse reset", provider=account[0], account=account[1])
+                fuse.reset()
+
+    @property
+    def any_fuse_blown(self) -> bool:
+        return any(fuse.blown for fuse in self._fuses.values())
+
+    def _fuse(self, account: Account) -> Fuse:
+        fuse = self._fuses.get(account)
+        if fuse is None:
+            fuse = self._fuses[account] = Fuse(self._clock)
+        return fuse

@@ -1,0 +1,183 @@
+"""What each outcome of an attempt comes to: for the delivery, for its lane, for its token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import structlog
+
+from tocsin.delivery.dead_tokens import DeadTokens
+from tocsin.delivery.expanding import DELETED, EXPIRED
+from tocsin.delivery.lane import Lane
+from tocsin.delivery.lane_book import LaneBook
+from tocsin.delivery.learning import NOTED_EVERY_MS, Learning
+from tocsin.delivery.metrics import DeliveryMetrics
+from tocsin.delivery.open_items import Delivery
+from tocsin.delivery.receipts import Receipts
+from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
+from tocsin.delivery.sending import Sending
+from tocsin.domain.outcomes import (
+    Delivered,
+    Misconfigured,
+    Outcome,
+    Refused,
+    RetryLater,
+    Scope,
+    TokenDead,
+    Withdrawn,
+)
+from tocsin.domain.routes import Route
+from tocsin.providers.base import Push, Sender
+from tocsin.store.records import Attempt, Result
+
+log = structlog.get_logger(__name__)
+
+
+class Outcomes:
+    def __init__(
+        self,
+        lanes: LaneBook,
+        sending: Sending,
+        receipts: Receipts,
+        dead_tokens: DeadTokens,
+        learning: Learning,
+        metrics: DeliveryMetrics,
+        *,
+        provider_of: Callable[[str], Sender],
+        now_ms: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
+        self._lanes = lanes
+        self._sending = sending
+        self._receipts = receipts
+        self._dead_tokens = dead_tokens
+        self._learning = learning
+        self._metrics = metrics
+        self._provider_of = provider_of
+        self._now_ms = now_ms
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+
+    def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
+        """See `base.DispatcherPort`."""
+        now_ms = self._now_ms()
+        by_lane: dict[str, list[tuple[Delivery, Outcome]]] = {}
+        # Every push that providers have is a delivery: it was made in `expanding.py`.
+        for pair in cast(list[tuple[Delivery, Outcome]], outcomes):
+            name = pair[0].route.lane
+            if name in by_lane:
+                by_lane[name].append(pair)
+            else:
+                by_lane[name] = [pair]
+        for name, own in by_lane.items():
+            lane = self._lanes[name]
+            self._count(lane, own)
+            delivered = 0
+            for delivery, outcome in own:
+                if type(outcome) is Delivered:
+                    delivered += 1
+                    self._delivered(lane, delivery, outcome, now_ms)
+                else:
+                    self._not_delivered(lane, delivery, outcome, now_ms)
+            if delivered:
+                self._metrics.attempt(name, Result.DELIVERED, "", delivered)
+            self._sending.park_waiting(lane, now_ms)
+            self._sending.pump(lane)
+
+    def _count(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """How many of these attempts were answered, failed or were not made. Attempts that failed with one connection
+        are one failure."""
+        failed = shared = dead = unsent = 0
+        for _, outcome in outcomes:
+            if type(outcome) is RetryLater and outcome.failure:
+                failed += 1
+                shared += outcome.shared_failure
+            elif type(outcome) is TokenDead:
+                dead += 1
+            elif type(outcome) is Withdrawn:
+                unsent += 1
+        failures = failed - shared + bool(shared)
+        lane.ended(len(outcomes), healthy=len(outcomes) - failed - unsent, failures=failures, dead=dead)
+
+    def _delivered(self, lane: Lane, delivery: Delivery, outcome: Delivered, now_ms: int) -> None:
+        device, item = delivery.device, delivery.item
+        pauses = lane.pauses
+        if pauses.is_misconfigured or pauses.topics:
+            lane.delivered(delivery.route.topic)
+        item.attempts.append(
+            Attempt(
+                now_ms,
+                device.key,
+                lane.name,
+                "delivered",
+                outcome.answer.status,
+                "",
+                outcome.provider_id,
+                None,
+                item.item.round,
+                delivery.tries + 1,
+            )
+        )
+        if delivery.tried:
+            self._learning.address(device, self._provider_of(device.provider).learned(delivery), now_ms)
+        elif device.last_success_ms is None or now_ms - device.last_success_ms > NOTED_EVERY_MS:
+            self._learning.reached(device, now_ms)
+        self._receipts.one_less(item)
+
+    def _not_delivered(self, lane: Lane, delivery: Delivery, outcome: Outcome, now_ms: int) -> None:
+        answer = outcome.answer
+        match outcome:
+            case RetryLater(next_route=route) if route is not None:
+                self._try_route(delivery, outcome, route, now_ms)
+            case RetryLater():
+                if outcome.pause_s is not None and outcome.scope is Scope.LANE:
+                    for route in outcome.pause_also or (delivery.route,):
+                        self._lanes.of(route).pauses.pause(outcome.pause_s, answer.reason)
+                due_ms = retry_at_ms(outcome, delivery.tries, now_ms, self._random())
+                self._receipts.again(delivery, Result.RETRY, answer, due_ms, now_ms)
+            case Misconfigured():
+                lane.pauses.misconfigured(answer.reason, outcome.topic)
+                due_ms = now_ms + int(delay_s(MISCONFIGURED, delivery.tries, 0.0) * 1000)
+                self._receipts.again(delivery, Result.MISCONFIGURED, answer, due_ms, now_ms)
+            case Refused():
+                if outcome.our_bug:
+                    log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
+                self._receipts.end(delivery, Result.REFUSED, now_ms, status=answer.status, reason=answer.reason)
+            case TokenDead():
+                self._dead_tokens.add(delivery, outcome)
+            case Withdrawn():
+                self._withdrawn(delivery, now_ms)
+            case Delivered():
+                raise AssertionError("handled by the caller")
+
+    def _try_route(self, delivery: Delivery, outcome: RetryLater, route: Route, now_ms: int) -> None:
+        """The provider knows another route to the same device: try it at once, on that route's lane."""
+        answer = outcome.answer
+        self._receipts.attempted(delivery, Result.RETRY, answer, now_ms, now_ms)
+        self._metrics.attempt(delivery.route.lane, Result.RETRY, answer.reason)
+        delivery.tried = (*delivery.tried, delivery.route)
+        delivery.route = route
+        lane = self._lanes.of(route)
+        self._sending.offer(lane, [delivery], now_ms)
+        self._loop.call_soon(self._sending.pump, lane)
+
+    def _withdrawn(self, delivery: Delivery, now_ms: int) -> None:
+        if delivery.content.event.expires_ms <= now_ms:
+            self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED)
+        elif delivery.item.lost:
+            self._receipts.park(delivery, now_ms)
+        else:
+            self._receipts.end(delivery, Result.CANCELLED, now_ms, reason=DELETED)
+
+    def token_removed(self, delivery: Delivery, outcome: TokenDead, registered_again: bool) -> None:
+        """The registry has removed a dead token, or keeps it because it was registered again since."""
+        now_ms, answer = self._now_ms(), outcome.answer
+        if registered_again:
+            # At once the first time; where the provider says so again, not in a tight loop.
+            wait_s = MISCONFIGURED.first_s if delivery.tries else 0.0
+            self._receipts.again(delivery, Result.RETRY, answer, now_ms + int(wait_s * 1000), now_ms)
+        else:
+            self._metrics.token_removed(delivery.route.lane)
+            self._receipts.end(delivery, Result.TOKEN_DEAD, now_ms, status=answer.status, reason=answer.reason)

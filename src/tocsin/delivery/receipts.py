@@ -1,0 +1,89 @@
+"""Notes what became of deliveries, and says when an item has none left that is out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tocsin.delivery.metrics import DeliveryMetrics
+from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.domain.outcomes import Answer
+from tocsin.store.records import Attempt, Result
+
+
+class Receipts:
+    def __init__(self, metrics: DeliveryMetrics, finished: Callable[[OpenItem], None]) -> None:
+        self._metrics = metrics
+        self._finished = finished
+        self.out = 0
+        """Deliveries that are out: in a lane, or at a provider."""
+
+    def opened(self, item: OpenItem, deliveries: int) -> None:
+        """So many deliveries of this item are out now; without any it is finished."""
+        item.left = deliveries
+        self.out += deliveries
+        if not deliveries:
+            self._finished(item)
+
+    def note(
+        self,
+        item: OpenItem,
+        device: str,
+        lane: str,
+        result: Result,
+        now_ms: int,
+        number: int,
+        status: int = 0,
+        reason: str = "",
+    ) -> None:
+        """A receipt for a device, by its key, that needs no further attempt."""
+        round = item.item.round
+        item.attempts.append(Attempt(now_ms, device, lane, result, status, reason, "", None, round, number))
+        self._metrics.attempt(lane, result, label(status, reason) if status else "")
+
+    def end(self, delivery: Delivery, result: Result, now_ms: int, *, status: int = 0, reason: str = "") -> None:
+        """The delivery has its final outcome."""
+        lane, key = delivery.route.lane, delivery.device.key
+        self.note(delivery.item, key, lane, result, now_ms, delivery.tries + 1, status, reason)
+        self.one_less(delivery.item)
+
+    def again(self, delivery: Delivery, result: Result, answer: Answer, due_ms: int, now_ms: int) -> None:
+        """The attempt failed: a receipt, and the delivery is parked until `due_ms`."""
+        due_ms = min(due_ms, delivery.item.item.event.expires_ms)
+        self.attempted(delivery, result, answer, due_ms, now_ms)
+        self._metrics.attempt(delivery.route.lane, result, label(answer.status, answer.reason))
+        self.park(delivery, due_ms)
+
+    def attempted(self, delivery: Delivery, result: Result, answer: Answer, retry_at_ms: int, now_ms: int) -> None:
+        """A receipt for an attempt that is followed by another."""
+        delivery.tries += 1
+        item, key, lane = delivery.item, delivery.device.key, delivery.route.lane
+        item.attempts.append(
+            Attempt(
+                now_ms,
+                key,
+                lane,
+                result,
+                answer.status,
+                answer.reason,
+                "",
+                retry_at_ms,
+                item.item.round,
+                delivery.tries,
+            )
+        )
+
+    def park(self, delivery: Delivery, due_ms: int) -> None:
+        """What waits for its lane or its time waits in the store, not here."""
+        delivery.item.park(delivery.route.lane, due_ms, delivery.tries, delivery.device.key)
+        self.one_less(delivery.item)
+
+    def one_less(self, item: OpenItem) -> None:
+        item.left -= 1
+        self.out -= 1
+        if not item.left:
+            self._finished(item)
+
+
+def label(status: int, reason: str) -> str:
+    """A reason for a metric: free text of our own (a link's error) would be a label without end."""
+    return reason if status else "link"

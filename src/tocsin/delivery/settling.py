@@ -1,0 +1,116 @@
+"""Brings to the store what deliveries came to: dead tokens, what was learned, and the items that are finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from tocsin.delivery.dead_tokens import DeadTokens
+from tocsin.delivery.learning import Learning
+from tocsin.delivery.metrics import DeliveryMetrics
+from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.domain.outcomes import TokenDead
+from tocsin.store.ports import EventQueue, WriteFailure
+from tocsin.store.records import Item
+
+log = structlog.get_logger(__name__)
+
+_ITEMS_AT_ONCE: Final = 2000
+_MOST_UNSETTLED: Final = 8_000
+_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
+_RETRY_S: Final = 0.5
+
+
+class Settling:
+    """Holds every item from when it is opened until it is settled."""
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        dead_tokens: DeadTokens,
+        learning: Learning,
+        metrics: DeliveryMetrics,
+        room: asyncio.Event,
+    ) -> None:
+        self._queue = queue
+        self._dead_tokens = dead_tokens
+        self._learning = learning
+        self._metrics = metrics
+        self._room = room
+        """Set when items were settled: there may be room to claim more."""
+        self._open: dict[Item, OpenItem] = {}
+        self._finished: list[OpenItem] = []
+        self._held_bytes = 0
+        """The content of all items that are claimed and not settled."""
+        self.something = asyncio.Event()
+        """Set when there is something to settle."""
+
+    def opened(self, items: list[OpenItem]) -> None:
+        for item in items:
+            self._open[item.item] = item
+        self._held_bytes += sum([len(item.item.event.body) for item in items])
+
+    def finished(self, item: OpenItem) -> None:
+        """None of its deliveries is out any more."""
+        self._finished.append(item)
+        self.something.set()
+
+    def has_too_much(self) -> bool:
+        return len(self._finished) > _MOST_UNSETTLED or self._held_bytes > _MOST_HELD_BYTES
+
+    def has_nothing(self) -> bool:
+        return not self._finished and not self._dead_tokens
+
+    def lost(self, items: list[Item]) -> None:
+        """Ownership of these has ended: nothing more of them is sent."""
+        for item in items:
+            if (open_item := self._open.get(item)) is not None:
+                open_item.lose()
+
+    async def extend(self, until: float) -> None:
+        """Keep what would be lost before `until` (event loop's time), so that its attempts end and are settled: else it
+        would be delivered twice. Once for each item: what is still not settled then is given up."""
+        ending = [
+            item
+            for item in self._open.values()
+            if item.item.deadline is not None and item.item.deadline < until and not item.extended
+        ]
+        for item in ending:
+            item.extended = True
+        if ending:
+            await self._queue.extend([item.item for item in ending])
+
+    async def run(self, removed: Callable[[Delivery, TokenDead, bool], None], until: Callable[[], bool]) -> None:
+        """Settle whenever there is something, until `until` says so. `removed` is told of dead tokens."""
+        while not until():
+            await self.something.wait()
+            self.something.clear()
+            try:
+                await self._settle(removed)
+            except WriteFailure:
+                self.something.set()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _settle(self, removed: Callable[[Delivery, TokenDead, bool], None]) -> None:
+        """One turn: dead tokens are removed, what was learned is noted, items are settled. What fails is kept for the
+        next turn; where it is not known whether it succeeded, it is repeated, which the store takes for the same."""
+        if self._dead_tokens:
+            await self._dead_tokens.remove(removed)
+        await self._learning.write_addresses()
+        if self._finished:
+            batch = self._finished[:_ITEMS_AT_ONCE]
+            settled = await self._queue.settle([item.settlement() for item in batch])
+            del self._finished[: len(batch)]
+            for item in batch:
+                del self._open[item.item]
+            self._held_bytes -= sum([len(item.item.event.body) for item in batch])
+            self._metrics.settled(len(batch))
+            if lost := settled.count(False):
+                self._metrics.lost(lost)
+                log.warning("settled too late: ownership had ended", items=lost)
+        if self._finished or self._dead_tokens:
+            self.something.set()
+        self._room.set()

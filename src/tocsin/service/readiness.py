@@ -1,0 +1,21 @@
+"""Why the service is not ready, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tocsin.domain.routes import LaneState, LaneStatus
+
+
+def problems(*, stopping: bool, storage: Iterable[str], lanes: Iterable[LaneStatus]) -> list[str]:
+    """A sentence for each cause; none when the service accepts and delivers."""
+    found = ["tocsin is stopping"] if stopping else []
+    found += storage
+    for lane in lanes:
+        if lane.state is LaneState.PAUSED:
+            found.append(f"lane {lane.name} is paused: {lane.reason}")
+        for topic, reason in lane.misconfigured_topics.items():
+            found.append(f"lane {lane.name}: topic {topic} is paused: {reason}")
+        if lane.fuse_blown:
+            found.append(f"lane {lane.name}: too many dead tokens; removals are quarantined")
+    return found

@@ -1,0 +1,160 @@
+"""What happens now and then beside delivery: credentials that change, quarantines, certificates that end, figures."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from tocsin import __version__
+from tocsin.delivery.dispatcher import Dispatcher
+from tocsin.domain.nodes import NodeStatus
+from tocsin.domain.routes import LaneState
+from tocsin.providers.base import CredentialError
+from tocsin.providers.configured import Providers
+from tocsin.service.periodic import Duty
+from tocsin.settings import Settings
+from tocsin.store.ports import Store
+from tocsin.store.records import CredentialsChanged, QuarantineChanged, Signal
+from tocsin.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
+
+_LOOK_AFTER_EVERY_S: Final = 1.0
+_RETRY_S: Final = 1.0
+_DAY_S: Final = 24 * 3600.0
+_WARN_CERTIFICATE_S: Final = 30 * _DAY_S
+_PRUNE_EVERY_S: Final = 10.0
+_PRUNE_AGAIN_S: Final = 0.2
+
+
+class Watchers:
+    """The service's periodic duties. Signals of the store have some of them done at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        providers: Providers,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        problems: Callable[[], list[str]],
+    ) -> None:
+        self._settings = settings.store
+        self._store = store
+        self._providers = providers
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._problems = problems
+        self._node = f"{socket.gethostname()}:{os.getpid()}"
+        self._changed: set[str] = set()
+        """Providers whose credentials have changed and were not taken over yet."""
+        self._anything_quarantined = False
+        self._to_wake: set[str] = set()
+        """Lanes whose credential was replaced, until they were told."""
+        self._credentials = Duty("credentials", _DAY_S, self._take_over_changed)
+        # What a server before this one has put into quarantine is still there, and its fuse is blown.
+        self._quarantine = Duty("quarantine", _DAY_S, self._look_at_quarantine, first_s=0.0)
+        self.duties = [
+            self._credentials,
+            self._quarantine,
+            Duty("certificates", _DAY_S, self._look_at_certificates),
+            Duty("delivery", _LOOK_AFTER_EVERY_S, self._look_after_delivery),
+            Duty("status", _LOOK_AFTER_EVERY_S, self._publish_status),
+            Duty("pruning", _PRUNE_EVERY_S, self._prune),
+        ]
+        store.signals.subscribe(self._signalled)
+
+    async def configure(self) -> None:
+        """Take over every provider's credentials as they are now; lanes with a new one may send again.
+
+        Raises:
+            StoreUnavailable: they cannot be read.
+        """
+        self._changed.update(self._providers)
+        await self._take_over_changed()
+        await self._look_at_certificates()
+        if self._changed:
+            self._credentials.now()
+
+    def _signalled(self, signal: Signal) -> None:
+        match signal:
+            case CredentialsChanged():
+                self._changed.add(signal.provider)
+                self._credentials.now()
+            case QuarantineChanged():
+                self._quarantine.now()
+            case _:
+                pass
+
+    async def _take_over_changed(self) -> float | None:
+        """Returns in how many seconds to try again what did not succeed."""
+        failed = False
+        for name in sorted(self._changed & self._providers.keys()):
+            self._changed.discard(name)
+            try:
+                credentials = await self._store.credentials.of(name)
+                self._to_wake |= self._providers[name].configure(credentials)
+            except CredentialError as error:
+                log.error("credential cannot be used", provider=name, error=str(error))
+            except Exception:
+                self._changed.add(name)
+                log.exception("credentials cannot be taken over", provider=name)
+                failed = True
+        if self._to_wake:
+            # Kept until it has succeeded: the providers will not call these changed a second time.
+            await self._store.schedule.wake(sorted(self._to_wake))
+            self._to_wake.clear()
+            await self._look_at_certificates()
+        return _RETRY_S if failed else None
+
+    async def _look_at_quarantine(self) -> None:
+        held = {(one.provider, one.account): one for one in await self._store.registry.quarantine()}
+        self._dispatcher.lanes.quarantined(held)
+        self._anything_quarantined = bool(held)
+
+    async def _look_at_certificates(self) -> None:
+        expiry, now_s = self._metrics.certificate_expiry, self._store.now_ms() / 1000
+        expiry.clear()
+        for provider in self._providers.values():
+            for account in provider.status():
+                if account.expires_s is None:
+                    continue
+                expiry.labels(account.account).set(account.expires_s)
+                left_s = account.expires_s - now_s
+                if left_s < _WARN_CERTIFICATE_S:
+                    log.warning("certificate ends soon", application=account.account, days=int(left_s // _DAY_S))
+
+    async def _look_after_delivery(self) -> None:
+        await self._dispatcher.look_after()
+        # A fuse that held nothing back is whole again by itself, after a while: no signal tells of it.
+        if self._dispatcher.lanes.any_fuse_blown and not self._anything_quarantined:
+            self._quarantine.now()
+
+    async def _prune(self) -> float | None:
+        """Forget what is old enough: in small steps, for as long as there is more."""
+        retention_s, history_s = self._settings.retention.total_seconds(), self._settings.history.total_seconds()
+        return _PRUNE_AGAIN_S if await self._store.prune(retention_s, history_s) else None
+
+    async def _publish_status(self) -> None:
+        metrics, lanes = self._metrics, self._dispatcher.lanes.statuses()
+        backlog = await self._store.queue.backlog()
+        metrics.backlog.set(backlog.events)
+        metrics.backlog_bytes.set(backlog.size_bytes)
+        for lane in lanes:
+            metrics.in_flight.labels(lane.name).set(lane.in_flight)
+            metrics.waiting.labels(lane.name).set(lane.waiting)
+            for state in (LaneState.OPEN, LaneState.PAUSED):
+                metrics.lane_paused.labels(lane.name, state.value).set(lane.state is state)
+        open_by_origin: dict[str, int] = {}
+        for name, provider in self._providers.items():
+            metrics.unknown_answers.labels(name).set(provider.unknown_answers)
+            for pool in provider.pools():
+                open_by_origin[pool.origin] = open_by_origin.get(pool.origin, 0) + pool.connections
+        for origin, count in open_by_origin.items():
+            metrics.connections.labels(origin).set(count)
+        status = NodeStatus(self._node, __version__, self._store.now_ms(), self._problems(), lanes)
+        await self._store.publish(status)
