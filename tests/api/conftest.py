@@ -1,44 +1,52 @@
-"""The API over the real store. Only delivery is stood in for: it records what the API tells it."""
+"""The API over the real store. Only delivery is stood in for; the store's signals are what delivery would hear."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from litestar import Litestar
+from prometheus_client import CollectorRegistry
 
 from tocsin.api.app import create_app
-from tocsin.domain.devices import ApplicationId
 from tocsin.domain.events import UserId
-from tocsin.domain.lanes import LaneStatus
+from tocsin.domain.routes import LaneStatus
+from tocsin.providers.apns.credentials import ApnsCredential
+from tocsin.providers.rules import RULES, RuleBook
 from tocsin.settings import Ingest, PushApi, Settings
-from tocsin.store.opening import Store, open_store
-from tocsin.store.ports import Application, Role
+from tocsin.store.ports import Store
+from tocsin.store.records import Role, Signal
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions
 
 OWNER = UserId("9aed5e94-3803-11e3-8475-0024e8f90cc0")
+APPLICATION = "39JSDKGJ38.de.cospace.app"
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-class RecordedDelivery:
-    """What the API told delivery, and what stood in the store when it did."""
+@lru_cache
+def p256_key() -> str:
+    """A private key as Apple hands it out (.p8)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+class StubDelivery:
+    """See `api.control.DeliveryControl`."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, ...]] = []
-        self.wakings = 0
         self.status: list[LaneStatus] = []
         self.sentences: list[str] = []
-
-    def cancel(self, owner: UserId, system: str, token: str) -> None:
-        self.calls.append(("cancel", owner, str(system), token))
-
-    def registered(self, owner: UserId, system: str, token: str) -> None:
-        self.calls.append(("registered", owner, str(system), token))
 
     def lanes(self) -> list[LaneStatus]:
         return self.status
@@ -46,8 +54,16 @@ class RecordedDelivery:
     def problems(self) -> list[str]:
         return self.sentences
 
-    def accepted(self) -> None:
-        self.wakings += 1
+
+class StoreWith:
+    """The store, with some of its ports replaced."""
+
+    def __init__(self, store: Store, ports: dict[str, Any]) -> None:
+        self._store = store
+        self.__dict__.update(ports)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
 class Api:
@@ -55,12 +71,26 @@ class Api:
 
     owner = OWNER
 
-    def __init__(self, app: Litestar, client: httpx.AsyncClient, store: Store, delivery: RecordedDelivery) -> None:
+    def __init__(self, app: Litestar, store: Store, delivery: StubDelivery) -> None:
         self.app = app
-        self.client = client
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self._serve),  # type: ignore[arg-type]
+            base_url="http://tocsin.test",
+        )
         self.store = store
         self.delivery = delivery
+        self.signals: list[Signal] = []
+        self.signals_at_answer: list[Signal] = []
+        """Those that were there when the last answer began."""
         self.sid = self.producer = self.admin = ""
+
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+        async def noting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.signals_at_answer = list(self.signals)
+            await send(message)
+
+        await self.app(scope, receive, noting)
 
     async def sign_in(self, owner: str | None = OWNER) -> str:
         sid, _ = await self.store.access.create_session(None if owner is None else UserId(owner), None)
@@ -86,7 +116,16 @@ class Api:
         """All that a request could have changed."""
         devices = await self.store.registry.devices_of((OWNER,))
         history = await self.store.registry.history()
-        return devices, history, self.store.queue.backlog(), list(self.delivery.calls)
+        return devices, history, await self.store.queue.backlog(), list(self.signals)
+
+    async def woken(self) -> bool:
+        """Whether a dispatcher that waits for events has been woken since the last claim."""
+        try:
+            async with asyncio.timeout(0.02):
+                await self.store.queue.wait(60)
+        except TimeoutError:
+            return False
+        return True
 
     async def _post(self, path: str, secret: str, body: Any, **more: Any) -> httpx.Response:
         headers = {**bearer(secret), **more.pop("headers", {})}
@@ -109,33 +148,31 @@ async def opened(
     max_tokens: int = 100,
     ingest: Ingest | None = None,
     max_events: int = 100_000,
+    clock: Callable[[], float] = time.time,
+    rules: RuleBook = RULES,
+    metrics: CollectorRegistry | None = None,
     **ports: Any,
 ) -> AsyncIterator[Api]:
     settings = Settings(
         push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens), ingest=ingest or Ingest()
     )
-    path = directory / f"{convention}.db"
-    async with open_store(path, max_events=max_events, max_bytes=10**8, lease_s=60) as store:
-        await store.queue.start()
-        delivery = RecordedDelivery()
-        real: dict[str, Any] = {
-            "queue": store.queue,
-            "registry": store.registry,
-            "access": store.access,
-            "applications": store.applications,
-            "dead_letters": store.dead_letters,
-        }
-        app = create_app(settings=settings, delivery=delivery, **(real | ports))
-        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://tocsin.test") as client:
-            api = Api(app, client, store, delivery)
-            api.sid = await api.sign_in()
-            api.producer, _ = await store.access.create_key(Role.PRODUCER, "fax", None)
-            api.admin, _ = await store.access.create_key(Role.ADMIN, "ops", None)
-            await store.applications.put_application(
-                Application(ApplicationId("39JSDKGJ38.de.cospace.app"), key_pem="secret key", key_id="ABC123DEFG")
-            )
+    options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock)
+    store = await open_store(directory / f"{convention}.db", options, server=True)
+    try:
+        await store.start()
+        await store.credentials.put(ApnsCredential(p256_key(), "ABC123DEFG").stored(APPLICATION, 0))
+        delivery = StubDelivery()
+        seen: Any = StoreWith(store, ports)
+        app = create_app(settings=settings, store=seen, rules=rules, delivery=delivery, metrics=metrics)
+        api = Api(app, store, delivery)
+        api.sid = await api.sign_in()
+        api.producer, _ = await store.access.create_key(Role.PRODUCER, "fax", None)
+        api.admin, _ = await store.access.create_key(Role.ADMIN, "ops", None)
+        store.signals.subscribe(api.signals.append)
+        async with api.client:
             yield api
+    finally:
+        await store.close()
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +194,13 @@ async def api(open_api: OpenApi) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
+def key_pem() -> str:
+    return p256_key()
+
+
+@pytest.fixture
 def golden() -> Callable[[str], dict[str, Any]]:
-    """An event as a producer hands it in: the document's APNs content without `aps`."""
+    """An event as a producer sends it: the document's APNs content without `aps`."""
 
     def read(message: str) -> dict[str, Any]:
         content = json.loads((GOLDEN / f"{message}.apns.json").read_text())

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tocsin.store.ports import Role
+from tocsin.store.records import Role
 
 
 def bearer(secret):
@@ -73,7 +73,7 @@ async def test_without_a_valid_session_or_key_it_is_401(api, method, path, heade
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_each_key_opens_its_own_doors(api):
+async def test_each_key_opens_its_own_routes(api):
     expected = {
         # method, path: status by (session, producer, admin)
         ("GET", "/api/push"): (200, 401, 401),

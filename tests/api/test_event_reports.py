@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tocsin.api.event_records import report as report_of
 from tocsin.domain.events import Event, EventId, UserId
-from tocsin.store.ports import Attempt, EventRecord, Parked, Result, Settlement, State
+from tocsin.store.records import Attempt, EventRecord, Parked, Result, Settlement, State
 
 LANE = "apns:production:39JSDKGJ38.de.cospace.app"
 APNS = "apns:" + "ab" * 32
@@ -33,18 +33,18 @@ async def test_an_event_is_accepted_before_any_device_is_tried(open_api, golden)
         )
 
 
-async def test_every_attempt_is_told_device_by_device(api, golden):
+async def test_every_attempt_is_reported_device_by_device(api, golden):
     (event_id,) = (await api.events(golden("chat_message"))).json()["events"]
-    (item,) = await api.store.queue.claim(1, {})
+    (item,) = await api.store.queue.claim(1)
     now, later = 1_700_000_000_000, 1_700_000_060_500
     attempts = [
         Attempt(now, APNS, LANE, Result.RETRY, 503, "ServiceUnavailable", "", later),
         Attempt(now, FCM, "fcm:main", Result.DELIVERED, 200, "", "projects/main/messages/1"),
     ]
     await api.store.queue.settle([Settlement(item, attempts, [Parked(LANE, later, 1, (APNS,))])])
-    status, told = await report(api, event_id)
-    assert (status, told["state"]) == (200, "delivering")
-    assert told["devices"] == [
+    status, reported = await report(api, event_id)
+    assert (status, reported["state"]) == (200, "delivering")
+    assert reported["devices"] == [
         {
             "system": "apns",
             "device_token": "ab" * 32,
@@ -76,7 +76,7 @@ async def test_every_attempt_is_told_device_by_device(api, golden):
             ],
         },
     ]
-    assert "lunch" not in str(told)
+    assert "lunch" not in str(reported)
 
 
 def test_a_delivery_that_is_tried_again_after_its_end_is_waiting():

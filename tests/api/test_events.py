@@ -1,4 +1,4 @@
-"""Hand-in: what is accepted, how it is answered, and what is refused with nothing accepted."""
+"""Ingestion: what is accepted, how it is answered, and what is refused with nothing accepted."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ import pytest
 
 from tocsin.domain.events import MESSAGES
 from tocsin.settings import Ingest
-from tocsin.store.ports import Backlog, BacklogFull, StoreUnavailable
+from tocsin.store.ports import BacklogFull, CommitUnknown, StoreUnavailable
+from tocsin.store.records import Backlog
 
 ID = "5f0c1f3a-6f5b-4d7e-9a63-0d0a53f4a5b1"
 
 
 async def waiting(api):
     """The events in the queue, as a dispatcher would claim them."""
-    return [item.event for item in await api.store.queue.claim(20_000, {})]
+    return [item.event for item in await api.store.queue.claim(20_000)]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 async def test_the_documents_examples_are_accepted(api, golden, message):
+    assert await waiting(api) == []
     answer = await api.events(golden(message))
     assert answer.status_code == 202
+    assert await api.woken()
     (event_id,) = answer.json()["events"]
     assert answer.json() == {"accepted": 1, "events": [event_id]}
     assert UUID(event_id).version == 7
     (event,) = await waiting(api)
     assert (event.id, event.owner, event.message) == (event_id, api.owner, message)
     assert json.loads(event.body) == golden(message)
-    assert api.delivery.wakings == 1
 
 
 async def test_the_five_events_are_accepted_as_one_batch_in_their_order(api, golden):
@@ -47,7 +49,7 @@ async def test_an_event_lives_as_long_as_its_kind_is_worth(open_api, golden):
         assert lives == {"fax_new": 28 * 86_400_000, "dialplan_callreverse_stop": 60_000}
 
 
-async def test_an_event_id_makes_the_hand_in_idempotent(api, golden):
+async def test_an_event_id_makes_ingestion_idempotent(api, golden):
     event = golden("fax_new") | {"event_id": ID.upper()}
     for _ in range(2):
         answer = await api.events(event)
@@ -88,6 +90,18 @@ async def test_a_batch_that_contradicts_itself_is_409(api, golden):
     assert await waiting(api) == []
 
 
+async def test_texts_that_differ_only_at_their_end_are_two_contents_however_long_they_are(api, golden):
+    def long(end):
+        return golden("chat_message") | {"event_id": ID, "text": "x" * 6000 + end}
+
+    assert (await api.ndjson(long("a"), long("b"))).status_code == 409
+    assert (await api.events(long("a"))).status_code == 202
+    assert (await api.events(long("a"))).json() == {"accepted": 1, "events": [ID]}
+    for answer in (await api.events(long("b")), await api.ndjson(golden("fax_new"), long("b"))):
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:tocsin:problem:event-id-conflict")
+    assert [event.id for event in await waiting(api)] == [ID]
+
+
 def without(event, name):
     return {key: value for key, value in event.items() if key != name}
 
@@ -122,6 +136,7 @@ BAD = [
 
 @pytest.mark.parametrize(("spoil", "at"), BAD)
 async def test_a_bad_event_is_refused_naming_the_field(api, golden, spoil, at):
+    assert await waiting(api) == []
     answer = await api.events(spoil(golden("fax_new")))
     problem = answer.json()
     assert answer.status_code == 400
@@ -129,8 +144,8 @@ async def test_a_bad_event_is_refused_naming_the_field(api, golden, spoil, at):
     assert problem["type"] == "urn:tocsin:problem:bad-input"
     assert (problem["errors"][0]["at"], "line" in problem["errors"][0]) == (at, False)
     assert problem["errors"][0]["reason"]
+    assert not await api.woken()
     assert await waiting(api) == []
-    assert api.delivery.wakings == 0
 
 
 @pytest.mark.parametrize(("spoil", "at"), BAD)
@@ -151,7 +166,7 @@ async def test_no_error_quotes_the_content(api, golden):
         assert "lunch" not in answer.text
 
 
-async def test_a_batch_names_twenty_faults_at_most(api):
+async def test_a_batch_names_twenty_violations_at_most(api):
     answer = await api.ndjson(*[{}] * 600)
     assert [error["line"] for error in answer.json()["errors"]] == list(range(1, 21))
 
@@ -178,21 +193,15 @@ async def test_ten_thousand_lines_are_accepted_and_one_more_is_413(api, golden):
     line = json.dumps(golden("dialplan_callreverse_start")).encode()
     answer = await api.ndjson(*[line] * 10_000)
     assert (answer.status_code, answer.json()["accepted"], len(set(answer.json()["events"]))) == (202, 10_000, 10_000)
-    assert api.store.queue.backlog().events == 10_000
+    assert (await api.store.queue.backlog()).events == 10_000
     assert (await api.ndjson(*[line] * 10_001)).status_code == 413
     assert (await api.ndjson(*[b""] * 10_001)).status_code == 413
-    assert api.store.queue.backlog().events == 10_000
+    assert (await api.store.queue.backlog()).events == 10_000
 
 
 async def test_a_body_over_the_limit_is_413_and_not_read_to_its_end(open_api):
     async with open_api(ingest=Ingest(max_bytes=100_000)) as api:
         sent = 0
-
-        async def endless():
-            nonlocal sent
-            while True:
-                sent += 10_000
-                yield b"x" * 10_000
 
         messages = []
 
@@ -229,7 +238,7 @@ async def test_a_full_backlog_is_503_with_retry_after_and_accepts_nothing(open_a
             assert answer.status_code == 503
             assert answer.json()["type"] == "urn:tocsin:problem:backlog-full"
             assert int(answer.headers["retry-after"]) >= 1
-        assert api.store.queue.backlog().events == 3
+        assert (await api.store.queue.backlog()).events == 3
 
 
 class BrokenQueue:
@@ -241,7 +250,7 @@ class BrokenQueue:
     async def append(self, events):
         raise self.error
 
-    def backlog(self):
+    async def backlog(self):
         return Backlog(0, 0)
 
 
@@ -253,15 +262,79 @@ class BrokenQueue:
         (RuntimeError("secret internals"), 500, "internal-error"),
     ],
 )
-async def test_a_failing_store_is_told_without_its_internals(open_api, golden, error, status, slug):
+async def test_a_storage_failure_is_answered_without_its_internals(open_api, golden, error, status, slug):
     async with open_api(queue=BrokenQueue(error)) as api:
+        assert await waiting(api) == []
         answer = await api.events(golden("fax_new"))
         assert answer.status_code == status
         assert answer.json()["type"] == f"urn:tocsin:problem:{slug}"
         assert "retry-after" in answer.headers or status == 500
         assert "secret" not in answer.text
         assert "/var/lib" not in answer.text
-        assert api.delivery.wakings == 0
+        assert not await api.woken()
+
+
+class LostAnswers:
+    """A queue in front of the real one: the answers of its first commits are lost, whether they took effect or not."""
+
+    def __init__(self, lost, *, took_effect):
+        self.lost = lost
+        self.took_effect = took_effect
+        self.real = None
+
+    async def append(self, events):
+        self.lost -= 1
+        if self.lost < 0 or self.took_effect:
+            await self.real.append(events)
+        if self.lost >= 0:
+            raise CommitUnknown("postgresql://secret")
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+async def test_where_the_outcome_is_unknown_the_answer_has_the_ids_to_repeat_the_events_with(
+    open_api, golden, took_effect
+):
+    queue = LostAnswers(2, took_effect=took_effect)
+    async with open_api(queue=queue) as api:
+        queue.real = api.store.queue
+        chosen = golden("recording_new") | {"event_id": ID}
+        sent = [golden("fax_new"), chosen, golden("chat_message"), chosen]
+        answer = await api.ndjson(*sent)
+        problem = answer.json()
+        assert (answer.status_code, problem["status"]) == (503, 503)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem["type"] == "urn:tocsin:problem:outcome-unknown"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "secret" not in answer.text
+        first, second, third, fourth = problem["events"]
+        assert (second, fourth) == (ID, ID)
+        assert [UUID(made).version for made in (first, third)] == [7, 7]
+
+        repeated = [event | {"event_id": id} for event, id in zip(sent, problem["events"], strict=True)]
+        assert (await api.ndjson(*repeated)).json()["events"] == problem["events"]  # its answer is lost as well
+        answer = await api.ndjson(*repeated)
+        assert (answer.status_code, answer.json()) == (202, {"accepted": 4, "events": problem["events"]})
+        assert sorted(event.id for event in await waiting(api)) == sorted({first, second, third})
+
+
+@pytest.mark.parametrize("event_id", [{}, {"event_id": ID}])
+async def test_a_single_event_of_unknown_outcome_is_repeated_with_its_id(open_api, golden, event_id):
+    queue = LostAnswers(1, took_effect=True)
+    async with open_api(queue=queue) as api:
+        queue.real = api.store.queue
+        event = golden("fax_new") | event_id
+        answer = await api.events(event)
+        (id,) = answer.json()["events"]
+        assert answer.status_code == 503
+        assert id == event_id.get("event_id", id)
+        answer = await api.events(event | {"event_id": id})
+        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "events": [id]})
+        assert [event.id for event in await waiting(api)] == [id]
+
+
+async def test_no_other_problem_has_ids(open_api, golden):
+    async with open_api(queue=BrokenQueue(StoreUnavailable())) as api:
+        assert "events" not in (await api.events(golden("fax_new"))).json()
 
 
 async def test_an_unexpected_error_is_logged_without_the_callers_secret(open_api, golden, capsys):

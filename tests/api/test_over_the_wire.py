@@ -122,7 +122,7 @@ async def test_a_client_that_hangs_up_halfway_leaves_nothing_behind(api, port):
         await writer.drain()
         writer.close()
     await asyncio.sleep(0.1)
-    assert api.store.queue.backlog().events == 0
+    assert (await api.store.queue.backlog()).events == 0
 
 
 async def test_many_producers_at_once_each_get_their_own_answer(api, port, golden):
@@ -133,4 +133,4 @@ async def test_many_producers_at_once_each_get_their_own_answer(api, port, golde
         )
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.json()["events"][0] for answer in answers}) == 200
-    assert api.store.queue.backlog().events == 200
+    assert (await api.store.queue.backlog()).events == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from tocsin.domain.lanes import LaneState, LaneStatus
+from tocsin.domain.routes import LaneState, LaneStatus
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,15 @@ async def test_every_operation_documents_its_errors_as_problems(api):
             for status, response in operation["responses"].items():
                 if status >= "400" and not path.startswith("/health"):
                     assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+
+
+async def test_an_unknown_outcome_is_documented_with_the_ids_to_repeat_events_with(api):
+    document = (await api.client.get("/schema")).json()
+    problem = document["components"]["schemas"]["ProblemBody"]
+    assert "events" in problem["properties"]
+    assert "events" not in problem["required"]
+    operation = document["paths"]["/api/events"]["post"]
+    assert operation["operationId"] == "ingestEvents"
+    unavailable = operation["responses"]["503"]
+    assert "`outcome-unknown`" in unavailable["description"]
+    assert unavailable["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/ProblemBody"}

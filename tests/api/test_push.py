@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tocsin.store.records import TokenDeleted, TokenRegistered
+
 TOKEN = "a6461732069737d42065496ea5eea1ab53b6e0df9ec7272987a2e18e62ef39ad"
 OTHER = "a6281e62e55932df9ec72829a5eea1ab53b6e0df9ec7272987a2e18e62e5e2d3"
 FCM = "APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx"
@@ -88,10 +90,11 @@ async def test_deleting_never_touches_another_users_registration(api):
     assert (await api.tokens())["fcm"]["device_tokens"] == [FCM]
 
 
-async def test_delivery_is_told_of_a_deletion_before_it_is_answered(api):
+async def test_every_change_is_signalled_before_it_is_answered(api):
     await api.push(fcm())
+    assert api.signals_at_answer == [TokenRegistered(api.owner, "fcm", FCM)]
     await api.push(fcm("delete"))
-    assert api.delivery.calls == [("registered", api.owner, "fcm", FCM), ("cancel", api.owner, "fcm", FCM)]
+    assert api.signals_at_answer == [TokenRegistered(api.owner, "fcm", FCM), TokenDeleted(api.owner, "fcm", FCM)]
 
 
 async def test_one_token_too_many_evicts_the_oldest_and_stops_its_deliveries(open_api):
@@ -99,7 +102,7 @@ async def test_one_token_too_many_evicts_the_oldest_and_stops_its_deliveries(ope
         for token in ("one", "two", "three"):
             await api.push(fcm(token=token))
         assert (await api.tokens())["fcm"]["device_tokens"] == ["two", "three"]
-        assert api.delivery.calls[-1] == ("cancel", api.owner, "fcm", "one")
+        assert api.signals_at_answer[-1] == TokenDeleted(api.owner, "fcm", "one")
 
 
 @pytest.mark.parametrize(

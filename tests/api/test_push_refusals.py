@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tocsin.store.ports import CommitUnknown
+
 TOKEN = "ab" * 32
 APP = "39JSDKGJ38.de.cospace.app"
 FCM = {"system": "fcm", "action": "add", "device_token": "t"}
@@ -106,7 +108,7 @@ async def test_the_three_named_failures_are_answers_of_the_call_and_change_nothi
     assert await api.contents() == before
 
 
-async def test_the_platforms_convention_tells_every_failure_with_200(open_api):
+async def test_the_platforms_convention_answers_every_failure_with_200(open_api):
     async with open_api(convention="platform") as api:
         before = await api.contents()
         for body, status in [(body, status) for body, _, status in BAD] + NAMED:
@@ -172,3 +174,22 @@ async def test_a_body_that_says_it_is_something_else_is_415(api, headers):
     answer = await api.push(FCM, headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (415, "application/problem+json")
     assert await api.contents() == before
+
+
+class LostAnswer:
+    """A registry whose commit may have taken effect."""
+
+    async def add(self, registration, max_tokens):
+        raise CommitUnknown("postgresql://secret")
+
+
+async def test_a_change_of_unknown_outcome_fails_in_each_convention(open_api):
+    for convention, code, status in (("document", 503, 503), ("platform", 200, "fail")):
+        async with open_api(convention=convention, registry=LostAnswer()) as api:
+            answer = await api.push(FCM)
+            assert (answer.status_code, answer.json()["status"]) == (code, status)
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "events" not in answer.json()
+            assert "secret" not in answer.text
+            if convention == "document":
+                assert answer.json()["type"] == "urn:tocsin:problem:outcome-unknown"

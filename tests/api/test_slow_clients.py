@@ -14,6 +14,8 @@ from tocsin.api import events
 from tocsin.api.server import ApiServer
 from tocsin.settings import Server
 
+pytestmark = pytest.mark.slow
+
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: tocsin\r\n\r\n"
 
 
@@ -154,7 +156,7 @@ async def test_the_time_that_the_api_takes_to_read_a_body_is_not_the_clients():
         await large_answer(scope, receive, send)
 
     async with serving(late, request_timeout_s=1) as (port, _):
-        assert (await hand_in(port, "key", b"x" * 20_000_000)).status_code == 200
+        assert (await ingest(port, "key", b"x" * 20_000_000)).status_code == 200
 
 
 async def test_a_connection_may_not_queue_requests_without_bound():
@@ -209,17 +211,17 @@ async def slow_uploads(held, port, key, count, sent):
         await writer.drain()
 
 
-async def hand_in(port, key, body):
+async def ingest(port, key, body):
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/x-ndjson"}
         return await client.post("/api/events", content=body, headers=headers)
 
 
-async def test_a_large_batch_is_taken_beside_many_slow_uploads(api, golden):
+async def test_a_large_batch_is_accepted_beside_many_slow_uploads(api, golden):
     async with serving(api.app, request_timeout_s=3) as (port, _), contextlib.AsyncExitStack() as held:
         await slow_uploads(held, port, api.producer, 24, b"x" * 100_000)
         async with asyncio.timeout(1):
-            assert (await hand_in(port, api.producer, batch(golden, 800))).status_code == 202
+            assert (await ingest(port, api.producer, batch(golden, 800))).status_code == 202
 
 
 async def test_where_there_is_no_room_for_a_large_batch_its_producer_is_told_when_to_try_again(
@@ -230,11 +232,11 @@ async def test_where_there_is_no_room_for_a_large_batch_its_producer_is_told_whe
         async with contextlib.AsyncExitStack() as held:
             await slow_uploads(held, port, api.producer, 2, b"x" * 140_000)
             await asyncio.sleep(0.2)
-            answer = await hand_in(port, api.producer, batch(golden, 800))
+            answer = await ingest(port, api.producer, batch(golden, 800))
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "2"
             assert answer.headers["content-type"] == "application/problem+json"
-            assert (await hand_in(port, api.producer, batch(golden, 10))).status_code == 202
+            assert (await ingest(port, api.producer, batch(golden, 10))).status_code == 202
         await asyncio.sleep(0.2)
         for _ in range(3):
-            assert (await hand_in(port, api.producer, batch(golden, 800))).status_code == 202
+            assert (await ingest(port, api.producer, batch(golden, 800))).status_code == 202

@@ -1,4 +1,4 @@
-"""Commands run as a user runs them: through `main`, in a directory of their own, with a clean environment."""
+"""Runs commands as a user does: through `main`, in a temporary directory, without `TOCSIN_` in the environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWNER = "9aed5e94-3803-11e3-8475-0024e8f90cc0"
 
 
 class Ran(Struct):
-    """How a command ended, and what it said."""
+    """The exit status of a command, and what it printed."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""Keys and sessions: shown once, revocable, with an expiry."""
+"""Keys and sessions: the secret is shown once, they can be revoked, and they expire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from tests.cli.conftest import OWNER, Run
 
 
-def test_the_secret_of_a_key_stands_alone_on_stdout(run: Run) -> None:
+def test_the_secret_of_a_key_is_all_that_is_on_stdout(run: Run) -> None:
     ran = run("key", "create", "producer", "--name", "fax-backend")
     assert ran.out.startswith("tocsin_producer_")
     assert ran.out.count("\n") == 1
@@ -36,7 +36,7 @@ def test_a_session_belongs_to_its_owner(run: Run) -> None:
     assert listed == {field: value for field, value in created.items() if field != "sid"}
 
 
-def test_a_session_can_be_without_a_user(run: Run) -> None:
+def test_a_session_can_be_created_without_a_user(run: Run) -> None:
     assert run("session", "create", "--anonymous", "--json").json["owner"] is None
 
 
@@ -47,13 +47,14 @@ def test_a_session_is_revoked_by_its_secret(run: Run) -> None:
 
 
 @pytest.mark.parametrize("group", ["key", "session"])
-def test_what_is_unknown_cannot_be_revoked_and_is_not_repeated(run: Run, group: str) -> None:
+def test_an_unknown_secret_cannot_be_revoked_and_is_not_printed(run: Run, group: str) -> None:
     ran = run(group, "revoke", "maybe-a-mistyped-secret")
     assert ran.status == 1
     assert "maybe-a-mistyped-secret" not in ran.err
 
 
-def test_a_key_can_last_for_ever_only_when_asked_to(run: Run) -> None:
+def test_a_key_never_expires_only_when_that_is_asked_for(run: Run) -> None:
+    assert run("key", "create", "producer", "--json").json["expires"] is not None
     assert run("key", "create", "producer", "--expires-in", "never", "--json").json["expires"] is None
 
 
@@ -69,7 +70,7 @@ def test_a_key_can_last_for_ever_only_when_asked_to(run: Run) -> None:
         (["session", "list", "--owner", "anna"], "not a UUID"),
     ],
 )
-def test_bad_input_is_told_with_its_rule(run: Run, arguments: list[str], said: str) -> None:
+def test_bad_input_is_refused_with_the_rule_that_it_breaks(run: Run, arguments: list[str], said: str) -> None:
     ran = run(*arguments)
     assert ran.status == 2
     assert said in ran.err

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.cli.conftest import APPLICATION, Run
 
 from tocsin.cli.demo.children import running
-from tocsin.cli.demo.stage import configuration
+from tocsin.cli.demo.environment import configuration
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Which configuration a command uses, and whether the documented one is the real one."""
+"""Which configuration a command uses, and whether the documented one is complete."""
 
 from __future__ import annotations
 
@@ -43,13 +43,15 @@ def test_every_setting_is_in_the_example_and_on_the_page(section: str) -> None:
         assert f" {key} = " in part or f"[{section}.{key}]" in part, key
 
 
-def test_the_file_here_is_used_without_being_named(run: Run) -> None:
+def test_a_file_in_the_working_directory_is_used_without_being_named(run: Run) -> None:
     Path("tocsin.toml").write_text('[store]\npath = "elsewhere/tocsin.db"\n')
     assert run("key", "list").status == 0
     assert Path("elsewhere/tocsin.db").exists()
 
 
-def test_a_named_file_goes_before_it_and_the_environment_before_both(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_file_overrides_it_and_the_environment_overrides_both(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("tocsin.toml").write_text('[store]\npath = "here.db"\n')
     Path("other.toml").write_text('[store]\npath = "other.db"\n')
     monkeypatch.setenv("TOCSIN_CONFIG", "other.toml")
@@ -70,7 +72,7 @@ def test_a_named_file_goes_before_it_and_the_environment_before_both(run: Run, m
         ("[apns]\nproduction_url = 'http://apple'\n", "https://"),
     ],
 )
-def test_a_wrong_configuration_is_refused_by_name(run: Run, content: str, said: str) -> None:
+def test_a_wrong_configuration_is_refused_with_the_name_of_the_key(run: Run, content: str, said: str) -> None:
     Path("tocsin.toml").write_text(content)
     for command in (["serve"], ["session", "create", "--owner", OWNER]):
         ran = run(*command)
@@ -79,13 +81,13 @@ def test_a_wrong_configuration_is_refused_by_name(run: Run, content: str, said: 
         assert said in ran.err
 
 
-def test_a_file_that_is_not_there_is_named(run: Run) -> None:
+def test_a_missing_file_is_named(run: Run) -> None:
     ran = run("key", "list", "--config", "nowhere.toml")
     assert (ran.status, ran.out) == (2, "")
     assert "nowhere.toml: No such file" in ran.err
 
 
-def test_a_store_that_is_no_database_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_not_a_database_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("notes.txt").write_text("not a database\n" * 100)
     monkeypatch.setenv("TOCSIN_STORE__PATH", "notes.txt")
     ran = run("key", "list")

@@ -1,4 +1,4 @@
-"""Apps and Firebase projects: what is added is checked, and a secret never comes back."""
+"""Apps and Firebase projects: what is added is checked, and no command prints a secret."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_app_can_be_removed(run: Run, credentials: Files) -> None:
     assert run("app", "list", "--json").json == []
 
 
-def test_a_project_is_called_as_its_file_says_and_the_first_is_the_default(run: Run, credentials: Files) -> None:
+def test_a_project_is_named_as_its_file_says_and_the_first_is_the_default(run: Run, credentials: Files) -> None:
     account = str(credentials.service_account)
     assert run("fcm", "add", "--service-account", account).status == 0
     assert run("fcm", "add", "tablets", "--service-account", account).status == 0
@@ -98,6 +98,29 @@ def test_another_project_can_become_the_default(run: Run, credentials: Files) ->
     assert [project["name"] for project in run("fcm", "list", "--json").json if project["default"]] == ["tablets"]
     ran = run("fcm", "remove", "tablets")
     assert "choose another" in ran.err
+
+
+def test_a_default_project_that_is_added_again_stays_the_default(run: Run, credentials: Files) -> None:
+    account = str(credentials.service_account)
+    for name in ("phones", "tablets", "phones"):
+        assert run("fcm", "add", name, "--service-account", account).status == 0
+    assert [project["name"] for project in run("fcm", "list", "--json").json if project["default"]] == ["phones"]
+
+
+def test_a_project_that_is_added_while_none_is_the_default_becomes_the_default(run: Run, credentials: Files) -> None:
+    account = str(credentials.service_account)
+    for name in ("phones", "tablets"):
+        run("fcm", "add", name, "--service-account", account)
+    run("fcm", "remove", "phones")
+    run("fcm", "add", "watches", "--service-account", account)
+    assert [project["name"] for project in run("fcm", "list", "--json").json if project["default"]] == ["watches"]
+
+
+def test_the_table_of_projects_shows_whose_account_it_is(run: Run, credentials: Files) -> None:
+    run("fcm", "add", "phones", "--service-account", str(credentials.service_account))
+    (project,) = run("fcm", "list", "--json").json
+    _, row = run("fcm", "list").out.splitlines()
+    assert row.split()[:4] == ["phones", project["project_id"], project["client_email"], "yes"]
 
 
 def test_a_file_that_is_no_service_account_is_refused(run: Run, credentials: Files) -> None:

@@ -1,4 +1,4 @@
-"""The demo, as a user runs it: real processes, TLS and HTTP/2, and the document's own contents."""
+"""The demo, as a user runs it: real processes, TLS and HTTP/2, and the contents of the specification's examples."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
-from tocsin.cli.demo.arrivals import Watch
-from tocsin.cli.demo.cast import ANNA, EVENTS, EXPECTED
 from tocsin.cli.demo.children import running
-from tocsin.cli.demo.command import judge
+from tocsin.cli.demo.command import check_received
+from tocsin.cli.demo.events import EVENTS, EXPECTED
+from tocsin.cli.demo.received import InboxReader
+from tocsin.cli.demo.users import ANNA
 from tocsin.cli.errors import CommandError
 from tocsin.domain.events import MESSAGES
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEMO = [sys.executable, "-m", "tocsin", "demo"]
@@ -28,15 +31,15 @@ DEMO = [sys.executable, "-m", "tocsin", "demo"]
 
 @pytest.fixture(scope="module")
 def once() -> list[dict[str, Any]]:
-    # Settings of the caller's must not lead the demo astray, least of all to the caller's store.
-    astray = os.environ | {"TOCSIN_STORE__PATH": "/nowhere/at/all.db", "TOCSIN_CONFIG": "/nowhere/tocsin.toml"}
-    ran = subprocess.run([*DEMO, "--once", "--json"], capture_output=True, text=True, timeout=90, env=astray)
+    # The demo must not use the caller's settings, least of all the caller's store.
+    environment = os.environ | {"TOCSIN_STORE__PATH": "/nowhere/at/all.db", "TOCSIN_CONFIG": "/nowhere/tocsin.toml"}
+    ran = subprocess.run([*DEMO, "--once", "--json"], capture_output=True, text=True, timeout=90, env=environment)
     assert ran.returncode == 0, ran.stderr
     arrived: list[dict[str, Any]] = json.loads(ran.stdout)
     return arrived
 
 
-def test_every_content_equals_the_documents_example(once: list[dict[str, Any]]) -> None:
+def test_every_content_equals_the_example_of_the_specification(once: list[dict[str, Any]]) -> None:
     for arrived in once:
         example = json.loads((GOLDEN / f"{arrived['event']}.{arrived['provider']}.json").read_text())
         # Compared as text: in Python 2 == 2.0 and 1 == True.
@@ -60,7 +63,7 @@ def test_every_event_reaches_every_kind_of_device_once(once: list[dict[str, Any]
     assert all(set(one) == {"event", "provider", "environment", "token", "headers", "content"} for one in once)
 
 
-def test_without_a_terminal_it_tells_every_arrival_in_a_line() -> None:
+def test_without_a_terminal_every_push_received_is_printed_as_a_line() -> None:
     ran = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=90)
     assert ran.returncode == 0, ran.stderr
     for event in EVENTS:
@@ -70,15 +73,15 @@ def test_without_a_terminal_it_tells_every_arrival_in_a_line() -> None:
 
 
 @pytest.fixture(scope="module")
-def staying() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A demo that has shown everything and stays up, and what it has said so far."""
+def running_demo() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A demo that has shown everything and keeps running, and what it has printed so far."""
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1) as demo:
         try:
             assert demo.stdout is not None
             said = []
             for line in demo.stdout:
                 said.append(line.rstrip("\n"))
-                if line.startswith("Up until Ctrl-C"):
+                if line.startswith("Running until Ctrl-C"):
                     break
             yield demo, said
         finally:
@@ -91,8 +94,8 @@ def _children_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_its_commands_can_be_pasted(staying: tuple[subprocess.Popen[str], list[str]]) -> None:
-    demo, said = staying
+def test_the_commands_that_it_prints_can_be_pasted(running_demo: tuple[subprocess.Popen[str], list[str]]) -> None:
+    demo, said = running_demo
     lines = [line for line in said if line.startswith(("curl ", shlex.quote(sys.executable)))]
     assert len(lines) >= 6
     for line in lines:
@@ -104,8 +107,8 @@ def test_its_commands_can_be_pasted(staying: tuple[subprocess.Popen[str], list[s
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
-def test_ctrl_c_ends_it_and_its_children(staying: tuple[subprocess.Popen[str], list[str]]) -> None:
-    demo, _ = staying
+def test_ctrl_c_ends_the_demo_and_its_children(running_demo: tuple[subprocess.Popen[str], list[str]]) -> None:
+    demo, _ = running_demo
     assert demo.poll() is None, demo.stdout and demo.stdout.read()
     children = _children_of(demo.pid)
     assert len(children) == 2
@@ -116,27 +119,27 @@ def test_ctrl_c_ends_it_and_its_children(staying: tuple[subprocess.Popen[str], l
             os.kill(child, 0)
 
 
-def test_a_push_that_is_missing_or_astray_fails_the_demo() -> None:
-    watch = Watch(list)
+def test_a_push_that_is_missing_or_unexpected_fails_the_demo() -> None:
+    reader = InboxReader(list)
     with pytest.raises(CommandError, match="20 of 20 pushes did not arrive"):
-        judge(watch)
+        check_received(reader)
 
     def entry(token: str, message: str) -> dict[str, Any]:
         common = {"provider": "apns", "environment": "production", "headers": {}, "time": 0.0}
         return common | {"token": token, "id": f"{token} {message}", "body": {"message": message}}
 
     inbox = [entry(token, message) for message, token in EXPECTED]
-    watch = Watch(lambda: inbox)
-    assert len(watch.look()) == len(EXPECTED)
-    assert watch.look() == []
-    judge(watch)
+    reader = InboxReader(lambda: inbox)
+    assert len(reader.read_new()) == len(EXPECTED)
+    assert reader.read_new() == []
+    check_received(reader)
     inbox.append(entry("somebody else's", "fax_new"))
-    watch.look()
-    with pytest.raises(CommandError, match="1 pushes rang phones that were not meant"):
-        judge(watch)
+    reader.read_new()
+    with pytest.raises(CommandError, match="1 pushes reached phones that they were not for"):
+        check_received(reader)
 
 
-def test_a_child_that_fails_tells_why(tmp_path: Path) -> None:
+def test_the_error_of_a_child_that_fails_has_the_end_of_its_log(tmp_path: Path) -> None:
     arguments = ["tocsin", "serve", "--config", str(tmp_path / "nowhere.toml")]
     with (
         pytest.raises(CommandError, match=r"(?s)the server ended with status 2.*nowhere.toml: No such file"),

@@ -1,49 +1,53 @@
-"""Devices: shown, removed, explained, brought back; and the quarantine."""
+"""Devices: shown, removed, explained, restored; and the quarantine."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import pytest
 from tests.cli.conftest import APPLICATION, OWNER, Run
 
-from tocsin.domain.devices import Device
-from tocsin.service import Store, open_store
+from tocsin.cli import opening
+from tocsin.domain.devices import Address, DeviceToken, Registration
+from tocsin.domain.events import UserId
+from tocsin.providers.apns.address import ApnsAddress
 from tocsin.settings import load
-from tocsin.store.ports import DeadToken
+from tocsin.store.ports import Store
+from tocsin.store.records import DeadToken
 
-APNS = "a6" * 32
-FCM = "APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx"
+APNS = DeviceToken("a6" * 32)
+FCM = DeviceToken("APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx")
+HEX_FCM = DeviceToken("A6B7" * 16)
+"""An FCM token that could also be an APNs token: an APNs token would be stored in lower case."""
 OTHER = "1de7257a-4f34-11e0-ab6e-0024e8f90cc1"
 
 
-def in_store(operation: Callable[[Store], Awaitable[Any]]) -> None:
-    async def run() -> None:
-        async with open_store(load()) as store:
-            await operation(store)
+def in_store(operation: Callable[[Store], Awaitable[Any]]) -> Any:
+    return opening.in_store(load(), operation)
 
-    asyncio.run(run())
+
+def _fcm(owner: str, token: DeviceToken) -> Registration:
+    return Registration(UserId(owner), "fcm", token, Address(""))
+
+
+def _apns(owner: str, token: DeviceToken, *, sandbox: bool = False, topic: str | None = None) -> Registration:
+    return Registration(UserId(owner), "apns", token, ApnsAddress(APPLICATION, sandbox, topic).text())
+
+
+def _register(*registrations: Registration) -> None:
+    async def register(store: Store) -> None:
+        for registration in registrations:
+            await store.registry.add(registration, 100)
+
+    in_store(register)
 
 
 @pytest.fixture
 def registered(run: Run) -> Run:
-    """Anna has an iPhone and an Android phone; somebody else has signed in on the latter, too."""
-
-    async def register(store: Store) -> None:
-        for number, device in enumerate(
-            (
-                Device(OWNER, "apns", APNS, APPLICATION, True, "de.cospace.app.voip", 0),
-                Device(OWNER, "fcm", FCM, None, False, None, 0),
-                Device(OTHER, "fcm", FCM, None, False, None, 0),
-            )
-        ):
-            at_us = 1_700_000_000_000_000 + number
-            await store.registry.add(msgspec.structs.replace(device, registered_us=at_us), 100)
-
-    in_store(register)
+    """Anna has an iPhone and an Android phone; another user has registered the latter, too."""
+    apns = _apns(OWNER, APNS, sandbox=True, topic="de.cospace.app.voip")
+    _register(apns, _fcm(OWNER, FCM), _fcm(OTHER, FCM))
     return run
 
 
@@ -54,22 +58,58 @@ def test_a_users_devices_are_shown_in_order(registered: Run) -> None:
     assert apns["sandbox"] is True
     assert fcm["device_token"] == FCM
     assert "sandbox" not in fcm
+    assert (apns["system"], apns["application_id"], fcm["system"]) == ("apns", APPLICATION, "fcm")
+    assert set(fcm) == {"owner", "system", "device_token", "registered", "last_success"}
 
 
-def test_a_token_is_found_whoever_holds_it(registered: Run) -> None:
+def test_the_topic_of_a_device_that_names_none_is_the_bundle_id(run: Run) -> None:
+    _register(_apns(OWNER, APNS))
+    (apns,) = run("device", "list", "--owner", OWNER, "--json").json
+    assert (apns["topic"], apns["sandbox"]) == ("de.cospace.app", False)
+    assert "APNs production de.cospace.app" in run("device", "list", "--owner", OWNER).out
+
+
+def test_a_users_devices_can_be_narrowed_to_one_token(registered: Run) -> None:
+    (apns,) = registered("device", "list", "--owner", OWNER, "--token", APNS.upper(), "--json").json
+    assert apns["device_token"] == APNS
+
+
+def test_a_token_is_found_for_every_user_who_has_registered_it(registered: Run) -> None:
     found = registered("device", "list", "--token", FCM, "--json").json
     assert {device["owner"] for device in found} == {OWNER, OTHER}
     (apns,) = registered("device", "list", "--token", APNS.upper(), "--json").json
     assert apns["device_token"] == APNS
 
 
-def test_a_token_is_removed_for_one_user_alone(registered: Run) -> None:
+def test_a_token_is_removed_for_one_user_only(registered: Run) -> None:
     assert registered("device", "remove", FCM, "--owner", OTHER).status == 0
     (left,) = registered("device", "list", "--token", FCM, "--json").json
     assert left["owner"] == OWNER
 
 
-def test_a_removed_token_is_explained_and_comes_back_for_everyone(registered: Run) -> None:
+@pytest.mark.parametrize("registration", [_apns(OWNER, APNS), _fcm(OWNER, HEX_FCM)], ids=lambda one: one.provider)
+def test_a_token_typed_in_upper_case_is_removed_and_restored_whichever_provider_has_it(
+    run: Run, registration: Registration
+) -> None:
+    _register(registration)
+    typed = registration.token.upper()
+    assert "1 registration" in run("device", "remove", typed).err
+    assert run("device", "list", "--owner", OWNER, "--json").json == []
+    (removed,) = run("device", "history", "--token", typed, "--json").json
+    assert removed["device_token"] == registration.token
+    assert "1 registration" in run("device", "restore", typed).err
+    (restored,) = run("device", "list", "--token", typed, "--json").json
+    assert (restored["system"], restored["device_token"]) == (registration.provider, registration.token)
+
+
+def test_a_token_is_removed_in_every_form_in_which_it_is_stored(run: Run) -> None:
+    apns = DeviceToken(HEX_FCM.lower())
+    _register(_apns(OWNER, apns), _fcm(OWNER, HEX_FCM))
+    assert "2 registrations" in run("device", "remove", HEX_FCM).err
+    assert run("device", "list", "--owner", OWNER, "--json").json == []
+
+
+def test_a_removed_token_is_explained_and_restored_for_every_user(registered: Run) -> None:
     assert "2 registrations" in registered("device", "remove", FCM).err
     (removed,) = registered("device", "history", "--owner", OWNER, "--json").json
     assert removed["device_token"] == FCM
@@ -83,7 +123,7 @@ def test_the_table_shows_whole_tokens(registered: Run) -> None:
 
 
 @pytest.mark.parametrize("verb", ["list", "history"])
-def test_it_must_be_said_whose_devices(run: Run, verb: str) -> None:
+def test_the_owner_or_the_token_must_be_given(run: Run, verb: str) -> None:
     ran = run("device", verb)
     assert ran.status == 2
     assert "--owner UUID, --token TOKEN" in ran.err
@@ -96,8 +136,11 @@ def test_an_unknown_token_fails(run: Run, verb: str) -> None:
 
 @pytest.fixture
 def quarantined(registered: Run) -> Run:
-    dead = DeadToken("apns", APNS, 2**62, "Unregistered", APPLICATION)
-    in_store(lambda store: store.registry.remove_dead([dead], quarantine=True))
+    async def quarantine(store: Store) -> None:
+        (device,) = await store.registry.find(APNS)
+        await store.registry.remove_dead([DeadToken(device, APPLICATION, "Unregistered", 2**62)], quarantine=True)
+
+    in_store(quarantine)
     return registered
 
 
@@ -107,15 +150,16 @@ def test_the_quarantine_is_counted_by_application(quarantined: Run) -> None:
     assert "Unregistered" in out
     (one,) = quarantined("quarantine", "list", APPLICATION, "--json").json
     assert one["device_token"] == APNS
+    assert (one["application"], one["quarantined"]) == (APPLICATION, True)
 
 
-def test_what_is_released_rings_again(quarantined: Run) -> None:
+def test_what_is_released_is_registered_again(quarantined: Run) -> None:
     assert quarantined("quarantine", "release", APPLICATION).status == 0
     assert len(quarantined("device", "list", "--token", APNS, "--json").json) == 1
     assert quarantined("quarantine", "list", "--json").json == []
 
 
-def test_what_is_purged_is_gone(quarantined: Run) -> None:
+def test_what_is_purged_is_removed(quarantined: Run) -> None:
     assert quarantined("quarantine", "purge", APPLICATION, "--yes").status == 0
     assert quarantined("quarantine", "list", "--json").json == []
     assert quarantined("device", "list", "--token", APNS, "--json").json == []

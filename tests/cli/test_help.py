@@ -1,4 +1,4 @@
-"""Every command explains itself."""
+"""Every command has a help text with an example."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_help_ends_with_an_example(path: tuple[str, ...], run: Run) -> None:
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
-def test_the_example_is_understood(path: tuple[str, ...]) -> None:
+def test_the_example_is_valid(path: tuple[str, ...]) -> None:
     examples = _examples(LEAVES[path])
     assert examples
     for words in examples:
@@ -60,7 +60,7 @@ def test_commands_that_use_the_store_take_a_configuration(path: tuple[str, ...])
     assert ("--config" in options) is (path[0] not in {"demo", "emulator"})
 
 
-def test_the_page_about_the_command_line_tells_of_every_command() -> None:
+def test_the_page_about_the_command_line_describes_every_command() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
     headings = [line for line in page.splitlines() if line.startswith("### `tocsin ")]
     for path in LEAVES:

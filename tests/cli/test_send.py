@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import pytest
 from tests.cli.conftest import OWNER, Run
 
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.domain.events import EventId
-from tocsin.domain.payloads import apns_payload
-from tocsin.store.ports import EventRecord
+from tocsin.domain.events import Event, EventId
+from tocsin.store.ports import BacklogFull, CommitUnknown, EventIdConflict
+from tocsin.store.records import EventRecord
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EVENT_ID = "0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d"
@@ -28,7 +29,7 @@ def _options(example: dict[str, Any]) -> list[str]:
 
 
 def _record(event_id: str) -> EventRecord:
-    record = in_store(settings_of(None), lambda store: store.queue.record(EventId(event_id)))
+    record = in_store(settings_of(None), lambda store: store.log.record(EventId(event_id)))
     assert record is not None
     return record
 
@@ -39,7 +40,7 @@ def test_an_example_of_the_document_can_be_typed_in(run: Run, file: Path) -> Non
     ran = run("send", example["message"], *_options(example), "--json")
     assert ran.status == 0, ran.err
     (event_id,) = ran.json["events"]
-    assert json.loads(apns_payload(_record(event_id).event.body)) == example
+    assert json.loads(_record(event_id).event.body) == {key: example[key] for key in example if key != "aps"}
 
 
 def test_the_id_stands_alone_on_stdout_and_leads_to_the_event(run: Run) -> None:
@@ -65,6 +66,12 @@ def test_other_types_of_chat_message_bring_their_own_fields(run: Run) -> None:
     assert "text" not in body
 
 
+def test_a_chat_message_without_a_time_is_of_now(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.cli.send.time.time", lambda: 1362407297.9)
+    ran = run("send", "chat_message", *CHAT, "--text", "what's for lunch today?")
+    assert json.loads(_record(ran.out.strip()).event.body)["time"] == 1362407297
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -78,7 +85,7 @@ def test_other_types_of_chat_message_bring_their_own_fields(run: Run) -> None:
         (["chat_message", *CHAT, "--type", "file", "--text", "x", "--field", "text=1"], "--field text"),
         (["chat_message", *CHAT, "--type", "file", "--field", "name=a.pdf"], "--field name: not JSON"),
         (["chat_message", *CHAT, "--type", "file", "--field", "name"], "must be NAME=JSON"),
-        (["chat_message", *CHAT, "--type", "file", "--field", "aps=1"], "reserved"),
+        (["chat_message", *CHAT, "--type", "file", "--field", "aps=1"], "--field aps: reserved"),
     ],
 )
 def test_an_event_that_breaks_a_rule_is_refused(run: Run, arguments: list[str], said: str) -> None:
@@ -93,3 +100,44 @@ def test_an_unknown_event_is_told_so(run: Run) -> None:
     ran = run("event", "show", EVENT_ID)
     assert ran.status == 1
     assert EVENT_ID in ran.err
+
+
+class _FailingQueue:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.ids: list[EventId] = []
+
+    async def append(self, events: list[Event]) -> None:
+        self.ids += [event.id for event in events]
+        raise self.error
+
+
+class _FailingStore:
+    def __init__(self, error: Exception) -> None:
+        self.queue = _FailingQueue(error)
+
+    def now_ms(self) -> int:
+        return 1_362_407_297_000
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (BacklogFull(17), 1, "nothing was accepted; try again in 17 s"),
+        (EventIdConflict(0), 2, "--event-id {id}: was used for another event"),
+        (
+            CommitUnknown("connection lost"),
+            1,
+            "is not known: connection lost; to repeat it with --event-id {id} is safe",
+        ),
+    ],
+)
+def test_an_event_that_could_not_be_appended_is_told_with_what_to_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
+) -> None:
+    store = _FailingStore(error)
+    monkeypatch.setattr("tocsin.cli.ingest.in_store", lambda settings, operation: asyncio.run(operation(store)))
+    ran = run("send", "fax_new", *FAX, "--page-count", "2")
+    (event_id,) = store.queue.ids
+    assert (ran.status, ran.out) == (status, "")
+    assert said.format(id=event_id) in ran.err

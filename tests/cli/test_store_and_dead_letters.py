@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.support.line import make_event
 
+from tocsin.settings import Settings
+from tocsin.settings import Store as StoreSettings
 from tocsin.store.maintenance import check
 from tocsin.store.opening import open_store
-from tocsin.store.ports import Attempt, NewEvent, Settlement
+from tocsin.store.records import Attempt, Result, Settlement
+
+pytestmark = pytest.mark.slow
 
 
 def _tocsin(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,14 +30,19 @@ def _tocsin(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+def _settings(path: Path) -> Settings:
+    return Settings(store=StoreSettings(path=path))
+
+
 async def _fail_one(path: Path) -> str:
     """An event whose only device was refused."""
-    async with open_store(path, max_events=100, max_bytes=10**6, lease_s=60) as store:
-        await store.queue.start()
+    async with open_store(_settings(path), server=True) as store:
+        await store.start()
         event = make_event()
-        await store.queue.append([NewEvent(event)])
-        [item] = await store.queue.claim(10, {})
-        attempt = Attempt(event.accepted_ms, "apns:" + "0" * 64, "apns:production:x", "refused", 400, "BadPriority")
+        await store.queue.append([event])
+        [item] = await store.queue.claim(10)
+        lane, device = "apns:production:x", "apns:" + "0" * 64
+        attempt = Attempt(event.accepted_ms, device, lane, Result.REFUSED, 400, "BadPriority")
         await store.queue.settle([Settlement(item, [attempt], [])])
         return event.id
 
@@ -54,9 +65,17 @@ def test_dead_letters_are_listed_page_by_page(tmp_path: Path) -> None:
     for _ in range(2):
         page = _tocsin(tmp_path, "deadletter", "list", "--json", *arguments)
         listed += [letter["id"] for letter in json.loads(page.stdout)]
-        arguments = page.stderr.partition("tocsin deadletter list ")[2].split()
+        arguments = shlex.split(page.stderr.partition("tocsin deadletter list ")[2])
     assert listed == ids[::-1]
     assert arguments == []
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "9" * 40])
+def test_a_page_that_begins_at_an_unknown_cursor_is_refused_with_the_option_named(tmp_path: Path, cursor: str) -> None:
+    ended = _tocsin(tmp_path, "deadletter", "list", "--start", cursor)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"--start {cursor}: no page begins there" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_wrong_choices_of_dead_letters_are_refused_with_a_reason(tmp_path: Path) -> None:
@@ -72,7 +91,7 @@ def test_wrong_choices_of_dead_letters_are_refused_with_a_reason(tmp_path: Path)
         assert "Traceback" not in ended.stderr
 
 
-def test_a_sound_store_is_copied_and_both_are_well(tmp_path: Path) -> None:
+def test_a_backup_of_a_store_without_errors_is_without_errors(tmp_path: Path) -> None:
     asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     assert _tocsin(tmp_path, "store", "check").returncode == 0
     copy = tmp_path / "restored" / "tocsin.db"
@@ -105,26 +124,26 @@ def test_a_copy_is_restored_and_nothing_of_the_old_store_is_left(tmp_path: Path)
 
 
 def _leave_a_log(path: Path) -> None:
-    """As a server leaves it that is killed."""
+    """Leaves a write-ahead log beside the store, as a server that is killed does."""
     child = "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('DELETE FROM event'); c.commit()"
     subprocess.run([sys.executable, "-c", f"{child}; os._exit(0)", str(path)], check=True)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
 
 
-def test_a_copy_is_restored_where_there_is_no_store_yet(tmp_path: Path) -> None:
+def test_a_copy_is_restored_where_there_is_no_store(tmp_path: Path) -> None:
     asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     assert _tocsin(tmp_path, "store", "backup", str(tmp_path / "copy.db")).returncode == 0
     assert _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db")).returncode == 0
-    assert check(tmp_path / "new" / "tocsin.db") == []
+    assert check(_settings(tmp_path / "new" / "tocsin.db")) == []
 
 
-def test_nothing_is_restored_under_a_running_server(tmp_path: Path) -> None:
+def test_nothing_is_restored_while_a_server_runs(tmp_path: Path) -> None:
     path, copy = tmp_path / "tocsin.db", tmp_path / "copy.db"
     asyncio.run(_fail_one(path))
     assert _tocsin(tmp_path, "store", "backup", str(copy)).returncode == 0
 
     async def try_beside_a_server() -> subprocess.CompletedProcess[str]:
-        async with open_store(path, max_events=100, max_bytes=10**6, lease_s=60, exclusive=True):
+        async with open_store(_settings(path), server=True):
             return await asyncio.to_thread(_tocsin, tmp_path, "store", "restore", str(copy))
 
     ended = asyncio.run(try_beside_a_server())
@@ -132,7 +151,7 @@ def test_nothing_is_restored_under_a_running_server(tmp_path: Path) -> None:
     assert "stop that one first" in ended.stderr
 
 
-def test_what_is_no_sound_store_is_not_restored(tmp_path: Path) -> None:
+def test_a_damaged_or_unknown_file_is_not_restored(tmp_path: Path) -> None:
     path, copy = tmp_path / "tocsin.db", tmp_path / "copy.db"
     asyncio.run(_fail_one(path))
     before = path.read_bytes()
@@ -162,7 +181,7 @@ def _refuses(directory: Path, copy: Path, reason: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_damaged_store_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported(tmp_path: Path) -> None:
     (tmp_path / "tocsin.db").write_bytes(b"this is no database at all, but it is long enough to be read as one" * 100)
     ended = _tocsin(tmp_path, "store", "check")
     assert ended.returncode == 1

@@ -1,1 +1,1 @@
-"""The HTTP API: three doors (apps, backends, operators) to the store. It never sends a push."""
+"""The HTTP API for apps, backends and operators. It reads and changes the store; it never sends a push."""

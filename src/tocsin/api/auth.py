@@ -1,6 +1,6 @@
 """Who is calling: a user by session, a backend or an operator by key.
 
-Secrets are taken from the request and handed to `Access`, which knows only their hashes. They are never logged,
+Secrets are read from the request and passed to `Access`, which stores only their hashes. They are never logged,
 quoted or kept.
 """
 
@@ -16,11 +16,12 @@ from litestar.types import HTTPScope
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
 from tocsin.domain.events import UserId
-from tocsin.store.ports import Access, Role
+from tocsin.store.ports import Access
+from tocsin.store.records import Role
 
 
 class Sessions:
-    """The user behind a session."""
+    """Finds the user that a session belongs to."""
 
     def __init__(self, access: Access, *, sid_in_url: bool) -> None:
         self._access = access
@@ -44,16 +45,16 @@ class Sessions:
 
 
 class Keys(Shared):
-    """The role behind a key."""
+    """Checks the role of a key."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     async def require(self, scope: HTTPScope, *roles: Role) -> None:
-        """Let the holders of these roles pass.
+        """Check that the request has a valid key with one of these roles.
 
         Raises:
-            RequestError: there is no valid key (401), or it is for something else (403).
+            RequestError: there is no valid key (401), or it has another role (403).
         """
         secret = bearer(scope)
         key = None if secret is None else await self._access.key(secret)
@@ -69,7 +70,7 @@ class Keys(Shared):
 
 
 def header(scope: HTTPScope, name: bytes) -> bytes | None:
-    """The first header of that name (lower case). ASGI servers hand names over in lower case."""
+    """The first header of that name (lower case). ASGI servers give names in lower case."""
     for key, value in scope["headers"]:
         if key == name:
             return value
@@ -77,6 +78,7 @@ def header(scope: HTTPScope, name: bytes) -> bytes | None:
 
 
 def bearer(scope: HTTPScope) -> str | None:
+    """The secret in `Authorization: Bearer …`, or None."""
     value = header(scope, b"authorization")
     if value is None:
         return None

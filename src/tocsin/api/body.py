@@ -1,6 +1,6 @@
-"""Reads a request's body: of a content type that is meant, within a limit of bytes, within a limit of time.
+"""Reads a request's body: checks its content type, and limits its size and the time it takes to arrive.
 
-Reading stops as soon as a limit is passed; what a client goes on sending then is thrown away by the server.
+Reading stops as soon as a limit is exceeded; the server discards what the client sends after that.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
 def content_type(scope: HTTPScope, *allowed: str) -> str:
-    """Which of the `allowed` media types the body has; the first where the request says nothing.
+    """Which of the `allowed` media types the body has; the first one where the request has no content type.
 
     Raises:
-        RequestError: it says that it is something else, or encoded in a way that is not read here.
+        RequestError: it has another content type, another charset than UTF-8, or a content encoding.
     """
     coding = header(scope, b"content-encoding")
     if coding and coding.strip().lower() != b"identity":
@@ -39,7 +39,7 @@ def content_type(scope: HTTPScope, *allowed: str) -> str:
 
 
 def announced_bytes(scope: HTTPScope) -> int | None:
-    """The body's length, where the request tells it beforehand."""
+    """The value of `Content-Length`; None where there is none, or none that makes sense."""
     value = header(scope, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) < 19 else None
 

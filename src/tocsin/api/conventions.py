@@ -1,101 +1,87 @@
-"""The two ways in which `/api/push` answers: as the document says, or as the platform's whole API does.
+"""The two conventions by which `/api/push` answers (SPEC, section 2): that of the document, and the platform's own.
 
-Which one is in force is decided once, when the application is made; from then on it is this object.
+One of them is chosen when the application is made. No other module knows which.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 from litestar import Response
 from msgspec import UNSET, Struct, UnsetType
 
-from tocsin.api.express import Answer
+from tocsin.api.fast_path import Success
 from tocsin.api.problems import Problem, problem_response, response_headers
-from tocsin.domain.devices import Device, System
-
-
-class ApnsRegistration(Struct, frozen=True, omit_defaults=True):
-    """One APNs device token's registration. `apns_topic` only where one was given."""
-
-    application_id: str
-    sandbox: bool
-    apns_topic: str | UnsetType = UNSET
-
-
-class FcmTokens(Struct, frozen=True):
-    """FCM registration tokens, in order of registration."""
-
-    device_tokens: list[str]
-
-
-class ApnsTokens(Struct, frozen=True):
-    """APNs device tokens, each with its registration."""
-
-    device_tokens: dict[str, ApnsRegistration]
-
-
-class Tokens(Struct, frozen=True, omit_defaults=True):
-    """A user's tokens; both sections are always there. `status` belongs to the platform's convention."""
-
-    fcm: FcmTokens
-    apns: ApnsTokens
-    status: str | UnsetType = UNSET
+from tocsin.domain.devices import Device
+from tocsin.providers.rules import RuleBook
 
 
 class Status(Struct, frozen=True, omit_defaults=True):
-    """What became of a call, where it is an answer of the call itself."""
+    """A response that has only a `status` and perhaps a message."""
 
     status: str
     message: str | UnsetType = UNSET
 
 
 class Convention(Protocol):
+    """How `/api/push` answers."""
+
     sid_in_url: bool
-    """Whether the session may also travel as the URL parameter `sid`."""
+    """Whether the session may also be given as the URL parameter `sid`."""
 
-    def refused(self, problem: Problem) -> Response[bytes]: ...
+    def refused(self, problem: Problem) -> Response[bytes]:
+        """A request that failed."""
 
-    def done(self) -> Answer: ...
+    def done(self) -> Success:
+        """A `POST` that succeeded."""
 
-    def tokens(self, devices: list[Device]) -> Answer: ...
+    def tokens(self, devices: Sequence[Device]) -> Success:
+        """A `GET`: these are all devices of the user."""
 
 
 class Document:
-    """HTTP status codes with problem bodies; success is `{}`, and three failures are answers of the call."""
+    """The default: status codes with problem bodies; success is `{}`; the named failures are 200 with a `status`."""
 
     sid_in_url = False
+
+    def __init__(self, rules: RuleBook) -> None:
+        self._rules = rules
 
     def refused(self, problem: Problem) -> Response[bytes]:
         if problem.kind.named:
             return _status(Status(problem.kind.slug), problem)
         return problem_response(problem)
 
-    def done(self) -> Answer:
-        return Answer(b"{}")
+    def done(self) -> Success:
+        return Success(b"{}")
 
-    def tokens(self, devices: list[Device]) -> Answer:
-        return _tokens(devices, UNSET)
+    def tokens(self, devices: Sequence[Device]) -> Success:
+        return Success(_encode(_sections(self._rules, devices)))
 
 
 class Platform:
-    """Always HTTP 200, always a `status`."""
+    """The platform's: always HTTP 200, always with a `status`."""
 
     sid_in_url = True
+
+    def __init__(self, rules: RuleBook) -> None:
+        self._rules = rules
 
     def refused(self, problem: Problem) -> Response[bytes]:
         return _status(Status(problem.kind.platform, problem.detail), problem)
 
-    def done(self) -> Answer:
-        return Answer(b'{"status":"ok"}')
+    def done(self) -> Success:
+        return Success(b'{"status":"ok"}')
 
-    def tokens(self, devices: list[Device]) -> Answer:
-        return _tokens(devices, "ok")
+    def tokens(self, devices: Sequence[Device]) -> Success:
+        return Success(_encode(_sections(self._rules, devices) | {"status": "ok"}))
 
 
-def convention(name: Literal["document", "platform"]) -> Convention:
-    return Platform() if name == "platform" else Document()
+def convention(name: Literal["document", "platform"], rules: RuleBook) -> Convention:
+    """The convention of this name (setting `push_api.convention`)."""
+    return Platform(rules) if name == "platform" else Document(rules)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -105,14 +91,13 @@ def _status(status: Status, problem: Problem) -> Response[bytes]:
     return Response(_encode(status), media_type="application/json", headers=response_headers(problem))
 
 
-def _tokens(devices: list[Device], status: str | UnsetType) -> Answer:
-    fcm: list[str] = []
-    apns: dict[str, ApnsRegistration] = {}
+def _sections(rules: RuleBook, devices: Sequence[Device]) -> dict[str, Any]:
+    """A user's devices by provider. Every provider's section is there, empty or not.
+
+    Devices of a provider that is not configured any more are left out.
+    """
+    by_provider: dict[str, list[Device]] = {name: [] for name in rules}
     for device in devices:
-        if device.system == System.APNS:
-            apns[device.token] = ApnsRegistration(
-                device.application_id or "", device.sandbox, device.apns_topic or UNSET
-            )
-        else:
-            fcm.append(device.token)
-    return Answer(_encode(Tokens(FcmTokens(fcm), ApnsTokens(apns), status)))
+        if device.provider in by_provider:
+            by_provider[device.provider].append(device)
+    return {name: rules[name].section(own) for name, own in by_provider.items()}

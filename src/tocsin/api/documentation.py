@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each route, and of the whole."""
+"""The OpenAPI document: its settings, and what it says about each route."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from msgspec import UNSET, Struct, UnsetType
 from tocsin import __version__
 from tocsin.api.body import JSON, NDJSON
 from tocsin.api.problems import PROBLEM_JSON, ProblemBody
-from tocsin.api.schemas import BATCH, EVENT, PUSH
+from tocsin.api.schemas import BATCH, EVENT, PUSH, Tokens
 
 SESSION: Final[list[SecurityRequirement]] = [{"session": []}, {"sessionCookie": []}]
 PRODUCER: Final[list[SecurityRequirement]] = [{"producerKey": []}]
@@ -33,15 +33,21 @@ _FILES: Final = ("/openapi.json", "/openapi.yaml", "/openapi.yml")
 _MEANING: Final = {
     400: "The input breaks a rule; `errors` names where and why.",
     401: "No valid session or key.",
-    403: "The key is for something else.",
-    404: "There is no such thing.",
+    403: "The key is valid, but may not do this.",
+    404: "Not found.",
     408: "The body took too long to arrive.",
     409: "An `event_id` was used before for an event with other content.",
     413: "The body is too large, or has too many lines.",
     415: "The content type says that the body is something else.",
-    500: "Something went wrong in tocsin.",
-    503: "The backlog is full or the store unavailable: nothing was changed. See `Retry-After`.",
+    500: "An unexpected error in tocsin; its log has the details.",
+    503: "The store is unavailable: nothing was changed. With the type `outcome-unknown` it is not known whether"
+    " anything was changed; repeating the request is safe. See `Retry-After`.",
 }
+_INGEST_503: Final = (
+    "The backlog is full, the store is unavailable, or too many large bodies arrive at once: nothing was accepted. With"
+    " the type `outcome-unknown` it is not known whether the events were accepted; `events` has an id for each line:"
+    " repeating the events with these ids as `event_id` is safe. See `Retry-After`."
+)
 
 
 class PushAnswer(Struct, frozen=True, omit_defaults=True):
@@ -52,13 +58,15 @@ class PushAnswer(Struct, frozen=True, omit_defaults=True):
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """The documented errors of a route."""
-    return {
-        status: ResponseSpec(ProblemBody, False, _MEANING[status], PROBLEM_JSON) for status in (*statuses, 500, 503)
-    }
+    return {status: _problem(_MEANING[status]) for status in (*statuses, 500, 503)}
+
+
+def _problem(description: str) -> ResponseSpec:
+    return ResponseSpec(ProblemBody, False, description, PROBLEM_JSON)
 
 
 def with_body(**content: Schema) -> type[Operation]:
-    """An operation whose request body is read by hand. Keys are `json` and `ndjson`."""
+    """An operation with this request body, where Litestar cannot derive its schema. Keys are `json` and `ndjson`."""
     media_types = {"json": JSON, "ndjson": NDJSON}
     body = RequestBody(
         content={media_types[name]: OpenAPIMediaType(schema=schema) for name, schema in content.items()}, required=True
@@ -72,7 +80,7 @@ def with_body(**content: Schema) -> type[Operation]:
     return WithBody
 
 
-def _answer(data: Any, description: str) -> ResponseSpec:
+def _success(data: Any, description: str) -> ResponseSpec:
     return ResponseSpec(data, False, description)
 
 
@@ -83,15 +91,13 @@ class _AcceptedBody(Struct, frozen=True):
     events: list[str]
 
 
-def read_tokens(tokens: type[Struct]) -> dict[str, Any]:
-    return {
-        "operation_id": "readTokens",
-        "summary": "The current user's device tokens",
-        "tags": ["apps"],
-        "security": SESSION,
-        "responses": {200: _answer(tokens, "Both sections are always there."), **problems(401)},
-    }
-
+READ_TOKENS: Final[dict[str, Any]] = {
+    "operation_id": "readTokens",
+    "summary": "The current user's device tokens",
+    "tags": ["apps"],
+    "security": SESSION,
+    "responses": {200: _success(Tokens, "Both sections are always there."), **problems(401)},
+}
 
 CHANGE_TOKEN: Final[dict[str, Any]] = {
     "operation_id": "changeToken",
@@ -101,21 +107,22 @@ CHANGE_TOKEN: Final[dict[str, Any]] = {
     "security": SESSION,
     "operation_class": with_body(json=PUSH),
     "responses": {
-        200: _answer(PushAnswer, "Done; or, with a `status`, why nothing was changed."),
+        200: _success(PushAnswer, "Done; or, with a `status`, why nothing was changed."),
         **problems(400, 401, 408, 413, 415),
     },
 }
 
-HAND_IN: Final[dict[str, Any]] = {
-    "operation_id": "handInEvents",
-    "summary": "Hand in one event, or a batch",
+INGEST: Final[dict[str, Any]] = {
+    "operation_id": "ingestEvents",
+    "summary": "Ingest one event, or a batch",
     "description": "Answered only after the events are durable. A batch is accepted as a whole or not at all.",
     "tags": ["producers"],
     "security": PRODUCER,
     "operation_class": with_body(json=EVENT, ndjson=BATCH),
     "responses": {
-        202: _answer(_AcceptedBody, "Accepted: what comes of it is at `/api/events/{event_id}`."),
+        202: _success(_AcceptedBody, "Accepted. `GET /api/events/{event_id}` answers what became of each event."),
         **problems(400, 401, 403, 408, 409, 413, 415),
+        503: _problem(_INGEST_503),
     },
 }
 
@@ -129,7 +136,7 @@ EXPLAIN_EVENT: Final[dict[str, Any]] = {
 
 
 def admin(operation_id: str, summary: str, *statuses: int, body: Schema | None = None) -> dict[str, Any]:
-    """A route under `/api/admin`; `statuses` are its errors beside those that all of them have."""
+    """A route under `/api/admin`; `statuses` are its errors beside those that all these routes have."""
     return {
         "operation_id": operation_id,
         "summary": summary,
@@ -139,11 +146,11 @@ def admin(operation_id: str, summary: str, *statuses: int, body: Schema | None =
 
 
 def openapi_config() -> OpenAPIConfig:
-    """The document is served as it is: a browsable page would load its scripts from somebody else's server."""
+    """Only the document itself is served: a page to browse it would load its scripts from another server."""
     return OpenAPIConfig(
         title="tocsin",
         version=__version__,
-        description="Self-hosted push notifications: apps register device tokens, backends hand in events.",
+        description="Self-hosted push notifications: apps register device tokens, backends send events.",
         path=_PATH,
         render_plugins=[JsonRenderPlugin(path=_FILES[0]), YamlRenderPlugin(path=_FILES[1:])],
         components=Components(
@@ -158,7 +165,7 @@ def openapi_config() -> OpenAPIConfig:
 
 
 def is_unknown_schema_path(path: str) -> bool:
-    """Litestar answers these itself, in HTML."""
+    """Whether it is none of the document's addresses. Litestar would answer these itself, in HTML."""
     return path.startswith(f"{_PATH}/") and path.removeprefix(_PATH) not in _FILES
 
 

@@ -1,6 +1,6 @@
-"""What became of one event, device by device, for whoever wants to know why a push did not arrive.
+"""What became of one event, device by device: it answers why a push did not arrive.
 
-Tells tokens, times and reasons; never the content of the event.
+It shows tokens, times and reasons; never the content of the event.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api.timestamps import rfc3339
 from tocsin.providers.base import delivery_id
-from tocsin.store.ports import FINAL, Attempt, EventRecord, Parked, Result
+from tocsin.store.records import FINAL, Attempt, EventRecord, Parked, Result
 
 WAITING = "waiting"
 
 
 class AttemptReport(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One try. `status` is the provider's HTTP status; absent when there was no answer."""
+    """One attempt. `status` is the provider's HTTP status; absent when there was no answer."""
 
     at: str
     result: str
@@ -57,7 +57,7 @@ class EventReport(Struct, frozen=True):
 
 
 def report(record: EventRecord) -> EventReport:
-    """The record, told by device, in the order in which the devices were first tried."""
+    """The record by device, in the order of the devices' first attempts."""
     attempts: dict[str, list[Attempt]] = {}
     for attempt in record.attempts:
         attempts.setdefault(attempt.device, []).append(attempt)
@@ -86,15 +86,16 @@ def _device(event_id: str, key: str, attempts: list[Attempt], parked: Parked | N
 
 
 def _outcome(attempts: list[Attempt], parked: Parked | None) -> str:
-    """How it ended. A try that is to be repeated is not an end, even where the wait is not on record yet."""
+    """How the delivery ended; `waiting` while it is parked, or where its last attempt is to be repeated."""
     if parked is None and attempts and attempts[-1].result in FINAL:
         return attempts[-1].result
     return WAITING
 
 
 def _provider_id(event_id: str, token: str, attempt: Attempt) -> str:
-    """The provider's id for a push. Apple's is the one that it was sent with, which is not stored but derived again."""
-    if attempt.provider_id or attempt.result != Result.DELIVERED or not attempt.device.startswith("apns:"):
+    """The provider's id for a push. Where the provider gave none, it is the id that tocsin sent: it is derived from the
+    event and the token, and so it is not stored."""
+    if attempt.provider_id or attempt.result != Result.DELIVERED:
         return attempt.provider_id
     return delivery_id(event_id, token)
 

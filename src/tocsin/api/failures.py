@@ -1,4 +1,4 @@
-"""Turns whatever was raised while a request was served into one problem, and has it told by the route's convention."""
+"""Turns an exception that was raised while a request was served into a problem, and that into a response."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
 
-from tocsin.api.problems import Fault, Kind, Problem, RequestError, told_name
-from tocsin.store.ports import BacklogFull, StoreUnavailable
+from tocsin.api.problems import Kind, Problem, RequestError, Violation, quotable_name
+from tocsin.store.ports import BacklogFull, CommitUnknown, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
-Tell = Callable[[Problem], Response[bytes]]
+Respond = Callable[[Problem], Response[bytes]]
+
+NO_SUCH_ADDRESS: Final = Problem(Kind.NOT_FOUND, "There is nothing at this address.")
 STORE_RETRY_AFTER_S: Final = 5
 _QUOTED = re.compile(r"Invalid (enum )?value .*", re.DOTALL)
 _FIELD = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<field>[^`]*)`")
@@ -25,7 +27,7 @@ _MISSING_PARAMETER = re.compile(r"^Missing required \w+ parameter '(?P<name>\w+)
 _AT = re.compile(r" - at `\$?(?P<at>[^`]*)`$")
 _BY_STATUS: Final = {404: Kind.NOT_FOUND, 413: Kind.TOO_LARGE, 415: Kind.WRONG_CONTENT_TYPE, 429: Kind.THROTTLED}
 _DETAILS: Final = {
-    Kind.NOT_FOUND: "There is nothing at this address.",
+    Kind.NOT_FOUND: NO_SUCH_ADDRESS.detail,
     Kind.TOO_LARGE: "The body is too large.",
     Kind.WRONG_CONTENT_TYPE: "The body must be JSON.",
     Kind.THROTTLED: "Too many requests.",
@@ -33,22 +35,22 @@ _DETAILS: Final = {
 
 
 class Failures:
-    """The application's exception handlers. `by_path` names the routes that tell their problems in their own way."""
+    """The application's exception handlers. `by_path` has the paths that respond to a problem in their own way."""
 
-    def __init__(self, tell: Tell, by_path: Mapping[str, Tell]) -> None:
-        self._tell = tell
+    def __init__(self, respond: Respond, by_path: Mapping[str, Respond]) -> None:
+        self._respond = respond
         self._by_path = by_path
 
     def handlers(self) -> dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[bytes]]]:
-        return {Exception: self.answer}
+        return {Exception: self.response}
 
-    def answer(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    def response(self, request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         path = request.scope["path"]
-        return self._by_path.get(path, self._tell)(problem_of(error, path))
+        return self._by_path.get(path, self._respond)(problem_of(error, path))
 
 
 def problem_of(error: Exception, path: str) -> Problem:
-    """The problem that an exception stands for. `path` is for the log, without the query, which may carry a secret."""
+    """The problem that an exception stands for. `path` is logged; the query is not, as it may have a secret."""
     match error:
         case RequestError():
             return error.problem
@@ -58,24 +60,27 @@ def problem_of(error: Exception, path: str) -> Problem:
         case StoreUnavailable():
             detail = "The store cannot be used at present; nothing was changed. Try again later."
             return Problem(Kind.STORE_UNAVAILABLE, detail, retry_after_s=STORE_RETRY_AFTER_S)
+        case CommitUnknown():
+            detail = "It is not known whether the request took effect. Repeating it is safe."
+            return Problem(Kind.OUTCOME_UNKNOWN, detail, retry_after_s=STORE_RETRY_AFTER_S)
         case MethodNotAllowedException():
             allow = (error.headers or {}).get("allow", "")
-            return Problem(Kind.WRONG_METHOD, "This address does not know the method.", allow=with_head(allow))
+            return Problem(Kind.WRONG_METHOD, "This address does not have this method.", allow=with_head(allow))
         case ValidationException():
             return _invalid(
-                [_fault(extra) for extra in error.extra or () if isinstance(extra, dict)] or _missing(error)
+                [_violation(extra) for extra in error.extra or () if isinstance(extra, dict)] or _missing(error)
             )
         case HTTPException() if isinstance(error.__cause__, SerializationException):
-            return _invalid([Fault(at="$", reason="not valid JSON")])
+            return _invalid([Violation(at="$", reason="not valid JSON")])
         case HTTPException() if error.status_code < 500:
             kind = _BY_STATUS.get(error.status_code, Kind.MALFORMED)
             return Problem(kind, _DETAILS.get(kind, "The request is malformed."))
         case _:
             incident = secrets.token_hex(4)
-            # As text: a renderer that shows local variables would show the caller's secret.
+            # As text: a log renderer that shows local variables would show the caller's secret.
             trace = "".join(format_exception(error))
             log.error("a request failed unexpectedly", incident=incident, path=path, traceback=trace)
-            return Problem(Kind.INTERNAL, f"Something went wrong here; the server's log has it as {incident}.")
+            return Problem(Kind.INTERNAL, f"Unexpected error; the server's log has the details under {incident}.")
 
 
 def with_head(allow: str) -> str:
@@ -84,22 +89,23 @@ def with_head(allow: str) -> str:
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
-def _invalid(faults: list[Fault]) -> Problem:
-    return Problem(Kind.WRONG_SYNTAX, f"{faults[0].at}: {faults[0].reason}", tuple(faults))
+def _invalid(violations: list[Violation]) -> Problem:
+    return Problem(Kind.WRONG_SYNTAX, f"{violations[0].at}: {violations[0].reason}", tuple(violations))
 
 
-def _missing(error: ValidationException) -> list[Fault]:
-    """A parameter is missing. Litestar's own words quote the whole URL."""
+def _missing(error: ValidationException) -> list[Violation]:
+    """A parameter is missing. Litestar's own message quotes the whole URL."""
     named = _MISSING_PARAMETER.search(error.detail)
-    return [Fault(at=f"?{named['name']}" if named else "$", reason="missing" if named else "breaks the schema")]
+    return [Violation(at=f"?{named['name']}" if named else "$", reason="missing" if named else "breaks the schema")]
 
 
-def _fault(extra: dict[str, Any]) -> Fault:
-    """One of Litestar's validation errors, as this API puts it: `$.field` in a body, `?name` in a query."""
+def _violation(extra: dict[str, Any]) -> Violation:
+    """One of Litestar's validation errors as a violation: at `$.field` in a body, at `?name` in a query."""
     message, key = str(extra.get("message", "invalid")), str(extra.get("key", "")).removeprefix("data")
     at = f"?{key}" if extra.get("source") == "query" else "$" + "".join(f".{part}" for part in key.split(".") if part)
     if path := _AT.search(message):
         message, at = message[: path.start()], at if key else f"${path['at']}"
     if field := _FIELD.match(message):
-        at, message = f"{at}.{told_name(field['field'])}", "missing" if "missing" in field["how"] else "unknown field"
-    return Fault(at=at, reason=_QUOTED.sub("not one of the allowed values", message))
+        at = f"{at}.{quotable_name(field['field'])}"
+        message = "missing" if "missing" in field["how"] else "unknown field"
+    return Violation(at=at, reason=_QUOTED.sub("not one of the allowed values", message))

@@ -1,4 +1,4 @@
-"""Whether the process lives and is ready, and its metrics: for probes, without a key, and without anybody's data."""
+"""Liveness, readiness and metrics, for probes: they need no key, and have no data of any user."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from prometheus_client.exposition import choose_encoder
 
 from tocsin.api.auth import header
 from tocsin.api.control import DeliveryControl
-from tocsin.domain.lanes import LaneState
+from tocsin.domain.routes import LaneState
 
 
 class Live(Struct, frozen=True):
+    """The process lives."""
+
     status: str = "live"
 
 
 class LaneHealth(Struct, frozen=True):
+    """The state of one lane; `reason` says why it is not running."""
+
     name: str
     state: LaneState
     reason: str
@@ -35,6 +39,8 @@ class Ready(Struct, frozen=True):
 
 
 class HealthRoutes:
+    """The routes of `/health`, and `/metrics`."""
+
     def __init__(self, delivery: DeliveryControl, metrics: CollectorRegistry | None) -> None:
         self._delivery = delivery
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""Reads what a producer hands in: one event, or a batch with one a line, all of it or nothing."""
+"""Parses what a producer sends: one event, or a batch of events, one a line. A batch is valid as a whole or refused."""
 
 from __future__ import annotations
 
@@ -9,78 +9,73 @@ from typing import Final
 from msgspec import UNSET, UnsetType
 
 from tocsin.api.ids import EventIds
-from tocsin.api.problems import Fault, Kind, RequestError
-from tocsin.domain.events import MESSAGES, Event, EventError, EventId, HandedIn, parse_event
+from tocsin.api.problems import Kind, RequestError, Violation
+from tocsin.domain.events import MESSAGES, Event, EventError, EventId, parse_event
+from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
-from tocsin.store.ports import NewEvent
 
-MOST_FAULTS_TOLD: Final = 20
+MOST_VIOLATIONS: Final = 20
+"""So many violations of a batch are listed."""
 _LINES_A_TURN: Final = 500
-"""Lines parsed before other requests get their turn: about two milliseconds."""
+"""So many lines are parsed before other requests are served: about two milliseconds."""
 
 
 class Batch:
-    """Events on their way in: what is to be appended, the id of each line, and what is wrong with them."""
+    """The events of one request: those to be appended, the id of each line, and the violations."""
 
-    def __init__(self, now_ms: int, expires_ms: dict[str, int]) -> None:
-        self.events: list[NewEvent] = []
+    def __init__(self, rules: RuleBook, now_ms: int, expires_ms: dict[str, int]) -> None:
+        self._check = rules.check_event
+        self.events: list[Event] = []
         self.ids: list[EventId] = []
-        self.faults: list[Fault] = []
+        self.violations: list[Violation] = []
         self._now_ms = now_ms
         self._expires_ms = expires_ms
-        self._digests: dict[EventId, str] = {}
+        self._chosen: dict[EventId, bytes] = {}
+        """The body of each event whose id the producer chose."""
 
     def read(self, lines: Sequence[bytes], made: Sequence[EventId], first: int | UnsetType) -> None:
-        """Take in some lines. `made` has an id for each; `first` is the first one's number, unset for a lone event.
+        """Parse some lines. `made` has an id for each; `first` is the first line's number, unset for a single event.
 
         Raises:
-            RequestError: two lines contradict each other.
+            RequestError: two lines have the same `event_id` and other content.
         """
-        events, ids, now_ms, expires_ms = self.events, self.ids, self._now_ms, self._expires_ms
+        events, ids, now_ms, expires_ms, check = self.events, self.ids, self._now_ms, self._expires_ms, self._check
         for index, line in enumerate(lines):
             try:
-                handed_in = parse_event(line)
+                parsed = parse_event(line)
+                body = check(parsed)
             except (EventError, RecursionError) as error:
-                self.faults.append(_fault(error, line, UNSET if first is UNSET else first + index))
+                self.violations.append(_violation(error, line, UNSET if first is UNSET else first + index))
                 continue
-            if handed_in.event_id is None:
-                id, message = made[index], handed_in.message
-                event = Event(id, handed_in.owner, message, now_ms, expires_ms[message], handed_in.body)
-                events.append(NewEvent(event))
+            message, id = parsed.message, parsed.event_id
+            if id is None:
+                id = made[index]
+            elif (before := self._chosen.setdefault(id, body)) is not body:
+                # The same event on another line: it has its id in the answer, and is delivered once.
+                if before != body:
+                    raise self.conflict(UNSET if first is UNSET else first + index)
                 ids.append(id)
-            else:
-                self._take(handed_in.event_id, handed_in, UNSET if first is UNSET else first + index)
-
-    def _take(self, id: EventId, handed_in: HandedIn, line: int | UnsetType) -> None:
-        """An event whose id the producer chose: another line with the same content is answered, and delivered once."""
-        body, message = handed_in.body, handed_in.message
-        own = handed_in.digest
-        assert own is not None
-        before = self._digests.get(id)
-        if before is None:
-            self._digests[id] = own
-            event = Event(id, handed_in.owner, message, self._now_ms, self._expires_ms[message], body)
-            self.events.append(NewEvent(event, own))
-        elif before != own:
-            raise self.conflict(line)
-        self.ids.append(id)
+                continue
+            events.append(Event(id, parsed.owner, message, now_ms, expires_ms[message], body))
+            ids.append(id)
 
     def conflict(self, line: int | UnsetType) -> RequestError:
-        """An `event_id` that was used for another event, here or before."""
+        """The error for an `event_id` that was used for another event, in this request or before."""
         reason = "was used before for an event with other content"
         return RequestError(
-            Kind.CONFLICT, f"{_where(line)}$.event_id: {reason}", Fault(at="$.event_id", line=line, reason=reason)
+            Kind.CONFLICT, f"{_where(line)}$.event_id: {reason}", Violation(at="$.event_id", line=line, reason=reason)
         )
 
     def line_of(self, index: int) -> int:
         """The line (from 1) that first named the event that is to be appended at `index`."""
-        return self.ids.index(self.events[index].event.id) + 1
+        return self.ids.index(self.events[index].id) + 1
 
 
-class Intake:
-    """Makes batches of bodies: gives ids, times and lifetimes."""
+class Ingest:
+    """Makes a `Batch` of a request's body: gives the events their ids, times and lifetimes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, rules: RuleBook) -> None:
+        self._rules = rules
         self._max_events = settings.ingest.max_events
         self._lifetimes_ms = {
             message: int(settings.delivery.lifetime(message).total_seconds() * 1000) for message in MESSAGES
@@ -95,15 +90,15 @@ class Intake:
         """
         batch = self._batch(now_ms)
         batch.read((body,), self._ids.take(1, now_ms), UNSET)
-        if batch.faults:
-            raise invalid(batch.faults)
+        if batch.violations:
+            raise invalid(batch.violations)
         return batch
 
     async def many(self, body: bytes, now_ms: int) -> Batch:
         """A batch of events, one a line.
 
         Raises:
-            RequestError: there are none or too many, one breaks the schema, or two contradict each other.
+            RequestError: there are no events or too many, one breaks the schema, or two contradict each other (`read`).
         """
         lines = self._lines(body)
         ids = self._ids.take(len(lines), now_ms)
@@ -113,21 +108,23 @@ class Intake:
                 await asyncio.sleep(0)
             end = start + _LINES_A_TURN
             batch.read(lines[start:end], ids[start:end], start + 1)
-            if len(batch.faults) >= MOST_FAULTS_TOLD:
+            if len(batch.violations) >= MOST_VIOLATIONS:
                 break
-        if batch.faults:
-            raise invalid(batch.faults[:MOST_FAULTS_TOLD])
+        if batch.violations:
+            raise invalid(batch.violations[:MOST_VIOLATIONS])
         return batch
 
     def _batch(self, now_ms: int) -> Batch:
-        return Batch(now_ms, {message: now_ms + lifetime for message, lifetime in self._lifetimes_ms.items()})
+        return Batch(
+            self._rules, now_ms, {message: now_ms + lifetime for message, lifetime in self._lifetimes_ms.items()}
+        )
 
     def _lines(self, body: bytes) -> list[bytes]:
-        # Counted first: a body of nothing but line ends would make a list of millions.
+        # Counted before it is split: a body of line ends only would make a list of millions.
         if body.count(b"\n") > self._max_events:
             raise self._too_many()
         if not body or body.isspace():
-            raise invalid([Fault(at="$", line=1, reason="no events")])
+            raise invalid([Violation(at="$", line=1, reason="no events")])
         lines = body.split(b"\n")
         if not lines[-1].strip():
             del lines[-1]
@@ -139,18 +136,18 @@ class Intake:
         return RequestError(Kind.TOO_LARGE, f"The batch has more than {self._max_events} lines.")
 
 
-def invalid(faults: list[Fault]) -> RequestError:
-    """The events break the schema; the first fault is told in the detail as well."""
-    first = faults[0]
-    return RequestError(Kind.WRONG_SYNTAX, f"{_where(first.line)}{first.at}: {first.reason}", *faults)
+def invalid(violations: list[Violation]) -> RequestError:
+    """The error for events that break the schema; `detail` names the first violation."""
+    first = violations[0]
+    return RequestError(Kind.WRONG_SYNTAX, f"{_where(first.line)}{first.at}: {first.reason}", *violations)
 
 
-def _fault(error: EventError | RecursionError, line: bytes, number: int | UnsetType) -> Fault:
+def _violation(error: EventError | RecursionError, line: bytes, number: int | UnsetType) -> Violation:
     if number is not UNSET and not line.strip():
-        return Fault(at="$", line=number, reason="blank line")
+        return Violation(at="$", line=number, reason="blank line")
     if isinstance(error, RecursionError):
-        return Fault(at="$", line=number, reason="nested too deeply")
-    return Fault(at=error.at, line=number, reason=error.reason)
+        return Violation(at="$", line=number, reason="nested too deeply")
+    return Violation(at=error.at, line=number, reason=error.reason)
 
 
 def _where(line: int | UnsetType) -> str:

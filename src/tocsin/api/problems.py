@@ -1,11 +1,12 @@
-"""What can go wrong with a request, and how each answer says so (RFC 9457).
+"""The failures of a request, and the problem (RFC 9457) that answers each of them.
 
-The one table of failures is here; nothing else decides a status code. No text here or in a `detail` quotes a token,
-a key or the content of an event.
+`Kind` has all failures; status codes are decided nowhere else. No text here, and no `detail`, quotes a token, a key or
+the content of an event.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -16,14 +17,14 @@ from msgspec import UNSET, Struct, UnsetType
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tocsin:problem:"
 _NAMED: Final = 200
-_LONGEST_NAME_TOLD: Final = 40
+_LONGEST_QUOTED_NAME: Final = 40
 
 
 class Kind(Enum):
     """Every failure: (HTTP status, problem type, title, `status` in the platform's own convention).
 
-    The three with status 200 are those that `POST /api/push` names itself: `{"status": "unknown-appid"}`. Outside
-    `/api/push` the last column has no reader.
+    The three with status 200 are the named failures of `POST /api/push`: `{"status": "unknown-appid"}`. The last column
+    is used for `/api/push` only.
     """
 
     UNKNOWN_APPID = (_NAMED, "unknown-appid", "Unknown application id", "unknown-appid")
@@ -48,6 +49,7 @@ class Kind(Enum):
     OVERLOADED = (503, "overloaded", "Overloaded", "fail")
     BACKLOG_FULL = (503, "backlog-full", "Backlog full", "fail")
     STORE_UNAVAILABLE = (503, "store-unavailable", "Store unavailable", "fail")
+    OUTCOME_UNKNOWN = (503, "outcome-unknown", "Outcome unknown", "fail")
 
     def __init__(self, status: int, slug: str, title: str, platform: str) -> None:
         self.status = status
@@ -55,19 +57,24 @@ class Kind(Enum):
         self.title = title
         self.platform = platform
 
+    @classmethod
+    def of_slug(cls, slug: str) -> Kind:
+        """The failure of this problem type."""
+        return next(kind for kind in cls if kind.slug == slug)
+
     @property
     def named(self) -> bool:
         """Whether `/api/push` answers it as `{"status": …}` with 200, in both conventions."""
         return self.status == _NAMED
 
 
-def told_name(name: str) -> str:
-    """A field's name as an error may quote it: `*` where it looks like anything but the name of a field."""
-    return name if len(name) <= _LONGEST_NAME_TOLD and name.isascii() and name.isidentifier() else "*"
+def quotable_name(name: str) -> str:
+    """A field's name as an error may quote it: `*` where it does not look like a name, as it may then be a secret."""
+    return name if len(name) <= _LONGEST_QUOTED_NAME and name.isascii() and name.isidentifier() else "*"
 
 
-class Fault(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One thing wrong with the input: where (a JSON path, or a parameter), on which line of a batch, and why."""
+class Violation(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One rule that the input breaks: where (a JSON path, or a parameter), on which line of a batch, and which."""
 
     at: str
     line: int | UnsetType = UNSET
@@ -75,46 +82,51 @@ class Fault(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Problem(Struct, frozen=True):
-    """One failure, ready to be told in whichever convention."""
+    """One failure of one request, whatever the convention by which it is answered."""
 
     kind: Kind
     detail: str
-    errors: tuple[Fault, ...] = ()
+    errors: tuple[Violation, ...] = ()
     retry_after_s: int | None = None
     allow: str | None = None
+    events: tuple[str, ...] = ()
+    """The ids to repeat the events with, where the outcome is unknown."""
 
 
 class ProblemBody(Struct, frozen=True, omit_defaults=True):
-    """An error, as RFC 9457 has it."""
+    """A problem as RFC 9457 defines it."""
 
     type: str
     title: str
     status: int
     detail: str
-    errors: list[Fault] | UnsetType = UNSET
+    errors: list[Violation] | UnsetType = UNSET
+    events: list[str] | UnsetType = UNSET
+    """Only with `outcome-unknown`: the ids to repeat the events with."""
 
 
 class RequestError(Exception):
-    """The request cannot be served, and why. Raised anywhere in the API, told in one place."""
+    """The request fails with this problem. Raised anywhere in the API; `failures` answers it."""
 
     def __init__(
         self,
         kind: Kind,
         detail: str,
-        *errors: Fault,
+        *errors: Violation,
         retry_after_s: int | None = None,
+        events: Sequence[str] = (),
     ) -> None:
         super().__init__(detail)
-        self.problem = Problem(kind, detail, errors, retry_after_s)
+        self.problem = Problem(kind, detail, errors, retry_after_s, events=tuple(events))
 
 
 def bad_input(at: str, reason: str, kind: Kind = Kind.WRONG_SYNTAX) -> RequestError:
-    """One thing wrong with the input."""
-    return RequestError(kind, f"{at}: {reason}", Fault(at=at, reason=reason))
+    """The error for input with one violation."""
+    return RequestError(kind, f"{at}: {reason}", Violation(at=at, reason=reason))
 
 
 def response_headers(problem: Problem) -> dict[str, str]:
-    """What goes with a problem whatever its form."""
+    """The headers of a problem, in every convention."""
     headers = {"cache-control": "no-store"}
     if problem.retry_after_s is not None:
         headers["retry-after"] = str(problem.retry_after_s)
@@ -126,7 +138,14 @@ def response_headers(problem: Problem) -> dict[str, str]:
 def problem_response(problem: Problem) -> Response[bytes]:
     """A problem as `application/problem+json`."""
     kind = problem.kind
-    body = ProblemBody(TYPE_PREFIX + kind.slug, kind.title, kind.status, problem.detail, list(problem.errors) or UNSET)
+    body = ProblemBody(
+        TYPE_PREFIX + kind.slug,
+        kind.title,
+        kind.status,
+        problem.detail,
+        list(problem.errors) or UNSET,
+        list(problem.events) or UNSET,
+    )
     headers = response_headers(problem)
     if kind.status == 401:
         headers["www-authenticate"] = "Bearer"

@@ -1,6 +1,7 @@
-"""The API's HTTP server: uvicorn, with bounds on what a slow, silent or endless client may hold.
+"""The API's HTTP server: uvicorn, with bounds on the time and memory that a slow, silent or endless client may take up.
 
-What uvicorn would say in plain text is said here as problems (RFC 9457), before the API sees anything of it.
+Errors that uvicorn would answer in plain text are answered here as problems (RFC 9457). The application does not see
+these requests.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tocsin.api.last_answer import last_answer
+from tocsin.api.final_response import final_response
 from tocsin.api.problems import PROBLEM_JSON, TYPE_PREFIX, Kind, ProblemBody
 from tocsin.settings import Server as ServerSettings
 
@@ -25,67 +26,67 @@ _KEEP_ALIVE_S: Final = 75
 _LONGEST_HEAD: Final = 64 * 1024
 _MOST_PIPELINED: Final = 32
 _REFUSED_AT_ONCE: Final = 256
-"""Connections beyond the limit that are told so; those beyond them are cut without a word."""
+"""So many connections over the limit are answered with 503; further ones are closed without an answer."""
 _LINGER_S: Final = 1.0
 
 
-def _last_words(
+def _final_problem(
     status: HTTPStatus, detail: str, type_: str = "about:blank", title: str = "", retry_after_s: int | None = None
 ) -> bytes:
-    """`about:blank`: the problem is what the status says, and no more."""
+    """A problem as a whole response. The type `about:blank`: the status says it all."""
     body = msgspec.json.encode(ProblemBody(type_, title or status.phrase, status, detail))
     headers = {"cache-control": "no-store"}
     if retry_after_s is not None:
         headers["retry-after"] = str(retry_after_s)
-    return last_answer(status, PROBLEM_JSON, body, headers)
+    return final_response(status, PROBLEM_JSON, body, headers)
 
 
-_MALFORMED: Final = _last_words(
+_MALFORMED: Final = _final_problem(
     HTTPStatus.BAD_REQUEST, "This is not HTTP.", TYPE_PREFIX + Kind.MALFORMED.slug, Kind.MALFORMED.title
 )
-_HEAD_TOO_LONG: Final = _last_words(
+_HEAD_TOO_LONG: Final = _final_problem(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"Address and headers are larger than {_LONGEST_HEAD} bytes."
 )
-_FULL: Final = _last_words(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", retry_after_s=1)
+_FULL: Final = _final_problem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", retry_after_s=1)
 
 
 class _RefusedError(Exception):
-    """Raised in a callback of the parser, for which nothing else stops it in the middle of what has arrived."""
+    """Raised in a callback of the parser: nothing else stops it from parsing the rest of what has arrived."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Bounds what uvicorn does not: the head of a request, the time it takes to arrive, and the time and memory that
-    answers nobody reads take up. The server's sweep asks each connection whether it is `overdue`.
+    """Bounds what uvicorn does not: the size of a request's head, the time a request takes to arrive, and the time and
+    memory that unread responses take up. `ApiServer` regularly asks each connection whether it is `overdue`.
     """
 
     _receiving_since: float | None = None
     _unread_since: float | None = None
     _unfinished_bytes = 0
-    """Arrived since the last head, piece of a body or message was complete. The parser copies it anew each time."""
-    _surplus = False
+    """Bytes since the last complete head, piece of a body, or message. The parser copies them each time more arrive."""
+    _over_limit = False
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._receiving_since = self.loop.time()
         most = cast(int, self.config.limit_concurrency)
-        # Left to uvicorn, those that were there before would be refused along with those too many.
+        # uvicorn would apply the limit to all connections, and refuse the requests of the older ones, too.
         self.limit_concurrency = None
         if len(self.connections) > most + _REFUSED_AT_ONCE:
             transport.abort()
         elif len(self.connections) > most:
-            # Told when it asks: some clients take an answer that comes before the question for a fault.
-            self._surplus = True
+            # Answered when its request comes: some clients take a response before their request for an error.
+            self._over_limit = True
             self.loop.call_later(_LINGER_S, transport.abort)
 
     def overdue(self, now: float, timeout_s: float) -> bool:
-        """Whether the client has taken too long to send a request, or to read what it was answered."""
+        """Whether the client has taken too long to send a request, or to read a response."""
         if not self.transport.get_write_buffer_size():
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
         if self.flow.read_paused and self._receiving_since is not None:
-            self._receiving_since = now  # It is the API that takes its time.
+            self._receiving_since = now  # The client waits for the application, which does not read.
         return any(
             since is not None and since < now - timeout_s for since in (self._receiving_since, self._unread_since)
         )
@@ -93,7 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._surplus:
+        if self._over_limit:
             self._refuse(_FULL)
             return
         if self._receiving_since is None:
@@ -135,12 +136,13 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
     def _refuse(self, answer: bytes) -> None:
-        """Say why, and read no further. Closed at once, with bytes unread, the answer would be lost in a reset."""
+        """Send `answer` and read no further. The connection is closed later: closing it with bytes unread resets it,
+        and the client may then not get the answer."""
         self._refused = True
         cycle = self.cycle
         if cycle is not None and (cycle.more_body or not cycle.response_complete):
             if cycle.response_started or self.pipeline or not cycle.more_body:
-                # It would be taken for the answer to another request.
+                # The client would take it for the answer to another request.
                 self.transport.abort()
                 return
             cycle.disconnected = True
@@ -154,7 +156,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn in the service's own loop; signals are the service's to handle."""
+    """uvicorn in the service's event loop. It handles no signals: the service does."""
 
     def __init__(self, app: Any, settings: ServerSettings) -> None:
         super().__init__(
@@ -198,6 +200,6 @@ class ApiServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             protocol = cast(BoundedProtocol, connection)
             if protocol.overdue(loop.time(), self._request_timeout_s):
-                # Not `close`, which waits until the client has read everything.
+                # Not `close`: it waits until the client has read everything.
                 protocol.transport.abort()
         self._sweeping = loop.call_later(_SWEEP_EVERY_S, self._sweep)

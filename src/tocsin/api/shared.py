@@ -1,4 +1,4 @@
-"""Keeps Litestar from copying what must stay one."""
+"""Prevents Litestar from copying what its handlers share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Shared:
-    """Litestar deep-copies a router with all that its handlers hold; the store and the dispatcher must not be."""
+    """Not copied. Litestar makes a deep copy of a router, with all that its handlers hold: the store, and delivery."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self

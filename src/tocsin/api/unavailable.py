@@ -1,6 +1,6 @@
-"""Answers for a service that cannot start yet: 503 to everybody, until its store can be used.
+"""Answers for a service that cannot start yet: 503 to every request, until its store can be used.
 
-Never reads a request beyond its head, and accepts nothing.
+It parses only the first line of a request, and accepts nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Final, cast
 import msgspec
 
 from tocsin.api.failures import problem_of
+from tocsin.api.final_response import final_response
 from tocsin.api.health import Live, Ready
-from tocsin.api.last_answer import last_answer
 from tocsin.api.problems import problem_response, response_headers
 from tocsin.store.ports import StoreUnavailable
 
 _BACKLOG: Final = 2048
-_PATIENCE_S: Final = 10.0
-"""How long a connection may take, with its request and with reading the answer."""
+_CONNECTION_TIMEOUT_S: Final = 10.0
+"""How long a connection may take, from its request to the end of the answer."""
 _LONGEST_HEAD: Final = 64 * 1024
 _PROBLEM: Final = problem_of(StoreUnavailable(), "")
 
 
 class Unavailable:
-    """The interim server on a socket that listens already; left with `async with`, the socket is free for the next.
+    """The server until then, on a socket that listens already. At the end of `async with` another may use the socket.
 
-    `reason` is what `/health/ready` tells.
+    `/health/ready` shows `reason`, which may be changed.
     """
 
     def __init__(self, sock: socket.socket, reason: str) -> None:
@@ -37,7 +37,7 @@ class Unavailable:
         self.connections: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Unavailable:
-        # A descriptor of its own for the same queue of connections: who waits in it is served by whoever comes next.
+        # A duplicate of the descriptor: closing it leaves the connections that still wait to the next server.
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), sock=self._sock.dup(), backlog=_BACKLOG)
         return self
@@ -48,21 +48,22 @@ class Unavailable:
             transport.close()
 
     def answer(self, method: str, path: str) -> bytes:
-        """The whole of an HTTP/1.1 answer, after which the connection ends."""
+        """The whole HTTP/1.1 response. The connection ends after it."""
         response = problem_response(_PROBLEM)
         status, media_type, body = HTTPStatus.SERVICE_UNAVAILABLE, str(response.media_type), response.content
         match path:
-            case "/health/live":  # It is: whoever restarted it now would gain nothing.
+            case "/health/live":  # To restart the process would not help.
                 status, media_type, body = HTTPStatus.OK, "application/json", msgspec.json.encode(Live())
             case "/health/ready":
                 ready = Ready(False, [f"the store cannot be used: {self.reason}"], [])
                 media_type, body = "application/json", msgspec.json.encode(ready)
-        answer = last_answer(status, media_type, body, response_headers(_PROBLEM))
+        answer = final_response(status, media_type, body, response_headers(_PROBLEM))
         return answer.removesuffix(body) if method == "HEAD" else answer
 
 
 class _Connection(asyncio.Protocol):
-    """One request. Its body is let go by: closing on it would reset the connection, and with it the answer."""
+    """One request. Its body is read and discarded: closing the connection with bytes unread resets it, and the client
+    may then not get the answer."""
 
     def __init__(self, server: Unavailable) -> None:
         self._server = server
@@ -72,7 +73,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self._transport)
-        self._patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._transport.abort)
+        self._timeout = asyncio.get_running_loop().call_later(_CONNECTION_TIMEOUT_S, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._answered:
@@ -84,7 +85,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._patience.cancel()
+        self._timeout.cancel()
         self._server.connections.discard(self._transport)
 
     def _answer(self) -> None:

@@ -1,4 +1,4 @@
-"""The command line: the product's front door. One module per command group; `main` is the entry."""
+"""The command line. One module per command group; `main` runs one command."""
 
 from tocsin.cli.root import main
 

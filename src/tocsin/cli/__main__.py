@@ -1,4 +1,4 @@
-"""`python -m tocsin.cli` is `tocsin`."""
+"""Runs `tocsin` as `python -m tocsin.cli`."""
 
 from tocsin.cli import main
 

@@ -11,19 +11,18 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import application_id, now_ms, read_file
+from tocsin.cli.inputs import read_file
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.domain.devices import ApplicationId, team_id
-from tocsin.store.ports import Application
+from tocsin.domain.credentials import Credential
+from tocsin.providers.apns.address import APPLICATION_ID, KEY_ID, NAME, team_id
 
 if TYPE_CHECKING:
-    from tocsin.store.opening import Store
+    from tocsin.providers.apns.credentials import ApnsCredential
 
 app = group("Apps that may register APNs tokens, with their credentials.")
 
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9]{10}")
-_KEY_FILE: Final = re.compile(r"AuthKey_([A-Za-z0-9]{10})\.p8")
+_KEY_FILE: Final = re.compile(rf"AuthKey_({KEY_ID.pattern})\.p8")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Team id, a dot, bundle id.")]
 
@@ -51,39 +50,41 @@ def add(
     ] = None,
     password: Annotated[
         str | None,
-        typer.Option("--password", metavar="TEXT", help="What the certificate's private key is locked with."),
+        typer.Option("--password", metavar="TEXT", help="The password of the certificate's private key."),
     ] = None,
     config: Config = None,
 ) -> None:
     """Register an app, or replace its credential. The credential is checked first, without asking Apple."""
-    known_as = application_id(id)
+    _check_id(id)
     if (key is None) == (certificate is None):
         raise InputError(f"app {id}: give one credential, either --key FILE.p8 or --certificate FILE")
     if key is not None:
-        application = _with_key(known_as, key, key_id)
+        credential = _read_key(id, key, key_id)
     else:
         assert certificate is not None
-        application = _with_certificate(known_as, certificate, password)
-    in_store(settings_of(config), lambda store: store.applications.put_application(application))
-    remark(f"{id}: registered with {_credential(application)}. Ask Apple with: tocsin app check {id}")
+        credential = _read_certificate(id, certificate, password)
+    in_store(settings_of(config), lambda store: store.credentials.put(credential.stored(id, store.now_ms())))
+    remark(f"{id}: registered with {_in_words(credential)}. Ask Apple with: tocsin app check {id}")
 
 
 @command(app, "list", example="tocsin app list")
 def list_(config: Config = None, as_json: AsJson = False) -> None:
     """Show the apps and their credentials, never the secrets."""
-    found = in_store(settings_of(config), lambda store: store.applications.applications())
+    from tocsin.providers.apns.credentials import read_stored
+
+    found = in_store(settings_of(config), lambda store: store.credentials.of(NAME))
     if as_json:
-        print_json([_described(application) for application in found])
+        print_json([_described(credential) for credential in found])
         return
-    rows = [(one.id, _credential(one), utc(one.changed_ms)) for one in found]
+    rows = [(one.account, _in_words(read_stored(one)), utc(one.changed_ms)) for one in found]
     print_table(("application", "credential", "changed"), rows, empty="No apps yet; see: tocsin app add --help")
 
 
 @command(app, "remove", example="tocsin app remove 39JSDKGJ38.de.cospace.app")
 def remove(id: Id, config: Config = None) -> None:
-    """Forget an app and its credential. Its registered devices stay, and are not reached until it is added again."""
-    known_as = application_id(id)
-    if not in_store(settings_of(config), lambda store: store.applications.remove_application(known_as)):
+    """Remove an app and its credential. Its registered devices stay, and are not reached until it is added again."""
+    _check_id(id)
+    if not in_store(settings_of(config), lambda store: store.credentials.remove(NAME, id)):
         raise CommandError(_unknown(id))
     remark(f"{id}: removed")
 
@@ -95,24 +96,30 @@ def check(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask Apple whether it accepts the app's credential. No device is rung.
+    """Ask Apple whether it accepts the app's credential. No device gets a push.
 
-    Where Apple does not know the key, it is tried once for each other team that has an app here: whose is it?
+    Where Apple does not know the key, it is tried once for each other team that has an app here.
     """
-    from tocsin.service import check_application
+    from tocsin.http2.network import SystemNetwork
+    from tocsin.providers.apns.check import check as ask_apple
+    from tocsin.providers.apns.credentials import read_stored
+    from tocsin.providers.configured import apns_options
 
     settings = settings_of(config)
-    known_as = application_id(id)
-
-    async def read(store: Store) -> list[Application]:
-        return await store.applications.applications()
-
-    known = in_store(settings, read)
-    application = next((one for one in known if one.id == known_as), None)
-    if application is None:
+    _check_id(id)
+    known = {one.account: one for one in in_store(settings, lambda store: store.credentials.of(NAME))}
+    if id not in known:
         raise CommandError(_unknown(id))
-    teams = sorted({team_id(one.id) for one in known} - {team_id(known_as)})
-    result = asyncio.run(check_application(settings, application, sandbox=sandbox, other_teams=teams))
+    result = asyncio.run(
+        ask_apple(
+            id,
+            read_stored(known[id]),
+            apns_options(settings),
+            network=SystemNetwork(),
+            sandbox=sandbox,
+            other_teams=sorted({team_id(one) for one in known} - {team_id(id)}),
+        )
+    )
     if as_json:
         print_json({"application_id": id, "sandbox": sandbox, "ok": result.ok, "sentence": result.sentence})
     else:
@@ -121,25 +128,34 @@ def check(
         raise typer.Exit(1)
 
 
-def _with_key(id: ApplicationId, file: Path, key_id: str | None) -> Application:
-    from tocsin.providers.credentials import CredentialError, read_key
+def _check_id(id: str) -> None:
+    if not APPLICATION_ID.fullmatch(id):
+        raise InputError(
+            f"application id {id}: must be the team id, a dot and the bundle id, like 39JSDKGJ38.de.cospace.app"
+        )
+
+
+def _read_key(id: str, file: Path, key_id: str | None) -> ApnsCredential:
+    from tocsin.providers.apns.credentials import ApnsCredential, read_key
+    from tocsin.providers.base import CredentialError
 
     if key_id is None:
         named = _KEY_FILE.fullmatch(file.name)
         if named is None:
             raise InputError(f"app {id}: --key needs --key-id, the ten characters that Apple shows beside the key")
         key_id = named[1]
-    if not _KEY_ID.fullmatch(key_id):
+    if not KEY_ID.fullmatch(key_id):
         raise InputError(f"--key-id {key_id}: must be the ten letters and digits that Apple shows beside the key")
     try:
-        return Application(id, key_pem=read_key(read_file(file)), key_id=key_id, changed_ms=now_ms())
+        return ApnsCredential(key_pem=read_key(read_file(file)), key_id=key_id)
     except CredentialError as error:
         raise InputError(f"apns key for {id}: {file}: {error}") from None
 
 
-def _with_certificate(id: ApplicationId, file: Path, password: str | None) -> Application:
+def _read_certificate(id: str, file: Path, password: str | None) -> ApnsCredential:
     from tocsin.cli.certificates import belongs_to
-    from tocsin.providers.credentials import CredentialError, read_certificate
+    from tocsin.providers.apns.credentials import ApnsCredential, read_certificate
+    from tocsin.providers.base import CredentialError
 
     try:
         pem = read_certificate(read_file(file), password)
@@ -147,25 +163,28 @@ def _with_certificate(id: ApplicationId, file: Path, password: str | None) -> Ap
         raise InputError(f"apns certificate for {id}: {file}: {error}") from None
     if not belongs_to(pem, id):
         raise InputError(f"apns certificate for {id}: {file}: issued for another app; export the one of this bundle id")
-    return Application(id, certificate_pem=pem, changed_ms=now_ms())
+    return ApnsCredential(certificate_pem=pem)
 
 
-def _credential(application: Application) -> str:
-    from tocsin.providers.credentials import certificate_expiry
+def _in_words(credential: ApnsCredential) -> str:
+    """The credential for a table and for messages, without its secret."""
+    from tocsin.providers.apns.credentials import certificate_expiry
 
-    if application.certificate_pem is not None:
-        return f"certificate until {certificate_expiry(application.certificate_pem):%Y-%m-%d}"
-    return f"key {application.key_id}"
+    if credential.certificate_pem is not None:
+        return f"certificate until {certificate_expiry(credential.certificate_pem):%Y-%m-%d}"
+    return f"key {credential.key_id}"
 
 
-def _described(application: Application) -> dict[str, Any]:
-    from tocsin.providers.credentials import certificate_expiry
+def _described(stored: Credential) -> dict[str, Any]:
+    """An app as JSON shows it, without the secret of its credential."""
+    from tocsin.providers.apns.credentials import read_stored
 
-    described: dict[str, Any] = {"application_id": application.id, "changed": iso(application.changed_ms)}
-    if application.certificate_pem is not None:
-        expiry_ms = int(certificate_expiry(application.certificate_pem).timestamp() * 1000)
-        return described | {"credential": "certificate", "certificate_expires": iso(expiry_ms)}
-    return described | {"credential": "key", "key_id": application.key_id}
+    credential = read_stored(stored)
+    described: dict[str, Any] = {"application_id": stored.account, "changed": iso(stored.changed_ms)}
+    expires_s = credential.expires_s()
+    if expires_s is not None:
+        return described | {"credential": "certificate", "certificate_expires": iso(int(expires_s * 1000))}
+    return described | {"credential": "key", "key_id": credential.key_id}
 
 
 def _unknown(id: str) -> str:

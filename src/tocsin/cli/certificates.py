@@ -7,7 +7,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from tocsin.domain.devices import bundle_id
+from tocsin.providers.apns.address import bundle_id
 
 _USER_ID: Final = NameOID.USER_ID
 
@@ -16,7 +16,7 @@ def belongs_to(pem: str, application_id: str) -> bool:
     """Whether the first certificate in `pem` is for this app's topics.
 
     Apple writes the bundle id into the subject's user id (UID); a VoIP certificate has a suffix there. A certificate
-    without a UID is not Apple's, and says nothing about the app.
+    without a UID was not issued by Apple, and does not say for which app it is.
     """
     subject = x509.load_pem_x509_certificate(pem.encode()).subject
     topics = [str(attribute.value) for attribute in subject.get_attributes_for_oid(_USER_ID)]

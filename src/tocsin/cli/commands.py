@@ -24,13 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def group(help: str) -> typer.Typer:
-    """A group of commands. Its help stays plain text, so that an example survives a narrow terminal and a pipe."""
+    """A group of commands. Its help is plain text, so that an example is not changed in a narrow terminal or a pipe."""
     return typer.Typer(
         help=help, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
     )
 
 
 def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Body], Body]:
-    """Register a command whose help ends with `example`, line by line as it stands."""
+    """Register a command whose help ends with `example`, with its lines as they are."""
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
     return app.command(name, epilog=f"\b\nExample:\n{lines}")

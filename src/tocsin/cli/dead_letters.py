@@ -1,18 +1,20 @@
-"""`tocsin deadletter`: what could not be delivered."""
+"""`tocsin deadletter`: events that could not be delivered to some device."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import expiry_ms, now_ms
+from tocsin.cli.inputs import duration_ms
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.events import EventId
-from tocsin.store.ports import DeadLetter, DeadLetterPage
+from tocsin.store.ports import UnknownCursor
+from tocsin.store.records import Cursor, DeadLetter, DeadLetterPage
 
 app = group("Dead letters: events that a provider refused, or whose lifetime ended first.")
 
@@ -24,31 +26,25 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 def list_(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 100,
     start: Annotated[
-        int | None, typer.Option("--start", min=0, metavar="NUMBER", help="Where to go on, as the page before says.")
+        str | None, typer.Option("--start", metavar="CURSOR", help="Where to go on, as the page before says.")
     ] = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show them with the last word for each device; `tocsin event show ID` tells every attempt."""
-    page = in_store(settings_of(config), lambda store: store.dead_letters.list(limit, start=start))
+    """Show them with the last attempt for each device; `tocsin event show ID` shows every attempt."""
+    cursor = None if start is None else Cursor(start)
+    try:
+        page = in_store(settings_of(config), lambda store: store.log.dead_letters(limit, start=cursor))
+    except UnknownCursor:
+        raise InputError(
+            f"--start {start}: no page begins there; take what `tocsin deadletter list` says where there are more"
+        ) from None
     if as_json:
         print_json([_described(letter) for letter in page.letters])
-        _tell_more(page)
-        return
-    rows = [
-        (
-            letter.event.id,
-            letter.event.message,
-            utc(one.at_ms),
-            one.result,
-            f"{one.status or ''} {one.reason}",
-            one.device,
-        )
-        for letter in page.letters
-        for one in letter.devices
-    ]
-    print_table(("event", "message", "at", "outcome", "answer", "device"), rows, empty="There are no dead letters.")
-    _tell_more(page)
+    else:
+        _print_table(page)
+    if page.next is not None:
+        remark(f"There are more: tocsin deadletter list --start {shlex.quote(page.next)}")
 
 
 @command(app, "replay", example="tocsin deadletter replay --all --lifetime 12h")
@@ -62,40 +58,52 @@ def replay(
 ) -> None:
     """Deliver again, now, to exactly the devices that were refused or expired."""
     chosen = _chosen(ids, all_)
-    ends = expiry_ms(lifetime, "--lifetime")
-    if ends is None:
+    lifetime_ms = duration_ms(lifetime, "--lifetime")
+    if lifetime_ms is None:
         raise InputError("--lifetime never: an event does not live for ever; name a time, like 12h")
-    lifetime_ms = ends - now_ms()
-    count = in_store(settings_of(config), lambda store: store.dead_letters.replay(chosen, lifetime_ms))
-    _tell(count, "are delivered again", chosen)
+    count = in_store(settings_of(config), lambda store: store.log.replay(chosen, lifetime_ms), in_steps=True)
+    _report(count, "are delivered again", chosen)
 
 
 @command(app, "discard", example="tocsin deadletter discard 0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d")
 def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
-    """Let go: their content is forgotten, their receipts stay."""
+    """Give them up: their content is deleted, their receipts stay."""
     chosen = _chosen(ids, all_)
-    count = in_store(settings_of(config), lambda store: store.dead_letters.discard(chosen))
-    _tell(count, "are discarded", chosen)
-
-
-def _tell_more(page: DeadLetterPage) -> None:
-    if page.next is not None:
-        remark(f"There are more: tocsin deadletter list --start {page.next}")
+    count = in_store(settings_of(config), lambda store: store.log.discard(chosen), in_steps=True)
+    _report(count, "are discarded", chosen)
 
 
 def _chosen(ids: list[str] | None, all_: bool) -> list[EventId] | None:
+    """The ids given, or None for all."""
     if bool(ids) == all_:
         raise InputError("name events by their id, or --all")
     return None if all_ else [EventId(id.lower()) for id in ids or ()]
 
 
-def _tell(count: int, what: str, chosen: list[EventId] | None) -> None:
+def _report(count: int, what: str, chosen: list[EventId] | None) -> None:
     if not count and chosen:
         raise CommandError("none of these is a dead letter; see: tocsin deadletter list")
     remark(f"{count} dead letters {what}")
 
 
+def _print_table(page: DeadLetterPage) -> None:
+    rows = [
+        (
+            letter.event.id,
+            letter.event.message,
+            utc(one.at_ms),
+            one.result,
+            f"{one.status or ''} {one.reason}",
+            one.device,
+        )
+        for letter in page.letters
+        for one in letter.devices
+    ]
+    print_table(("event", "message", "at", "outcome", "answer", "device"), rows, empty="There are no dead letters.")
+
+
 def _described(letter: DeadLetter) -> dict[str, object]:
+    """A dead letter as JSON shows it."""
     event = letter.event
     devices = [
         {"device": one.device, "outcome": one.result, "status": one.status, "reason": one.reason, "at": iso(one.at_ms)}

@@ -1,4 +1,4 @@
-"""`tocsin emulator`: Apple and Google on this machine, over TLS and HTTP/2, as strict as they are."""
+"""`tocsin emulator`: runs an emulator of Apple and Google on this machine, over TLS and HTTP/2."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def emulator(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65531, help="The first of five; 0 takes free ones.")] = 0,
     topic: Annotated[
-        list[str] | None, typer.Option("--topic", help="Allow only this APNs topic; may be given again.")
+        list[str] | None, typer.Option("--topic", help="Allow only this topic of Apple's; may be given again.")
     ] = None,
     inbox: Annotated[int, typer.Option("--inbox", min=1, help="How many pushes to remember.")] = 20_000,
     known_tokens: Annotated[
-        int, typer.Option("--known-tokens", min=0, help="Of how many APNs tokens to remember where they belong.")
+        int,
+        typer.Option(
+            "--known-tokens", min=0, help="For how many of Apple's device tokens to remember the environment."
+        ),
     ] = 100_000,
     journal: Annotated[
         Path | None, typer.Option("--journal", metavar="FILE", help="Write a line for every accepted push.")
@@ -41,7 +44,8 @@ def emulator(
     ] = None,
     max_streams: Annotated[int, typer.Option("--max-streams", min=1, help="Streams a connection may have.")] = 1000,
     start_with_one_stream: Annotated[
-        bool, typer.Option("--start-with-one-stream", help="APNs connections start with one, as Apple's may.")
+        bool,
+        typer.Option("--start-with-one-stream", help="Connections to Apple start with one stream, as real ones may."),
     ] = False,
     token_update_interval: Annotated[
         float, typer.Option("--token-update-interval", min=0, help="Seconds between provider tokens; Apple's: 1200.")
@@ -50,10 +54,10 @@ def emulator(
         int, typer.Option("--access-token-lifetime", min=1, help="Seconds that an OAuth access token lives.")
     ] = 3600,
 ) -> None:
-    """Run an Apple and a Google on this machine.
+    """Run an emulator of Apple and Google on this machine.
 
-    They are as strict as the real ones, and run until SIGTERM or Ctrl-C. The command writes everything that a client
-    needs into DIR, names it in DIR/emulator.json, and prints that.
+    It is as strict as they are, and runs until SIGTERM or Ctrl-C. The command writes everything that a client needs
+    into DIR, lists it in DIR/emulator.json, and prints that.
     """
     import uvloop
 

@@ -1,10 +1,10 @@
-"""What a command says when it cannot do its work: the thing, the rule and the remedy, never a traceback."""
+"""The errors that end a command: one sentence with the thing, the rule and the remedy, and an exit status."""
 
 from __future__ import annotations
 
 
 class CommandError(Exception):
-    """The command was understood and did not succeed."""
+    """The command was understood and did not succeed. The message is printed to standard error."""
 
     exit_code = 1
 

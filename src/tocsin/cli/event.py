@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,11 +11,11 @@ from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, print_table, utc
 from tocsin.domain.events import EventId
-from tocsin.store.ports import Attempt, State
+from tocsin.store.records import Attempt, State
 
 app = group("Events: what became of each.")
 
-_MEANING = {
+_MEANING: Final = {
     State.ACCEPTED: "accepted: no device was tried yet",
     State.DELIVERING: "delivering: some devices wait for another attempt",
     State.DONE: "done: every device has its final outcome",
@@ -30,7 +30,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show an event's state and every attempt to deliver it: when, to which device, and what the provider said."""
-    record = in_store(settings_of(config), lambda store: store.queue.record(EventId(id.lower())))
+    record = in_store(settings_of(config), lambda store: store.log.record(EventId(id.lower())))
     if record is None:
         raise CommandError(f"event {id}: not known here; it was never accepted, or is older than `store.retention`")
     if as_json:
@@ -40,8 +40,8 @@ def show(
         return
     event = record.event
     typer.echo(f"{event.message} for {event.owner}")
-    typer.echo(f"accepted {utc(event.accepted_ms)}, worth delivering until {utc(event.expires_ms)}")
-    typer.echo(f"{_MEANING[State(record.state)]}\n")
+    typer.echo(f"accepted {utc(event.accepted_ms)}, expires {utc(event.expires_ms)}")
+    typer.echo(f"{_MEANING[record.state]}\n")
     rows = [(utc(one.at_ms), one.result, _answer(one), one.lane, one.device) for one in record.attempts]
     print_table(("at", "outcome", "answer", "lane", "device"), rows, empty="No attempt was made yet.")
     for parked in record.waiting:
@@ -49,7 +49,7 @@ def show(
 
 
 def _answer(attempt: Attempt) -> str:
-    """What the provider said; status 0 stands for no answer at all."""
+    """What the provider answered, and when the next attempt is; status 0 means that there was no answer."""
     status = str(attempt.status) if attempt.status else ""
     retry = "" if attempt.retry_at_ms is None else f"again at {utc(attempt.retry_at_ms)}"
     return " ".join(part for part in (status, attempt.reason, retry) if part) or "-"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import msgspec
 import typer
+from msgspec.structs import replace
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import now_ms, read_file
+from tocsin.cli.inputs import read_file
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.store.ports import FcmProject
-
-if TYPE_CHECKING:
-    from tocsin.store.opening import Store
+from tocsin.domain.credentials import Credential
+from tocsin.providers.fcm.address import NAME
+from tocsin.store.ports import Store
 
 app = group("Firebase projects that reach Android devices.")
 
@@ -45,40 +44,45 @@ def add(
     config: Config = None,
 ) -> None:
     """Register a Firebase project, or replace its service account. The file is checked first, without asking Google."""
-    from tocsin.providers.credentials import CredentialError, read_service_account
+    from tocsin.providers.base import CredentialError
+    from tocsin.providers.fcm.credentials import read_service_account, stored
 
     content = read_file(service_account)
     try:
-        project_id = read_service_account(content)
+        account = read_service_account(content)
     except CredentialError as error:
         raise InputError(f"{service_account}: {error}") from None
-    project = FcmProject(name or project_id, content.decode(), default, now_ms())
-    in_store(settings_of(config), lambda store: store.applications.put_project(project))
-    remark(f"{project.name}: registered. Ask Google with: tocsin fcm check {project.name}")
+    project = name or account.project_id
+
+    async def put(store: Store) -> None:
+        # A default project that is added again stays the default; and there is one as soon as there is a project.
+        others = [one for one in await store.credentials.of(NAME) if one.account != project]
+        is_default = default or not any(one.default for one in others)
+        await store.credentials.put(stored(project, content, default=is_default, changed_ms=store.now_ms()))
+
+    in_store(settings_of(config), put)
+    remark(f"{project}: registered. Ask Google with: tocsin fcm check {project}")
 
 
 @command(app, "list", example="tocsin fcm list")
 def list_(config: Config = None, as_json: AsJson = False) -> None:
     """Show the projects, never their keys."""
-    found = in_store(settings_of(config), lambda store: store.applications.projects())
+    found = in_store(settings_of(config), lambda store: store.credentials.of(NAME))
     if as_json:
         print_json([_described(project) for project in found])
         return
-    rows = [
-        (one.name, _account(one, "project_id"), _account(one, "client_email"), _yes(one.default), utc(one.changed_ms))
-        for one in found
-    ]
+    rows = [_row(project) for project in found]
     columns = ("name", "project", "service account", "default", "changed")
     print_table(columns, rows, empty="No projects yet; see: tocsin fcm add --help")
 
 
 @command(app, "remove", example="tocsin fcm remove tablets")
 def remove(name: Name, config: Config = None) -> None:
-    """Forget a project and its service account. Devices stay registered."""
+    """Remove a project and its service account. Devices stay registered."""
 
     async def take_out(store: Store) -> tuple[bool, bool]:
-        removed = await store.applications.remove_project(name)
-        left = await store.applications.projects()
+        left = [project for project in await store.credentials.of(NAME) if project.account != name]
+        removed = await store.credentials.remove(NAME, name)
         return removed, bool(left) and not any(project.default for project in left)
 
     removed, without_default = in_store(settings_of(config), take_out)
@@ -96,7 +100,7 @@ def default(name: Name, config: Config = None) -> None:
     async def choose(store: Store) -> bool:
         project = await _find(store, name)
         if project is not None:
-            await store.applications.put_project(msgspec.structs.replace(project, default=True, changed_ms=now_ms()))
+            await store.credentials.put(replace(project, default=True, changed_ms=store.now_ms()))
         return project is not None
 
     if not in_store(settings_of(config), choose):
@@ -106,14 +110,17 @@ def default(name: Name, config: Config = None) -> None:
 
 @command(app, "check", example="tocsin fcm check cospace-firebase")
 def check(name: Name, config: Config = None, as_json: AsJson = False) -> None:
-    """Ask Google whether it accepts the project's service account. No device is rung."""
-    from tocsin.service import check_project
+    """Ask Google whether it accepts the project's service account. No device gets a push."""
+    from tocsin.http2.network import SystemNetwork
+    from tocsin.providers.configured import fcm_options
+    from tocsin.providers.fcm.check import check as ask_google
+    from tocsin.providers.fcm.credentials import read_stored
 
     settings = settings_of(config)
     project = in_store(settings, lambda store: _find(store, name))
     if project is None:
         raise CommandError(_unknown(name))
-    result = asyncio.run(check_project(settings, project))
+    result = asyncio.run(ask_google(name, read_stored(project), fcm_options(settings), network=SystemNetwork()))
     if as_json:
         print_json({"name": name, "ok": result.ok, "sentence": result.sentence})
     else:
@@ -122,26 +129,31 @@ def check(name: Name, config: Config = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-async def _find(store: Store, name: str) -> FcmProject | None:
-    return next((project for project in await store.applications.projects() if project.name == name), None)
+async def _find(store: Store, name: str) -> Credential | None:
+    return next((project for project in await store.credentials.of(NAME) if project.account == name), None)
 
 
-def _described(project: FcmProject) -> dict[str, Any]:
+def _described(project: Credential) -> dict[str, Any]:
+    """A project as JSON shows it, without its secrets."""
+    from tocsin.providers.fcm.credentials import read_stored
+
+    account = read_stored(project)
     return {
-        "name": project.name,
-        "project_id": _account(project, "project_id"),
-        "client_email": _account(project, "client_email"),
+        "name": project.account,
+        "project_id": account.project_id,
+        "client_email": account.client_email,
         "default": project.default,
         "changed": iso(project.changed_ms),
     }
 
 
-def _account(project: FcmProject, field: str) -> str:
-    return str(msgspec.json.decode(project.service_account).get(field, ""))
+def _row(project: Credential) -> tuple[str, ...]:
+    """A project in the table."""
+    from tocsin.providers.fcm.credentials import read_stored
 
-
-def _yes(value: bool) -> str:
-    return "yes" if value else ""
+    account = read_stored(project)
+    is_default = "yes" if project.default else ""
+    return project.account, account.project_id, account.client_email, is_default, utc(project.changed_ms)
 
 
 def _unknown(name: str) -> str:

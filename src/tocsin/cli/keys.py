@@ -1,4 +1,4 @@
-"""`tocsin key`: what the platform's backends (producer) and operators (admin) call the API with."""
+"""`tocsin key`: the API keys of the platform's backends (producer) and of operators (admin)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
-from tocsin.cli.inputs import expiry_ms
+from tocsin.cli.inputs import duration_ms
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.store.ports import ApiKey, Role
+from tocsin.store.ports import Store
+from tocsin.store.records import ApiKey, Role
 
 app = group("API keys: for producers of events, and for admins.")
 
@@ -21,14 +22,19 @@ def create(
     role: Annotated[Role, typer.Argument(help="What the key may do.")],
     name: Annotated[str, typer.Option("--name", metavar="TEXT", help="Who uses it, for the list.")] = "",
     expires_in: Annotated[
-        str, typer.Option("--expires-in", metavar="TIME", help="How long it is good for: 12h, 90d, or never.")
+        str, typer.Option("--expires-in", metavar="TIME", help="How long it is valid: 12h, 90d, or never.")
     ] = "365d",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a key and print it, this once: only a hash is kept."""
-    expires = expiry_ms(expires_in)
-    secret, key = in_store(settings_of(config), lambda store: store.access.create_key(role, name, expires))
+    """Create a key and print it. It cannot be shown again: only a hash is kept."""
+    lifetime_ms = duration_ms(expires_in)
+
+    async def create_key(store: Store) -> tuple[str, ApiKey]:
+        expires_ms = None if lifetime_ms is None else store.now_ms() + lifetime_ms
+        return await store.access.create_key(role, name, expires_ms)
+
+    secret, key = in_store(settings_of(config), create_key)
     if as_json:
         print_json(_described(key) | {"key": secret})
         return
@@ -53,12 +59,13 @@ def revoke(
 ) -> None:
     """End a key at once, also on a server that is running."""
     if not in_store(settings_of(config), lambda store: store.access.revoke_key(key)):
-        # What was given may be a mistyped key: it is not repeated.
+        # What was given may be a mistyped key, which is secret: the message does not repeat it.
         raise CommandError("no key has this id or secret; see: tocsin key list")
     remark("The key is revoked.")
 
 
 def _described(key: ApiKey) -> dict[str, Any]:
+    """A key as JSON shows it, without its secret."""
     return {
         "id": key.id,
         "role": key.role.value,

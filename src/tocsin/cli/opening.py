@@ -1,25 +1,22 @@
-"""From a command's options to its settings and the open store, with every expected error made a `CommandError`.
-
-The store is imported when a command needs it: `--help` should not wait for SQLAlchemy.
-"""
+"""Loads the settings, and runs one operation in the store; every expected error becomes a `CommandError`."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Final, TypeVar
 
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.settings import Settings, SettingsError, load
+from tocsin.store import maintenance
+from tocsin.store.opening import open_store
+from tocsin.store.ports import CommitUnknown, Store, StoreError, StoreUnavailable
 from tocsin.telemetry import configure_logging
-
-if TYPE_CHECKING:
-    from tocsin.store.opening import Store
 
 T = TypeVar("T")
 
-DEFAULT_CONFIG = Path("tocsin.toml")
+DEFAULT_CONFIG: Final = Path("tocsin.toml")
 
 
 def settings_of(config: Path | None) -> Settings:
@@ -34,28 +31,33 @@ def settings_of(config: Path | None) -> Settings:
         settings = load(config)
     except SettingsError as error:
         raise InputError(str(error)) from None
-    # What the layers below log belongs on stderr, where it spoils no data; the server configures its own log.
+    # What the layers below log goes to stderr, so that stdout has data alone. The server configures its own log.
     configure_logging("error", settings.log.format)
     return settings
 
 
-def in_store(settings: Settings, operation: Callable[[Store], Awaitable[T]]) -> T:
+def in_store(settings: Settings, operation: Callable[[Store], Awaitable[T]], *, in_steps: bool = False) -> T:
     """Open the store, run one operation in it, and close it. A server may be running on the same store.
 
+    Set `in_steps` for an operation that writes more than once: when it fails, some of it may be done.
+
     Raises:
-        CommandError: the store cannot be opened or written.
+        CommandError: the store cannot be opened, read or written, or it is not known whether it was written.
     """
-    from tocsin.store.configured import open_store
-    from tocsin.store.opening import StoreError
-    from tocsin.store.ports import StoreUnavailable
 
     async def run() -> T:
         async with open_store(settings) as store:
             return await operation(store)
 
+    name = maintenance.name(settings)
     try:
         return asyncio.run(run())
     except StoreError as error:
         raise CommandError(str(error)) from None
     except StoreUnavailable as error:
-        raise CommandError(f"{settings.store.path}: the store cannot write: {error}; nothing was changed") from None
+        changed = "some of it may be done; run the command again for the rest" if in_steps else "nothing was changed"
+        raise CommandError(f"{name}: the store cannot be used: {error}; {changed}") from None
+    except CommitUnknown as error:
+        raise CommandError(
+            f"{name}: it is not known whether this was done: {error}; check before you run the command again"
+        ) from None

@@ -13,11 +13,12 @@ from tocsin.api.timestamps import rfc3339
 
 
 def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Columns as wide as their widest cell: nothing is cut, so that a token can be copied.
+    """Print columns as wide as their widest cell: nothing is cut, so that a token can be copied.
 
     `empty` goes to stderr when there are no rows.
     """
@@ -31,13 +32,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
 
 
 def remark(text: str) -> None:
-    """Something for the person at the terminal, that a pipe should not carry."""
+    """Print something for the person at the terminal to stderr, so that a pipe has data alone."""
     typer.echo(text, err=True)
 
 
-def utc(ms: int | None, *, none: str = "never") -> str:
-    """Unix milliseconds, to the second."""
-    return none if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def utc(ms: int | None) -> str:
+    """Unix milliseconds, to the second, as tables show a time; None is `never`."""
+    return "never" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def iso(ms: int | None) -> str | None:

@@ -1,9 +1,9 @@
-"""`tocsin quarantine`: tokens that a provider called dead in such numbers that tocsin did not believe it."""
+"""`tocsin quarantine`: tokens that a provider declared dead in suspicious numbers, kept until an operator decides."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,16 +12,10 @@ from tocsin.cli.devices import described_removal
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, print_table, remark
-from tocsin.store.ports import Removal
 
-if TYPE_CHECKING:
-    from tocsin.store.opening import Store
+app = group("Tokens declared dead in suspicious numbers.")
 
-app = group("Tokens called dead in such numbers that it is in doubt.")
-
-Name = Annotated[
-    str, typer.Argument(metavar="APPLICATION", help="The application id or Firebase project, as the list names it.")
-]
+Name = Annotated[str, typer.Argument(metavar="APPLICATION", help="The application or project, as the list names it.")]
 
 
 @command(app, "list", example="tocsin quarantine list")
@@ -33,27 +27,27 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """Count the quarantined registrations by application and reason, or show those of one application."""
-    found = in_store(settings_of(config), _quarantined)
+    found = in_store(settings_of(config), lambda store: store.registry.history(quarantined_only=True))
     if application is not None:
-        found = [removal for removal in found if removal.application == application]
+        found = [removal for removal in found if removal.account == application]
     if as_json:
-        print_json([described_removal(removal) | {"application": removal.application} for removal in found])
+        print_json([described_removal(removal) | {"application": removal.account} for removal in found])
     elif application is not None:
         rows = [(removal.device.owner, removal.reason, removal.device.token) for removal in found]
         print_table(("owner", "reason", "token"), rows, empty=f"{application}: nothing is in quarantine.")
     else:
-        counted = Counter((removal.application, removal.reason) for removal in found)
+        counted = Counter((removal.account, removal.reason) for removal in found)
         lines = [(name, reason, str(count)) for (name, reason), count in sorted(counted.items())]
         print_table(("application", "reason", "registrations"), lines, empty="Nothing is in quarantine.")
 
 
 @command(app, "release", example="tocsin quarantine release 39JSDKGJ38.de.cospace.app")
 def release(application: Name, config: Config = None) -> None:
-    """Bring an application's quarantined registrations back: the provider was wrong."""
-    released = in_store(settings_of(config), lambda store: store.registry.restore(application=application))
+    """Restore an application's quarantined registrations: the provider was wrong."""
+    released = in_store(settings_of(config), lambda store: store.registry.release_quarantine(application))
     if not released:
         raise CommandError(_nothing(application))
-    remark(f"{application}: {released} registrations are back")
+    remark(f"{application}: {released} registrations are restored")
 
 
 @command(app, "purge", example="tocsin quarantine purge 39JSDKGJ38.de.cospace.app --yes")
@@ -62,13 +56,13 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     config: Config = None,
 ) -> None:
-    """Let an application's quarantined registrations go: the provider was right."""
+    """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
-        _confirm(f"{application}: give up all its quarantined registrations?")
+        _confirm(f"{application}: remove all its quarantined registrations?")
     purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application))
     if not purged:
         raise CommandError(_nothing(application))
-    remark(f"{application}: {purged} registrations are gone; `tocsin device restore` can bring each back for a while")
+    remark(f"{application}: {purged} registrations are removed; to undo it for a token: tocsin device restore TOKEN")
 
 
 def _confirm(question: str) -> None:
@@ -76,10 +70,6 @@ def _confirm(question: str) -> None:
         typer.confirm(question, abort=True, err=True)
     except typer.Abort:
         raise InputError("not confirmed; nothing was changed (--yes answers for you)") from None
-
-
-async def _quarantined(store: Store) -> list[Removal]:
-    return await store.registry.history(quarantined_only=True)
 
 
 def _nothing(application: str) -> str:

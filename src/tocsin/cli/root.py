@@ -1,4 +1,4 @@
-"""The commands, put together, and the one place where an expected error becomes a sentence and an exit code."""
+"""All commands, and the one place where an expected error is printed and becomes the exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from tocsin.cli.commands import command, group
 from tocsin.cli.demo import command as demo
 from tocsin.cli.errors import CommandError
 
-app = group("One event in, every device rung: a push service for APNs and FCM.")
+app = group(
+    "A push service: it delivers each event to every device of the event's user, through Apple and Google.\n\n"
+    "Start with `tocsin demo`, which needs no preparation, or with `tocsin serve`."
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,10 +46,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """One event in, every device rung: a push service for APNs and FCM.
-
-    Start with `tocsin demo`, which needs nothing, or with `tocsin serve`.
-    """
+    """The options of `tocsin` itself."""
 
 
 command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 failed, 2 wrong usage or bad input."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            # A terminal that cannot show a character shows a question mark; no command fails over it.
+            # A character that the terminal cannot show is printed as a question mark, and no command fails for it.
             stream.reconfigure(errors="replace")
     try:
         app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tocsin")

@@ -1,155 +1,118 @@
-"""`tocsin send`: hand in one event from the command line, exactly as a backend would through the API."""
+"""`tocsin send`: ingest one event from the command line, exactly as a backend would through the API.
+
+The commands are made from the Structs of `domain.events`: one for each `message`, with one option for each field.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import typer
+from msgspec import Struct
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import InputError
-from tocsin.cli.handing_in import hand_in
+from tocsin.cli.ingest import ingest
 from tocsin.cli.output import print_json, remark
+from tocsin.domain.event_schema import json_schema
+from tocsin.domain.events import VARIANTS, ChatMessage, TextMessage, message_of
 
-app = group("Hand in one event, as a backend would through the API. One command per event.")
+app = group("Ingest one event, as a backend would through the API. One command per event.")
 
-Owner = Annotated[str, typer.Option("--owner", metavar="UUID", help="The user whose devices are rung.")]
-OwnEventId = Annotated[
-    str | None,
-    typer.Option("--event-id", metavar="UUID", help="Your own id for it: the same one again is delivered once."),
-]
+_LINE_LENGTH: Final = 96
 
 
-def _uuid(name: str, help: str) -> Any:
-    return typer.Option(name, metavar="UUID", help=help)
+def event_command(variant: type[Struct], options: Sequence[Parameter] | None = None) -> Callable[..., None]:
+    """A command that ingests an event of this form. Its `options` are the `field_options` unless others are given."""
+
+    def send(config: Path | None, as_json: bool, field: list[str] | None = None, **fields: Any) -> None:
+        given = {name: value for name, value in fields.items() if value is not None}
+        _send({"message": message_of(variant)} | given, field or [], config, as_json)
+
+    signature = Signature([*(field_options(variant) if options is None else options), *_COMMON])
+    # What Typer reads to make the options.
+    send.__signature__ = signature  # type: ignore[attr-defined]
+    send.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    send.__doc__ = f"{json_schema(variant)['title']}."
+    return send
 
 
-@command(
-    app,
-    "fax_new",
-    example="""
-tocsin send fax_new --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0 \\
-    --fax af729cc0-3251-11e2-81c1-0800200c9a66 --phone +492215587412 --page-count 2
-""",
-)
-def fax_new(
-    owner: Owner,
-    fax: Annotated[str, _uuid("--fax", "The new fax.")],
-    phone: Annotated[str, typer.Option("--phone", help="The sender's number; empty where it is withheld.")],
-    page_count: Annotated[int, typer.Option("--page-count", help="The number of pages.")],
-    event_id: OwnEventId = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """A new fax has been received."""
-    fields = {"message": "fax_new", "owner": owner, "fax": fax, "phone": phone, "page_count": page_count}
-    _send(fields, event_id, config, as_json)
+def field_options(variant: type[Struct], defaults: Mapping[str, Any] | None = None) -> list[Parameter]:
+    """An option for each field of an event of this form, the required ones first.
+
+    `defaults` are for fields that the event must have and the command line need not give; a function is called for its
+    value, and shown by its name.
+    """
+    schema = json_schema(variant)
+    required = dict.fromkeys(schema["required"], ...)
+    declared = dict.fromkeys(schema["properties"]) | required | dict(defaults or {})
+    del declared["message"]
+    in_order = sorted(declared, key=lambda name: declared[name] is not ...)
+    return [_option(name, schema["properties"][name], declared[name]) for name in in_order]
 
 
-@command(
-    app,
-    "recording_new",
-    example="""
-tocsin send recording_new --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0 \\
-    --recording af729cc0-3251-11e2-81c1-0800200c9a66 --phone +492215587412
-""",
-)
-def recording_new(
-    owner: Owner,
-    recording: Annotated[str, _uuid("--recording", "The new recording.")],
-    phone: Annotated[str, typer.Option("--phone", help="The caller's number; empty where it is withheld.")],
-    event_id: OwnEventId = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """A new recording has been received."""
-    fields = {"message": "recording_new", "owner": owner, "recording": recording, "phone": phone}
-    _send(fields, event_id, config, as_json)
+def example(variant: type[Struct], omitted: Sequence[str] = ()) -> str:
+    """A command line for an event of this form: the examples of its required fields, without those `omitted`."""
+    schema = json_schema(variant)
+    line, lines = f"tocsin send {message_of(variant)}", []
+    for name in schema["required"]:
+        if name == "message" or name in omitted:
+            continue
+        option = f"{_option_name(name)} {_quoted(str(schema['properties'][name]['examples'][0]))}"
+        if len(f"{line} {option} \\") > _LINE_LENGTH:
+            lines.append(f"{line} \\")
+            line = f"    {option}"
+        else:
+            line = f"{line} {option}"
+    return "\n".join([*lines, line])
 
 
-PhoneFrom = Annotated[str, typer.Option("--phone-from", help="The caller's number (origination).")]
-PhoneTo = Annotated[str, typer.Option("--phone-to", help="The called number (destination).")]
+def _option(name: str, field: Mapping[str, Any], default: Any) -> Parameter:
+    option = typer.Option(
+        default,
+        _option_name(name),
+        metavar="UUID" if field.get("format") == "uuid" else None,
+        help=field["description"],
+        show_default=default.__name__ if callable(default) else True,
+    )
+    return _parameter(name, int if field.get("type") == "integer" else str, option)
 
 
-@command(
-    app,
-    "dialplan_callreverse_start",
-    example="""
-tocsin send dialplan_callreverse_start --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0 \\
-    --phone-from +4989123248278 --phone-to +492216698000
-""",
-)
-def dialplan_callreverse_start(
-    owner: Owner,
-    phone_from: PhoneFrom,
-    phone_to: PhoneTo,
-    event_id: OwnEventId = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """A call-reverse function has been started."""
-    _send_call("dialplan_callreverse_start", owner, phone_from, phone_to, event_id, config, as_json)
+def _option_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-@command(
-    app,
-    "dialplan_callreverse_stop",
-    example="""
-tocsin send dialplan_callreverse_stop --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0 \\
-    --phone-from +4989123248278 --phone-to +492216698000
-""",
-)
-def dialplan_callreverse_stop(
-    owner: Owner,
-    phone_from: PhoneFrom,
-    phone_to: PhoneTo,
-    event_id: OwnEventId = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """A call-reverse function has been stopped."""
-    _send_call("dialplan_callreverse_stop", owner, phone_from, phone_to, event_id, config, as_json)
+def _quoted(word: str) -> str:
+    """A word as it is typed in a shell."""
+    if word.replace("-", "").replace("+", "").isalnum():
+        return word
+    return f'"{word}"' if "'" in word else f"'{word}'"
 
 
-@command(
-    app,
-    "chat_message",
-    example="""
-tocsin send chat_message --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0 \\
-    --chat 52a9fd3c-8aad-11e0-9138-0024e8f90cc0 --uuid c1aa1566-84d7-11e2-a7a8-0024e8f90cc0 \\
-    --user 1de7257a-4f34-11e0-ab6e-0024e8f90cc1 --user-name 'John Doe' \\
-    --type text --text "what's for lunch today?"
-""",
-)
-def chat_message(
-    owner: Owner,
-    chat: Annotated[str, _uuid("--chat", "The chat.")],
-    uuid: Annotated[str, _uuid("--uuid", "The message.")],
-    user: Annotated[str, _uuid("--user", "Who wrote it.")],
-    user_name: Annotated[str, typer.Option("--user-name", help="The full name of who wrote it.")],
-    type: Annotated[str, typer.Option("--type", help="The type of chat message.")] = "text",
-    text: Annotated[str | None, typer.Option("--text", help="The text, for the type `text`.")] = None,
-    sent_at: Annotated[int | None, typer.Option("--time", metavar="SECONDS", help="Unix time; now by default.")] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option("--field", metavar="NAME=JSON", help="A field of another type's own; may be given again."),
-    ] = None,
-    event_id: OwnEventId = None,
-    config: Config = None,
-    as_json: AsJson = False,
-) -> None:
-    """A chat message is delivered to a user."""
-    fields: dict[str, Any] = {"message": "chat_message", "owner": owner, "chat": chat, "uuid": uuid}
-    fields |= {"time": int(time.time()) if sent_at is None else sent_at, "user": user, "user_name": user_name}
-    fields |= {"type": type} | ({} if text is None else {"text": text})
-    for given in field or []:
-        name, value = _own_field(given)
-        if name in fields:
+def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_COMMON: Final = (_parameter("config", Config, None), _parameter("as_json", AsJson, False))
+
+
+def _send(fields: dict[str, Any], own_fields: Sequence[str], config: Path | None, as_json: bool) -> None:
+    own: dict[str, Any] = {}
+    for name, value in map(_own_field, own_fields):
+        if name in fields | own:
             raise InputError(f"--field {name}: the event has this field already; use its own option")
-        fields[name] = value
-    _send(fields, event_id, config, as_json)
+        own[name] = value
+    accepted = ingest(fields | own, config, own_fields=own)
+    if as_json:
+        print_json({"accepted": 1, "events": [accepted]})
+        return
+    typer.echo(accepted)
+    remark(f"Accepted. What became of it: tocsin event show {accepted}")
 
 
 def _own_field(given: str) -> tuple[str, Any]:
@@ -162,23 +125,25 @@ def _own_field(given: str) -> tuple[str, Any]:
         raise InputError(f"--field {name}: not JSON; a string needs its quotation marks: {name}='\"…\"'") from None
 
 
-def _send_call(
-    message: str,
-    owner: str,
-    phone_from: str,
-    phone_to: str,
-    event_id: str | None,
-    config: Config,
-    as_json: bool,
-) -> None:
-    fields = {"message": message, "owner": owner, "phone_from": phone_from, "phone_to": phone_to}
-    _send(fields, event_id, config, as_json)
+def _chat_options() -> list[Parameter]:
+    """Those of a text message; one of another type has no text, and may have fields of its own."""
+
+    def now() -> int:
+        return int(time.time())
+
+    help = "A field of another type's own; may be given again."
+    own = typer.Option(None, "--field", metavar="NAME=JSON", help=help)
+    options = field_options(TextMessage, {"time": now, "type": "text", "text": None})
+    return [*options, _parameter("field", list[str] | None, own)]
 
 
-def _send(fields: dict[str, Any], event_id: str | None, config: Config, as_json: bool) -> None:
-    accepted = hand_in(fields | ({} if event_id is None else {"event_id": event_id}), config)
-    if as_json:
-        print_json({"accepted": 1, "events": [accepted]})
-        return
-    typer.echo(accepted)
-    remark(f"Accepted. What became of it: tocsin event show {accepted}")
+def _declare() -> None:
+    for variant in VARIANTS:
+        if not issubclass(variant, ChatMessage):
+            command(app, message_of(variant), example=example(variant))(event_command(variant))
+    # Its two forms are one command.
+    chat = event_command(ChatMessage, _chat_options())
+    command(app, message_of(ChatMessage), example=example(TextMessage, omitted=["time"]))(chat)
+
+
+_declare()

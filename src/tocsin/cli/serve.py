@@ -1,4 +1,4 @@
-"""`tocsin serve`: the API and the delivery, in one process, until SIGTERM or Ctrl-C."""
+"""`tocsin serve`: runs the API and the delivery, in one process, until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ def serve(
         typer.Option(
             "--ready-file",
             metavar="FILE",
-            help="Write the server's address into FILE once it listens; for port 0, and for whoever waits.",
+            help="Write the server's address into FILE once it listens: for port 0, and for programs that wait.",
         ),
     ] = None,
     config: Config = None,
 ) -> None:
     """Run the service: the API, and the delivery.
 
-    SIGTERM or Ctrl-C stops it in order: what is in flight finishes, what is left waits for the next start.
+    SIGTERM or Ctrl-C stops it: what is in flight finishes, what is left is delivered after the next start.
     """
     import uvloop
 
     from tocsin import service
+    from tocsin.store.ports import StoreError
 
     settings = settings_of(config)
     try:
         uvloop.run(service.serve(settings, ready=_announce(ready_file)))
-    except (service.StoreError, service.ServiceError) as error:
+    except (StoreError, service.ServiceError) as error:
         raise CommandError(str(error)) from None
 
 
 def _announce(ready_file: Path | None) -> Callable[[str], None]:
-    """The log says where the server listens; the file says it to programs."""
+    """Writes the server's address to the file, if there is one; the log has it anyway."""
 
     def announce(base_url: str) -> None:
         if ready_file is not None:
-            # Whole or not at all: whoever waits for the file reads it at once.
+            # Renamed into place, so that a program that waits for the file never reads half of it.
             unfinished = ready_file.with_name(ready_file.name + ".part")
             unfinished.write_text(base_url + "\n")
             os.replace(unfinished, ready_file)

@@ -1,4 +1,4 @@
-"""`tocsin session`: what the app on a user's phone signs in with."""
+"""`tocsin session`: the sessions with which the app on a user's phone calls the API."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import expiry_ms, user_id
+from tocsin.cli.inputs import duration_ms, user_id
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.store.ports import Session
+from tocsin.store.ports import Store
+from tocsin.store.records import Session
 
-app = group("Sessions: what the app on a user's phone signs in with.")
+app = group("Sessions, with which the app on a user's phone calls the API.")
 
 
 @command(app, "create", example="tocsin session create --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
@@ -23,17 +24,22 @@ def create(
         bool, typer.Option("--anonymous", help="A session in which nobody has signed in yet, in place of --owner.")
     ] = False,
     expires_in: Annotated[
-        str, typer.Option("--expires-in", metavar="TIME", help="How long it is good for: 12h, 90d, or never.")
+        str, typer.Option("--expires-in", metavar="TIME", help="How long it is valid: 12h, 90d, or never.")
     ] = "90d",
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a session and print its secret (`sid`), this once: only a hash is kept."""
+    """Create a session and print its secret (`sid`). It cannot be shown again: only a hash is kept."""
     if (owner is None) != anonymous:
         raise InputError("session create: give either --owner UUID or --anonymous")
     user = None if owner is None else user_id(owner)
-    expires = expiry_ms(expires_in)
-    secret, session = in_store(settings_of(config), lambda store: store.access.create_session(user, expires))
+    lifetime_ms = duration_ms(expires_in)
+
+    async def create_session(store: Store) -> tuple[str, Session]:
+        expires_ms = None if lifetime_ms is None else store.now_ms() + lifetime_ms
+        return await store.access.create_session(user, expires_ms)
+
+    secret, session = in_store(settings_of(config), create_session)
     if as_json:
         print_json(_described(session) | {"sid": secret})
         return
@@ -64,12 +70,13 @@ def revoke(
 ) -> None:
     """End a session at once, also on a server that is running."""
     if not in_store(settings_of(config), lambda store: store.access.revoke_session(session)):
-        # What was given may be a mistyped secret: it is not repeated.
+        # What was given may be a mistyped secret: the message does not repeat it.
         raise CommandError("no session has this id or secret; see: tocsin session list")
     remark("The session is revoked.")
 
 
 def _described(session: Session) -> dict[str, Any]:
+    """A session as JSON shows it, without its secret."""
     return {
         "id": session.id,
         "owner": session.owner,

@@ -1,8 +1,7 @@
-"""The operator's routes, under `/api/admin`: all with an admin key, none that ever shows a credential."""
+"""The operator's routes, under `/api/admin`. All need an admin key; none ever shows a credential."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from litestar import Router
@@ -15,32 +14,23 @@ from tocsin.api.admin.devices import DeviceRoutes
 from tocsin.api.admin.operation import OperationRoutes
 from tocsin.api.auth import Keys
 from tocsin.api.body import JSON, content_type
-from tocsin.api.control import CredentialRules, DeliveryControl
+from tocsin.api.control import DeliveryControl
 from tocsin.api.documentation import ADMIN
-from tocsin.store.ports import Applications, DeadLetters, EventQueue, Registry
+from tocsin.providers.rules import RuleBook
+from tocsin.store.ports import Store
 
 MAX_BODY_BYTES = 64 * 1024
 
 
-def admin_router(
-    *,
-    keys: Keys,
-    queue: EventQueue,
-    registry: Registry,
-    applications: Applications,
-    delivery: DeliveryControl,
-    credentials: CredentialRules | None,
-    clock: Callable[[], float],
-    dead_letters: DeadLetters,
-) -> Router:
+def admin_router(*, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook) -> Router:
     """Everything under `/api/admin`."""
     return Router(
         "/api/admin",
         route_handlers=[
-            *ApplicationRoutes(applications, credentials, clock).handlers(),
-            *DeviceRoutes(registry, delivery).handlers(),
-            *OperationRoutes(queue, registry, delivery).handlers(),
-            *DeadLetterRoutes(dead_letters).handlers(),
+            *ApplicationRoutes(store).handlers(),
+            *DeviceRoutes(store.registry, rules).handlers(),
+            *OperationRoutes(store.queue, store.registry, delivery).handlers(),
+            *DeadLetterRoutes(store.log).handlers(),
         ],
         guards=[keys.admin_guard, _json_only],
         security=ADMIN,
@@ -50,5 +40,5 @@ def admin_router(
 
 
 def _json_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Litestar would read forms and MessagePack as well."""
+    """Refuses other bodies: Litestar would also read forms and MessagePack."""
     content_type(connection.scope, JSON)  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
-"""Which applications may register, and the credentials that reach Apple and Google: written here, never read back."""
+"""The applications that may register, and the credentials for Apple and Google: written here, never shown again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar import delete, get, put
@@ -12,15 +12,22 @@ from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
-from tocsin.api.control import CredentialRules
 from tocsin.api.problems import Kind, RequestError, bad_input
-from tocsin.api.schemas import APPLICATION, KEY_ID, PROJECT, PROJECT_NAME
+from tocsin.api.schemas import APPLICATION, PROJECT, PROJECT_NAME
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.devices import APPLICATION_ID, ApplicationId, bundle_id, team_id
-from tocsin.store.ports import Application, Applications, FcmProject
+from tocsin.domain.credentials import Credential
+from tocsin.providers.apns import address as apns
+from tocsin.providers.apns.credentials import ApnsCredential, read_certificate, read_key
+from tocsin.providers.apns.credentials import read_stored as read_apns
+from tocsin.providers.fcm import address as fcm
+from tocsin.providers.fcm.credentials import read_service_account, stored
+from tocsin.providers.fcm.credentials import read_stored as read_fcm
+from tocsin.store.ports import Store
 
-ID = Annotated[str, PathParameter(schema_extra={"pattern": f"^{APPLICATION_ID.pattern}$"})]
+T = TypeVar("T")
+
+ID = Annotated[str, PathParameter(schema_extra={"pattern": f"^{apns.APPLICATION_ID.pattern}$"})]
 NAME = Annotated[str, PathParameter(schema_extra={"pattern": f"^{PROJECT_NAME.pattern}$"})]
 
 
@@ -54,24 +61,18 @@ class ProjectView(Struct, frozen=True):
 
 
 class ProjectCredential(Struct, frozen=True, forbid_unknown_fields=True):
-    """`service_account` is the JSON file that Google hands out. The first project is the default anyway."""
+    """`service_account` is the JSON file as downloaded from Google. The first project is always the default."""
 
     service_account: dict[str, Any]
     default: bool = False
 
 
-class _Account(Struct, frozen=True):
-    project_id: str = ""
-    client_email: str = ""
-
-
 class ApplicationRoutes(Shared):
-    def __init__(
-        self, applications: Applications, credentials: CredentialRules | None, clock: Callable[[], float]
-    ) -> None:
-        self._applications = applications
-        self._credentials = credentials
-        self._clock = clock
+    """The routes of `/api/admin/applications` and `/api/admin/fcm-projects`."""
+
+    def __init__(self, store: Store) -> None:
+        self._credentials = store.credentials
+        self._now_ms = store.now_ms
 
     def handlers(self) -> list[ControllerRouterHandler]:
         one, project = "/applications/{application_id:str}", "/fcm-projects/{name:str}"
@@ -89,80 +90,74 @@ class ApplicationRoutes(Shared):
         ]
 
     async def list_applications(self) -> list[ApplicationView]:
-        return [_view(application) for application in await self._applications.applications()]
+        return [_application(one) for one in await self._credentials.of(apns.NAME)]
 
     async def put_application(self, application_id: ID, data: JSONBody[ApplicationCredential]) -> ApplicationView:
-        if not APPLICATION_ID.fullmatch(application_id):
-            raise bad_input("{application_id}", f"must match ^{APPLICATION_ID.pattern}$")
-        application = self._application(ApplicationId(application_id), data)
-        await self._applications.put_application(application)
-        return _view(application)
+        if not apns.APPLICATION_ID.fullmatch(application_id):
+            raise bad_input("{application_id}", f"must match ^{apns.APPLICATION_ID.pattern}$")
+        credential = _apns_credential(data).stored(application_id, self._now_ms())
+        await self._credentials.put(credential)
+        return _application(credential)
 
     async def remove_application(self, application_id: ID) -> None:
-        if not await self._applications.remove_application(ApplicationId(application_id)):
+        if not await self._credentials.remove(apns.NAME, application_id):
             raise RequestError(Kind.NOT_FOUND, "There is no such application.")
 
     async def list_projects(self) -> list[ProjectView]:
-        return [_project_view(project) for project in await self._applications.projects()]
+        return [_project(one) for one in await self._credentials.of(fcm.NAME)]
 
     async def put_project(self, name: NAME, data: JSONBody[ProjectCredential]) -> ProjectView:
         if not PROJECT_NAME.fullmatch(name):
             raise bad_input("{name}", f"must match ^{PROJECT_NAME.pattern}$")
         account = msgspec.json.encode(data.service_account)
-        if self._credentials is not None:
-            _read(self._credentials.service_account, account, "$.service_account")
-        await self._applications.put_project(FcmProject(name, account.decode(), data.default, self._now_ms()))
-        # The store decides which project is the default: it is asked, not guessed.
-        return next(_project_view(project) for project in await self._applications.projects() if project.name == name)
+        _read(read_service_account, account, "$.service_account")
+        await self._credentials.put(stored(name, account, default=data.default, changed_ms=self._now_ms()))
+        # Read back: the store decides which project is the default.
+        return next(_project(one) for one in await self._credentials.of(fcm.NAME) if one.account == name)
 
     async def remove_project(self, name: NAME) -> None:
-        if not await self._applications.remove_project(name):
+        if not await self._credentials.remove(fcm.NAME, name):
             raise RequestError(Kind.NOT_FOUND, "There is no such project.")
 
-    def _application(self, id: ApplicationId, data: ApplicationCredential) -> Application:
-        match data.key_pem, data.key_id, data.certificate_pem:
-            case str(key_pem), str(key_id), UnsetType():
-                if not KEY_ID.fullmatch(key_id):
-                    raise bad_input("$.key_id", "must be the ten characters that Apple gave the key")
-                if self._credentials is not None:
-                    key_pem = _read(self._credentials.key, key_pem.encode(), "$.key_pem")
-                return Application(id, key_pem=key_pem, key_id=key_id, changed_ms=self._now_ms())
-            case UnsetType(), UnsetType(), str(certificate_pem):
-                if self._credentials is not None:
-                    certificate_pem = _read(
-                        self._credentials.certificate, certificate_pem.encode(), "$.certificate_pem"
-                    )
-                return Application(id, certificate_pem=certificate_pem, changed_ms=self._now_ms())
-            case _:
-                raise bad_input("$", "give either key_pem and key_id, or certificate_pem")
 
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
+def _apns_credential(data: ApplicationCredential) -> ApnsCredential:
+    match data.key_pem, data.key_id, data.certificate_pem:
+        case str(key_pem), str(key_id), UnsetType():
+            if not apns.KEY_ID.fullmatch(key_id):
+                raise bad_input("$.key_id", "must be the ten characters that Apple gave the key")
+            return ApnsCredential(_read(read_key, key_pem.encode(), "$.key_pem"), key_id)
+        case UnsetType(), UnsetType(), str(certificate_pem):
+            pem = _read(read_certificate, certificate_pem.encode(), "$.certificate_pem")
+            return ApnsCredential(certificate_pem=pem)
+        case _:
+            raise bad_input("$", "give either key_pem and key_id, or certificate_pem")
 
 
-def _read(rule: Callable[[bytes], str], content: bytes, at: str) -> str:
+def _read(read: Callable[[bytes], T], content: bytes, at: str) -> T:
     try:
-        return rule(content)
+        return read(content)
     except ValueError as error:
         raise bad_input(at, str(error)) from None
 
 
-def _view(application: Application) -> ApplicationView:
+def _application(credential: Credential) -> ApplicationView:
+    own = read_apns(credential)
     return ApplicationView(
-        id=application.id,
-        team_id=team_id(application.id),
-        bundle_id=bundle_id(application.id),
-        credential="key" if application.key_pem else "certificate" if application.certificate_pem else "none",
-        changed_at=rfc3339(application.changed_ms),
-        key_id=application.key_id or UNSET,
+        credential.account,
+        apns.team_id(credential.account),
+        apns.bundle_id(credential.account),
+        own.kind,
+        rfc3339(credential.changed_ms),
+        own.key_id or UNSET,
     )
 
 
-def _project_view(project: FcmProject) -> ProjectView:
-    try:
-        account = msgspec.json.decode(project.service_account, type=_Account)
-    except msgspec.DecodeError:
-        account = _Account()
+def _project(credential: Credential) -> ProjectView:
+    account = read_fcm(credential)
     return ProjectView(
-        project.name, account.project_id, account.client_email, project.default, rfc3339(project.changed_ms)
+        credential.account,
+        account.project_id,
+        account.client_email,
+        credential.default,
+        rfc3339(credential.changed_ms),
     )

@@ -1,4 +1,4 @@
-"""Dead letters: what could not be delivered, to look at, to try again, or to let go."""
+"""Dead letters: events that could not be delivered. They are listed, explained, replayed and discarded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from msgspec import Meta, Struct
 
 from tocsin.api import documentation as doc
 from tocsin.api.event_records import EventReport, report
-from tocsin.api.problems import Kind, RequestError
+from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import DISCARD, REPLAY
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.events import EventId
-from tocsin.store.ports import DeadLetters
+from tocsin.store.ports import EventLog, UnknownCursor
+from tocsin.store.records import Cursor, State
 
 _DAY_S = 24 * 3600
 
 
 class LetterDevice(Struct, frozen=True):
+    """The last attempt of one device."""
+
     device: str
     result: str
     status: int
@@ -41,37 +44,45 @@ class Letter(Struct, frozen=True):
 
 
 class LetterPage(Struct, frozen=True):
-    """Newest first; `next`, where there is more, is the `start` of the page after this one."""
+    """Some dead letters, newest first. `next` is the `start` of the following page; null on the last one."""
 
     dead_letters: list[Letter]
-    next: int | None
+    next: str | None
 
 
 class Choice(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which: some by id, or (`ids` null) all of them."""
+    """Some dead letters by id, or all of them (`ids` null)."""
 
     ids: Annotated[list[UUID], Meta(max_length=10_000)] | None
 
 
 class ReplayRequest(Choice, frozen=True, forbid_unknown_fields=True):
     lifetime_s: Annotated[int, Meta(ge=1, le=28 * _DAY_S)] = _DAY_S
-    """For how long it is tried again."""
+    """The events live for so long, from now."""
 
 
 class Count(Struct, frozen=True):
+    """How many dead letters it was done to."""
+
     count: int
 
 
 class DeadLetterRoutes(Shared):
-    def __init__(self, dead_letters: DeadLetters) -> None:
-        self._dead_letters = dead_letters
+    """The routes of `/api/admin/dead-letters`."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
 
     def handlers(self) -> list[ControllerRouterHandler]:
-        replay = doc.admin("replayDeadLetters", "Deliver again, now", 413, 415, body=REPLAY)
-        discard = doc.admin("discardDeadLetters", "Let go", 413, 415, body=DISCARD)
+        replay = doc.admin("replayDeadLetters", "Deliver dead letters again, now", 413, 415, body=REPLAY)
+        discard = doc.admin("discardDeadLetters", "Discard dead letters", 413, 415, body=DISCARD)
         return [
-            get("/dead-letters", **doc.admin("listDeadLetters", "What could not be delivered"))(self.list_letters),
-            get("/dead-letters/{id:uuid}", **doc.admin("explainDeadLetter", "Every attempt of one", 404))(self.explain),
+            get("/dead-letters", **doc.admin("listDeadLetters", "Events that could not be delivered"))(
+                self.list_letters
+            ),
+            get("/dead-letters/{id:uuid}", **doc.admin("explainDeadLetter", "A dead letter with every attempt", 404))(
+                self.explain
+            ),
             post("/dead-letters/replay", status_code=200, **replay)(self.replay),
             post("/dead-letters/discard", status_code=200, **discard)(self.discard),
         ]
@@ -79,9 +90,14 @@ class DeadLetterRoutes(Shared):
     async def list_letters(
         self,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        start: Annotated[int, QueryParameter(ge=0, le=2**53 - 1)] = 0,
+        start: Annotated[
+            str | None, QueryParameter(description="The `next` of the preceding page; without it, the first page")
+        ] = None,
     ) -> LetterPage:
-        page = await self._dead_letters.list(limit, start=start or None)
+        try:
+            page = await self._log.dead_letters(limit, start=None if start is None else Cursor(start))
+        except UnknownCursor as error:
+            raise bad_input("?start", str(error)) from None
         letters = [
             Letter(
                 letter.event.id,
@@ -98,16 +114,16 @@ class DeadLetterRoutes(Shared):
         return LetterPage(letters, page.next)
 
     async def explain(self, id: FromPath[UUID]) -> EventReport:
-        record = await self._dead_letters.explain(EventId(str(id)))
-        if record is None:
+        record = await self._log.record(EventId(str(id)))
+        if record is None or record.state is not State.DEAD:
             raise RequestError(Kind.NOT_FOUND, "There is no dead letter of this id.")
         return report(record)
 
     async def replay(self, data: JSONBody[ReplayRequest]) -> Count:
-        return Count(await self._dead_letters.replay(_ids(data), data.lifetime_s * 1000))
+        return Count(await self._log.replay(_ids(data), data.lifetime_s * 1000))
 
     async def discard(self, data: JSONBody[Choice]) -> Count:
-        return Count(await self._dead_letters.discard(_ids(data)))
+        return Count(await self._log.discard(_ids(data)))
 
 
 def _ids(choice: Choice) -> list[EventId] | None:

@@ -1,4 +1,4 @@
-"""How delivery is doing: lanes, backlog, and the tokens that the fuse holds in quarantine."""
+"""The present state of delivery: lanes, backlog, and the tokens that the fuse has put into quarantine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tocsin.api import documentation as doc
 from tocsin.api.control import DeliveryControl
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.lanes import LaneStatus
-from tocsin.store.ports import Backlog, EventQueue, Registry, Removal
+from tocsin.domain.routes import LaneStatus
+from tocsin.store.ports import EventQueue, Registry
+from tocsin.store.records import Backlog
 
 
 class Quarantine(Struct, frozen=True):
@@ -24,14 +25,20 @@ class Quarantine(Struct, frozen=True):
 
 
 class Released(Struct, frozen=True):
+    """How many registrations are back."""
+
     released: int
 
 
 class Purged(Struct, frozen=True):
+    """How many registrations were removed for good."""
+
     purged: int
 
 
 class OperationRoutes(Shared):
+    """The routes of `/api/admin/lanes`, `/api/admin/backlog` and `/api/admin/quarantine`."""
+
     def __init__(self, queue: EventQueue, registry: Registry, delivery: DeliveryControl) -> None:
         self._queue = queue
         self._registry = registry
@@ -40,32 +47,30 @@ class OperationRoutes(Shared):
     def handlers(self) -> list[ControllerRouterHandler]:
         release, purge = "/quarantine/{application:str}/release", "/quarantine/{application:str}/purge"
         return [
-            get("/lanes", **doc.admin("listLanes", "Lanes, and how they are"))(self.lanes),
-            get("/backlog", **doc.admin("readBacklog", "Events that wait"))(self.backlog),
+            get("/lanes", **doc.admin("listLanes", "The status of each lane"))(self.lanes),
+            get("/backlog", **doc.admin("readBacklog", "How many events are not delivered yet"))(self.backlog),
             get("/quarantine", **doc.admin("listQuarantine", "Quarantined tokens, by application"))(self.quarantine),
-            post(release, status_code=200, **doc.admin("releaseQuarantine", "Register the tokens again", 415))(
-                self.release
-            ),
-            post(purge, status_code=200, **doc.admin("purgeQuarantine", "Let the tokens be gone", 415))(self.purge),
+            post(
+                release,
+                status_code=200,
+                **doc.admin("releaseQuarantine", "Restore the registrations of the tokens", 415),
+            )(self.release),
+            post(purge, status_code=200, **doc.admin("purgeQuarantine", "Remove the tokens for good", 415))(self.purge),
         ]
 
     async def lanes(self) -> list[LaneStatus]:
         return self._delivery.lanes()
 
     async def backlog(self) -> Backlog:
-        return self._queue.backlog()
+        return await self._queue.backlog()
 
     async def quarantine(self) -> list[Quarantine]:
-        held: dict[str, list[Removal]] = {}
-        for removal in await self._registry.history(quarantined_only=True):
-            held.setdefault(removal.application, []).append(removal)
         return [
-            Quarantine(application, len(removals), rfc3339(min(removal.removed_ms for removal in removals)))
-            for application, removals in sorted(held.items())
+            Quarantine(held.account, held.tokens, rfc3339(held.oldest_ms)) for held in await self._registry.quarantine()
         ]
 
     async def release(self, application: FromPath[str]) -> Released:
-        return Released(await self._registry.restore(application=application))
+        return Released(await self._registry.release_quarantine(application))
 
     async def purge(self, application: FromPath[str]) -> Purged:
         return Purged(await self._registry.purge_quarantine(application))

@@ -1,1 +1,1 @@
-"""`tocsin demo`: the product at work on one machine, with an Apple and a Google of its own."""
+"""`tocsin demo`: the whole service on this machine, against an emulator of Apple and Google."""

@@ -1,4 +1,4 @@
-"""JSON over plain HTTP to this machine. `http.client`, because it asks no proxy on the way."""
+"""JSON requests over plain HTTP to this machine. By `http.client`, which never uses a proxy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TIMEOUT_S: Final = 15.0
 
 
 def call(method: str, url: str, body: Any = None, *, bearer: str | None = None) -> Any:
-    """One request; returns the answer's JSON.
+    """Send one request, and return the JSON of the response.
 
     Raises:
-        CommandError: no answer, or one that is not a success; the message says which.
+        CommandError: there was no response, or one that is not a success; the message says which.
     """
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -27,14 +27,14 @@ def call(method: str, url: str, body: Any = None, *, bearer: str | None = None) 
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request(method, target, None if body is None else msgspec.json.encode(body), headers)
-        answer = connection.getresponse()
-        content = answer.read()
+        response = connection.getresponse()
+        content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise CommandError(f"{method} {url}: no answer: {error}") from None
     finally:
         connection.close()
-    if not 200 <= answer.status < 300:
-        raise CommandError(f"{method} {url}: answered {answer.status}: {content[:500].decode(errors='replace')}")
+    if not 200 <= response.status < 300:
+        raise CommandError(f"{method} {url}: answered {response.status}: {content[:500].decode(errors='replace')}")
     try:
         return msgspec.json.decode(content)
     except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""Child processes that are always stopped, and that say why when they fail."""
+"""Child processes: always stopped at the end, and where one fails, the error has the end of its log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ class Child:
         self._log = log
 
     def check(self) -> None:
-        """Raises CommandError when it has ended by itself."""
+        """Check that it runs.
+
+        Raises:
+            CommandError: it has ended.
+        """
         status = self._process.poll()
         if status is not None:
             raise CommandError(f"the {self.name} ended with status {status}")
@@ -45,7 +49,7 @@ class Child:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """SIGTERM; SIGKILL for one that does not stop in time."""
+        """End it with SIGTERM, or with SIGKILL when it does not stop in time."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)
@@ -54,17 +58,17 @@ class Child:
             self._process.wait()
 
     def last_lines(self) -> str:
-        """The end of its log, under a heading; nothing when it said nothing."""
+        """The end of its log, under a heading; empty when the log is empty."""
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if self._log.exists() else []
         return "\n".join([f"--- last lines of the {self.name}'s log", *lines]) if lines else ""
 
 
 @contextmanager
 def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
-    """Run `python -m <arguments>` for as long as the block lasts; an error within takes the log's end with it.
+    """Run `python -m <arguments>` until the block ends. A CommandError in the block gets the end of the log appended.
 
-    In a session of its own, so that Ctrl-C in the terminal reaches this process alone, which then stops its children
-    in order.
+    The child has a session of its own: Ctrl-C in the terminal reaches this process alone, which then stops its
+    children in order.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`tocsin demo`: registers phones, hands in the five events, and shows each of them reaching each phone."""
+"""`tocsin demo`: registers phones, sends five events, and shows that each event reaches each phone of its user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
@@ -16,109 +15,120 @@ import typer
 from rich.console import Console
 
 from tocsin.cli.commands import AsJson
-from tocsin.cli.demo.arrivals import Watch
-from tocsin.cli.demo.cast import ANNA, EVENTS, EXPECTED, PEOPLE
-from tocsin.cli.demo.ending import to_try, two_contents
-from tocsin.cli.demo.screen import Board, Lines, Screen, Silent
-from tocsin.cli.demo.stage import Stage, stage
+from tocsin.cli.demo.display import Display, Lines, NoDisplay
+from tocsin.cli.demo.environment import Environment, running_environment
+from tocsin.cli.demo.events import EVENTS, EXPECTED
+from tocsin.cli.demo.live_table import LiveTable
+from tocsin.cli.demo.next_steps import contents_compared, next_steps
+from tocsin.cli.demo.received import InboxReader
+from tocsin.cli.demo.users import ANNA, USERS
 from tocsin.cli.errors import CommandError
 from tocsin.cli.output import print_json
 
-_ARRIVE_WITHIN_S: Final = 30.0
-_LOOK_EVERY_S: Final = 0.05
-_LOOK_EVERY_IDLE_S: Final = 0.25
+_RECEIVED_WITHIN_S: Final = 30.0
+_POLL_S: Final = 0.05
+_POLL_IDLE_S: Final = 0.25
 _BETWEEN_EVENTS_S: Final = 0.5
-"""For the eye. Without a terminal the events follow each other at once."""
+"""In a terminal. Without one the next event is sent at once."""
 
 
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Exit when everything has arrived: 0; or has not: 1.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit when everything has arrived (0), or has not in 30 seconds (1).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch the whole line at work, on this machine alone.
+    """Run everything on this machine, and show events reaching phones.
 
-    A server, an Apple and a Google, three users, and phones that ring. The demo uses free ports and a directory of its
-    own, which is gone afterwards, and stays up until Ctrl-C for you to try things. With --json it prints everything
-    that arrived, and nothing else, and exits.
+    Starts an emulator of Apple and Google and a server, registers the phones of three users, and sends five events. It
+    uses free ports and a temporary directory, and runs until Ctrl-C, so that you can try things. With --json it prints
+    everything that arrived, and nothing else, and exits.
     """
-    # A shell that starts it in the background has it ignore SIGINT; here that ends it all the same.
+    # A shell that starts it in the background makes it ignore SIGINT; it must end with it all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, _end)
-    console = Console()
-    screen = Silent() if as_json else _screen(console)
+    display = NoDisplay() if as_json else _display(once=once)
     try:
         with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as directory:
-            screen.say("Starting an emulator of Apple and Google, and the server …")
-            with stage(Path(directory)) as set_up:
-                _play(set_up, screen, once=once or as_json, as_json=as_json)
+            display.say("Starting an emulator of Apple and Google, and the server …")
+            with running_environment(Path(directory)) as environment:
+                _run(environment, display, once=once or as_json, as_json=as_json)
     except KeyboardInterrupt:
-        screen.say("\nStopped.")
+        display.say("\nStopped.")
         if once or as_json:
             raise typer.Exit(130) from None
 
 
-def _screen(console: Console) -> Screen:
-    # Asked of the stream itself: rich also calls a pipe a terminal where FORCE_COLOR is set.
-    return Board(console) if sys.stdout.isatty() and not console.is_dumb_terminal else Lines(console)
+def check_received(reader: InboxReader) -> None:
+    """Check that each event has reached the phones that it is for, and no others.
 
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """Whoever ends the demo ends its children with it: the stack unwinds through what stops them."""
-    raise SystemExit(128 + number)
-
-
-def _play(set_up: Stage, screen: Screen, *, once: bool, as_json: bool) -> None:
-    screen.say("\nRegistered through POST /api/push:")
-    for person in PEOPLE:
-        set_up.register(person)
-        screen.registered(person)
-    screen.say(f"\nFive events for {ANNA.name}, through POST /api/events:")
-    watch = Watch(set_up.inbox)
-    with screen.live() if isinstance(screen, Board) else nullcontext():
-        pause_s = _BETWEEN_EVENTS_S if isinstance(screen, Board) and not once else 0.0
-        event_ids = _hand_in(set_up, screen, watch, pause_s)
-        _watch(set_up, screen, watch, lambda: watch.rung >= EXPECTED, _ARRIVE_WITHIN_S)
-    if as_json:
-        print_json([arrival.as_json() for arrival in watch.arrivals])
-    judge(watch)
-    screen.say(f"\nEverything arrived: {len(EVENTS)} events at each of {len(ANNA.phones)} phones, at nobody else's.")
-    screen.say(two_contents(watch.arrivals))
-    if not once:
-        screen.say("\n" + to_try(set_up, event_ids))
-        screen.say("\nUp until Ctrl-C. Whatever arrives from now on is shown here:")
-        _watch(set_up, screen, watch, lambda: False, None)
-
-
-def _hand_in(set_up: Stage, screen: Screen, watch: Watch, pause_s: float) -> dict[str, str]:
-    """Returns the events' ids by name."""
-    event_ids = {}
-    for event in EVENTS:
-        screen.handed_in(event["message"], time.time())
-        event_ids[event["message"]] = set_up.hand_in(event)
-        _watch(set_up, screen, watch, lambda: False, pause_s)
-    return event_ids
-
-
-def _watch(set_up: Stage, screen: Screen, watch: Watch, enough: Callable[[], bool], for_s: float | None) -> None:
-    """Show what arrives until it is `enough`, at most `for_s` seconds; None is for ever."""
-    deadline = None if for_s is None else time.monotonic() + for_s
-    while True:
-        set_up.check()
-        for arrival in watch.look():
-            screen.arrived(arrival)
-        if enough() or (deadline is not None and time.monotonic() >= deadline):
-            return
-        time.sleep(_LOOK_EVERY_IDLE_S if deadline is None else _LOOK_EVERY_S)
-
-
-def judge(watch: Watch) -> None:
-    """Raises CommandError unless everything has arrived where it should, and nowhere else."""
-    missing, astray = EXPECTED - watch.rung, watch.rung - EXPECTED
+    Raises:
+        CommandError: it has not; the message says how many are missing, or were not expected.
+    """
+    missing, unexpected = EXPECTED - reader.reached, reader.reached - EXPECTED
     if missing:
         events = ", ".join(sorted({event for event, _ in missing}))
         raise CommandError(
-            f"{len(missing)} of {len(EXPECTED)} pushes did not arrive within {_ARRIVE_WITHIN_S:.0f} s: {events}"
+            f"{len(missing)} of {len(EXPECTED)} pushes did not arrive within {_RECEIVED_WITHIN_S:.0f} s: {events}"
         )
-    if astray:
-        raise CommandError(f"{len(astray)} pushes rang phones that were not meant")
+    if unexpected:
+        raise CommandError(f"{len(unexpected)} pushes reached phones that they were not for")
+
+
+def _display(*, once: bool) -> Display:
+    console = Console()
+    # The stream itself is asked: rich also takes a pipe for a terminal where FORCE_COLOR is set.
+    if sys.stdout.isatty() and not console.is_dumb_terminal:
+        return LiveTable(console, 0.0 if once else _BETWEEN_EVENTS_S)
+    return Lines(console)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Raises SystemExit, so that the context managers stop the child processes."""
+    raise SystemExit(128 + number)
+
+
+def _run(environment: Environment, display: Display, *, once: bool, as_json: bool) -> None:
+    display.say("\nRegistered through POST /api/push:")
+    for user in USERS:
+        environment.register(user)
+        display.registered(user)
+    display.say(f"\nFive events for {ANNA.name}, through POST /api/events:")
+    reader = InboxReader(environment.inbox)
+    with display.live():
+        event_ids = _send_events(environment, display, reader)
+        _show_received(environment, display, reader, lambda: reader.reached >= EXPECTED, _RECEIVED_WITHIN_S)
+    if as_json:
+        print_json([push.as_json() for push in reader.received])
+    check_received(reader)
+    display.say(f"\nEverything arrived: {len(EVENTS)} events at each of {len(ANNA.phones)} phones, at nobody else's.")
+    display.say(contents_compared(reader.received))
+    if not once:
+        display.say("\n" + next_steps(environment, event_ids))
+        display.say("\nRunning until Ctrl-C. Every push that arrives from now on is shown here:")
+        _show_received(environment, display, reader, lambda: False, None)
+
+
+def _send_events(environment: Environment, display: Display, reader: InboxReader) -> dict[str, str]:
+    """Send the five events; returns their ids by name."""
+    event_ids = {}
+    for event in EVENTS:
+        display.sent(event["message"], time.time())
+        event_ids[event["message"]] = environment.send(event)
+        _show_received(environment, display, reader, lambda: False, display.pause_s)
+    return event_ids
+
+
+def _show_received(
+    environment: Environment, display: Display, reader: InboxReader, enough: Callable[[], bool], for_s: float | None
+) -> None:
+    """Show what arrives until it is `enough`, for at most `for_s` seconds; None is without a limit."""
+    deadline = None if for_s is None else time.monotonic() + for_s
+    while True:
+        environment.check()
+        for push in reader.read_new():
+            display.received(push)
+        if enough() or (deadline is not None and time.monotonic() >= deadline):
+            return
+        time.sleep(_POLL_IDLE_S if deadline is None else _POLL_S)

@@ -1,7 +1,7 @@
-"""The short way through for the routes that carry the load: `GET /api/push` and `POST /api/events`.
+"""Serves the two routes with most of the load, `GET /api/push` and `POST /api/events`, without Litestar's pipeline.
 
-Litestar knows and documents them like all others, and serves their HEAD and OPTIONS; but its pipeline (request object,
-signature, response object, two layers of exception handling) costs 15 µs of the 60 µs that such a request takes.
+The pipeline (request object, signature, response object, two layers of exception handling) costs 15 µs of the 60 µs
+that such a request takes. Litestar still documents these routes, and serves their HEAD and OPTIONS.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 _CONTENT_TYPE: Final = (b"content-type", b"application/json")
 
 
-class Answer(Struct, frozen=True):
-    """A success, as JSON that is encoded already."""
+class Success(Struct, frozen=True):
+    """A successful response: JSON that is encoded already."""
 
     body: bytes
     status: int = 200
@@ -33,14 +33,14 @@ class Answer(Struct, frozen=True):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
     def response(self) -> ASGIResponse:
-        """The same, for a route that Litestar serves."""
+        """The same as Litestar's response, for a route that Litestar serves."""
         return ASGIResponse(body=self.body, status_code=self.status, headers=[("cache-control", "no-store")])
 
 
-Serve = Callable[[HTTPScope, Receive], Awaitable[Answer]]
+Serve = Callable[[HTTPScope, Receive], Awaitable[Success]]
 
 
-class Express:
+class FastPath:
     """One route, served without Litestar."""
 
     def __init__(self, serve: Serve, failures: Failures) -> None:
@@ -49,10 +49,10 @@ class Express:
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._serve(scope, receive)
+            success = await self._serve(scope, receive)
         except Exception as error:
             request: Request[Any, Any, Any] = Request(scope, receive, send)
-            response = self._failures.answer(request, error).to_asgi_response(app=None, request=request)
+            response = self._failures.response(request, error).to_asgi_response(app=None, request=request)
             await response(scope, receive, send)
         else:
-            await answer.send(send)
+            await success.send(send)

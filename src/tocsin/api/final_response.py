@@ -1,4 +1,4 @@
-"""The whole of an HTTP/1.1 answer after which the connection ends, for where no application answers."""
+"""An HTTP/1.1 response as bytes, for where the application does not answer. The connection ends after it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 
-def last_answer(status: HTTPStatus, media_type: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+def final_response(status: HTTPStatus, media_type: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """The whole response, with `Connection: close`."""
     all_headers = {"content-type": media_type, "content-length": len(body), "connection": "close", **headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in all_headers.items())
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{lines}\r\n".encode() + body
