@@ -8,7 +8,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format lock bench bench-quick torture torture-quick clean
+.PHONY: help venv demo test test-fast check format lock bench bench-quick torture torture-quick clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ demo: $(STAMP)  ## the product at work: a server, an Apple and a Google on this 
 
 test: $(STAMP)  ## every test
 	$(BIN)/python -m pytest
+
+# What is left out starts servers, waits for time-outs, or draws many random histories.
+test-fast: $(STAMP)  ## the tests for everyday work, in under two minutes
+	$(BIN)/python -m pytest tests --ignore=tests/system --ignore=tests/emulator -m "not slow"
 
 check: $(STAMP)  ## lint, format, types, and the direction of imports
 	$(BIN)/ruff check .

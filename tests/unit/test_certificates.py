@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tocsin.providers.credentials import CredentialError, certificate_tls, read_certificate
+from tocsin.providers.apns.credentials import certificate_tls, read_certificate
+from tocsin.providers.base import CredentialError
 
 
 def pem(bits: int) -> bytes:

@@ -9,15 +9,15 @@ from tocsin.delivery.retry import delay_s, retry_at_ms
 from tocsin.domain.outcomes import Answer, Backoff, RetryLater
 
 seconds = st.floats(0.1, 1000)
-dice = st.floats(0, 1, exclude_max=True)
+numbers = st.floats(0, 1, exclude_max=True)
 
 
-@given(first=seconds, cap=seconds, floor=st.floats(0, 60), tries=st.integers(0, 10_000), dice=dice)
+@given(first=seconds, cap=seconds, floor=st.floats(0, 60), tries=st.integers(0, 10_000), random=numbers)
 def test_a_jittered_delay_lies_between_the_floor_and_the_doubled_bound(
-    first: float, cap: float, floor: float, tries: int, dice: float
+    first: float, cap: float, floor: float, tries: int, random: float
 ) -> None:
     bound = min(cap, first * 2.0 ** min(tries, 30))
-    delay = delay_s(Backoff(first, cap, floor), tries, dice)
+    delay = delay_s(Backoff(first, cap, floor), tries, random)
     assert floor <= delay <= max(floor, bound)
 
 
@@ -27,15 +27,15 @@ def test_without_jitter_the_delay_only_grows_up_to_the_cap(first: float, cap: fl
     assert delay_s(backoff, tries, 0.5) <= delay_s(backoff, tries + 1, 0.5) <= cap
 
 
-@given(dice=dice)
-def test_at_once_means_at_once_the_first_time_only(dice: float) -> None:
+@given(random=numbers)
+def test_at_once_means_at_once_the_first_time_only(random: float) -> None:
     backoff = Backoff(0.0, 300.0)
-    assert delay_s(backoff, 0, dice) == 0
+    assert delay_s(backoff, 0, random) == 0
     assert delay_s(backoff, 1, 1.0) == 2.0
     assert delay_s(backoff, 2, 1.0) == 4.0
 
 
-@given(after=st.floats(0, 10_000), tries=st.integers(0, 50), dice=dice)
-def test_the_providers_own_word_wins(after: float, tries: int, dice: float) -> None:
+@given(after=st.floats(0, 10_000), tries=st.integers(0, 50), random=numbers)
+def test_the_providers_own_word_wins(after: float, tries: int, random: float) -> None:
     outcome = RetryLater(Answer(503, "x"), Backoff(2.0, 300.0), after_s=after)
-    assert retry_at_ms(outcome, tries, 1_000_000, dice) == 1_000_000 + int(after * 1000)
+    assert retry_at_ms(outcome, tries, 1_000_000, random) == 1_000_000 + int(after * 1000)
