@@ -1,4 +1,4 @@
-"""The HTTP/2 engine alone: against h2load, on a server that nobody here wrote, and against the emulator."""
+"""The HTTP/2 client alone: compared with h2load against nghttpd, and from memory against the emulator."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.stage import Stage, environment, fax, owner, token
+from benchmarks.environment import Environment, child_variables, fax, owner, token
 from tocsin.emulator.credentials import write_credentials
 from tocsin.http2.dial import client_tls
 from tocsin.http2.messages import Header, Request, unindexed
+from tocsin.http2.network import SystemNetwork
 from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
-from tocsin.providers.credentials import ProviderToken
 
 _STREAMS = 500
 
 
-class Absent(Exception):  # noqa: N818 (it says what is so, not what went wrong)
+class Absent(Exception):  # noqa: N818
     """A program that this needs is not installed; the message says which."""
 
 
 def against_h2load(count: int, rounds: int) -> list[float]:
-    """One connection of ours to nghttpd, over one of h2load's to the same: the share of its rate, by turns."""
+    """The rate of our client over that of h2load, each with one connection to the same nghttpd, by turns."""
     for program, package in (("h2load", "nghttp2-client"), ("nghttpd", "nghttp2-server")):
         if shutil.which(program) is None:
             raise Absent(f"{program} is absent (Debian: apt-get install {package})")
@@ -89,7 +90,8 @@ async def _rate(port: int, ca: Path, requests: list[Request]) -> float:
             finished.set_result(None)
 
     tls = client_tls(ca)
-    pool = Pool(f"https://localhost:{port}", lambda: tls, done, PoolOptions(max_connections=1, max_streams=_STREAMS))
+    options = PoolOptions(max_connections=1, max_streams=_STREAMS)
+    pool = Pool(f"https://localhost:{port}", lambda: tls, done, options, network=SystemNetwork())
     started = time.perf_counter()
     pool.send(requests)
     await finished
@@ -98,17 +100,19 @@ async def _rate(port: int, ca: Path, requests: list[Request]) -> float:
     return len(requests) / took
 
 
-def emulator_alone(stage: Stage, count: int) -> tuple[float, float]:
-    """Prepared pushes from memory, by our engine in a process of its own: pushes a second, and the emulator's CPU for
-    one (microseconds). What the line cannot exceed on this machine."""
-    before = stage.emulator_process.cpu_s()
-    command = [sys.executable, "-m", "benchmarks.engine", json.dumps(stage.emulator), str(count)]
-    ran = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=True)
-    return float(ran.stdout), (stage.emulator_process.cpu_s() - before) / count * 1e6
+def emulator_alone(environment: Environment, count: int) -> tuple[float, float]:
+    """Prepared pushes from memory, sent by our client in another process: pushes a second, and the emulator's CPU for
+    one (microseconds). No server can send more on this machine."""
+    before = environment.emulator_process.cpu_s()
+    command = [sys.executable, "-m", "benchmarks.engine", json.dumps(environment.emulator), str(count)]
+    ran = subprocess.run(command, env=child_variables(), capture_output=True, text=True, timeout=120, check=True)
+    return float(ran.stdout), (environment.emulator_process.cpu_s() - before) / count * 1e6
 
 
 def _push_from_memory(emulator: dict[str, Any], count: int) -> None:
-    provider_token = ProviderToken(Path(emulator["apns_key"]).read_text(), emulator["key_id"], emulator["team_id"])
+    provider_token = ProviderToken(
+        Path(emulator["apns_key"]).read_text(), emulator["key_id"], emulator["team_id"], time.time
+    )
     port = int(emulator["apns"]["production"].rsplit(":", 1)[1])
     body = fax(owner(0))[:-1] + b',"aps":{"content-available":1}}'
     shared: list[Header] = [

@@ -1,4 +1,4 @@
-"""The load generator: prepared bytes over raw sockets, so that it is not what is measured."""
+"""The load generator: prepared bytes over raw sockets, so that it takes little of the CPU."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from itertools import cycle
 import httptools
 import uvloop
 
-from benchmarks.stage import Stage, fax, owner
+from benchmarks.environment import Environment, fax, owner
 
 _STRIDE = 7919
-"""Prime: neighbours in a load are no neighbours in the registry, and every user has a turn."""
+"""A prime: events that follow each other are for users that are far apart in the registry, and none is left out."""
 
 
 class _Client(asyncio.Protocol):
@@ -56,28 +56,28 @@ class _Client(asyncio.Protocol):
             self._done.set_exception(RuntimeError(f"the server closed a connection: {exc}"))
 
 
-def post(stage: Stage, body: bytes, content_type: str) -> bytes:
-    host, port = stage.address
+def post(environment: Environment, body: bytes, content_type: str) -> bytes:
+    host, port = environment.address
     return (
-        f"POST /api/events HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {stage.producer_key}\r\n"
+        f"POST /api/events HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {environment.producer_key}\r\n"
         f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
 
 
-def get_push(stage: Stage) -> bytes:
-    host, port = stage.address
-    return f"GET /api/push HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {stage.sid}\r\n\r\n".encode()
+def get_push(environment: Environment) -> bytes:
+    host, port = environment.address
+    return f"GET /api/push HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {environment.sid}\r\n\r\n".encode()
 
 
-def ndjson(stage: Stage, users: Sequence[int]) -> bytes:
+def ndjson(environment: Environment, users: Sequence[int]) -> bytes:
     """One request with an event for each of these users."""
-    return post(stage, b"\n".join([fax(owner(user)) for user in users]) + b"\n", "application/x-ndjson")
+    return post(environment, b"\n".join([fax(owner(user)) for user in users]) + b"\n", "application/x-ndjson")
 
 
-def batches(stage: Stage, events: int, users: range, *, size: int = 2000, first: int = 0) -> list[bytes]:
-    """NDJSON requests for `events` events in all, spread over `users`; `first` is how many had their turn before."""
+def batches(environment: Environment, events: int, users: range, *, size: int = 2000, first: int = 0) -> list[bytes]:
+    """NDJSON requests for `events` events in all, spread over `users`; `first` is how many events were made before."""
     owners = [users[number * _STRIDE % len(users)] for number in range(first, first + events)]
-    return [ndjson(stage, owners[start : start + size]) for start in range(0, events, size)]
+    return [ndjson(environment, owners[start : start + size]) for start in range(0, events, size)]
 
 
 async def _run(address: tuple[str, int], requests: Iterable[bytes], connections: int, refusals: bool) -> float:
@@ -106,27 +106,31 @@ def send(address: tuple[str, int], requests: Iterable[bytes], connections: int, 
         return runner.run(_run(address, requests, connections, refusals))
 
 
-def deliver(stage: Stage, requests: Sequence[bytes], events: int, devices: int = 1, *, receipts: bool = True) -> float:
-    """Hand in, and wait until every device has its push and every receipt is on disk; returns seconds."""
-    accepted, settled = stage.accepted(), stage.settled()
+def deliver(
+    environment: Environment, requests: Sequence[bytes], events: int, devices: int = 1, *, receipts: bool = True
+) -> float:
+    """Send, and wait until every device has its push and every receipt is on disk; returns seconds."""
+    accepted, settled = environment.accepted(), environment.settled()
     started = time.perf_counter()
-    send(stage.address, requests, 4)
-    stage.wait_for(stage.accepted, accepted + events * devices)
+    send(environment.address, requests, 4)
+    environment.wait_for(environment.accepted, accepted + events * devices)
     if receipts:
-        stage.wait_for(stage.settled, settled + events)
+        environment.wait_for(environment.settled, settled + events)
     return time.perf_counter() - started
 
 
 @contextmanager
-def watching(stage: Stage) -> Iterator[Callable[[float, float], float]]:
-    """Count what the provider takes while the block runs; afterwards the pace between two shares of it, in pushes a
-    second, can be asked for."""
+def watching(environment: Environment) -> Iterator[Callable[[float, float], float]]:
+    """Count what the provider accepts while the block runs.
+
+    Afterwards the function that it yields returns the rate between two shares of that count, in pushes a second.
+    """
     stop = threading.Event()
     counts: list[tuple[float, int]] = []
 
     def count() -> None:
         while not stop.wait(0.02):
-            counts.append((time.perf_counter(), stage.accepted()))
+            counts.append((time.perf_counter(), environment.accepted()))
 
     def rate_between(first: float, last: float) -> float:
         start, end = counts[0][1], counts[-1][1]
@@ -143,8 +147,8 @@ def watching(stage: Stage) -> Iterator[Callable[[float, float], float]]:
 
 
 @contextmanager
-def trickle(stage: Stage, requests: Sequence[bytes], every_s: float) -> Iterator[None]:
-    """Send one of these requests after the other at this pace, over and over, while the block runs."""
+def trickle(environment: Environment, requests: Sequence[bytes], every_s: float) -> Iterator[None]:
+    """Send these requests one after the other, again and again, one every `every_s`, while the block runs."""
     stop = threading.Event()
 
     def paced() -> Iterator[bytes]:
@@ -153,7 +157,7 @@ def trickle(stage: Stage, requests: Sequence[bytes], every_s: float) -> Iterator
                 return
             yield request
 
-    sending = threading.Thread(target=send, args=(stage.address, paced(), 1))
+    sending = threading.Thread(target=send, args=(environment.address, paced(), 1))
     sending.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The pictures of the docs, as SVG: bars for rates, a curve for latencies."""
+"""The pictures of the docs, as SVG: bars for rates, curves for latencies and memory."""
 
 from __future__ import annotations
 

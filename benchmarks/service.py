@@ -1,4 +1,4 @@
-"""What the producers and the apps see: single events, latency, and what a large backlog does."""
+"""What producers and apps see: single events, latency, and the effect of a large backlog."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from uuid import uuid4
 import msgspec
 
 from benchmarks import load
+from benchmarks.environment import Environment, Group, fax, owner, prepared, token
 from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
-from benchmarks.stage import Group, Stage, fax, owner, staged, token
 from benchmarks.throughput import warm_up
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.settings import Settings, Store
-from tocsin.store.configured import open_store
-from tocsin.store.ports import NewEvent
+from tocsin.store.opening import open_store
 
 
 def single_posts(sizes: Sizes) -> Figures:
     """One event a POST, 64 keep-alive connections, durable before the 202; then `GET /api/push` likewise."""
-    with staged([Group(sizes.users)]) as stage:
-        stage.start_server()
-        (users,) = stage.groups
-        events = [load.post(stage, fax(owner(users[n % len(users)])), "application/json") for n in range(sizes.posts)]
-        gets = [load.get_push(stage)] * sizes.posts
+    with prepared([Group(sizes.users)]) as environment:
+        environment.start_server()
+        (users,) = environment.groups
+        events = [
+            load.post(environment, fax(owner(users[n % len(users)])), "application/json") for n in range(sizes.posts)
+        ]
+        gets = [load.get_push(environment)] * sizes.posts
         figures = Figures()
-        load.deliver(stage, events[:2000], 2000)
+        load.deliver(environment, events[:2000], 2000)
         for _ in range(sizes.rounds):
-            settled = stage.settled()
-            figures.add("single_post_per_s", sizes.posts / load.send(stage.address, events, 64))
-            stage.wait_for(stage.settled, settled + sizes.posts)
-            figures.add("get_push_per_s", sizes.posts / load.send(stage.address, gets, 64))
+            settled = environment.settled()
+            figures.add("single_post_per_s", sizes.posts / load.send(environment.address, events, 64))
+            environment.wait_for(environment.settled, settled + sizes.posts)
+            figures.add("get_push_per_s", sizes.posts / load.send(environment.address, gets, 64))
         return figures
 
 
@@ -47,17 +48,17 @@ def latency(sizes: Sizes, per_s: int = 2000) -> Figures:
     figures = Figures()
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "journal"
-        with staged([Group(sizes.users)], "--journal", str(journal)) as stage:
-            stage.start_server()
-            (users,) = stage.groups
-            warm_up(stage, users)
+        with prepared([Group(sizes.users)], "--journal", str(journal)) as environment:
+            environment.start_server()
+            (users,) = environment.groups
+            warm_up(environment, users)
             time.sleep(0.5)  # the journal is on disk within 0.1 s
             for _ in range(sizes.rounds if sizes.memory_s else 1):
                 seen = len(journal.read_text().splitlines()) if journal.exists() else 0
                 count = int(per_s * sizes.latency_s)
-                settled = stage.settled()
-                sent = asyncio.run(_paced(stage, users, count, per_s))
-                stage.wait_for(stage.settled, settled + count)
+                settled = environment.settled()
+                sent = asyncio.run(_paced(environment, users, count, per_s))
+                environment.wait_for(environment.settled, settled + count)
                 time.sleep(0.5)
                 arrived: dict[str, list[float]] = {}
                 for line in journal.read_text().splitlines()[seen:]:
@@ -74,19 +75,19 @@ def latency(sizes: Sizes, per_s: int = 2000) -> Figures:
     return figures
 
 
-async def _paced(stage: Stage, users: range, count: int, per_s: int) -> dict[int, list[float]]:
+async def _paced(environment: Environment, users: range, count: int, per_s: int) -> dict[int, list[float]]:
     """`count` single POSTs at an even pace over 32 connections; returns when each was started (Unix seconds)."""
     sent: dict[int, list[float]] = {}
     begin = time.perf_counter() + 0.05
     numbers = iter(range(count))
 
     async def worker() -> None:
-        reader, writer = await asyncio.open_connection(*stage.address)
+        reader, writer = await asyncio.open_connection(*environment.address)
         for number in numbers:
             user = users[number % len(users)]
             await asyncio.sleep(max(0.0, begin + number / per_s - time.perf_counter()))
             sent.setdefault(user, []).append(time.time())
-            writer.write(load.post(stage, fax(owner(user)), "application/json"))
+            writer.write(load.post(environment, fax(owner(user)), "application/json"))
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
@@ -97,13 +98,13 @@ async def _paced(stage: Stage, users: range, count: int, per_s: int) -> dict[int
 
 
 def backlog(sizes: Sizes) -> Figures:
-    """Fresh events that wait, a thousand and very many: start, first delivery, claim, and the pace of the drain."""
+    """Events that were never tried, a thousand and very many: start, first delivery, claim, and rate of delivery."""
     figures = Figures()
     few = 1000
-    with staged([Group(sizes.users)]) as small, staged([Group(sizes.users)]) as large:
-        for stage, count in ((small, few), (large, sizes.backlog)):
-            asyncio.run(_append(stage, count))
-        claims = [statistics.median(asyncio.run(_claims(stage))) for stage in (small, large)]
+    with prepared([Group(sizes.users)]) as small, prepared([Group(sizes.users)]) as large:
+        for environment, count in ((small, few), (large, sizes.backlog)):
+            asyncio.run(_append(environment, count))
+        claims = [statistics.median(asyncio.run(_claims(environment))) for environment in (small, large)]
         figures.add("claim_growth", claims[1] / claims[0])
         _start(large, figures, "backlog")
         large.wait_for(large.settled, 50_000)
@@ -112,7 +113,7 @@ def backlog(sizes: Sizes) -> Figures:
         requests = load.batches(small, sizes.events, small.groups[0])
         warm_up(small, small.groups[0])
         for _ in range(sizes.rounds):
-            # What waits in the table is read and decoded; what was just accepted is handed on. Both are the line.
+            # What waits in the table is read and decoded; what was just accepted is given to delivery from memory.
             few_took = load.deliver(small, requests, sizes.events)
             large.resume()
             before, started = large.settled(), time.perf_counter()
@@ -126,48 +127,49 @@ def backlog(sizes: Sizes) -> Figures:
 def parked(sizes: Sizes) -> Figures:
     """The same for events that were tried and wait for a provider that was out of reach for a while."""
     figures = Figures()
-    with staged([Group(sizes.users)]) as stage:
-        stage.start_server(TOCSIN_APNS__PRODUCTION_URL="https://localhost:9")
-        assert stage.server is not None
+    with prepared([Group(sizes.users)]) as environment:
+        environment.start_server(TOCSIN_APNS__PRODUCTION_URL="https://localhost:9")
+        assert environment.server is not None
         for first in range(0, sizes.backlog, 50_000):
-            load.send(stage.address, load.batches(stage, min(50_000, sizes.backlog - first), stage.groups[0]), 4)
-        stage.wait_for(stage.settled, sizes.backlog, 600)
-        stage.server.child.kill()
-        stage.server.child.wait()
-        _start(stage, figures, "parked")
+            requests = load.batches(environment, min(50_000, sizes.backlog - first), environment.groups[0])
+            load.send(environment.address, requests, 4)
+        environment.wait_for(environment.settled, sizes.backlog, 600)
+        environment.server.child.kill()
+        environment.server.child.wait()
+        _start(environment, figures, "parked")
     return figures
 
 
-def _start(stage: Stage, figures: Figures, prefix: str) -> None:
-    figures.add(f"{prefix}_start_s", stage.start_server())
+def _start(environment: Environment, figures: Figures, prefix: str) -> None:
+    figures.add(f"{prefix}_start_s", environment.start_server())
     ready = time.perf_counter()
-    while not stage.accepted():
+    while not environment.accepted():
         time.sleep(0.002)
     figures.add(f"{prefix}_first_s", time.perf_counter() - ready)
 
 
-async def _append(stage: Stage, count: int) -> None:
-    """As if accepted and not yet tried: straight into the queue, with no server to deliver it."""
+async def _append(environment: Environment, count: int) -> None:
+    """Append directly to the queue while no server runs: events that are accepted and not tried yet."""
     now_ms = int(time.time() * 1000)
-    users = stage.groups[0]
-    async with open_store(Settings(store=Store(path=stage.database))) as store:
+    users = environment.groups[0]
+    async with open_store(Settings(store=Store(path=environment.database))) as store:
         for first in range(0, count, 5000):
             batch = []
             for number in range(first, min(count, first + 5000)):
                 user = owner(users[number % len(users)])
-                event = Event(EventId(str(uuid4())), UserId(user), "fax_new", now_ms, now_ms + 86_400_000, fax(user))
-                batch.append(NewEvent(event))
+                id = EventId(str(uuid4()))
+                batch.append(Event(id, UserId(user), "fax_new", now_ms, now_ms + 86_400_000, fax(user)))
             await store.queue.append(batch)
 
 
-async def _claims(stage: Stage, limit: int = 100) -> list[float]:
-    """The seconds that each of some claims took, as a server that has just started makes them."""
+async def _claims(environment: Environment, limit: int = 100) -> list[float]:
+    """The seconds that each of the first claims takes in a server."""
     took = []
-    async with open_store(Settings(store=Store(path=stage.database)), exclusive=True) as store:
-        await store.queue.start()
+    async with open_store(Settings(store=Store(path=environment.database)), server=True) as store:
+        await store.start()
         for _ in range(9):
             started = time.perf_counter()
-            items = await store.queue.claim(limit, {})
+            items = await store.queue.claim(limit)
             took.append(time.perf_counter() - started)
             assert len(items) == limit
     return took
@@ -175,20 +177,20 @@ async def _claims(stage: Stage, limit: int = 100) -> list[float]:
 
 def memory(sizes: Sizes) -> Figures:
     """A producer ten times faster than the provider: resident memory in the last minute over that in the second."""
-    with staged([Group(sizes.users)]) as stage:
-        # A thousand streams that take 500 ms each: 2,000/s, and 20,000/s handed in.
-        stage.start_server(TOCSIN_APNS__MAX_CONNECTIONS="1")
-        stage.control("PUT", "/faults", {"latency": {"fixed_ms": 500}})
-        assert stage.server is not None
-        requests = load.batches(stage, 20_000, stage.groups[0])
+    with prepared([Group(sizes.users)]) as environment:
+        # A thousand streams that take 500 ms each: 2,000/s, while 20,000/s are sent to the server.
+        environment.start_server(TOCSIN_APNS__MAX_CONNECTIONS="1")
+        environment.control("PUT", "/faults", {"latency": {"fixed_ms": 500}})
+        assert environment.server is not None
+        requests = load.batches(environment, 20_000, environment.groups[0])
         begin = time.perf_counter()
         samples: list[tuple[float, float]] = []
         stop = threading.Event()
 
         def watch() -> None:
             while not stop.wait(0.5):
-                assert stage.server is not None
-                samples.append((time.perf_counter() - begin, stage.server.resident_mib()))
+                assert environment.server is not None
+                samples.append((time.perf_counter() - begin, environment.server.resident_mib()))
 
         def paced() -> Iterator[bytes]:
             for number, request in enumerate(cycle(requests)):
@@ -199,7 +201,7 @@ def memory(sizes: Sizes) -> Figures:
 
         watching = threading.Thread(target=watch)
         watching.start()
-        load.send(stage.address, paced(), 1, refusals=True)
+        load.send(environment.address, paced(), 1, refusals=True)
         stop.set()
         watching.join()
         figures = Figures()

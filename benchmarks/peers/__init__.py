@@ -1,9 +1,9 @@
-"""Others, sending the same payload from memory to the same emulator: no registry, no queue, no receipts.
+"""Other clients of APNs. They send the same payload from memory to the same emulator: no registry, queue or receipts.
 
-Each is a process that warms up (connections, a compiler that compiles while it runs), says `ready`, and then takes
-`COUNT OFFSET` lines on its standard input and answers each with the seconds that these pushes took. So its rounds can
-take turns with ours. A peer that cannot run here says why. Nothing of theirs is kept in the repository: packages come
-from the registries, by the machine's own clients, into a temporary folder.
+Each is a process that warms up (connections, just-in-time compilation), prints `ready`, and then reads lines `COUNT
+OFFSET` from its standard input and answers each with the seconds that these pushes took. So its rounds and ours can be
+by turns. Where a peer cannot run, `Absent` says why. None of their code is in the repository: the packages come from
+their registries, by the usual clients, into a temporary directory.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stage import environment
+from benchmarks.environment import Process, child_variables
 
 _HERE = Path(__file__).parent
 _INSTALL_S = 400
 _GORUSH = "github.com/appleboy/gorush@v1.15.0"
 
 
-class Absent(Exception):  # noqa: N818 (it says what is so, not what went wrong)
+class Absent(Exception):  # noqa: N818
     """This peer cannot be measured here; the message says why."""
 
 
 class Peer:
     def __init__(self, child: subprocess.Popen[str]) -> None:
         self._child = child
+        self._process = Process(child)
         self._sent = 0
         if self._line() != "ready":
             raise Absent(f"it did not get ready: {self._why()}")
@@ -44,6 +45,10 @@ class Peer:
         if not line:
             raise Absent(f"it failed: {self._why()}")
         return count / float(line)
+
+    def cpu_s(self) -> float:
+        """CPU time that it has used so far."""
+        return self._process.cpu_s()
 
     def close(self) -> None:
         self._child.kill()
@@ -62,7 +67,7 @@ class Peer:
 @contextmanager
 def _running(command: list[str], directory: Path) -> Iterator[Peer]:
     child = subprocess.Popen(
-        command, cwd=directory, env=environment(), text=True,
+        command, cwd=directory, env=child_variables(), text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.system.house import House
+from tests.system.running_system import RunningSystem
 
 
 @pytest_asyncio.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """One of a test's own: it may kill what it likes."""
-    house = House(tmp_path)
+async def system(tmp_path: Path) -> AsyncIterator[RunningSystem]:
+    """For one test: it may kill the processes."""
+    system = RunningSystem(tmp_path)
     try:
-        yield await house.open()
+        yield await system.open()
     finally:
-        house.close()
+        system.close()
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One for all tests of a file: they leave it running, and mend what they break."""
-    house = House(tmp_path_factory.mktemp("shared"), {"server": {"request_timeout_s": 2.0}})
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+    """For all tests of a file: they leave it running, and let everything work again."""
+    system = RunningSystem(tmp_path_factory.mktemp("shared"), {"server": {"request_timeout_s": 2.0}})
     try:
-        yield asyncio.run(house.open(users=20, disk=True))
+        yield asyncio.run(system.open(users=20, disk=True))
     finally:
-        house.close()
+        system.close()

@@ -1,4 +1,4 @@
-"""What happens to a server while it runs, and must not make it stop, forget or stall."""
+"""What happens to a running server, and must not end it, lose events or block it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from tests.system.house import EVENTS, House, eventually
+from tests.system.running_system import EVENTS, RunningSystem, eventually
 from tests.torture.disk import KINDS, QUOTA
 from tests.torture.processes import APPLICATION
 
@@ -22,29 +22,29 @@ FAX = "af729cc0-3251-11e2-81c1-0800200c9a66"
 
 
 @pytest.fixture(autouse=True)
-def _still_the_same_process(shared: House) -> Iterator[None]:
-    """Whatever a test does: nothing may end the server, and nothing may need a restart."""
+def _still_the_same_process(shared: RunningSystem) -> Iterator[None]:
+    """No test may end the server, or make a restart necessary."""
     pid = shared.server.pid
     yield
     assert shared.server.running, shared.explain()
     assert shared.server.pid == pid
 
 
-async def test_an_event_sent_by_another_process_is_delivered_within_a_second_or_so(shared: House) -> None:
+async def test_an_event_sent_by_another_process_is_delivered_within_a_second_or_so(shared: RunningSystem) -> None:
     user = await shared.user()
     sent = await asyncio.to_thread(
         shared.server.run_cli,
         *("send", "fax_new", "--owner", user.owner, "--fax", FAX, "--phone", "+49", "--page-count", "2"),
     )
     assert sent.returncode == 0, sent.stderr
-    await eventually(lambda: FAX in shared.arrived(), 1.5, shared.explain)
+    await eventually(lambda: FAX in shared.received(), 1.5, shared.explain)
 
 
 async def test_a_wrong_key_pauses_its_lane_and_the_right_one_delivers_without_a_restart(
-    shared: House, tmp_path: Path
+    shared: RunningSystem, tmp_path: Path
 ) -> None:
     user = await shared.user()
-    key_id, right = shared.provider.summary["key_id"], shared.provider.summary["apns_key"]
+    key_id, right = shared.emulator.summary["key_id"], shared.emulator.summary["apns_key"]
     wrong = tmp_path / "wrong.p8"
     key = ec.generate_private_key(ec.SECP256R1())
     wrong.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -56,21 +56,21 @@ async def test_a_wrong_key_pauses_its_lane_and_the_right_one_delivers_without_a_
 
     await use(str(wrong))
     await asyncio.sleep(1)  # it looks for changes twice a second
-    events = await shared.hand_in(user, 100)
+    events = await shared.send(user, 100)
 
     async def paused() -> bool:
         lane = f"lane apns:production:{APPLICATION} is paused: InvalidProviderToken"
         return lane in await shared.problems()
 
     await eventually(paused, 5, shared.explain)
-    events += await shared.hand_in(user, 100)
-    assert not {event.marker for event in events} & shared.arrived().keys()
+    events += await shared.send(user, 100)
+    assert not {event.marker for event in events} & shared.received().keys()
     await use(right)
-    await shared.all_arrive(events, 5)
+    await shared.all_received(events, 5)
     assert await shared.problems() == []
 
 
-async def test_half_sent_requests_and_idle_connections_do_not_stop_the_others(shared: House) -> None:
+async def test_half_sent_requests_and_idle_connections_do_not_stop_the_others(shared: RunningSystem) -> None:
     user = await shared.user()
     address = ("127.0.0.1", shared.server.port)
     with contextlib.ExitStack() as held:
@@ -81,13 +81,13 @@ async def test_half_sent_requests_and_idle_connections_do_not_stop_the_others(sh
             body = f"authorization: Bearer {shared.secret}\r\ncontent-length: 1000\r\n\r\n{{".encode()
             sock.sendall(head if number % 2 else head + body)
         started = time.monotonic()
-        events = await shared.hand_in(user, 20)
-        await shared.all_arrive(events, 2)
+        events = await shared.send(user, 20)
+        await shared.all_received(events, 2)
         assert time.monotonic() - started < 2
-        # The server's patience is 2 seconds; then they are answered or closed.
+        # The server waits 2 seconds for the rest of a request; then it answers, or closes the connection.
         await eventually(lambda: all(_is_closed(sock) for sock in half), 6)
         assert len(idle) == 400
-        await shared.all_arrive(await shared.hand_in(user, 20), 2)
+        await shared.all_received(await shared.send(user, 20), 2)
 
 
 def _is_closed(sock: socket.socket) -> bool:
@@ -104,7 +104,7 @@ def _is_closed(sock: socket.socket) -> bool:
 
 @pytest.mark.parametrize("kind", [QUOTA, *KINDS])
 async def test_a_disk_that_fails_stops_acknowledgements_and_readiness_until_it_works_again(
-    shared: House, kind: str
+    shared: RunningSystem, kind: str
 ) -> None:
     disk = shared.disk
     assert disk is not None
@@ -114,9 +114,9 @@ async def test_a_disk_that_fails_stops_acknowledgements_and_readiness_until_it_w
     events = shared.events(user, 10)
     disk.break_(kind)
     try:
-        refused = [await shared.offer(events) for _ in range(3)]
-        assert [answer.status for answer in refused] == [503] * 3
-        assert all("retry-after" in answer.headers for answer in refused)
+        refused = [await shared.post(events) for _ in range(3)]
+        assert [response.status for response in refused] == [503] * 3
+        assert all("retry-after" in response.headers for response in refused)
         assert any("the store cannot write" in problem for problem in await shared.problems())
         assert (await shared.get("/health/live")).status == 200
     finally:
@@ -126,14 +126,14 @@ async def test_a_disk_that_fails_stops_acknowledgements_and_readiness_until_it_w
         return not await shared.problems()
 
     await eventually(ready, 5, shared.explain)
-    # The same ids again: what was refused was not kept.
-    assert (await shared.offer(events)).status == 202
-    more = await shared.hand_in(user, 10)
-    await shared.all_arrive([*events, *more], 5)
-    assert all(len(shared.arrived()[event.marker]) == 1 for event in events)
+    # The same ids again: what was refused is not on record.
+    assert (await shared.post(events)).status == 202
+    more = await shared.send(user, 10)
+    await shared.all_received([*events, *more], 5)
+    assert all(len(shared.received()[event.marker]) == 1 for event in events)
 
 
-async def test_memory_stays_bounded_while_producers_are_faster_than_the_provider(shared: House) -> None:
+async def test_memory_stays_bounded_while_producers_are_faster_than_the_provider(shared: RunningSystem) -> None:
     user = await shared.user()
     fields = {"message": "chat_message", "owner": user.owner, "chat": FAX, "uuid": FAX, "time": 1, "user": FAX}
     line = msgspec.json.encode(fields | {"user_name": "John Doe", "type": "text", "text": "x" * 2800})
@@ -141,18 +141,18 @@ async def test_memory_stays_bounded_while_producers_are_faster_than_the_provider
 
     async def flood(batches: int) -> float:
         for _ in range(batches):
-            answer = await client.call("POST", EVENTS, b"\n".join([line] * 2500), "application/x-ndjson")
-            assert answer.status == 202, answer
+            response = await client.call("POST", EVENTS, b"\n".join([line] * 2500), "application/x-ndjson")
+            assert response.status == 202, response
         return _resident_mib(shared.server.pid)
 
-    await shared.faults({"no_answer": True})  # the slowest that there is
+    await shared.faults({"no_answer": True})  # the slowest possible
     try:
         before = await flood(24)  # until everything that is bounded is full
         grown = await flood(10) - before
     finally:
         await shared.faults()
         client.close()
-    # About 20 MiB as it is; 90 MiB where a lane may hold all that comes.
+    # About 20 MiB; it would be 90 MiB if a lane held everything in memory.
     assert grown < 55, f"grew by {grown:.0f} MiB for 25,000 events that wait"
 
 

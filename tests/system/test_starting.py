@@ -1,4 +1,4 @@
-"""A server that cannot start says why; one that could, if the disk were better, waits for it and says so meanwhile."""
+"""A server that cannot start says why. Where only its disk fails at present, it waits and answers 503 meanwhile."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.system.house import EVENTS, House, eventually
+from tests.system.running_system import EVENTS, RunningSystem, eventually
 from tests.torture.disk import KINDS
+from tests.torture.http_client import NoResponse, Response
 from tests.torture.processes import environment, free_ports
-from tests.torture.wire import Answer, NoAnswer
 
 
-def _serve(house: House, **settings: str) -> subprocess.CompletedProcess[str]:
+def _serve(system: RunningSystem, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tocsin.cli", "serve", "--config", str(house.server.config)],
+        [sys.executable, "-m", "tocsin.cli", "serve", "--config", str(system.server.config)],
         env=environment({f"TOCSIN_{name}": value for name, value in settings.items()}),
-        cwd=house.directory,
+        cwd=system.directory,
         capture_output=True,
         text=True,
         timeout=30,
     )
 
 
-def test_a_second_server_on_the_same_file_is_refused_with_a_clear_message(shared: House) -> None:
+def test_a_second_server_on_the_same_file_is_refused_with_a_clear_message(shared: RunningSystem) -> None:
     refused = _serve(shared, SERVER__PORT=str(free_ports(1)))
     assert refused.returncode == 1
     assert "another tocsin server is using it" in refused.stderr
@@ -38,7 +38,7 @@ def test_a_second_server_on_the_same_file_is_refused_with_a_clear_message(shared
     assert "Traceback" not in refused.stderr
 
 
-def test_a_port_that_is_taken_is_named_in_a_clear_message(shared: House) -> None:
+def test_a_port_that_is_taken_is_named_in_a_clear_message(shared: RunningSystem) -> None:
     refused = _serve(shared, STORE__PATH=str(shared.directory / "other.db"))
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{shared.server.port}" in refused.stderr
@@ -46,7 +46,7 @@ def test_a_port_that_is_taken_is_named_in_a_clear_message(shared: House) -> None
     assert "Traceback" not in refused.stderr
 
 
-def test_a_file_that_is_no_database_ends_it_with_a_clear_message(shared: House, tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_ends_it_with_a_clear_message(shared: RunningSystem, tmp_path: Path) -> None:
     (tmp_path / "diary.db").write_bytes(b"Dear diary, " * 1000)
     refused = _serve(shared, STORE__PATH=str(tmp_path / "diary.db"), SERVER__PORT=str(free_ports(1)))
     assert refused.returncode == 1
@@ -54,87 +54,87 @@ def test_a_file_that_is_no_database_ends_it_with_a_clear_message(shared: House, 
     assert "Traceback" not in refused.stderr
 
 
-# -- a disk that fails, and is mended ----------------------------------------------------------------------------------
+# -- a disk that fails, and works again --------------------------------------------------------------------------------
 
 
 @pytest_asyncio.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """One of a test's own, whose disk can fail."""
-    house = House(tmp_path)
+async def system(tmp_path: Path) -> AsyncIterator[RunningSystem]:
+    """For one test, with a disk that can be made to fail."""
+    system = RunningSystem(tmp_path)
     try:
-        yield await house.open(disk=True)
+        yield await system.open(disk=True)
     finally:
-        house.close()
+        system.close()
 
 
-def _break(house: House, kind: str) -> None:
-    assert house.disk is not None
-    if not house.disk.shim:
+def _break(system: RunningSystem, kind: str) -> None:
+    assert system.disk is not None
+    if not system.disk.shim:
         pytest.skip(reason="without a C compiler the shim that makes the disk fail cannot be built")
-    house.disk.break_(kind)
+    system.disk.break_(kind)
 
 
-async def _start_again(house: House) -> Answer:
-    """What `/health/ready` answers as soon as the server listens again."""
-    answers: list[Answer] = []
+async def _start_again(system: RunningSystem) -> Response:
+    """The response to `/health/ready` as soon as the server listens again."""
+    responses: list[Response] = []
 
     async def answered() -> bool:
-        assert house.server.running, house.explain()
-        with contextlib.suppress(NoAnswer):
-            answers.append(await house.get("/health/ready"))
-        return bool(answers)
+        assert system.server.running, system.explain()
+        with contextlib.suppress(NoResponse):
+            responses.append(await system.get("/health/ready"))
+        return bool(responses)
 
-    house.server.kill()
-    await house.server.start(wait=False)
-    await eventually(answered, 20, house.explain)
-    return answers[0]
+    system.server.kill()
+    await system.server.start(wait=False)
+    await eventually(answered, 20, system.explain)
+    return responses[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_server_that_starts_on_a_failing_disk_refuses_everything_and_works_without_a_restart_once_it_is_mended(
-    house: House, kind: str
+    system: RunningSystem, kind: str
 ) -> None:
-    user = await house.user()
-    _break(house, kind)
-    starting = await _start_again(house)
+    user = await system.user()
+    _break(system, kind)
+    starting = await _start_again(system)
     assert starting.status == 503
     assert starting.headers["retry-after"].isdigit()
     assert starting.json()["ready"] is False
     assert "the disk" in starting.json()["problems"][0]
-    assert str(house.directory) not in starting.body.decode()
-    refused = await house.offer(house.events(user, 2000))
+    assert str(system.directory) not in starting.body.decode()
+    refused = await system.post(system.events(user, 2000))
     assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
     assert refused.headers["retry-after"].isdigit()
     assert refused.json()["type"] == "urn:tocsin:problem:store-unavailable"
-    assert (await house.get("/health/live")).status == 200
-    await asyncio.sleep(1.5)  # and it has tried again
-    assert house.server.running, house.explain()
-    log = house.server.log.read_text()
+    assert (await system.get("/health/live")).status == 200
+    await asyncio.sleep(1.5)  # it has tried again by then
+    assert system.server.running, system.explain()
+    log = system.server.log.read_text()
     assert log.count("every request is answered 503") == 1
     assert "still cannot be used" not in log
     assert "the store cannot write" not in log
-    starts = house.server.starts
-    assert house.disk is not None
-    house.disk.mend()
-    await house.server.ready(15)
-    assert (house.server.starts, await house.problems()) == (starts, [])
-    await house.all_arrive(await house.hand_in(user, 20))
-    assert len(house.arrived()) == 20, "what was refused was delivered"
+    starts = system.server.starts
+    assert system.disk is not None
+    system.disk.mend()
+    await system.server.ready(15)
+    assert (system.server.starts, await system.problems()) == (starts, [])
+    await system.all_received(await system.send(user, 20))
+    assert len(system.received()) == 20, "what was refused was delivered"
 
 
-async def test_a_server_that_starts_on_a_locked_file_serves_once_it_is_released(house: House) -> None:
-    house.server.kill()
-    other = sqlite3.connect(house.server.database, isolation_level=None)
+async def test_a_server_that_starts_on_a_locked_file_serves_once_it_is_released(system: RunningSystem) -> None:
+    system.server.kill()
+    other = sqlite3.connect(system.server.database, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    starting = await _start_again(house)
+    starting = await _start_again(system)
     assert "locked by another process" in starting.json()["problems"][0]
     other.close()
-    await house.server.ready(20)
-    assert await house.problems() == []
+    await system.server.ready(20)
+    assert await system.problems() == []
 
 
-async def test_sigterm_ends_a_server_that_waits_for_its_disk(house: House) -> None:
-    _break(house, "no space left")
-    assert (await _start_again(house)).status == 503
-    assert (await house.get(EVENTS)).status == 503
-    assert await asyncio.to_thread(house.server.terminate) == 0
+async def test_sigterm_ends_a_server_that_waits_for_its_disk(system: RunningSystem) -> None:
+    _break(system, "no space left")
+    assert (await _start_again(system)).status == 503
+    assert (await system.get(EVENTS)).status == 503
+    assert await asyncio.to_thread(system.server.terminate) == 0

@@ -1,4 +1,4 @@
-"""The one-minute version of `python -m tests.torture`; docs/torture.md tells what it does."""
+"""The short run of `python -m tests.torture`; docs/torture.md describes it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Breaks a running tocsin in every way that can be broken on purpose, and accounts for every event afterwards."""
+"""Makes a running tocsin fail in many ways, and checks afterwards what became of every event."""

@@ -15,8 +15,8 @@ from typing import Final
 
 from tests.torture.run import LONG, QUICK, torture
 
-_TO_END_S: Final = 40
-"""To end what runs, after giving up: with the time for a long run this makes ten minutes."""
+_END_S: Final = 40
+"""For ending the processes of a run that was given up: with the time of a long run this makes ten minutes."""
 
 
 def main() -> int:
@@ -26,9 +26,9 @@ def main() -> int:
     size.add_argument(
         "--long", action="store_true", help="100,000 events and more than 50 kills, in ten minutes at most"
     )
-    parser.add_argument("--seed", type=int, help="what to break when; another one each time by default")
+    parser.add_argument("--seed", type=int, help="for the random choices; another one each time by default")
     parser.add_argument("--keep", action="store_true", help="keep the files of a run that passed, too")
-    parser.add_argument("--verbose", action="store_true", help="say what is being broken")
+    parser.add_argument("--verbose", action="store_true", help="print what fails, and when")
     given = parser.parse_args()
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     directory = Path(tempfile.mkdtemp(prefix="tocsin-torture-"))
@@ -40,8 +40,8 @@ def main() -> int:
             print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
 
     plan = LONG if given.long else QUICK
-    # It gives up by itself before that; should even this hang, it ends here, with status 1 and a traceback.
-    faulthandler.dump_traceback_later(plan.most_s + _TO_END_S, exit=True)
+    # It gives up by itself before that. If it does not, it ends here, with status 1 and a traceback.
+    faulthandler.dump_traceback_later(plan.most_s + _END_S, exit=True)
     good, lines = asyncio.run(torture(plan, seed, directory, say))
     faulthandler.cancel_dump_traceback_later()
     print("\n".join(lines))

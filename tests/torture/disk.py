@@ -1,6 +1,6 @@
 """Makes the disk fail under a running server: a preloaded shim where there is a C compiler, else a limit on file size.
 
-No special rights are needed, and nothing but the server's own database is touched.
+No special rights are needed, and only the server's own database is affected.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.torture.processes import Server
 
 KINDS: Final = {"no space left": b"f", "write error": b"w", "sync error": b"s"}
 QUOTA: Final = "file size limit"
-_QUIET: Final = b"-"
+_NO_FAILURE: Final = b"-"
 
 
 class Disk:
-    """What can go wrong with one server's disk, by name; one at a time."""
+    """Makes one server's disk fail in one of several ways (`kinds`), one at a time."""
 
     def __init__(self, directory: Path, server: Server, *, shim: bool = True) -> None:
         self._server = server
@@ -31,7 +31,7 @@ class Disk:
         self.kinds: list[str] = [QUOTA] if hasattr(resource, "prlimit") else []
         if library is not None:
             control = directory / "disk-control"
-            control.write_bytes(_QUIET)
+            control.write_bytes(_NO_FAILURE)
             with control.open("r+b") as file:
                 self._control = mmap.mmap(file.fileno(), 1)
             server.extra = {"LD_PRELOAD": str(library), "TORTURE_DISK": str(control)}
@@ -51,9 +51,9 @@ class Disk:
             self._control[:1] = KINDS[kind]
 
     def mend(self) -> None:
-        """Also for a server that was killed and started again since."""
+        """Let the disk work again, also for a server that was killed and started again in between."""
         if self._control is not None:
-            self._control[:1] = _QUIET
+            self._control[:1] = _NO_FAILURE
         if self._limited and self._server.running:
             self._limit(resource.RLIM_INFINITY)
         self._limited = False
@@ -64,7 +64,7 @@ class Disk:
 
 
 def _build(directory: Path) -> Path | None:
-    """The shim, compiled; None where that cannot be done here."""
+    """The compiled shim; None where it cannot be compiled."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         return None

@@ -1,4 +1,4 @@
-"""tocsin and the emulator as real processes, each with its files in a directory of its own; stopped by their pids."""
+"""tocsin and the emulator as real processes, each with its files in its own directory."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 15.0
 
 
-class DidNotStart(Exception):  # noqa: N818 (it says what is so)
+class DidNotStart(Exception):  # noqa: N818
     """A process ended, or was not ready in time; the message has the end of its log."""
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's own, without settings that would leak into tocsin, and with the sources to run."""
+    """This process's environment variables without settings of tocsin, and with the path of the sources."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("TOCSIN_")}
     paths = [str(ROOT / "src"), str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths)} | dict(extra or {})
 
 
 def free_ports(count: int) -> int:
-    """The first of so many consecutive ports that nobody uses now; below those that the system hands out by itself."""
+    """The first of `count` consecutive ports that are free now, below those that the system assigns by itself."""
     for _ in range(200):
         base = secrets.randbelow(20_000) + 11_000
         with contextlib.ExitStack() as held:
@@ -51,7 +51,7 @@ def free_ports(count: int) -> int:
 
 
 class _Process:
-    """One `python -m …`. Its log goes through a pipe, so that a limit on its files does not silence it."""
+    """One `python -m …`. Its log goes through a pipe, so that a limit on file size does not stop it."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -107,7 +107,7 @@ class _Process:
         return self._process.wait(timeout_s)
 
     def close(self) -> None:
-        """End it, whatever state it is in."""
+        """End it, also where it is stopped (SIGSTOP)."""
         if self.running:
             self.send(signal.SIGCONT)
             self._process.terminate()  # type: ignore[union-attr]
@@ -126,7 +126,7 @@ class _Process:
             await asyncio.sleep(0.02)
 
     def last_lines(self, count: int = 25) -> str:
-        time.sleep(0.05)  # what was written last is still on its way through the pipe
+        time.sleep(0.05)  # the last lines may still be in the pipe
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join([f"--- last lines of the {self.name}'s log", *lines[-count:]])
 
@@ -138,8 +138,8 @@ def _copy(source: IO[bytes], log: Path) -> None:
             out.flush()
 
 
-class Provider(_Process):
-    """Apple and Google: the emulator, on ports that stay the same over its restarts."""
+class Emulator(_Process):
+    """The emulator of Apple and Google. After a restart its ports are the same."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -157,8 +157,8 @@ class Provider(_Process):
         await self._until(found.exists)
         self.summary = msgspec.json.decode(found.read_bytes())
 
-    def arrivals(self) -> list[dict[str, Any]]:
-        """Every push that it accepted, in order."""
+    def accepted_pushes(self) -> list[dict[str, Any]]:
+        """Every push that it accepted, in order, from its journal."""
         if not self.journal.exists():
             return []
         decode = msgspec.json.Decoder().decode
@@ -167,10 +167,10 @@ class Provider(_Process):
 
 
 class Server(_Process):
-    """`tocsin serve`, on a port that stays the same over its restarts."""
+    """`tocsin serve`. After a restart its port is the same."""
 
     def __init__(
-        self, directory: Path, provider: Provider, settings: Mapping[str, Mapping[str, Any]] | None = None
+        self, directory: Path, emulator: Emulator, settings: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         super().__init__("server", directory / "server.log")
@@ -179,20 +179,20 @@ class Server(_Process):
         self.config = directory / "tocsin.toml"
         self.port = free_ports(1)
         self.extra: dict[str, str] = {}
-        """More of the environment: a preloaded shim."""
+        """More environment variables: a preloaded shim."""
         self._ready = directory / "ready"
-        self.configure(provider, settings)
+        self.configure(emulator, settings)
 
-    def configure(self, provider: Provider, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def configure(self, emulator: Emulator, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         given: dict[str, dict[str, Any]] = {
             "server": {"port": self.port, "drain_s": 5.0},
             "store": {"path": str(self.database)},
             "apns": {
-                "production_url": provider.summary["apns"]["production"],
-                "sandbox_url": provider.summary["apns"]["sandbox"],
-                "ca_file": provider.summary["ca"],
+                "production_url": emulator.summary["apns"]["production"],
+                "sandbox_url": emulator.summary["apns"]["sandbox"],
+                "ca_file": emulator.summary["ca"],
             },
-            "fcm": {"url": provider.summary["fcm"], "ca_file": provider.summary["ca"]},
+            "fcm": {"url": emulator.summary["fcm"], "ca_file": emulator.summary["ca"]},
             "log": {"format": "json"},
         }
         for section, values in (settings or {}).items():
@@ -216,7 +216,7 @@ class Server(_Process):
         await self._until(self._ready.exists, timeout_s)
 
     def run_cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """A `tocsin` command on this server's store, as a process of its own."""
+        """Run a `tocsin` command on this server's store in another process."""
         return subprocess.run(
             [sys.executable, "-m", "tocsin.cli", *arguments, "--config", str(self.config)],
             env=environment(),

@@ -1,4 +1,4 @@
-"""The platform's backends: they hand in events as fast as was asked for, cut their connections, and try again."""
+"""The platform's backends: they send events at a given pace, cut some of their connections, and send again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from tests.torture.ledger import HandedIn, Ledger
-from tests.torture.people import User
-from tests.torture.wire import Answer, Client, NoAnswer
+from tests.torture.http_client import Client, NoResponse
+from tests.torture.sent_events import SentEvent, SentEvents
+from tests.torture.users import User
 
 PATH = "/api/events"
 JSON, NDJSON = "application/json", "application/x-ndjson"
@@ -21,7 +21,7 @@ _REPEAT = 0.03
 
 
 class Pace:
-    """How many events should have been handed in by now; `flooding` is without regard to it."""
+    """How many events should have been sent by now; while `flooding` there is no limit but the total."""
 
     def __init__(self, total: int, seconds: float) -> None:
         self.total = total
@@ -40,114 +40,118 @@ class Pace:
         self.taken += taken
         return taken
 
+    def give_back(self, count: int) -> None:
+        """These were refused and are not sent again: as many others are to be sent."""
+        self.taken -= count
+
 
 class Producer:
-    """One connection of one backend."""
+    """One connection of a backend."""
 
     def __init__(
-        self, client: Client, users: list[User], ledger: Ledger, pace: Pace, dice: random.Random, until: float
+        self, client: Client, users: list[User], sent: SentEvents, pace: Pace, rng: random.Random, until: float
     ) -> None:
         self._client = client
         self._users = users
-        self._ledger = ledger
+        self._sent = sent
         self._pace = pace
-        self._dice = dice
+        self._rng = rng
         self._until = until
 
     async def run(self, most: int, *, with_id: bool) -> None:
-        """Batches of up to `most` events (1: single events) until all are handed in."""
-        last: list[HandedIn] = []
+        """Send batches of up to `most` events (1: single events) until the pace has come to its end."""
+        last: list[SentEvent] = []
         while not self._pace.finished:
-            if with_id and last and self._dice.random() < _REPEAT:
-                self._ledger.note("handed in again after its 202", len(last))
-                await self._hand_in(last, many=most > 1)
-            count = self._pace.take(self._dice.randint(1, most))
+            if with_id and last and self._rng.random() < _REPEAT:
+                self._sent.count("sent again after their 202", len(last))
+                await self._send(last, many=most > 1)
+            count = self._pace.take(self._rng.randint(1, most))
             if not count:
                 await asyncio.sleep(0.01)
                 continue
             events = [
-                self._ledger.make(self._dice.choice(self._users).owner, self._dice, with_id=with_id)
-                for _ in range(count)
+                self._sent.make(self._rng.choice(self._users).owner, self._rng, with_id=with_id) for _ in range(count)
             ]
-            await self._hand_in(events, many=most > 1)
-            last = events if events[0].accepted is not None else []
+            await self._send(events, many=most > 1)
+            last = events if events[0].accepted_at is not None else []
         self._client.close()
 
-    async def _hand_in(self, events: list[HandedIn], *, many: bool) -> None:
-        """Try until it is answered. What has no id of its own is not tried again where its fate is unknown."""
+    async def _send(self, events: list[SentEvent], *, many: bool) -> None:
+        """Repeat until there is a response. Without ids of the producer it is not repeated where it may be accepted."""
         body, kind = (b"\n".join(event.body for event in events), NDJSON) if many else (events[0].body, JSON)
         repeatable = events[0].event_id is not None
         for event in events:
-            event.sent = event.sent or time.time()
+            event.sent_at = event.sent_at or time.time()
         while time.time() < self._until:
             try:
-                if self._dice.random() < _CUT:
-                    self._ledger.note("connections cut by the producer")
-                    await self._client.call_and_cut("POST", PATH, body, kind, self._dice)
-                answer = await self._client.call("POST", PATH, body, kind)
-            except NoAnswer as failure:
-                self._ledger.note("hand-ins without an answer")
+                if self._rng.random() < _CUT:
+                    self._sent.count("connections cut by the producer")
+                    await self._client.call_and_cut("POST", PATH, body, kind, self._rng)
+                response = await self._client.call("POST", PATH, body, kind)
+            except NoResponse as failure:
+                self._sent.count("requests without a response")
                 if failure.sent:
                     for event in events:
                         event.unanswered = True
                     if not repeatable:
                         return
-                await asyncio.sleep(self._dice.random() * 0.2)
+                await asyncio.sleep(self._rng.random() * 0.2)
                 continue
-            self._ledger.note(f"answers {answer.status}")
-            if answer.status == 202:
-                self._ledger.accepted(events, answer.json()["events"])
+            self._sent.count(f"responses {response.status}")
+            if response.status == 202:
+                self._sent.accepted(events, response.json()["events"])
                 return
-            if answer.status != 503:
-                self._ledger.wrong.append(f"a good hand-in was answered {answer.status}: {answer.body[:300]!r}")
+            if response.status != 503:
+                self._sent.wrong_responses.append(f"valid events: {response.status} {response.body[:300]!r}")
                 return
-            if self._dice.random() < 0.2:
-                return  # given up: it was refused, and must not arrive
-            await asyncio.sleep(min(float(answer.headers.get("retry-after", 1)), 0.5) * self._dice.random())
+            if self._rng.random() < 0.2:
+                self._pace.give_back(sum(event.accepted_at is None for event in events))
+                return  # not sent again: they were refused, and must not arrive
+            await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), 0.5) * self._rng.random())
 
 
 class BadProducer:
-    """Hands in what must be refused, all the time."""
+    """Sends what must be refused, at any time."""
 
-    def __init__(self, client: Client, users: list[User], ledger: Ledger, dice: random.Random) -> None:
+    def __init__(self, client: Client, users: list[User], sent: SentEvents, rng: random.Random) -> None:
         self._client = client
         self._users = users
-        self._ledger = ledger
-        self._dice = dice
+        self._sent = sent
+        self._rng = rng
 
     async def run(self, finished: Callable[[], bool]) -> None:
         while not finished():
-            await self._dice.choice((self._one_bad_line, self._conflict, self._wrong_key))()
-            await asyncio.sleep(0.1 + self._dice.random() * 0.2)
+            await self._rng.choice((self._one_bad_line, self._conflict, self._wrong_key))()
+            await asyncio.sleep(0.1 + self._rng.random() * 0.2)
         self._client.close()
 
     async def _one_bad_line(self) -> None:
-        events = [self._make() for _ in range(self._dice.randint(1, 20))]
+        events = [self._make() for _ in range(self._rng.randint(1, 20))]
         lines = [event.body for event in events]
-        lines.insert(self._dice.randint(0, len(lines)), b'{"message":"fax_new","owner":"nobody"}')
+        lines.insert(self._rng.randint(0, len(lines)), b'{"message":"fax_new","owner":"nobody"}')
         await self._expect(400, b"\n".join(lines), NDJSON)
 
     async def _conflict(self) -> None:
         """The id of an event that is on record, with other content."""
-        known = [event for event in self._ledger.events[-2000:] if event.accepted is not None and not event.invalid]
+        known = [event for event in self._sent.events[-2000:] if event.accepted_at is not None and not event.invalid]
         if known:
             event = self._make()
-            body = msgspec.json.decode(event.body) | {"event_id": self._dice.choice(known).event_id}
+            body = msgspec.json.decode(event.body) | {"event_id": self._rng.choice(known).event_id}
             await self._expect(409, msgspec.json.encode(body), JSON)
 
     async def _wrong_key(self) -> None:
         await self._expect(401, self._make().body, JSON, secret="tocsin_producer_" + uuid.uuid4().hex)
 
-    def _make(self) -> HandedIn:
-        event = self._ledger.make(self._dice.choice(self._users).owner, self._dice, with_id=False)
+    def _make(self) -> SentEvent:
+        event = self._sent.make(self._rng.choice(self._users).owner, self._rng, with_id=False)
         event.invalid = True
         return event
 
     async def _expect(self, status: int, body: bytes, kind: str, *, secret: str = "") -> None:
         try:
-            answer: Answer = await self._client.call("POST", PATH, body, kind, secret=secret)
-        except NoAnswer:
+            response = await self._client.call("POST", PATH, body, kind, secret=secret)
+        except NoResponse:
             return
-        self._ledger.note(f"answers {answer.status}")
-        if answer.status not in (status, 503):
-            self._ledger.wrong.append(f"expected {status}, was answered {answer.status}: {answer.body[:300]!r}")
+        self._sent.count(f"responses {response.status}")
+        if response.status not in (status, 503):
+            self._sent.wrong_responses.append(f"expected {status}: {response.status} {response.body[:300]!r}")

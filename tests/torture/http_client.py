@@ -1,4 +1,7 @@
-"""A small HTTP/1.1 client whose connections can be cut at any byte, and that knows what it does not know."""
+"""A small HTTP/1.1 client whose connections can be cut at any byte.
+
+Where there is no response it says whether the server can have seen the whole request.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from msgspec import Struct
 TIMEOUT_S: Final = 15.0
 
 
-class Answer(Struct, frozen=True):
+class Response(Struct, frozen=True):
+    """A response; the names of its headers are in lower case."""
+
     status: int
     headers: dict[str, str]
     body: bytes
@@ -21,7 +26,7 @@ class Answer(Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
-class NoAnswer(Exception):  # noqa: N818 (it says what is so)
+class NoResponse(Exception):  # noqa: N818 (it says what is so)
     """The connection failed. `sent` is False where the server cannot have seen the whole request."""
 
     def __init__(self, detail: str, *, sent: bool) -> None:
@@ -30,7 +35,7 @@ class NoAnswer(Exception):  # noqa: N818 (it says what is so)
 
 
 class Client:
-    """One connection at a time, kept open; made anew when it fails."""
+    """One connection at a time, kept open; a new one is opened when it fails."""
 
     def __init__(self, port: int, secret: str = "") -> None:
         self._port = port
@@ -39,24 +44,24 @@ class Client:
 
     async def call(
         self, method: str, path: str, body: bytes = b"", content_type: str = "application/json", *, secret: str = ""
-    ) -> Answer:
-        """One request and its answer.
+    ) -> Response:
+        """Send one request; returns the response.
 
         Raises:
-            NoAnswer: there was none.
+            NoResponse: there was none.
         """
         return await self._exchange(self._request(method, path, body, content_type, secret), None)
 
-    async def call_and_cut(self, method: str, path: str, body: bytes, content_type: str, dice: random.Random) -> None:
-        """Send some or all of a request, and drop the connection without reading an answer.
+    async def call_and_cut(self, method: str, path: str, body: bytes, content_type: str, rng: random.Random) -> None:
+        """Send some or all of a request, and drop the connection without reading a response.
 
         Raises:
-            NoAnswer: always; it says whether the server can have seen all of it.
+            NoResponse: always; it says whether the server can have seen all of it.
         """
         request = self._request(method, path, body, content_type, "")
-        cut_at = len(request) if dice.random() < 0.5 else dice.randrange(1, len(request))
-        await self._exchange(request, cut_at, dice.random() * 0.05)
-        raise AssertionError("a cut connection cannot answer")
+        cut_at = len(request) if rng.random() < 0.5 else rng.randrange(1, len(request))
+        await self._exchange(request, cut_at, rng.random() * 0.05)
+        raise AssertionError("a cut connection cannot give a response")
 
     def close(self) -> None:
         if self._streams is not None:
@@ -69,7 +74,7 @@ class Client:
             head += f"content-type: {content_type}\r\ncontent-length: {len(body)}\r\n"
         return head.encode() + b"\r\n" + body
 
-    async def _exchange(self, request: bytes, cut_at: int | None, linger_s: float = 0.0) -> Answer:
+    async def _exchange(self, request: bytes, cut_at: int | None, linger_s: float = 0.0) -> Response:
         sent = False
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -81,20 +86,20 @@ class Client:
                 await writer.drain()
                 if cut_at is not None:
                     await asyncio.sleep(linger_s)
-                    raise NoAnswer("cut on purpose", sent=sent)
-                answer = await _read(reader)
+                    raise NoResponse("cut on purpose", sent=sent)
+                response = await _read(reader)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
             self.close()
-            raise NoAnswer(type(error).__name__, sent=sent) from None
+            raise NoResponse(type(error).__name__, sent=sent) from None
         except BaseException:
             self.close()
             raise
-        if answer.headers.get("connection") == "close":
+        if response.headers.get("connection") == "close":
             self.close()
-        return answer
+        return response
 
 
-async def _read(reader: asyncio.StreamReader) -> Answer:
+async def _read(reader: asyncio.StreamReader) -> Response:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     status = int(head[0].split(" ")[1])
@@ -106,4 +111,4 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
         await reader.readline()
     else:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Answer(status, headers, body)
+    return Response(status, headers, body)

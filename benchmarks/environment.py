@@ -1,4 +1,4 @@
-"""A server and an emulator as real processes in a fresh directory, with registered users."""
+"""A server and an emulator as real processes in a new directory, with registered users."""
 
 from __future__ import annotations
 
@@ -21,18 +21,22 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from tocsin.domain.devices import ApplicationId, Device
+from tocsin.domain.devices import Address, DeviceToken, Registration
 from tocsin.domain.events import UserId
+from tocsin.providers.apns.address import ApnsAddress
+from tocsin.providers.apns.credentials import ApnsCredential
+from tocsin.providers.fcm.credentials import stored
 from tocsin.settings import Settings, Store
-from tocsin.store.configured import open_store
-from tocsin.store.ports import Application, FcmProject, Learned, Role
+from tocsin.store.opening import open_store
+from tocsin.store.ports import Registry
+from tocsin.store.records import Learned, Role
 
 APPLICATION = "39JSDKGJ38.de.cospace.app"
 FAILING = "39JSDKGJ38.de.cospace.failing"
 SILENT = "39JSDKGJ38.de.cospace.silent"
 PROJECT = "tocsin-emulator"
 _REGISTERED_AT_ONCE = 2000
-_HZ = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED = 2
 
 
 def owner(number: int) -> UserId:
@@ -60,22 +64,25 @@ class Group(Struct, frozen=True):
     system: str = "apns"
     application: str = APPLICATION
     reached: bool = False
-    """Their success of the day is noted: the first one costs a write of the device's page."""
+    """Whether a success is on record for each device: the first one of a day costs a write of the device's page."""
 
 
 @dataclass
 class Process:
-    """A child process and its accounts, as the kernel keeps them."""
+    """A child process, with its CPU time and memory as the kernel counts them."""
 
-    child: subprocess.Popen[bytes]
+    child: subprocess.Popen[Any]
 
     @property
     def pid(self) -> int:
         return self.child.pid
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _HZ
+        """User and system time of all its threads so far: its CPU-time clock, as `clock_getcpuclockid(3)` names it.
+
+        `/proc/PID/stat` has the same in steps of 10 ms.
+        """
+        return time.clock_gettime((~self.pid << 3) | _CPUCLOCK_SCHED)
 
     def _status_mib(self, name: str) -> float:
         line = next(line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith(name))
@@ -89,7 +96,9 @@ class Process:
 
 
 @dataclass
-class Stage:
+class Environment:
+    """An emulator, a database with users and credentials, and the server once it is started."""
+
     directory: Path
     emulator: dict[str, Any]
     emulator_process: Process
@@ -122,12 +131,12 @@ class Stage:
             connection.close()
 
     def accepted(self) -> int:
-        """How many pushes the emulator has taken so far."""
+        """How many pushes the emulator has accepted so far."""
         count: int = self.control("GET", "/stats")["accepted"]
         return count
 
     def metric(self, name: str) -> float:
-        """One of the server's own numbers; 0 where it has not counted any yet."""
+        """One of the server's metrics; 0 where it has none of this name yet."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             connection.request("GET", "/metrics")
@@ -143,7 +152,7 @@ class Stage:
         return int(self.metric("tocsin_items_settled_total"))
 
     def wait_for(self, count: Callable[[], int], least: int, timeout_s: float = 300) -> None:
-        """Until `count` has reached `least`."""
+        """Wait until `count` has reached `least`."""
         ends = time.perf_counter() + timeout_s
         while (found := count()) < least:
             if time.perf_counter() > ends:
@@ -168,7 +177,7 @@ class Stage:
         with (self.directory / "server.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "tocsin", "serve", "--ready-file", str(ready)],
-                env=environment() | own | variables,
+                env=child_variables() | own | variables,
                 stdout=log,
                 stderr=log,
             )
@@ -182,7 +191,7 @@ class Stage:
         return time.perf_counter() - started
 
     def pause(self) -> None:
-        """Stop the server's clockwork for a while (SIGSTOP), so that another may be measured."""
+        """Stop the server (SIGSTOP), so that another one can be measured."""
         assert self.server is not None
         self.server.child.send_signal(signal.SIGSTOP)
 
@@ -195,8 +204,8 @@ class Stage:
             _stop(process)
 
 
-def environment() -> dict[str, str]:
-    """For child processes: this checkout's code, and none of the settings that happen to be set here."""
+def child_variables() -> dict[str, str]:
+    """The environment variables of child processes: the path of this checkout's code, and no settings of tocsin."""
     source = str(Path(__file__).parents[1] / "src")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TOCSIN_")}
     return clean | {"PYTHONPATH": source}
@@ -215,7 +224,7 @@ def _stop(process: Process) -> None:
 def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Process]:
     child = subprocess.Popen(
         [sys.executable, "-m", "tocsin.emulator", "--directory", str(directory), "--inbox", "1000", *options],
-        env=environment(),
+        env=child_variables(),
         stdout=subprocess.DEVNULL,
     )
     summary = directory / "emulator.json"
@@ -227,60 +236,47 @@ def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Proc
 
 
 @contextmanager
-def staged(groups: Sequence[Group], *emulator_options: str) -> Iterator[Stage]:
-    """Emulator up, users registered, credentials stored, all in a temporary directory; no server yet."""
+def prepared(groups: Sequence[Group], *emulator_options: str) -> Iterator[Environment]:
+    """A running emulator, registered users and stored credentials in a temporary directory; no server yet."""
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as directory:
         summary, process = start_emulator(Path(directory) / "emulator", *emulator_options)
-        stage = Stage(Path(directory), summary, process)
+        environment = Environment(Path(directory), summary, process)
         try:
-            asyncio.run(_furnish(stage, groups))
-            yield stage
+            asyncio.run(_fill(environment, groups))
+            yield environment
         finally:
-            stage.close()
+            environment.close()
 
 
-async def _furnish(stage: Stage, groups: Sequence[Group]) -> None:
-    settings = Settings(store=Store(path=stage.database))
-    async with open_store(settings) as store:
-        key = Path(stage.emulator["apns_key"]).read_text()
+async def _fill(environment: Environment, groups: Sequence[Group]) -> None:
+    async with open_store(Settings(store=Store(path=environment.database))) as store:
+        key = ApnsCredential(Path(environment.emulator["apns_key"]).read_text(), environment.emulator["key_id"])
         for application in sorted({group.application for group in groups} | {APPLICATION}):
-            await store.applications.put_application(
-                Application(ApplicationId(application), key, stage.emulator["key_id"])
-            )
-        account = Path(stage.emulator["service_account"]).read_text()
-        await store.applications.put_project(FcmProject(PROJECT, account, True))
-        stage.producer_key, _ = await store.access.create_key(Role.PRODUCER, "benchmark", None)
-        stage.sid, _ = await store.access.create_session(owner(0), None)
+            await store.credentials.put(key.stored(application, 0))
+        account = Path(environment.emulator["service_account"]).read_bytes()
+        await store.credentials.put(stored(PROJECT, account, default=True, changed_ms=0))
+        environment.producer_key, _ = await store.access.create_key(Role.PRODUCER, "benchmark", None)
+        environment.sid, _ = await store.access.create_session(owner(0), None)
         first = 0
         for group in groups:
             users = range(first, first + group.users)
-            stage.groups.append(users)
+            environment.groups.append(users)
             first = users.stop
-            for some in range(users.start, users.stop, _REGISTERED_AT_ONCE):
-                devices = [
-                    _device(group, user, number)
-                    for user in users[some - users.start :][:_REGISTERED_AT_ONCE]
-                    for number in range(group.devices)
-                ]
-                await asyncio.gather(*(store.registry.add(device, 100) for device in devices))
-                if group.reached:
-                    now_ms = int(time.time() * 1000)
-                    await store.registry.learn(
-                        [
-                            Learned(owner=each.owner, system=each.system, token=each.token, success_ms=now_ms)
-                            for each in devices
-                        ]
-                    )
+            for start in range(users.start, users.stop, _REGISTERED_AT_ONCE):
+                await _register(store.registry, group, range(start, min(users.stop, start + _REGISTERED_AT_ONCE)))
 
 
-def _device(group: Group, user: int, number: int) -> Device:
-    apns = group.system == "apns"
-    return Device(
-        owner(user),
-        group.system,
-        token(user, number) if apns else f"registration-token-{user}-{number}",
-        group.application if apns else None,
-        False,
-        None,
-        user * 100 + number + 1,
-    )
+async def _register(registry: Registry, group: Group, users: range) -> None:
+    registrations = [_registration(group, user, number) for user in users for number in range(group.devices)]
+    await asyncio.gather(*(registry.add(registration, 100) for registration in registrations))
+    if group.reached:
+        now_ms = int(time.time() * 1000)
+        found = await registry.devices_of([owner(user) for user in users])
+        await registry.learn([Learned(device, None, now_ms) for devices in found.values() for device in devices])
+
+
+def _registration(group: Group, user: int, number: int) -> Registration:
+    if group.system == "apns":
+        address = ApnsAddress(group.application).text()
+        return Registration(owner(user), "apns", DeviceToken(token(user, number)), address)
+    return Registration(owner(user), "fcm", DeviceToken(f"registration-token-{user}-{number}"), Address(""))
