@@ -170,6 +170,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def claim_expired(self) -> None:
+        self.events.before_claim()
         expected = self.events.expired()
         units = self.keep(self.run(self.store.schedule.expire(1000)))
         assert {id(unit) for unit in units} == {id(unit) for unit in expected}
@@ -239,7 +240,7 @@ class Histories(RuleBasedStateMachine):
     @rule(picks=st.lists(st.integers(0, 1000), min_size=1, max_size=2), how=st.data(), quarantine=st.booleans())
     def remove_dead(self, picks: list[int], how: st.DataObject, quarantine: bool) -> None:
         """By the provider's timestamp, or by the registration that was read, which may have been replaced since."""
-        known = sorted(self.registrations.devices.values(), key=lambda one: one.generation)
+        known = sorted(self.registrations.devices.values(), key=lambda one: (one.owner, one.token))
         tokens = []
         for pick in picks:
             device = known[pick % len(known)]

@@ -39,7 +39,7 @@ class Expanding:
             if item.event.expires_ms <= now_ms:
                 self._note_all(open_item, [device.key for device in own], Result.EXPIRED, EXPIRED, now_ms)
                 own = ()
-            self._receipts.opened(open_item, len(own))
+            open_item.left = len(own)
             for device in own:
                 route = providers[device.provider].route(device)
                 delivery = Delivery(device, route, open_item, item.tries)
@@ -47,6 +47,7 @@ class Expanding:
                     by_lane[route.lane].append(delivery)
                 else:
                     by_lane[route.lane] = [delivery]
+        self._receipts.opened(opened)
         return opened, by_lane
 
     def _named(self, open_item: OpenItem, targets: Sequence[str], own: Sequence[Device], now_ms: int) -> list[Device]:

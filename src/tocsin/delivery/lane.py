@@ -122,8 +122,8 @@ class Lane:
         if count <= 0 or not (urgent or others):
             return []
         first, rest = divide(count, len(urgent), len(others), self._turns.next())
-        taken = [urgent.popleft() for _ in range(first)]
-        taken += [others.popleft() for _ in range(rest)]
+        taken = _take(urgent, first)
+        taken += _take(others, rest)
         self.in_flight += len(taken)
         self.breaker.sent()
         self.pauses.sent()
@@ -206,3 +206,11 @@ class Lane:
         """How many attempts the lane's state allows now; None is no limit."""
         allowed = self.pauses.room()
         return self.breaker.room() if allowed is None else allowed
+
+
+def _take(waiting: deque[Delivery], count: int) -> list[Delivery]:
+    if count < len(waiting):
+        return [waiting.popleft() for _ in range(count)]
+    taken = list(waiting)
+    waiting.clear()
+    return taken

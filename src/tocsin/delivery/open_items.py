@@ -41,7 +41,7 @@ class OpenItem:
         self.parked.setdefault((lane, min(due_ms, self.item.event.expires_ms), tries), []).append(target)
 
     def settlement(self) -> Settlement:
-        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()] if self.parked else []
+        parked = [Parked(*key, tuple(targets)) for key, targets in self.parked.items()] if self.parked else ()
         return Settlement(self.item, self.attempts, parked)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tocsin.delivery.metrics import DeliveryMetrics
 from tocsin.delivery.open_items import Delivery, OpenItem
@@ -17,12 +17,12 @@ class Receipts:
         self.out = 0
         """Deliveries that are out: in a lane, or at a provider."""
 
-    def opened(self, item: OpenItem, deliveries: int) -> None:
-        """So many deliveries of this item are out now; without any it is finished."""
-        item.left = deliveries
-        self.out += deliveries
-        if not deliveries:
-            self._finished(item)
+    def opened(self, items: Sequence[OpenItem]) -> None:
+        """The deliveries of these items, `left` of each, are out now; an item without any is finished."""
+        for item in items:
+            self.out += item.left
+            if not item.left:
+                self._finished(item)
 
     def note(
         self,

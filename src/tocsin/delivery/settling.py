@@ -41,7 +41,7 @@ class Settling:
         self._metrics = metrics
         self._room = room
         """Set when items were settled: there may be room to claim more."""
-        self._open: dict[Item, OpenItem] = {}
+        self._open: set[OpenItem] = set()
         self._finished: list[OpenItem] = []
         self._held_bytes = 0
         """The content of all items that are claimed and not settled."""
@@ -49,14 +49,14 @@ class Settling:
         """Set when there is something to settle."""
 
     def opened(self, items: list[OpenItem]) -> None:
-        for item in items:
-            self._open[item.item] = item
+        self._open.update(items)
         self._held_bytes += sum([len(item.item.event.body) for item in items])
 
     def finished(self, item: OpenItem) -> None:
         """None of its deliveries is out any more."""
         self._finished.append(item)
-        self.something.set()
+        if len(self._finished) == 1:  # else it is set, or a turn is under way that sets it
+            self.something.set()
 
     def has_too_much(self) -> bool:
         return len(self._finished) > _MOST_UNSETTLED or self._held_bytes > _MOST_HELD_BYTES
@@ -66,8 +66,9 @@ class Settling:
 
     def lost(self, items: list[Item]) -> None:
         """Ownership of these has ended: nothing more of them is sent."""
-        for item in items:
-            if (open_item := self._open.get(item)) is not None:
+        lost = set(items)
+        for open_item in self._open:
+            if open_item.item in lost:
                 open_item.lose()
 
     async def extend(self, until: float) -> None:
@@ -75,7 +76,7 @@ class Settling:
         would be delivered twice. Once for each item: what is still not settled then is given up."""
         ending = [
             item
-            for item in self._open.values()
+            for item in self._open
             if item.item.deadline is not None and item.item.deadline < until and not item.extended
         ]
         for item in ending:
@@ -104,8 +105,7 @@ class Settling:
             batch = self._finished[:_ITEMS_AT_ONCE]
             settled = await self._queue.settle([item.settlement() for item in batch])
             del self._finished[: len(batch)]
-            for item in batch:
-                del self._open[item.item]
+            self._open.difference_update(batch)
             self._held_bytes -= sum([len(item.item.event.body) for item in batch])
             self._metrics.settled(len(batch))
             if lost := settled.count(False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from hashlib import blake2b
 
 Digest = Callable[[bytes], str]
@@ -11,8 +10,12 @@ Digest = Callable[[bytes], str]
 
 def digest_with(key: bytes = b"") -> Digest:
     """A function from content to its digest: BLAKE2b (RFC 7693) of 16 bytes, in hex, keyed where there is a key."""
-    return partial(_digest, key)
+    # A copy takes half the time of a new one, and every event needs one.
+    copy = blake2b(digest_size=16, key=key).copy
 
+    def digest(body: bytes) -> str:
+        hasher = copy()
+        hasher.update(body)
+        return hasher.hexdigest()
 
-def _digest(key: bytes, body: bytes) -> str:
-    return blake2b(body, digest_size=16, key=key).hexdigest()
+    return digest

@@ -3,6 +3,7 @@ otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum, StrEnum
 from typing import Final, NewType
 
@@ -97,12 +98,12 @@ class Parked(Struct, frozen=True, array_like=True):
     targets: tuple[str, ...]
 
 
-class Settlement(Struct, eq=False):
+class Settlement(Struct, eq=False, gc=False):
     """All that is to be recorded of one item: its receipts, and what is left of it."""
 
     item: Item
-    attempts: list[Attempt]
-    parked: list[Parked]
+    attempts: Sequence[Attempt]
+    parked: Sequence[Parked]
 
 
 class EventRecord(Struct, frozen=True):

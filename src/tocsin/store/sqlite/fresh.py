@@ -15,7 +15,7 @@ from tocsin.domain.urgency import Turns, reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.leases import Lease, Leases
+from tocsin.store.sqlite.leases import Leases
 
 _TAIL_EVENTS: Final = 20_000
 _TAIL_BYTES: Final = 32 * 1024 * 1024
@@ -141,7 +141,7 @@ class FreshEvents:
             wanted = most - len(items)
             if wanted > 0 and stream.may_have_more:
                 found = await self._read(stream, wanted)
-                items += self._leases.grant([Item(event, Lease(seq)) for seq, event in found])
+                items += self._leases.grant_fresh(found)
 
     async def _read(self, stream: Fresh, limit: int) -> list[tuple[int, Event]]:
         taken = stream.take(limit)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from tocsin.domain.events import Event
 from tocsin.store.ports import LostItems
 from tocsin.store.records import Handle, Item
 
@@ -22,9 +23,8 @@ class Lease(Handle, eq=False, gc=False):
     parked_id: int | None = None
     number: int = 0
     """0 before it is granted."""
-    settled: bool = False
-    recording: asyncio.Future[None] | None = None
-    """The commit that settles it, while it is on its way."""
+    commit: asyncio.Future[None] | None = None
+    """The commit that settles it, on its way or done."""
 
 
 def leases_of(items: Sequence[Item]) -> list[Lease]:
@@ -48,6 +48,17 @@ class Leases:
     def when_lost(self, lost: LostItems) -> None:
         self._lost = lost
 
+    def grant_fresh(self, found: Sequence[tuple[int, Event]]) -> list[Item]:
+        """Items of events that nobody has tried yet, each with a lease of its own."""
+        ends, held, number, items = self._monotonic() + self._lease_s, self._held, self._next, []
+        for seq, event in found:
+            item = Item(event, Lease(seq, None, number), None, None, 0, 0, ends)
+            held[number] = item
+            items.append(item)
+            number += 1
+        self._next = number
+        return items
+
     def grant(self, items: list[Item]) -> list[Item]:
         """Give every item a lease of its own."""
         ends, held, number = self._monotonic() + self._lease_s, self._held, self._next
@@ -68,21 +79,16 @@ class Leases:
                 item.deadline = ends
                 self._held[lease.number] = item
 
-    def settle(self, items: Sequence[Item]) -> tuple[list[bool], list[bool]]:
-        """End leases. Of each: whether it was held until now, and whether it is settled now, or was before."""
-        held, settled = [], []
-        for lease in leases_of(items):
-            holds = self._held.pop(lease.number, None) is not None
-            lease.settled = lease.settled or holds
-            held.append(holds)
-            settled.append(lease.settled)
-        return held, settled
+    def end(self, leases: Sequence[Lease]) -> list[bool]:
+        """Of each, whether it was held until now."""
+        pop = self._held.pop
+        return [pop(lease.number, None) is not None for lease in leases]
 
     def not_settled(self, items: Sequence[Item]) -> None:
         """Settling failed: the leases go on, from now, as their owner is evidently alive."""
         ends = self._monotonic() + self._lease_s
         for item, lease in zip(items, leases_of(items), strict=True):
-            lease.settled = False
+            lease.commit = None
             item.deadline = ends
             self._held[lease.number] = item
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 from tocsin.domain.events import Event
 from tocsin.store.digests import Digest
@@ -23,7 +24,7 @@ from tocsin.store.sqlite.claims import Claims
 from tocsin.store.sqlite.clock import TOLERATED_MS
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.fresh import FreshEvents
-from tocsin.store.sqlite.leases import leases_of
+from tocsin.store.sqlite.leases import Lease, leases_of
 from tocsin.store.sqlite.overview import Overview, take_over
 from tocsin.store.sqlite.schedule import SqliteSchedule
 
@@ -103,32 +104,34 @@ class SqliteQueue:
         self._claims.release(items)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        held, settled = self._claims.leases.settle([settlement.item for settlement in settlements])
-        to_record = [settlement for settlement, holds in zip(settlements, held, strict=True) if holds]
         leases = leases_of([settlement.item for settlement in settlements])
-        on_their_way = [lease.recording for lease in leases if lease.recording and not lease.recording.done()]
+        held = self._claims.leases.end(leases)
+        to_record, own, earlier = settlements, leases, set[asyncio.Future[None]]()
+        if not all(held):
+            to_record = list(compress(settlements, held))
+            own = list(compress(leases, held))
+            # Who settles again while the first commit is on its way waits for the same.
+            earlier = {lease.commit for lease in leases if lease.commit is not None}
         if to_record:
-            record = asyncio.ensure_future(self._record(to_record))
-            for lease in leases_of([one.item for one in to_record]):
-                lease.recording = record
-            on_their_way.append(record)
-        # The commit goes on without a caller that has given up: what was delivered is on record. One who asks again
-        # meanwhile waits for the same commit.
-        for commit in dict.fromkeys(on_their_way):
+            commit = asyncio.ensure_future(self._record(to_record, own))
+            for lease in own:
+                lease.commit = commit
+            # The commit goes on without a caller that has given up: what was delivered is on record.
             await asyncio.shield(commit)
-        return settled
+        for commit_before in earlier:
+            await asyncio.shield(commit_before)
+        return [lease.commit is not None for lease in leases]
 
-    async def _record(self, settlements: Sequence[Settlement]) -> None:
+    async def _record(self, settlements: Sequence[Settlement], leases: Sequence[Lease]) -> None:
         now_ms = self._now_ms()
         try:
-            done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, now_ms))
+            done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, leases, now_ms))
         except BaseException as error:
             self._claims.leases.not_settled([settlement.item for settlement in settlements])
             if isinstance(error, StoreUnavailable):
                 self._claims.leases.stand_still()
             raise
         finished: dict[int, int] = {}
-        leases = leases_of([settlement.item for settlement in settlements])
         for settlement, lease in zip(settlements, leases, strict=True):
             if settlement.parked:
                 self._schedule.parked(settlement.parked)

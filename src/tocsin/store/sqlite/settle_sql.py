@@ -10,7 +10,7 @@ import msgspec
 
 from tocsin.store.records import DEAD_LETTER, Item, Parked, Settlement
 from tocsin.store.sqlite import rows
-from tocsin.store.sqlite.leases import Lease, leases_of
+from tocsin.store.sqlite.leases import Lease
 from tocsin.store.states import after_settlement
 
 LONGEST_DELAY_MS: Final = 28 * 24 * 3600 * 1000
@@ -40,28 +40,35 @@ _decode_seqs = msgspec.json.Decoder(list[int]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def settle(driver: sqlite3.Connection, settlements: Sequence[Settlement], now_ms: int) -> set[int]:
-    """Record and park; returns the numbers of the events that have no device left to wait for."""
+def settle(
+    driver: sqlite3.Connection, settlements: Sequence[Settlement], leases: Sequence[Lease], now_ms: int
+) -> set[int]:
+    """Record and park; returns the numbers of the events that have no device left to wait for.
+
+    `leases` are those of the settled items.
+    """
     latest_due = now_ms + LONGEST_DELAY_MS
     by_seq: dict[int, list[Any]] = {}
     parks: list[tuple[Any, ...]] = []
     unpark: list[tuple[int]] = []
     uncertain: set[int] = set()
-    leases = leases_of([settlement.item for settlement in settlements])
     for settlement, lease in zip(settlements, leases, strict=True):
         waiting = len(settlement.parked)
         if lease.parked_id is not None:
             unpark.append((lease.parked_id,))
             waiting -= 1
             uncertain.add(lease.seq)
-        dead = any(attempt.result in DEAD_LETTER for attempt in settlement.attempts)
+        dead = 0
+        for attempt in settlement.attempts:
+            if attempt.result in DEAD_LETTER:
+                dead = 1
         attempts = _encode(settlement.attempts)[1:-1].decode() or None
         row = by_seq.get(lease.seq)
         if row is None:
-            by_seq[lease.seq] = [lease.seq, waiting, int(dead), attempts]
+            by_seq[lease.seq] = [lease.seq, waiting, dead, attempts]
         else:
             row[1] += waiting
-            row[2] = max(row[2], int(dead))
+            row[2] = max(row[2], dead)
             row[3] = ",".join(part for part in (row[3], attempts) if part) or None
         if settlement.parked:
             parks += _parked_rows(settlement.item, lease, settlement.parked, latest_due)
