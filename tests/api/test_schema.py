@@ -18,6 +18,8 @@ from tocsin.api.app import create_app
 from tocsin.providers.rules import RULES
 from tocsin.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 CHECKED = [
     not_a_server_error,
     checks.status_code_conformance,

@@ -20,6 +20,8 @@ from tocsin.providers.apns import answers as apns_answers
 from tocsin.providers.fcm import answers as fcm_answers
 from tocsin.store.records import Result, State
 
+pytestmark = pytest.mark.slow
+
 APNS_LANE = f"apns:production:{APPLICATION}"
 SANDBOX_LANE = f"apns:sandbox:{APPLICATION}"
 POOL = PoolOptions(request_timeout_s=0.5)
