@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from tocsin.domain.devices import Device
 from tocsin.domain.events import MESSAGES
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns.channels import ApnsOptions
@@ -34,9 +33,6 @@ class Providers(Mapping[str, Provider]):
 
     def __len__(self) -> int:
         return len(self._by_name)
-
-    def of(self, device: Device) -> Provider:
-        return self._by_name[device.provider]
 
 
 MakeProviders = Callable[[Context], Providers]

@@ -49,7 +49,7 @@ class Leases:
         self._lost = lost
 
     def grant_fresh(self, found: Sequence[tuple[int, Event]]) -> list[Item]:
-        """Items of events that nobody has tried yet, each with a lease of its own."""
+        """Items of events that nobody has tried yet, each with a lease of its own: made in one go, one per event."""
         ends, held, number, items = self._monotonic() + self._lease_s, self._held, self._next, []
         for seq, event in found:
             item = Item(event, Lease(seq, None, number), None, None, 0, 0, ends)
