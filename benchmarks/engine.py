@@ -127,7 +127,7 @@ def _push_from_memory(emulator: dict[str, Any], count: int) -> None:
         name = token(2**64 + number)
         head: list[Header] = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"localhost")]
         head += [(b":path", b"/3/device/" + name.encode()), *shared]
-        head.append(unindexed(b"apns-id", delivery_id("", name).encode()))
+        head.append(unindexed((b"apns-id", delivery_id("", name).encode())))
         requests.append(Request(head, body))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(runner.run(_rate(port, Path(emulator["ca"]), requests)))

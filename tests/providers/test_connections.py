@@ -16,7 +16,7 @@ import pytest
 
 from tocsin.emulator.credentials import write_credentials
 from tocsin.http2.dial import client_tls
-from tocsin.http2.messages import FailureKind, Header, Request
+from tocsin.http2.messages import FailureKind, Request
 from tocsin.http2.network import SystemNetwork
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.http2.server import Exchange, Reply, ServerConnection, Switch
@@ -25,14 +25,10 @@ from tocsin.http2.state import State
 pytestmark = pytest.mark.slow
 
 
-class Asked(Request):
+class Asked(Request, kw_only=True, eq=False, gc=False):
     """A request that remembers its path."""
 
-    __slots__ = ("path",)
-
-    def __init__(self, headers: list[Header], body: bytes, path: str) -> None:
-        super().__init__(headers, body)
-        self.path = path
+    path: str
 
 
 class Peer:
@@ -84,7 +80,7 @@ async def listening(tmp_path: Path, peer: Peer) -> AsyncIterator[Peer]:
 
 def request(pool: Pool[Asked], path: str = "/") -> Asked:
     head = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", pool.authority), (b":path", path.encode())]
-    return Asked(head, b"body", path)
+    return Asked(head, b"body", path=path)
 
 
 async def gather(answers: asyncio.Queue[Asked], count: int, timeout_s: float = 10) -> list[Asked]:

@@ -71,8 +71,8 @@ class PostProvider:
                 ],
                 _encrypted(push),
                 push.content.event.urgent,
+                push=push,
             )
-            request.push = push
             requests.setdefault(push.route.account, []).append(request)
         for origin, batch in requests.items():
             self._pool(origin).send(batch)

@@ -10,6 +10,7 @@ from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.open_items import Delivery, OpenItem
 from tocsin.domain.routes import LaneState, Route
+from tocsin.providers.base import Content
 from tocsin.store.records import Handle, Item
 
 ROUTE = Route("apns", APPLICATION, f"apns:production:{APPLICATION}", "production")
@@ -29,8 +30,9 @@ def make_lane(clock: Clock, **options: int) -> Lane:
 
 def delivery(message: str = "fax_new") -> Delivery:
     device = apns_device()
-    item = OpenItem(Item(make_event(device.owner, message=message), Handle()), 35.0)
-    return Delivery(device, ROUTE, item, 0)
+    event = make_event(device.owner, message=message)
+    item = OpenItem(Item(event, Handle()), Content(event))
+    return Delivery(item.content, device, ROUTE, item=item, tries=0)
 
 
 def test_urgent_events_come_first_and_a_quarter_of_the_room_is_the_others() -> None:

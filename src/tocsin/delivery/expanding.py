@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.delivery.open_items import NEVER, Delivery, OpenItem
 from tocsin.delivery.receipts import Receipts
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
-from tocsin.providers.base import Sender
+from tocsin.providers.base import Content, Sender
 from tocsin.store.records import Item, Result
 
 EXPIRED: Final = "lifetime over"
@@ -31,7 +31,8 @@ class Expanding:
         by_lane: dict[str, list[Delivery]] = {}
         providers = self._providers
         for item in items:
-            open_item = OpenItem(item, self.in_time_s)
+            send_until = NEVER if item.deadline is None else item.deadline - self.in_time_s
+            open_item = OpenItem(item, Content(item.event), send_until)
             opened.append(open_item)
             own: Sequence[Device] = devices.get(item.event.owner, ())
             if item.targets is not None:
@@ -42,7 +43,7 @@ class Expanding:
             open_item.left = len(own)
             for device in own:
                 route = providers[device.provider].route(device)
-                delivery = Delivery(device, route, open_item, item.tries)
+                delivery = Delivery(open_item.content, device, route, item=open_item, tries=item.tries)
                 if route.lane in by_lane:
                     by_lane[route.lane].append(delivery)
                 else:

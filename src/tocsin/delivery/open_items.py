@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Final
 
-from tocsin.domain.devices import Device
-from tocsin.domain.routes import Route
+from msgspec import Struct
+
 from tocsin.providers.base import Content, Push
 from tocsin.store.records import Attempt, Item, Parked, Settlement
 
-_NEVER: Final = float("inf")
+NEVER: Final = float("inf")
 
 
-class OpenItem:
-    """A claimed item with the number of deliveries that are still out, and what became of the others."""
+class OpenItem(Struct, eq=False, gc=False):
+    """A claimed item with the number of deliveries that are still out, and what became of the others.
 
-    __slots__ = ("attempts", "content", "extended", "item", "left", "lost", "parked", "send_until")
+    A Struct that the garbage collector does not look at, like its deliveries: it never refers to them.
+    """
 
-    def __init__(self, item: Item, in_time_s: float) -> None:
-        """An attempt takes at most `in_time_s`."""
-        self.item = item
-        self.content = Content(item.event)
-        self.left = 0
-        self.attempts: list[Attempt] = []
-        self.parked: dict[tuple[str, int, int], list[str]] | None = None
-        self.send_until = _NEVER if item.deadline is None else item.deadline - in_time_s
-        """What still waits in a lane then goes back to the queue (event loop's time)."""
-        self.extended = False
-        self.lost = False
-        """Ownership has ended: nothing of it may be sent any more, and it cannot be settled."""
+    item: Item
+    content: Content
+    send_until: float = NEVER
+    """What still waits in a lane then goes back to the queue (event loop's time)."""
+    left: int = 0
+    attempts: list[Attempt] = []
+    parked: dict[tuple[str, int, int], list[str]] | None = None
+    """The devices that wait, by lane, due time and attempts so far."""
+    extended: bool = False
+    lost: bool = False
+    """Ownership has ended: nothing of it may be sent any more, and it cannot be settled."""
 
     def lose(self) -> None:
         self.lost = True
-        self.send_until = -_NEVER
+        self.send_until = -NEVER
 
     def park(self, lane: str, due_ms: int, tries: int, target: str) -> None:
         """This device waits for its lane or its time, never beyond the event's lifetime."""
@@ -45,18 +45,11 @@ class OpenItem:
         return Settlement(self.item, self.attempts, parked)
 
 
-class Delivery(Push):
-    """One delivery of an open item. Providers know it as a `Push`."""
+class Delivery(Push, kw_only=True, eq=False, gc=False):
+    """One delivery of an open item, whose content it shares. Providers know it as a `Push`."""
 
-    __slots__ = ("item", "queued_at", "tries")
-
-    def __init__(self, device: Device, route: Route, item: OpenItem, tries: int) -> None:
-        self.content = item.content
-        self.device = device
-        self.route = route
-        self.tried = ()
-        self.item = item
-        self.tries = tries
-        """Attempts of this round that came before the next one."""
-        self.queued_at = 0.0
-        """Since when it waits in its lane (event loop's time)."""
+    item: OpenItem
+    tries: int
+    """Attempts of this round that came before the next one."""
+    queued_at: float = 0.0
+    """Since when it waits in its lane (event loop's time)."""

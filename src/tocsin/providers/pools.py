@@ -11,11 +11,8 @@ from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.base import Context, Push
 
 
-class PushRequest(Request):
-    """A push on its way. `push` is set by whoever makes the request: a constructor of its own would be one more call
-    per delivery."""
-
-    __slots__ = ("push",)
+class PushRequest(Request, kw_only=True, eq=False, gc=False):
+    """A push on its way."""
 
     push: Push
 

@@ -81,11 +81,9 @@ class Apns:
                 *block.before_path,
                 (b":path", b"/3/device/" + token.encode()),
                 *block.signed(authorizations[channel], event.expires_ms // 1000),
-                unindexed(b"apns-id", delivery_id(event.id, token).encode()),
+                unindexed((b"apns-id", delivery_id(event.id, token).encode())),
             ]
-            request = ApnsRequest(headers, body, event.message in URGENT)
-            request.push, request.channel = push, channel
-            requests[channel].append(request)
+            requests[channel].append(ApnsRequest(headers, body, event.message in URGENT, push=push, channel=channel))
         for channel, batch in requests.items():
             channel.pool.send(batch)
         if failed:

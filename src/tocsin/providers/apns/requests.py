@@ -42,10 +42,8 @@ def topic_headers(topic: str) -> list[Header]:
     ]
 
 
-class ApnsRequest(PushRequest):
+class ApnsRequest(PushRequest, kw_only=True, eq=False, gc=False):
     """`channel` is the one that it goes through: it may have been replaced when the answer comes."""
-
-    __slots__ = ("channel",)
 
     channel: Channel
 

@@ -27,10 +27,8 @@ class FcmOptions(Struct, frozen=True):
     """`android.priority` by event."""
 
 
-class FcmRequest(PushRequest):
+class FcmRequest(PushRequest, kw_only=True, eq=False, gc=False):
     """`project` is the one that it goes through: it may have been replaced when the answer comes."""
-
-    __slots__ = ("project",)
 
     project: Project
 

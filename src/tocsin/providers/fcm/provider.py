@@ -154,9 +154,7 @@ class Fcm:
                 priorities[event.message].encode(),
                 ttl_s,
             )
-            request = FcmRequest(headers, body, event.message in URGENT)
-            request.push, request.project = push, project
-            requests.append(request)
+            requests.append(FcmRequest(headers, body, event.message in URGENT, push=push, project=project))
         project.pool.send(requests)
         return failed
 
