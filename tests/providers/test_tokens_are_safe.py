@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.support.line import APPLICATION, OWNER, PROJECT, apns_device, fcm_device, make_event, running_line
 
 from tocsin.domain.routes import LaneState
@@ -119,6 +120,38 @@ async def test_the_environment_is_learned_from_bad_device_token_and_remembered(t
         await line.append(second)
         [record] = await line.finished(second)
         assert [attempt.result for attempt in record.attempts] == [Result.DELIVERED]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (403, "InvalidProviderToken"),
+        (403, "BadEnvironmentKeyInToken"),
+        (400, "DeviceTokenNotForTopic"),
+        (400, "TopicDisallowed"),
+        (429, "TooManyRequests"),
+        (503, "ServiceUnavailable"),
+    ],
+)
+async def test_a_token_stays_when_the_other_environment_gives_no_verdict(
+    tmp_path: Path, status: int, reason: str
+) -> None:
+    async with running_line(tmp_path) as line:
+        device = apns_device()
+        line.script(
+            Rule(match=Match(environment="production"), status=400, reason="BadDeviceToken"),
+            Rule(match=Match(environment="sandbox"), status=status, reason=reason),
+        )
+        await line.register(device)
+        event = make_event()
+        await line.append(event)
+        record = await line.attempted(event, 2)
+        said = [(attempt.result, attempt.reason) for attempt in record.attempts[:2]]
+        assert said[0] == (Result.RETRY, "BadDeviceToken")
+        assert said[1][0] in (Result.RETRY, Result.MISCONFIGURED)
+        assert said[1][1] == reason
+        assert len(await line.store.registry.find(device.token)) == 1
+        assert await line.store.registry.history(token=device.token) == []
 
 
 async def test_the_field_of_an_fcm_token_is_learned_and_remembered(tmp_path: Path) -> None:

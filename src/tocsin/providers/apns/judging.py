@@ -50,12 +50,8 @@ class ApnsJudge:
             self.unknown_answers += 1
             log_unknown(NAME, request, body.reason, row.act.name)
         outcome = self._consequence(request, row, answer, body.timestamp)
-        if isinstance(outcome, Misconfigured):
-            if request.channel.replaced:
-                return RetryLater(answer, AT_ONCE)
-            if request.push.tried:
-                # Its own environment does not know the token, and the other one cannot be asked with this credential.
-                return TokenDead(Answer(400, "BadDeviceToken"))
+        if isinstance(outcome, Misconfigured) and request.channel.replaced:
+            return RetryLater(answer, AT_ONCE)
         return outcome
 
     def _consequence(self, request: ApnsRequest, row: Row, answer: Answer, timestamp_ms: int | None) -> Outcome:
@@ -95,6 +91,7 @@ class ApnsJudge:
                 return Misconfigured(answer, topic=push.route.topic)
 
     def _other_environment(self, push: Push, answer: Answer) -> Outcome:
+        # Only both environments together are a verdict: whatever else the other one answers says nothing of the token.
         other = self._routes.other_environment(push.route)
         if other in push.tried:
             return TokenDead(answer)
