@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 ConnectionType = TypeVar("ConnectionType", bound=asyncio.Protocol)
 _PROXY_ANSWER_LIMIT_BYTES: Final = 16 * 1024
+_CUT: Final = "the connection was closed during the TLS handshake"
 
 
 class DialError(Exception):
@@ -75,7 +76,8 @@ async def dial(
     except ssl.SSLCertVerificationError as error:
         raise DialError(f"{host}:{port}: certificate not verified: {error.verify_message}") from None
     except (OSError, ssl.SSLError) as error:
-        raise DialError(f"{host}:{port}: {error}") from None
+        # asyncio's error has no text where the peer ends the connection during the handshake without a TLS alert.
+        raise DialError(f"{host}:{port}: {str(error) or _CUT}") from None
     chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
     if chosen != "h2":
         transport.abort()

@@ -82,7 +82,7 @@ class Dialler(Generic[C]):
         except Exception as error:
             # Of whatever kind: a credential that does not load fails the requests that wait, and the pool lives on.
             self.task = None
-            self.back_off(str(error))
+            self.back_off(str(error) or type(error).__name__)
             self._failed(error)
         else:
             self.task = None
