@@ -76,6 +76,17 @@ async def test_a_good_certificate_is_said_to_be_good(emulator: Emulator) -> None
     assert result.ok, result
 
 
+@pytest.mark.parametrize("by_certificate", [False, True])
+async def test_a_server_that_judges_the_device_token_first_says_nothing_of_the_credential(
+    emulator: Emulator, by_certificate: bool
+) -> None:
+    emulator.faults.replace(Script(rules=[Rule(status=400, reason="BadDeviceToken")]))
+    result = await _check_apns(emulator, certificate=emulator.files.certificate.read_text() if by_certificate else None)
+    assert not result.ok
+    assert "without any credential" in result.sentence
+    assert "check the URL" in result.sentence
+
+
 async def test_a_wrong_key_is_told_with_its_remedy(emulator: Emulator) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -1,8 +1,10 @@
 """Proves against Apple that a credential works, without disturbing anybody: a push to a device token that cannot
-exist must come back as BadDeviceToken; whatever else comes back tells what is wrong."""
+exist must come back as BadDeviceToken, and the same push without the credential must not; whatever else comes back
+tells what is wrong."""
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Collection
 from typing import Final
@@ -22,6 +24,10 @@ from tocsin.providers.base import CheckResult, CredentialError
 _WRONG_KEY: Final = (
     "Apple does not accept the key: the .p8 file and the key id do not belong together, or the key was revoked;"
     " add the application again with the key and the key id of the same line in the developer account"
+)
+_ONLY_THE_TOKEN: Final = (
+    "{url} ({where}) answers BadDeviceToken without any credential, too: it judges the device token first, which says"
+    " nothing of the credential; Apple does not do that, so check the URL in the settings"
 )
 _OTHER_TEAM: Final = (
     "the key is good, but it is of the team {team}, and not of the one that {id} begins with; give the application a"
@@ -59,6 +65,9 @@ async def check(
 
     Apple has one reason for a wrong key and for a good key of another team. Only a try under the other team tells them
     apart: `other_teams` are the ids to try it with, once each.
+
+    BadDeviceToken says that the credential was accepted only where it is not the answer to everybody. So the push is
+    sent once more, on a connection of its own, without the credential: Apple answers MissingProviderToken.
     """
     topic = bundle_id(application_id)
     where = "sandbox" if sandbox else "production"
@@ -80,21 +89,24 @@ async def check(
     headers += [*topic_headers(topic), (b"apns-expiration", b"0")]
     url = options.sandbox_url if sandbox else options.production_url
 
-    async def answer_to(headers: list[Header]) -> Request:
+    async def answer_to(headers: list[Header], tls: ssl.SSLContext = tls) -> Request:
         return await ask(url, tls, options.pool, headers, b'{"aps":{}}', network)
 
+    unsigned = [header for header in headers if header[0] != b"authorization"]
     request = await answer_to(headers)
     if request.failure is not None:
         return CheckResult(False, f"{url} ({where}) cannot be reached: {request.failure.detail}; check the network")
     reason = read_body(request.response_body).reason
     if reason == "BadDeviceToken":
+        without = await answer_to(unsigned, client_tls(options.ca_file))
+        if read_body(without.response_body).reason == reason:
+            return CheckResult(False, _ONLY_THE_TOKEN.format(url=url, where=where))
         return CheckResult(True, f"Apple accepts the credential of {application_id} in {where}")
     if request.status == 429 or request.status >= 500:
         return CheckResult(False, NOT_NOW.format(who=f"Apple ({where})", status=request.status, reason=reason))
     if reason == "InvalidProviderToken" and credential.key_pem is not None:
         for team in other_teams:
-            others = [header for header in headers if header[0] != b"authorization"] + [_signed(credential, team)]
-            answer = await answer_to(others)
+            answer = await answer_to([*unsigned, _signed(credential, team)])
             if answer.status and read_body(answer.response_body).reason != reason:
                 return CheckResult(False, f"{where}: " + _OTHER_TEAM.format(id=application_id, team=team))
     sentence = _SENTENCES.get(reason, "Apple answered {status} {reason}, which says that the credential is refused")
