@@ -169,6 +169,22 @@ async def test_a_token_that_two_providers_could_have_given_is_found_as_each_of_t
     assert (await api.operate("POST", "/devices/restore", json={"device_token": token})).json() == {"restored": 1}
 
 
+async def test_a_token_is_not_touched_by_another_providers_spelling_of_it(api):
+    """APNs stores a token in lower case. FCM tokens that differ in case are different tokens."""
+    typed, lower = TOKEN.upper(), TOKEN
+    for token in (typed, lower):
+        await api.push({"system": "fcm", "action": "add", "device_token": token})
+    (found,) = (await api.operate("GET", f"/devices?token={typed}")).json()
+    assert found["device_token"] == typed
+    for token in (typed, lower):
+        params = {"owner": api.owner, "system": "fcm", "token": token}
+        assert (await api.operate("DELETE", "/devices", params=params)).status_code == 204
+    (removal,) = (await api.operate("GET", f"/devices/history?token={typed}")).json()
+    assert removal["device"]["device_token"] == typed
+    assert (await api.operate("POST", "/devices/restore", json={"device_token": typed})).json() == {"restored": 1}
+    assert (await api.tokens())["fcm"]["device_tokens"] == [typed]
+
+
 async def test_removing_a_registration_leaves_the_one_that_differs_in_case(api):
     for token in (TOKEN, TOKEN.upper()):
         await api.push({"system": "fcm", "action": "add", "device_token": token})

@@ -109,6 +109,33 @@ def test_a_token_is_removed_in_every_form_in_which_it_is_stored(run: Run) -> Non
     assert run("device", "list", "--owner", OWNER, "--json").json == []
 
 
+def test_a_token_is_not_hidden_or_touched_by_another_providers_spelling_of_it(run: Run) -> None:
+    """APNs stores a token in lower case. FCM tokens that differ in case are different tokens."""
+    lower = DeviceToken(HEX_FCM.lower())
+    _register(_fcm(OWNER, HEX_FCM), _fcm(OTHER, lower))
+    (shown,) = run("device", "list", "--token", HEX_FCM, "--json").json
+    assert shown["device_token"] == HEX_FCM
+    assert run("device", "list", "--owner", OTHER, "--token", HEX_FCM, "--json").json == []
+    for token in (HEX_FCM, lower):
+        assert "1 registration" in run("device", "remove", token).err
+    (removed,) = run("device", "history", "--token", HEX_FCM, "--json").json
+    assert removed["device_token"] == HEX_FCM
+    assert "1 registration" in run("device", "restore", HEX_FCM).err
+    assert run("device", "list", "--token", lower, "--json").json == []
+
+
+def test_nothing_is_restored_beyond_what_a_user_may_register(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _register(_fcm(OWNER, FCM))
+    run("device", "remove", FCM)
+    _register(_apns(OWNER, APNS))
+    monkeypatch.setenv("TOCSIN_PUSH_API__MAX_TOKENS_PER_USER", "1")
+    ran = run("device", "restore", FCM)
+    assert ran.status == 1
+    assert "its user has 1 tokens (`push_api.max_tokens_per_user`)" in ran.err
+    monkeypatch.setenv("TOCSIN_PUSH_API__MAX_TOKENS_PER_USER", "2")
+    assert "1 registration" in run("device", "restore", FCM).err
+
+
 def test_a_removed_token_is_explained_and_restored_for_every_user(registered: Run) -> None:
     assert "2 registrations" in registered("device", "remove", FCM).err
     (removed,) = registered("device", "history", "--owner", OWNER, "--json").json

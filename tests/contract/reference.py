@@ -253,25 +253,45 @@ class Events:
         return sorted((unit.parked for unit in self.by_id[id].units if unit.parked), key=in_order)
 
 
+class Gone(Struct, eq=False):
+    """A registration that was removed."""
+
+    device: Device
+    held: bool = False
+    """In quarantine."""
+    ended: bool = False
+    """Its user has deleted it, then or later."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.device.owner, self.device.token
+
+
 class Registrations:
     """Registrations as the store has them; `add` is told what the store made of each."""
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.devices: dict[tuple[str, str], Device] = {}
-        self.quarantined: list[Device] = []
+        self.gone: list[Gone] = []
 
     def add(self, device: Device) -> list[Device]:
         self.devices[device.owner, device.token] = device
         own = sorted(self._of(device.owner), key=lambda one: (one is not device, -one.registered_us))
         evicted = own[: self.max_tokens - 1 : -1]
         for one in evicted:
-            del self.devices[one.owner, one.token]
+            self.gone.append(Gone(self.devices.pop((one.owner, one.token))))
         return evicted
 
-    def delete(self, owner: UserId, token: str) -> bool:
-        self.quarantined = [one for one in self.quarantined if (one.owner, one.token) != (owner, token)]
-        return self.devices.pop((owner, token), None) is not None
+    def delete(self, owner: UserId, token: str, by_operator: bool) -> bool:
+        for one in self.gone:
+            if one.key == (owner, token):
+                one.ended |= not by_operator
+                one.held = False
+        device = self.devices.pop((owner, token), None)
+        if device is not None:
+            self.gone.append(Gone(device, ended=not by_operator))
+        return device is not None
 
     def remove_dead(self, dead: DeadToken, quarantine: bool) -> bool:
         token = dead.device.token
@@ -283,24 +303,42 @@ class Registrations:
             gone = [one for one in found if asked and (one in asked or one.registered_us < asked[0].registered_us)]
         for device in gone:
             del self.devices[device.owner, token]
-            if quarantine:
-                self.quarantined.append(device)
+            self.gone.append(Gone(device, held=quarantine))
         return (dead.device.owner, token) in self.devices
 
-    def restore(self) -> list[tuple[str, str]]:
-        """Returns whose tokens came back, latest removal first."""
-        restored = []
-        for device in reversed(self.quarantined):
-            if (device.owner, device.token) not in self.devices:
-                self.devices[device.owner, device.token] = device
-                restored.append((device.owner, device.token))
-        self.quarantined.clear()
-        return restored
+    def restore(self, token: str) -> list[tuple[str, str]]:
+        """Returns whose registrations came back."""
+        return self._back([one for one in self._latest() if one.device.token == token])
+
+    def release(self) -> list[tuple[str, str]]:
+        """Returns whose registrations came back."""
+        back = self._back([one for one in self._latest() if one.held])
+        self.purge()
+        return back
 
     def purge(self) -> int:
-        purged = len(self.quarantined)
-        self.quarantined.clear()
-        return purged
+        held = [one for one in self.gone if one.held]
+        for one in held:
+            one.held = False
+        return len(held)
+
+    def history(self) -> list[tuple[str, str, int, bool]]:
+        """Owner, token, generation, and whether it is in quarantine, of every removal."""
+        return sorted((*one.key, one.device.generation, one.held) for one in self.gone)
+
+    def _latest(self) -> list[Gone]:
+        """The latest removal of each registration."""
+        return list({one.key: one for one in self.gone}.values())
+
+    def _back(self, removals: list[Gone]) -> list[tuple[str, str]]:
+        back = []
+        for one in sorted(removals, key=self.gone.index, reverse=True):
+            room = len(self._of(one.device.owner)) < self.max_tokens
+            if room and not one.ended and one.key not in self.devices:
+                self.devices[one.key] = one.device
+                self.gone.remove(one)
+                back.append(one.key)
+        return back
 
     def _of(self, owner: str) -> list[Device]:
         return [one for one in self.devices.values() if one.owner == owner]

@@ -231,10 +231,11 @@ class Histories(RuleBasedStateMachine):
     async def find(self, owner: UserId, token: str) -> list[Device]:
         return [device for device in await self.store.registry.find(DeviceToken(token)) if device.owner == owner]
 
-    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS))
-    def unregister(self, owner: UserId, token: str) -> None:
-        expected = self.registrations.delete(owner, token)
-        assert self.run(self.store.registry.delete(owner, "apns", DeviceToken(token))) == expected
+    @rule(owner=st.sampled_from(OWNERS), token=st.sampled_from(TOKENS), by_operator=st.booleans())
+    def unregister(self, owner: UserId, token: str, by_operator: bool) -> None:
+        expected = self.registrations.delete(owner, token, by_operator)
+        deleted = self.store.registry.delete(owner, "apns", DeviceToken(token), by_operator=by_operator)
+        assert self.run(deleted) == expected
 
     @precondition(lambda self: self.registrations.devices)
     @rule(picks=st.lists(st.integers(0, 1000), min_size=1, max_size=2), how=st.data(), quarantine=st.booleans())
@@ -251,12 +252,21 @@ class Histories(RuleBasedStateMachine):
         expected = [self.registrations.remove_dead(token, quarantine) for token in tokens]
         assert self.run(self.store.registry.remove_dead(tokens, quarantine=quarantine)) == expected
 
+    @rule(token=st.sampled_from(TOKENS))
+    def restore(self, token: str) -> None:
+        restored = self.registrations.restore(token)
+        assert self.run(self.store.registry.restore("apns", DeviceToken(token), MAX_TOKENS)) == len(restored)
+        self.they_are_new(restored)
+
     @rule()
-    def restore_quarantine(self) -> None:
-        restored = self.registrations.restore()
-        assert self.run(self.store.registry.release_quarantine(ACCOUNT)) == len(restored)
-        for owner, token in restored:
-            # A new registration of what was before: its generation is new.
+    def release_quarantine(self) -> None:
+        released = self.registrations.release()
+        assert self.run(self.store.registry.release_quarantine(ACCOUNT, MAX_TOKENS)) == len(released)
+        self.they_are_new(released)
+
+    def they_are_new(self, back: list[tuple[str, str]]) -> None:
+        """Each is a new registration of what was before: its generation is new."""
+        for owner, token in back:
             (device,) = self.run(self.find(UserId(owner), token))
             before = self.registrations.devices[owner, token]
             assert replace(device, generation=before.generation) == before
@@ -295,6 +305,9 @@ class Histories(RuleBasedStateMachine):
     async def compare(self) -> None:
         assert await self.store.queue.backlog() == self.events.backlog()
         assert await self.store.registry.devices_of(OWNERS) == self.registrations.by_owner()
+        history = await self.store.registry.history()
+        gone = [(one.device.owner, one.device.token, one.device.generation, one.quarantined) for one in history]
+        assert sorted(gone) == self.registrations.history()
         for event_id in self.events.touched():
             record = await self.store.log.record(event_id)
             assert record is not None

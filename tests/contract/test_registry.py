@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
+import pytest
 from msgspec.structs import replace
 from tests.contract.factories import Stores
 from tests.contract.support import ACCOUNT, OTHER_OWNER, OWNER, SAME_KEY, TOKEN, device_of, register, registration
@@ -243,17 +245,17 @@ async def test_a_quarantined_token_gets_nothing_until_it_is_released(store: Stor
     assert [removal.quarantined for removal in await store.registry.history(owner=OWNER)] == [True, True]
     (held,) = await store.registry.quarantine()
     assert (held.provider, held.account, held.tokens, held.oldest_ms) == ("apns", ACCOUNT, 2, clocks.now_ms)
-    assert await store.registry.release_quarantine(ACCOUNT) == 2
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 2
     assert sorted(await tokens_of(store)) == ["a", "b"]
     assert await store.registry.history(owner=OWNER) == []
     assert await store.registry.quarantine() == []
-    assert await store.registry.release_quarantine(ACCOUNT) == 0
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
 
 
 async def test_a_restored_registration_is_a_new_one_of_what_was_before(store: Store) -> None:
     """What was read before the removal says nothing of it any more."""
     (before,) = await quarantine(store, "a")
-    await store.registry.release_quarantine(ACCOUNT)
+    await store.registry.release_quarantine(ACCOUNT, 100)
     after = await device_of(store, "a")
     assert replace(after, generation=before.generation) == before
     assert after.generation != before.generation
@@ -262,30 +264,30 @@ async def test_a_restored_registration_is_a_new_one_of_what_was_before(store: St
 
 async def test_only_the_account_named_is_released(store: Store) -> None:
     await quarantine(store, "a")
-    assert await store.registry.release_quarantine("AAAAAAAAAA.other.app") == 0
+    assert await store.registry.release_quarantine("AAAAAAAAAA.other.app", 100) == 0
     assert await tokens_of(store) == []
 
 
 async def test_a_purged_quarantine_stays_in_the_history_and_is_not_released(store: Store) -> None:
     await quarantine(store, "a", "b")
     assert await store.registry.purge_quarantine(ACCOUNT) == 2
-    assert await store.registry.release_quarantine(ACCOUNT) == 0
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
     assert len(await store.registry.history(owner=OWNER)) == 2
-    assert await store.registry.restore(TOKEN) == 1
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
     assert await tokens_of(store) == ["a"]
 
 
 async def test_a_token_registered_again_is_left_as_its_user_wants_it(store: Store) -> None:
     await quarantine(store, "a")
     again = await register(store, "a", address=LATER)
-    assert await store.registry.release_quarantine(ACCOUNT) == 0
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
     assert (await store.registry.devices_of([OWNER]))[OWNER] == [again]
 
 
 async def test_a_token_deleted_by_its_user_does_not_come_back_from_quarantine(store: Store) -> None:
     await quarantine(store, "a")
     await store.registry.delete(OWNER, "apns", TOKEN)
-    assert await store.registry.release_quarantine(ACCOUNT) == 0
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
     assert await tokens_of(store) == []
 
 
@@ -293,8 +295,131 @@ async def test_of_several_removals_the_latest_registration_is_restored(store: St
     await quarantine(store, "a")
     latest = await register(store, "a", address=LATER)
     await store.registry.remove_dead([dead(latest)], quarantine=True)
-    assert await store.registry.release_quarantine(ACCOUNT) == 1
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 1
     assert (await device_of(store, "a")).address == LATER
+
+
+async def lose_by_a_verdict(store: Store) -> None:
+    await store.registry.remove_dead([dead(await device_of(store, "a"))])
+
+
+async def lose_by_the_operator(store: Store) -> None:
+    await store.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
+
+
+async def lose_by_eviction(store: Store) -> None:
+    await register(store, "another", max_tokens=1)
+
+
+async def lose_by_a_quarantine(store: Store) -> None:
+    await store.registry.remove_dead([dead(await device_of(store, "a"))], quarantine=True)
+
+
+async def lose_by_a_purge(store: Store) -> None:
+    await lose_by_a_quarantine(store)
+    await store.registry.purge_quarantine(ACCOUNT)
+
+
+WAYS_TO_LOSE = [lose_by_a_verdict, lose_by_the_operator, lose_by_eviction, lose_by_a_quarantine, lose_by_a_purge]
+
+
+@pytest.mark.parametrize("lose", WAYS_TO_LOSE)
+async def test_what_was_lost_otherwise_comes_back(store: Store, lose: Callable[[Store], Awaitable[None]]) -> None:
+    before = await register(store, "a")
+    await lose(store)
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
+    back = await device_of(store, "a")
+    assert replace(back, generation=before.generation) == before
+
+
+@pytest.mark.parametrize("lose", WAYS_TO_LOSE)
+async def test_what_its_user_has_deleted_does_not_come_back_though_it_was_lost_before(
+    store: Store, lose: Callable[[Store], Awaitable[None]]
+) -> None:
+    await register(store, "a")
+    await lose(store)
+    assert await store.registry.delete(OWNER, "apns", TOKEN) is False
+    assert await store.registry.restore("apns", TOKEN, 100) == 0
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
+    assert "a" not in await tokens_of(store)
+    removal = (await store.registry.history(token=TOKEN))[-1]
+    assert removal.reason.endswith("deleted by its user")
+    assert removal.quarantined is False
+
+
+@pytest.mark.parametrize("lose", WAYS_TO_LOSE)
+async def test_what_its_user_has_deleted_and_registered_again_and_lost_comes_back_as_it_was_last(
+    store: Store, lose: Callable[[Store], Awaitable[None]]
+) -> None:
+    await register(store, "a")
+    await lose(store)
+    await store.registry.delete(OWNER, "apns", TOKEN)
+    await register(store, "a", address=LATER)
+    await lose(store)
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
+    assert (await device_of(store, "a")).address == LATER
+    await store.registry.delete(OWNER, "apns", TOKEN)
+    assert await store.registry.restore("apns", TOKEN, 100) == 0
+
+
+async def test_what_the_operator_removes_out_of_quarantine_can_still_be_restored(store: Store) -> None:
+    await quarantine(store, "a")
+    await store.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
+    assert await store.registry.quarantine() == []
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
+
+
+async def test_nothing_is_restored_beyond_what_a_user_may_register(store: Store) -> None:
+    await register(store, "a")
+    await register(store, "a", owner=OTHER_OWNER)
+    await lose_by_a_verdict(store)
+    await store.registry.delete(OTHER_OWNER, "apns", TOKEN, by_operator=True)
+    for token in ("b", "c"):
+        await register(store, token)
+    assert await store.registry.restore("apns", TOKEN, 2) == 1, "the other user has room"
+    assert await tokens_of(store) == ["b", "c"]
+    assert await tokens_of(store, OTHER_OWNER) == ["a"]
+    await store.registry.delete(OWNER, "apns", DeviceToken("b"))
+    assert await store.registry.restore("apns", TOKEN, 2) == 1, "the removal that brought nothing back is kept"
+    assert sorted(await tokens_of(store)) == ["a", "c"]
+
+
+async def test_nothing_is_released_beyond_what_a_user_may_register(store: Store) -> None:
+    await quarantine(store, "a", "b", "c")
+    await register(store, "d")
+    assert await store.registry.release_quarantine(ACCOUNT, 2) == 1
+    assert len(await tokens_of(store)) == 2
+    assert await store.registry.quarantine() == [], "the operator has decided"
+    assert len(await store.registry.history(owner=OWNER)) == 2
+
+
+async def test_a_restore_that_restores_nothing_forgets_nothing(store: Store) -> None:
+    first = await register(store, "a")
+    await lose_by_a_verdict(store)
+    again = await register(store, "a", address=LATER)
+    assert await store.registry.restore("apns", TOKEN, 100) == 0
+    assert (await store.registry.devices_of([OWNER]))[OWNER] == [again]
+    (removal,) = await store.registry.history(token=TOKEN)
+    assert removal.device == first
+
+
+async def test_a_release_does_not_undo_what_was_lost_after_the_quarantine(store: Store) -> None:
+    await quarantine(store, "a")
+    await register(store, "a", address=LATER)
+    await lose_by_a_verdict(store)
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
+    assert await store.registry.quarantine() == []
+    assert await tokens_of(store) == []
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
+    assert (await device_of(store, "a")).address == LATER
+
+
+async def test_only_the_provider_named_gets_its_token_back(store: Store) -> None:
+    for provider in ("apns", "fcm"):
+        await register(store, "a", provider=provider)
+        await store.registry.delete(OWNER, provider, TOKEN, by_operator=True)
+    assert await store.registry.restore("fcm", TOKEN, 100) == 1
+    assert [device.provider for device in (await store.registry.devices_of([OWNER]))[OWNER]] == ["fcm"]
 
 
 async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_token(store: Store) -> None:
@@ -302,7 +427,7 @@ async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_
     await register(store, "a", owner=OTHER_OWNER)
     await store.registry.delete(OTHER_OWNER, "apns", TOKEN)
     await store.registry.remove_dead([dead(mine)])
-    assert await store.registry.restore(TOKEN) == 1
+    assert await store.registry.restore("apns", TOKEN, 100) == 1
     assert [device.owner for device in await store.registry.find(TOKEN)] == [OWNER]
 
 

@@ -62,8 +62,25 @@ async def test_what_comes_back_is_signalled_as_restored(store: Store) -> None:
     device = await register(store, "a")
     await store.registry.remove_dead([DeadToken(device, ACCOUNT, "410")], quarantine=True)
     signals = heard(store)
-    await store.registry.release_quarantine(ACCOUNT)
+    await store.registry.release_quarantine(ACCOUNT, 100)
     assert signals == [TokenRestored(OWNER, "apns", TOKEN), QuarantineChanged(ACCOUNT)]
+
+
+async def test_a_token_restored_out_of_quarantine_changes_the_quarantine(store: Store) -> None:
+    device = await register(store, "a")
+    await store.registry.remove_dead([DeadToken(device, ACCOUNT, "410")], quarantine=True)
+    signals = heard(store)
+    await store.registry.restore("apns", TOKEN, 100)
+    assert signals == [TokenRestored(OWNER, "apns", TOKEN), QuarantineChanged(ACCOUNT)]
+
+
+async def test_what_is_not_restored_is_not_signalled(store: Store) -> None:
+    device = await register(store, "a")
+    await store.registry.remove_dead([DeadToken(device, ACCOUNT, "410")])
+    await register(store, "a")
+    signals = heard(store)
+    await store.registry.restore("apns", TOKEN, 100)
+    assert signals == []
 
 
 async def test_credentials_keys_and_sessions_are_signalled(store: Store) -> None:
@@ -99,7 +116,7 @@ async def test_a_server_hears_what_a_command_has_changed(stores: Stores) -> None
     signals = heard(server)
     command = await stores.open(server=False)
     await command.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
-    await command.registry.restore(TOKEN)
+    await command.registry.restore("apns", TOKEN, 100)
     await command.credentials.put(Credential("fcm", "main", b"{}"))
     _, key = await command.access.create_key(Role.ADMIN, "", None)
     await command.access.revoke_key(key.id)

@@ -48,7 +48,7 @@ async def test_a_dead_token_is_removed_for_every_owner_and_can_be_restored(tmp_p
         history = await line.store.registry.history(token=device.token)
         assert {removal.device.owner for removal in history} == {device.owner, other.owner}
         assert all(removal.reason == "410 Unregistered" for removal in history)
-        assert await line.store.registry.restore(device.token) == 2
+        assert await line.store.registry.restore("apns", device.token, 100) == 2
         assert len(await line.store.registry.find(device.token)) == 2
 
 
@@ -91,7 +91,7 @@ async def test_the_fuse_quarantines_when_too_many_tokens_die_at_once_and_one_com
         assert line.lane(LANE).fuse_blown
         histories = [await line.store.registry.history(token=device.token) for device in devices[250:]]  # type: ignore[arg-type]
         assert all(history[0].quarantined for history in histories)
-        released = await line.store.registry.release_quarantine(APPLICATION)
+        released = await line.store.registry.release_quarantine(APPLICATION, 100)
         assert released >= 150
         line.dispatcher.lanes.quarantined({})
         assert not line.lane(LANE).fuse_blown

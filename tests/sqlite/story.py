@@ -125,7 +125,7 @@ async def _devices(store: SqliteStore, clocks: Clocks) -> list[Any]:
     dead = [DeadToken(device, ACCOUNT, "Unregistered") for device in devices[:2]]
     kept = [await registry.remove_dead(dead[:1]), await registry.remove_dead(dead[1:], quarantine=True)]
     quarantine = await registry.quarantine()
-    back = [await registry.release_quarantine(ACCOUNT), await registry.restore(devices[0].token)]
+    back = [await registry.release_quarantine(ACCOUNT, 100), await registry.restore("fcm", devices[0].token, 100)]
     gone = [await registry.purge_quarantine(ACCOUNT), await registry.delete(OWNER, "apns", TOKEN, by_operator=True)]
     after = [await registry.devices_of([OWNER, OTHER_OWNER]), await registry.find(DeviceToken("d"))]
     return [evicted, both, kept, quarantine, back, gone, after, await registry.history()]

@@ -274,13 +274,15 @@ async def test_the_history_tells_of_removed_devices_as_they_were(migrated: Sqlit
 
 
 async def test_a_removed_token_is_restored_as_it_was_registered(migrated: SqliteStore) -> None:
-    assert await migrated.registry.restore(DeviceToken("gone")) == 2
+    for provider in ("apns", "fcm"):
+        assert await migrated.registry.restore(provider, DeviceToken("gone"), 100) == 1
     back = await devices_of(migrated, OLD_OWNER)
     assert list(back) == ["apns:gone", "fcm:gone"]
     assert apns_address.parse(back["apns:gone"].address) == ApnsAddress(APPLICATION, True, "de.cospace.app.voip", False)
     assert fcm_address.parse(back["fcm:gone"].address) == FcmAddress(ODD_PROJECT, "fid")
     assert [one.registered_us for one in back.values()] == [21, 22]
-    assert await migrated.registry.restore(DeviceToken("deleted")) == 0
+    for provider in ("apns", "fcm"):
+        assert await migrated.registry.restore(provider, DeviceToken("deleted"), 100) == 0
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ async def test_what_is_in_quarantine_is_released_by_its_account(
         Quarantine("apns", APPLICATION, 2, old.REMOVED_MS),
         Quarantine("fcm", ODD_PROJECT, 1, old.REMOVED_MS),
     ]
-    assert await migrated.registry.release_quarantine(account) == len(keys)
+    assert await migrated.registry.release_quarantine(account, 100) == len(keys)
     assert list(await devices_of(migrated, OLD_OWNER)) == keys
     assert account not in {one.account for one in await migrated.registry.quarantine()}
 

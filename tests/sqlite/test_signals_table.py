@@ -76,7 +76,7 @@ async def change_everything(store: SqliteStore) -> None:
     await registry.add(registration(B), 1)
     device = await register(store, A, owner=OTHER_OWNER)
     await registry.remove_dead([DeadToken(device, ACCOUNT, "410")], quarantine=True)
-    await registry.release_quarantine(ACCOUNT)
+    await registry.release_quarantine(ACCOUNT, 100)
     await registry.purge_quarantine(ACCOUNT)
     await store.credentials.put(Credential("fcm", "main", b"{}"))
     await store.credentials.remove("fcm", "main")

@@ -354,8 +354,8 @@ async def test_a_store_known_to_be_damaged_acknowledges_nothing_and_still_settle
         store.queue.append([make_event(clocks)]),
         store.registry.add(registration("a"), 10),
         store.registry.delete(OWNER, "apns", TOKEN),
-        store.registry.restore(TOKEN),
-        store.registry.release_quarantine("x"),
+        store.registry.restore("apns", TOKEN, 100),
+        store.registry.release_quarantine("x", 100),
         store.registry.purge_quarantine("x"),
     ):
         with pytest.raises(StoreUnavailable, match="damaged"):

@@ -11,7 +11,7 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import user_id
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
-from tocsin.domain.devices import Device, DeviceToken
+from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 from tocsin.providers.rules import RULES
 from tocsin.store.ports import Store
@@ -29,13 +29,13 @@ TokenOption = Annotated[
 @command(app, "list", example="tocsin device list --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
 def list_(owner: OwnerOption = None, token: TokenOption = None, config: Config = None, as_json: AsJson = False) -> None:
     """Show a user's devices, or every registration of one token."""
-    user, tokens = _whose("device list", owner, token)
+    user = _whose("device list", owner, token)
 
     async def find(store: Store) -> list[Device]:
         if user is None:
-            return await _registered(store, tokens or [])
+            return await _registered(store, token or "")
         devices = (await store.registry.devices_of([user])).get(user, [])
-        return [device for device in devices if tokens is None or device.token in tokens]
+        return [device for device in devices if token is None or RULES.is_token_of(token, device)]
 
     found = in_store(settings_of(config), find)
     if as_json:
@@ -61,15 +61,10 @@ def remove(
     config: Config = None,
 ) -> None:
     """Remove a device token, for one user or for all that registered it. `device restore` restores it."""
-    tokens = RULES.stored_tokens(token)
     user = None if owner is None else user_id(owner)
 
     async def delete(store: Store) -> int:
-        found = [
-            device
-            for device in await _registered(store, tokens)
-            if user in (None, device.owner) and RULES.is_token_of(token, device)
-        ]
+        found = [device for device in await _registered(store, token) if user in (None, device.owner)]
         return sum([await store.registry.delete(one.owner, one.provider, one.token, by_operator=True) for one in found])
 
     removed = in_store(settings_of(config), delete, in_steps=True)
@@ -83,12 +78,12 @@ def history(
     owner: OwnerOption = None, token: TokenOption = None, config: Config = None, as_json: AsJson = False
 ) -> None:
     """Show which registrations were removed, when and why. They are remembered as `store.history` says."""
-    user, tokens = _whose("device history", owner, token)
+    user = _whose("device history", owner, token)
 
     async def read(store: Store) -> list[Removal]:
-        if tokens is None:
+        if token is None:
             return await store.registry.history(owner=user)
-        return [removal for one in tokens for removal in await store.registry.history(owner=user, token=one)]
+        return await _removed(store, token, user)
 
     found = in_store(settings_of(config), read)
     if as_json:
@@ -103,17 +98,22 @@ def history(
 
 @command(app, "restore", example="tocsin device restore APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx")
 def restore(token: Token, config: Config = None) -> None:
-    """Restore a removed token for every user who had it, except where the user has deleted or registered it since."""
-    tokens = RULES.stored_tokens(token)
+    """Restore a removed token for every user who lost it.
+
+    Not where the user has deleted it or registered it again, or has as many tokens as allowed.
+    """
+    settings = settings_of(config)
+    max_tokens = settings.push_api.max_tokens_per_user
 
     async def restore_all(store: Store) -> int:
-        return sum([await store.registry.restore(one) for one in tokens])
+        removed = {(one.device.provider, one.device.token): None for one in await _removed(store, token)}
+        return sum([await store.registry.restore(*one, max_tokens) for one in removed])
 
-    restored = in_store(settings_of(config), restore_all, in_steps=True)
+    restored = in_store(settings, restore_all, in_steps=True)
     if not restored:
         raise CommandError(
             "nothing to restore: no removal of this token is remembered (see `store.history`), or its user has deleted"
-            " it, or it is registered again"
+            f" it, or it is registered again, or its user has {max_tokens} tokens (`push_api.max_tokens_per_user`)"
         )
     remark(f"Restored {_registrations(restored)}.")
 
@@ -147,16 +147,24 @@ def _reason(removal: Removal) -> str:
     return f"{removal.reason} (in quarantine)" if removal.quarantined else removal.reason
 
 
-async def _registered(store: Store, tokens: list[DeviceToken]) -> list[Device]:
-    """Every registration of these tokens."""
-    return [device for token in tokens for device in await store.registry.find(token)]
+async def _registered(store: Store, token: str) -> list[Device]:
+    """Every registration of a token, in whatever spelling its provider allows."""
+    found = [device for form in RULES.stored_tokens(token) for device in await store.registry.find(form)]
+    return [device for device in found if RULES.is_token_of(token, device)]
 
 
-def _whose(command: str, owner: str | None, token: str | None) -> tuple[UserId | None, list[DeviceToken] | None]:
-    """The user, and the forms in which the token may be stored; None for what was not given."""
+async def _removed(store: Store, token: str, owner: UserId | None = None) -> list[Removal]:
+    """Every removal of a token, in whatever spelling its provider allows."""
+    forms = RULES.stored_tokens(token)
+    found = [removal for form in forms for removal in await store.registry.history(owner=owner, token=form)]
+    return [removal for removal in found if RULES.is_token_of(token, removal.device)]
+
+
+def _whose(command: str, owner: str | None, token: str | None) -> UserId | None:
+    """The user, where one was given."""
     if owner is None and token is None:
         raise InputError(f"{command}: give --owner UUID, --token TOKEN, or both")
-    return None if owner is None else user_id(owner), None if token is None else RULES.stored_tokens(token)
+    return None if owner is None else user_id(owner)
 
 
 def _registrations(count: int) -> str:

@@ -44,7 +44,9 @@ def list_(
 @command(app, "release", example="tocsin quarantine release 39JSDKGJ38.de.cospace.app")
 def release(application: Name, config: Config = None) -> None:
     """Restore an application's quarantined registrations: the provider was wrong."""
-    released = in_store(settings_of(config), lambda store: store.registry.release_quarantine(application))
+    settings = settings_of(config)
+    max_tokens = settings.push_api.max_tokens_per_user
+    released = in_store(settings, lambda store: store.registry.release_quarantine(application, max_tokens))
     if not released:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")

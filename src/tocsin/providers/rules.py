@@ -40,13 +40,19 @@ class RuleBook(Mapping[str, Rules]):
     def is_token_of(self, text: str, device: Device) -> bool:
         """Whether a token that somebody names, in whatever spelling its provider allows, is this device's."""
         rules = self._by_name.get(device.provider)
+        if rules is None:
+            return text == device.token
         try:
-            return rules is not None and rules.token(text) == device.token
+            return rules.token(text) == device.token
         except ValueError:
             return False
 
     def stored_tokens(self, text: str) -> list[DeviceToken]:
-        """The forms in which a token that somebody names may be stored, whichever provider's it is."""
+        """The forms in which a token that somebody names may be stored, whichever provider's it is.
+
+        What is found by them is the token only where `is_token_of` says so: each form is one provider's, and another
+        provider may have given out just that.
+        """
         tokens = []
         for rules in self._by_name.values():
             try:

@@ -202,7 +202,11 @@ class Registry(Protocol):
         """Register, or register again; returns what was evicted to keep the owner within `max_tokens`."""
 
     async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
-        """Remove one user's registration; whether there was one. What an operator has removed can be restored."""
+        """Remove one user's registration; whether there was one.
+
+        What an operator has removed can be restored. What its user has deleted cannot, even if it was removed before
+        for another reason: from then on nothing of it comes back, until the user registers it again.
+        """
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
@@ -221,17 +225,21 @@ class Registry(Protocol):
         self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
     ) -> list[Removal]: ...
 
-    async def restore(self, token: DeviceToken) -> int:
-        """Bring removed registrations of a token back; returns how many.
+    async def restore(self, provider: str, token: DeviceToken, max_tokens: int) -> int:
+        """Bring a provider's token back for every user who lost it, as each had registered it last; returns how many.
 
-        Not those that their users have deleted themselves, whatever became of the token before.
+        Nothing is brought back that its user has deleted, that is registered again, or that would give its owner more
+        than `max_tokens`; its removal then stays in the history.
         """
 
     async def quarantine(self) -> list[Quarantine]:
         """What is in quarantine, by account."""
 
-    async def release_quarantine(self, account: str) -> int:
-        """Bring the quarantined registrations of an account back, as `restore` does; returns how many."""
+    async def release_quarantine(self, account: str, max_tokens: int) -> int:
+        """Bring the quarantined registrations of an account back, as `restore` does; returns how many.
+
+        Nothing is in quarantine afterwards: what is not brought back counts as removed.
+        """
 
     async def purge_quarantine(self, account: str) -> int:
         """Take the quarantined registrations of an account for removed; returns how many."""

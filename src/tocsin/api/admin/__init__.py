@@ -22,14 +22,14 @@ from tocsin.store.ports import Store
 MAX_BODY_BYTES = 64 * 1024
 
 
-def admin_router(*, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook) -> Router:
-    """Everything under `/api/admin`."""
+def admin_router(*, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook, max_tokens: int) -> Router:
+    """Everything under `/api/admin`. No user gets more than `max_tokens` back."""
     return Router(
         "/api/admin",
         route_handlers=[
             *ApplicationRoutes(store).handlers(),
-            *DeviceRoutes(store.registry, rules).handlers(),
-            *OperationRoutes(store.queue, store.registry, delivery).handlers(),
+            *DeviceRoutes(store.registry, rules, max_tokens).handlers(),
+            *OperationRoutes(store.queue, store.registry, delivery, max_tokens).handlers(),
             *DeadLetterRoutes(store.log).handlers(),
         ],
         guards=[keys.admin_guard, _json_only],

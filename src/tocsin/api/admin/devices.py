@@ -16,10 +16,11 @@ from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import RESTORE
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.devices import Device, DeviceToken
+from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.store.ports import Registry
+from tocsin.store.records import Removal
 
 OWNER = Annotated[UUID | None, QueryParameter(description="The registrations of this user; or give `token`")]
 SYSTEM = Annotated[str, QueryParameter(schema_extra={"enum": sorted(RULES)})]
@@ -66,9 +67,10 @@ class Restored(Struct, frozen=True):
 class DeviceRoutes(Shared):
     """The routes of `/api/admin/devices`."""
 
-    def __init__(self, registry: Registry, rules: RuleBook) -> None:
+    def __init__(self, registry: Registry, rules: RuleBook, max_tokens: int) -> None:
         self._registry = registry
         self._rules = rules
+        self._max_tokens = max_tokens
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
@@ -83,16 +85,10 @@ class DeviceRoutes(Shared):
         ]
 
     async def list_devices(self, owner: OWNER = None, token: TOKEN = None) -> list[DeviceView]:
-        user, tokens = self._one_of(owner, token)
-        if user is not None:
+        if (user := _one_of(owner, token)) is not None:
             devices = (await self._registry.devices_of((user,))).get(user, [])
         else:
-            devices = [
-                device
-                for stored in tokens
-                for device in await self._registry.find(stored)
-                if self._rules.is_token_of(token or "", device)
-            ]
+            devices = await self._registered(token or "")
         return [self._view(device) for device in devices]
 
     async def remove(self, owner: FromQuery[UUID], system: SYSTEM, token: FromQuery[str]) -> None:
@@ -108,27 +104,26 @@ class DeviceRoutes(Shared):
             raise RequestError(Kind.NOT_FOUND, "There is no such registration.")
 
     async def history(self, owner: OWNER = None, token: TOKEN = None) -> list[RemovalView]:
-        user, tokens = self._one_of(owner, token)
-        if user is not None:
+        if (user := _one_of(owner, token)) is not None:
             removals = await self._registry.history(owner=user)
         else:
-            removals = [removal for stored in tokens for removal in await self._registry.history(token=stored)]
+            removals = await self._removed(token or "")
         return [
             RemovalView(self._view(one.device), rfc3339(one.removed_ms), one.reason, one.quarantined)
             for one in removals
         ]
 
     async def restore(self, data: JSONBody[RestoreRequest]) -> Restored:
-        tokens = self._rules.stored_tokens(data.device_token)
-        return Restored(sum([await self._registry.restore(token) for token in tokens]))
+        removed = {(one.device.provider, one.device.token): None for one in await self._removed(data.device_token)}
+        return Restored(sum([await self._registry.restore(*one, self._max_tokens) for one in removed]))
 
-    def _one_of(self, owner: UUID | None, token: str | None) -> tuple[UserId | None, list[DeviceToken]]:
-        if (owner is None) == (token is None):
-            raise bad_input("?owner", "give either owner or token")
-        return (
-            None if owner is None else UserId(str(owner)),
-            [] if token is None else self._rules.stored_tokens(token),
-        )
+    async def _registered(self, token: str) -> list[Device]:
+        found = [device for form in self._rules.stored_tokens(token) for device in await self._registry.find(form)]
+        return [device for device in found if self._rules.is_token_of(token, device)]
+
+    async def _removed(self, token: str) -> list[Removal]:
+        found = [one for form in self._rules.stored_tokens(token) for one in await self._registry.history(token=form)]
+        return [removal for removal in found if self._rules.is_token_of(token, removal.device)]
 
     def _view(self, device: Device) -> DeviceView:
         rules = self._rules.get(device.provider)  # None: a provider that is not configured any more
@@ -141,3 +136,10 @@ class DeviceRoutes(Shared):
             last_success_at=UNSET if device.last_success_ms is None else rfc3339(device.last_success_ms),
             **{name: value for name, value in address.items() if name in DeviceView.__struct_fields__},
         )
+
+
+def _one_of(owner: UUID | None, token: str | None) -> UserId | None:
+    """The user; None where the token was given."""
+    if (owner is None) == (token is None):
+        raise bad_input("?owner", "give either owner or token")
+    return None if owner is None else UserId(str(owner))

@@ -39,9 +39,10 @@ class Purged(Struct, frozen=True):
 class OperationRoutes(Shared):
     """The routes of `/api/admin/lanes`, `/api/admin/backlog` and `/api/admin/quarantine`."""
 
-    def __init__(self, queue: EventQueue, registry: Registry, delivery: DeliveryControl) -> None:
+    def __init__(self, queue: EventQueue, registry: Registry, delivery: DeliveryControl, max_tokens: int) -> None:
         self._queue = queue
         self._registry = registry
+        self._max_tokens = max_tokens
         self._delivery = delivery
 
     def handlers(self) -> list[ControllerRouterHandler]:
@@ -70,7 +71,7 @@ class OperationRoutes(Shared):
         ]
 
     async def release(self, application: FromPath[str]) -> Released:
-        return Released(await self._registry.release_quarantine(application))
+        return Released(await self._registry.release_quarantine(application, self._max_tokens))
 
     async def purge(self, application: FromPath[str]) -> Purged:
         return Purged(await self._registry.purge_quarantine(application))

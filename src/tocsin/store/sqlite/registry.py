@@ -25,7 +25,7 @@ from tocsin.store.records import (
     TokenRegistered,
     TokenRestored,
 )
-from tocsin.store.sqlite import rows
+from tocsin.store.sqlite import removals, rows
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.known import KnownDevices
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -44,21 +44,16 @@ _OF_OWNERS: Final = (
     f"SELECT json_group_array({_DEVICE_JSON}) FROM json_each(?) AS key "
     f"CROSS JOIN device ON device.id {_ITS_ROWS.format(key='key.value')}"
 )
-_INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS}) VALUES (
-        (SELECT coalesce(max(id) + 1, ?1) FROM device WHERE id {_ITS_ROWS.format(key="?1")}),
-        ?2, ?3, ?4, ?5, ?6, ?7, NULL
-    ) ON CONFLICT(token, provider, owner) DO """
-_REGISTER: Final = _INSERT + "UPDATE SET address = ?5, registered_us = ?6, generation = ?7, last_success_ms = NULL"
-_BRING_BACK: Final = _INSERT + "NOTHING"
-_REMEMBER: Final = (
-    "INSERT INTO removal(owner, provider, token, account, device, removed_ms, reason, quarantined) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_OF_ITS_KEY: Final = f"FROM device WHERE id {_ITS_ROWS.format(key='?1')}"
+_INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS})
+    SELECT (SELECT coalesce(max(id) + 1, ?1) {_OF_ITS_KEY}), ?2, ?3, ?4, ?5, ?6, ?7, NULL
+    WHERE {{condition}} ON CONFLICT(token, provider, owner) DO """
+_REGISTER: Final = (
+    _INSERT.format(condition="TRUE")
+    + "UPDATE SET address = ?5, registered_us = ?6, generation = ?7, last_success_ms = NULL"
 )
-_BY_ITS_USER: Final = "deleted by its user"
-_NOT_QUARANTINED_ANY_MORE: Final = (
-    f"UPDATE removal SET quarantined = 0, reason = reason || '; then {_BY_ITS_USER}' "
-    "WHERE owner = ? AND provider = ? AND token = ? AND quarantined = 1 RETURNING account"
-)
+# A token registered again since is as its user wants it: it is left alone.
+_BRING_BACK: Final = _INSERT.format(condition=f"(SELECT count(*) {_OF_ITS_KEY} AND owner = ?2) < ?8") + "NOTHING"
 _QUARANTINE: Final = (
     "SELECT provider, account, count(*), min(removed_ms) FROM removal WHERE quarantined = 1"
     " GROUP BY provider, account ORDER BY account, provider"
@@ -76,7 +71,6 @@ _LEARN: Final = f"""WITH learned(key, owner, provider, token, generation, addres
 _LEARNED_AT_ONCE: Final = 2000
 
 _decode_devices = msgspec.json.Decoder(list[Device]).decode
-_decode_device = msgspec.json.Decoder(Device).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -119,7 +113,7 @@ class SqliteRegistry:
             others = [other for other in registered if other.key != device.key]
             evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
             for old in evicted:
-                self._remove(driver, old, "evicted: the user registered more tokens than allowed")
+                self._remove(driver, old, removals.EVICTED)
             return evicted, [TokenRegistered(owner, device.provider, device.token), *map(_deleted, evicted)]
 
         return await self._change(add, lambda _: [owner])
@@ -127,13 +121,15 @@ class SqliteRegistry:
     async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
 
+        by = removals.BY_THE_OPERATOR if by_operator else removals.BY_ITS_USER
+
         def delete(driver: sqlite3.Connection) -> tuple[bool, list[Signal]]:
             found = _select(driver, "owner = ? AND provider = ? AND token = ?", (owner, provider, token))
+            # What is gone already must not come back to a user who has deleted it.
+            accounts = removals.end(driver, owner, provider, token, by)
             for device in found:
-                self._remove(driver, device, "removed by the operator" if by_operator else _BY_ITS_USER)
-            # What is in quarantine must not come back to a user who has deleted it.
-            released = driver.execute(_NOT_QUARANTINED_ANY_MORE, (owner, provider, token)).fetchall()
-            signals: list[Signal] = [QuarantineChanged(account) for (account,) in released]
+                self._remove(driver, device, by)
+            signals: list[Signal] = [QuarantineChanged(account) for account in sorted(accounts)]
             # Signalled in any case: another process may have removed it a moment ago, without everybody knowing yet.
             return bool(found), [TokenDeleted(owner, provider, token), *signals]
 
@@ -216,69 +212,51 @@ class SqliteRegistry:
     async def history(
         self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
     ) -> list[Removal]:
-        def read(driver: sqlite3.Connection) -> list[Removal]:
-            wanted = {"owner": owner, "token": token, "quarantined": True if quarantined_only else None}
-            given = {column: value for column, value in wanted.items() if value is not None}
-            found = driver.execute(
-                "SELECT device, removed_ms, reason, quarantined, account FROM removal"
-                f" WHERE {' AND '.join(f'{column} = :{column}' for column in given) or 'TRUE'} ORDER BY id",
-                given,
-            )
-            return [
-                Removal(_decode_device(device), removed, reason, bool(held), account)
-                for device, removed, reason, held, account in found
-            ]
+        return await self._database.read(
+            lambda driver: removals.read(driver, owner=owner, token=token, quarantined_only=quarantined_only)
+        )
 
-        return await self._database.read(read)
-
-    async def restore(self, token: DeviceToken) -> int:
-        return await self._restore("token = ?", token)
+    async def restore(self, provider: str, token: DeviceToken, max_tokens: int) -> int:
+        return await self._bring_back(
+            lambda driver, put_back: removals.restore(driver, provider, token, put_back), max_tokens
+        )
 
     async def quarantine(self) -> list[Quarantine]:
         return await self._database.read(
             lambda driver: [Quarantine(*row) for row in driver.execute(_QUARANTINE).fetchall()]
         )
 
-    async def release_quarantine(self, account: str) -> int:
-        return await self._restore("account = ? AND quarantined = 1", account, QuarantineChanged(account))
+    async def release_quarantine(self, account: str, max_tokens: int) -> int:
+        return await self._bring_back(
+            lambda driver, put_back: (removals.release(driver, account, put_back), {account}), max_tokens
+        )
 
     async def purge_quarantine(self, account: str) -> int:
         self._database.refuse_if_damaged()
+        return await self._change(
+            lambda driver: (removals.purge(driver, account), [QuarantineChanged(account)]), lambda _: []
+        )
 
-        def purge(driver: sqlite3.Connection) -> tuple[int, list[Signal]]:
-            purged = driver.execute(
-                "UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND account = ?", (account,)
-            )
-            return purged.rowcount, [QuarantineChanged(account)]
-
-        return await self._change(purge, lambda _: [])
-
-    async def _restore(self, which: str, value: str, *signals: Signal) -> int:
+    async def _bring_back(
+        self,
+        bring_back: Callable[[sqlite3.Connection, Callable[[Device], bool]], tuple[list[Device], set[str]]],
+        max_tokens: int,
+    ) -> int:
+        """`bring_back` gets what puts one registration back, within `max_tokens` of its owner. It returns what is back,
+        and the accounts whose quarantine has changed."""
         self._database.refuse_if_damaged()
 
-        def restore(driver: sqlite3.Connection) -> tuple[tuple[int, list[Device]], list[Signal]]:
-            # The latest removal of a registration first: it is how its user wanted it last.
-            found = driver.execute(
-                f"SELECT id, device, reason FROM removal WHERE {which} ORDER BY id DESC", (value,)
-            ).fetchall()
-            restored = 0
-            back: list[Device] = []
-            deleted: set[tuple[str, str]] = set()
-            for id, text, reason in found:
-                device = _decode_device(text)
-                if _BY_ITS_USER in reason or (device.owner, device.key) in deleted:
-                    deleted.add((device.owner, device.key))
-                    continue
-                # A token registered again since is as its user wants it: it is left alone.
-                device = replace(device, generation=self._number())
-                restored += driver.execute(_BRING_BACK, _values(device)).rowcount
-                driver.execute("DELETE FROM removal WHERE id = ?", (id,))
-                back.append(device)
-            told = [TokenRestored(device.owner, device.provider, device.token) for device in back]
-            return (restored, back), [*told, *signals]
+        def restore(driver: sqlite3.Connection) -> tuple[list[Device], list[Signal]]:
+            def put_back(device: Device) -> bool:
+                again = replace(device, generation=self._number())
+                return driver.execute(_BRING_BACK, (*_values(again), max_tokens)).rowcount == 1
 
-        restored, _ = await self._change(restore, lambda done: [device.owner for device in done[1]])
-        return restored
+            back, accounts = bring_back(driver, put_back)
+            told = [TokenRestored(device.owner, device.provider, device.token) for device in back]
+            return back, [*told, *(QuarantineChanged(account) for account in sorted(accounts))]
+
+        back = await self._change(restore, lambda back: [device.owner for device in back])
+        return len(back)
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -309,9 +287,8 @@ class SqliteRegistry:
     def _remove(
         self, driver: sqlite3.Connection, device: Device, reason: str, account: str = "", *, quarantined: bool = False
     ) -> None:
+        removals.remember(driver, device, int(self._wall_clock() * 1000), reason, account, quarantined=quarantined)
         key = (device.owner, device.provider, device.token)
-        now_ms = int(self._wall_clock() * 1000)
-        driver.execute(_REMEMBER, (*key, account, _encode(device).decode(), now_ms, reason, quarantined))
         driver.execute("DELETE FROM device WHERE owner = ? AND provider = ? AND token = ?", key)
 
     def _next_us(self) -> int:
