@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from tests.contract.factories import Stores
 from tests.contract.support import ACCOUNT, LANE, OTHER_LANE, OWNER, TOKEN, claim, make_event, parked, register
 from tests.contract.support import registration as new_registration
@@ -141,3 +143,59 @@ async def test_what_was_signalled_before_a_server_began_is_not_heard_again(store
     signals = heard(server)
     await stores.noticed(server)
     assert signals == []
+
+
+# -- of a registration, the last signal says how it is -----------------------------------------------------------------
+
+
+async def test_a_deletion_elsewhere_does_not_outlive_a_registration_here(stores: Stores) -> None:
+    """The server hears of the deletion only after the token was registered again through it."""
+    server = await stores.open()
+    await register(server, "a")
+    command = await stores.open(server=False)
+    await command.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
+    signals = heard(server)
+    await register(server, "a")
+    await stores.noticed(server)
+    assert signals[-1] == TokenRegistered(OWNER, "apns", TOKEN)
+
+
+async def test_a_deletion_elsewhere_does_not_outlive_a_restore_here(stores: Stores) -> None:
+    server = await stores.open()
+    await register(server, "a")
+    command = await stores.open(server=False)
+    await command.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
+    signals = heard(server)
+    await server.registry.restore("apns", TOKEN, 100)
+    await stores.noticed(server)
+    assert isinstance(signals[-1], TokenRegistered | TokenRestored)
+
+
+async def test_a_restore_elsewhere_does_not_outlive_a_deletion_here(stores: Stores) -> None:
+    """The server hears of the restore only after the token was deleted through it."""
+    server = await stores.open()
+    await register(server, "a")
+    await server.registry.delete(OWNER, "apns", TOKEN, by_operator=True)
+    command = await stores.open(server=False)
+    await command.registry.restore("apns", TOKEN, 100)
+    signals = heard(server)
+    await server.registry.delete(OWNER, "apns", TOKEN)
+    await stores.noticed(server)
+    assert signals[-1] == TokenDeleted(OWNER, "apns", TOKEN)
+
+
+async def test_a_deletion_here_ends_with_a_restore_elsewhere(stores: Stores) -> None:
+    server = await stores.open()
+    await register(server, "a")
+    await register(server, "b")
+    signals = heard(server)
+    command = await stores.open(server=False)
+    for token in (TOKEN, DeviceToken("b")):
+        # Noticed while the deletion of the next one is on its way.
+        deleted = asyncio.ensure_future(server.registry.delete(OWNER, "apns", token, by_operator=True))
+        await stores.noticed(server)
+        await deleted
+        await command.registry.restore("apns", token, 100)
+    await stores.noticed(server)
+    last = {signal.token: signal for signal in signals if isinstance(signal, TokenDeleted | TokenRestored)}
+    assert {token: type(signal) for token, signal in last.items()} == {"a": TokenRestored, "b": TokenRestored}

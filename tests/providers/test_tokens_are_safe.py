@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,10 @@ from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Match, Rule
 from tocsin.providers.apns.address import parse
 from tocsin.providers.fcm.credentials import stored
+from tocsin.store.ports import Store
 from tocsin.store.records import Result
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions
 
 LANE = f"apns:production:{APPLICATION}"
 
@@ -203,6 +208,41 @@ async def test_deleting_a_token_stops_what_is_already_queued_for_it(tmp_path: Pa
         [record] = await line.finished(event)
         assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.CANCELLED]
         assert line.emulator.inbox.find() == []
+
+
+@asynccontextmanager
+async def a_command_beside(directory: Path) -> AsyncIterator[Store]:
+    """The store as a command opens it, beside the server."""
+    options = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=120.0)
+    store = await open_store(directory / "tocsin.db", options, server=False)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("removed_by", ["server", "command"])
+@pytest.mark.parametrize("back_by", ["restore by the server", "restore by a command", "registration"])
+async def test_what_waits_for_a_removed_token_is_delivered_once_the_token_is_back(
+    tmp_path: Path, removed_by: str, back_by: str
+) -> None:
+    async with running_line(tmp_path) as line, a_command_beside(tmp_path) as command:
+        device = apns_device()
+        line.script(Rule(status=503, reason="ServiceUnavailable", headers={"retry-after": "3"}, times=1))
+        await line.register(device)
+        event = make_event()
+        await line.append(event)
+        await line.attempted(event)
+        remover = line.store if removed_by == "server" else command
+        await remover.registry.delete(device.owner, "apns", device.token, by_operator=True)
+        # At once: the server has not yet noticed what the command has done.
+        if back_by == "registration":
+            await line.register(device)
+        else:
+            restorer = command if back_by == "restore by a command" else line.store
+            assert await restorer.registry.restore("apns", device.token, 100) == 1
+        [record] = await line.finished(event)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
 
 
 async def test_an_event_whose_lifetime_is_over_is_not_sent(tmp_path: Path) -> None:

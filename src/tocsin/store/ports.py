@@ -288,7 +288,11 @@ class Credentials(Protocol):
 
 class Signals(Protocol):
     """What was changed, by whichever process. The process that changes something is told before its call returns, all
-    others as soon as the store can."""
+    others as soon as the store can.
+
+    Of one registration, the last signal says how it is, whichever processes have changed it: news of another process
+    that come late are followed by what is true now.
+    """
 
     def subscribe(self, receive: Callable[[Signal], None]) -> None:
         """Have `receive` called with every signal from now on. It must not block, and must not raise."""

@@ -272,17 +272,16 @@ class SqliteRegistry:
             self._signals.write(driver, signals)
             return result, signals
 
-        writing = asyncio.ensure_future(self._database.write(write))
+        async def write_and_tell() -> T:
+            # Told in the order of the commits, also beside what is noticed of other processes: nothing else may be
+            # awaited between the commit and the signals.
+            result, signals = await self._database.write(write)
+            self._known.forget(owners(result))
+            self._signals.publish(signals)
+            return result
 
-        def tell(done: asyncio.Future[tuple[T, list[Signal]]]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                result, signals = done.result()
-                self._known.forget(owners(result))
-                self._signals.publish(signals)
-
-        # Whether or not the caller has given up meanwhile: the commit is made.
-        writing.add_done_callback(tell)
-        return (await asyncio.shield(writing))[0]
+        # Whether or not the caller gives up meanwhile: the commit is made.
+        return await asyncio.shield(asyncio.ensure_future(write_and_tell()))
 
     def _remove(
         self, driver: sqlite3.Connection, device: Device, reason: str, account: str = "", *, quarantined: bool = False

@@ -11,16 +11,29 @@ from typing import Final
 
 import msgspec
 
-from tocsin.store.records import Signal
+from tocsin.domain.devices import DeviceToken
+from tocsin.domain.events import UserId
+from tocsin.store.records import Signal, TokenDeleted, TokenRegistered, TokenRestored
 
 _INSERT = "INSERT INTO signal(body, at_ms) VALUES (?, ?)"
 _READ = "SELECT id, body FROM signal WHERE id > ? ORDER BY id"
 _NEWEST = "SELECT coalesce(max(id), 0) FROM signal"
 _FORGET = "DELETE FROM signal WHERE at_ms < ? AND id < (SELECT max(id) FROM signal)"
+_REGISTERED = """SELECT json_group_array(json_array(owner, provider, token)) FROM (
+        SELECT json_extract(value, '$[0]') AS owner, json_extract(value, '$[1]') AS provider,
+            json_extract(value, '$[2]') AS token
+        FROM json_each(?)
+    ) AS named
+    WHERE EXISTS (SELECT 1 FROM device WHERE device.token = named.token AND device.provider = named.provider
+        AND device.owner = named.owner)"""
 KEPT_MS: Final = 24 * 3600 * 1000
 """A server reads them twice a second. Those of a day are left for whoever looks into what happened."""
 
+Registration = tuple[UserId, str, DeviceToken]
+"""Owner, provider and token."""
+
 _encode = msgspec.json.Encoder().encode
+_decode_registrations = msgspec.json.Decoder(list[Registration]).decode
 _decode = msgspec.json.Decoder(Signal).decode
 
 
@@ -57,7 +70,8 @@ class SqliteSignals:
     def read(self, driver: sqlite3.Connection) -> tuple[list[Signal], int]:
         """What other processes have signalled since what was `received` last, and the number of the newest.
 
-        One of a newer version's kind is passed over.
+        One of a newer version's kind is passed over. Of each registration that they are about, the last one says how it
+        is now: this process may have changed it again before it noticed.
         """
         signals: list[Signal] = []
         seen = self._seen
@@ -67,7 +81,7 @@ class SqliteSignals:
                 signals.append(_decode(body))
             except msgspec.MsgspecError:
                 continue
-        return signals, seen
+        return [*signals, *_corrections(driver, signals)], seen
 
     def received(self, signals: Sequence[Signal], seen: int) -> None:
         """The transaction in which they were read is done: tell those within this process."""
@@ -78,3 +92,20 @@ class SqliteSignals:
 def forget(driver: sqlite3.Connection, now_ms: int) -> None:
     """Forget old signals; the newest stays, so that its number is not given out again."""
     driver.execute(_FORGET, (now_ms - KEPT_MS,))
+
+
+def _corrections(driver: sqlite3.Connection, signals: Iterable[Signal]) -> list[Signal]:
+    """What is to follow `signals` for those registrations that are not any more as their last signal says."""
+    deleted: dict[Registration, bool] = {}
+    for signal in signals:
+        if isinstance(signal, TokenDeleted | TokenRegistered | TokenRestored):
+            deleted[signal.owner, signal.provider, signal.token] = isinstance(signal, TokenDeleted)
+    if not deleted:
+        return []
+    (text,) = driver.execute(_REGISTERED, (_encode(list(deleted)).decode(),)).fetchone()
+    registered = set(_decode_registrations(text))
+    return [
+        TokenRegistered(*registration) if registration in registered else TokenDeleted(*registration)
+        for registration, was_deleted in deleted.items()
+        if was_deleted == (registration in registered)
+    ]
