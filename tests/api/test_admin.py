@@ -103,6 +103,7 @@ async def test_an_application_is_added_replaced_and_removed(api, key_pem, certif
         ("/fcm-projects/main", {"service_account": {"private_key": "secret"}}, "$.service_account"),
         ("/fcm-projects/main", {}, "$.service_account"),
         ("/fcm-projects/ma in", {"service_account": {}}, "{name}"),
+        ("/fcm-projects/:main", {"service_account": {}}, "{name}"),
     ],
 )
 async def test_a_bad_credential_is_refused_by_field_and_never_quoted(api, path, body, at):
@@ -139,6 +140,16 @@ async def test_fcm_projects_are_shown_without_their_service_accounts(api, servic
     assert key_text(service_account["private_key"])[:40] not in answer.text
     assert (await api.operate("DELETE", "/fcm-projects/main")).status_code == 204
     assert (await api.operate("DELETE", "/fcm-projects/main")).status_code == 404
+
+
+async def test_a_project_of_a_domain_is_called_by_its_id(api, service_account):
+    id = "example.com:calls"
+    body = {"service_account": service_account | {"project_id": id}}
+    for path in (f"/fcm-projects/{id}", "/fcm-projects/example.com%3Acalls"):
+        answer = await api.operate("PUT", path, json=body)
+        assert (answer.status_code, answer.json()["name"], answer.json()["project_id"]) == (200, id, id)
+    assert [one["name"] for one in (await api.operate("GET", "/fcm-projects")).json()] == [id]
+    assert (await api.operate("DELETE", f"/fcm-projects/{id}")).status_code == 204
 
 
 async def test_a_device_is_found_by_owner_and_by_token_in_either_case(api):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,24 @@ def test_a_file_that_is_no_service_account_is_refused(run: Run, credentials: Fil
     ran = run("fcm", "add", "--service-account", str(credentials.ca))
     assert ran.status == 2
     assert "not a service account" in ran.err
+
+
+def test_a_project_of_a_domain_is_called_by_its_id(run: Run, credentials: Files, tmp_path: Path) -> None:
+    file = tmp_path / "domain.json"
+    account = json.loads(credentials.service_account.read_text())
+    file.write_text(json.dumps(account | {"project_id": "example.com:calls"}))
+    assert run("fcm", "add", "--service-account", str(file)).status == 0
+    (project,) = run("fcm", "list", "--json").json
+    assert (project["name"], project["project_id"]) == ("example.com:calls", "example.com:calls")
+    assert run("fcm", "remove", "example.com:calls").status == 0
+
+
+@pytest.mark.parametrize("name", ["ma in", "a/b", ":main", "", "x" * 202, "main\n"])
+def test_a_name_that_the_api_could_not_take_is_refused(run: Run, credentials: Files, name: str) -> None:
+    ran = run("fcm", "add", name, "--service-account", str(credentials.service_account))
+    assert ran.status == 2
+    assert "project name" in ran.err
+    assert run("fcm", "list", "--json").json == []
 
 
 @pytest.mark.parametrize("verb", ["remove", "default", "check"])

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tocsin.providers.base import CredentialError
+from tocsin.providers.fcm.address import PROJECT_ID, PROJECT_NAME
 from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account
 from tocsin.providers.fcm.oauth import HttpOAuthClient, Token, TokenRefused, TokenUnavailable
 
@@ -55,6 +56,13 @@ def test_what_google_hands_out_is_read(account: dict[str, Any]) -> None:
         ("token_uri", "ftp://oauth2.googleapis.com", "token_uri"),
         ("project_id", "", "project_id"),
         ("project_id", ["calls"], "project_id"),
+        ("project_id", "calls/../other", "project_id"),
+        ("project_id", "calls other", "project_id"),
+        ("project_id", "Calls", "project_id"),
+        ("project_id", ":calls", "project_id"),
+        ("project_id", "example.com:", "project_id"),
+        ("project_id", "a.example:b.example:calls", "project_id"),
+        ("project_id", "calls\n", "project_id"),
         ("private_key_id", 12, "private_key_id"),
     ],
 )
@@ -66,6 +74,21 @@ def test_what_is_refused_is_named_and_no_value_is_quoted(
     assert named in str(refused.value)
     assert account["private_key"] not in str(refused.value)
     assert "gserviceaccount" not in str(refused.value)
+
+
+@pytest.mark.parametrize("project", ["calls", "calls-2", "123456789012", "example.com:calls", "a.b-c.example:calls-2"])
+def test_every_project_id_of_googles_is_taken_and_may_be_the_projects_name(
+    account: dict[str, Any], project: str
+) -> None:
+    read = read_service_account(json.dumps(account | {"project_id": project}).encode())
+    assert read.path == f"/v1/projects/{project}/messages:send"
+    assert PROJECT_NAME.fullmatch(project)
+
+
+def test_the_longest_project_id_may_be_the_projects_name() -> None:
+    longest = "d" * 100 + ":" + "p" * 100
+    assert PROJECT_ID.fullmatch(longest)
+    assert PROJECT_NAME.fullmatch(longest)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b'"text"', b"\xff", b"[" * 100_000])

@@ -107,6 +107,31 @@ async def test_the_fuse_quarantines_when_too_many_tokens_die_at_once_and_one_com
         assert record.attempts[-1].result == Result.DELIVERED
 
 
+@pytest.mark.parametrize("project", ["phones", "example.com:phones", "apns:production:phones"])
+async def test_a_fuse_is_its_accounts_whatever_the_account_is_called(tmp_path: Path, project: str) -> None:
+    async with running_line(tmp_path) as line:
+        account = line.emulator.files.service_account.read_bytes()
+        await line.store.credentials.remove("fcm", PROJECT)
+        await line.store.credentials.put(stored(project, account, default=True, changed_ms=0))
+        await line.configure()
+        devices = [fcm_device(owner=f"00000000-0000-4000-8000-{number:012d}") for number in range(500)]
+        await line.register(*devices)
+        line.script(Rule(status=404, reason="UNREGISTERED"))
+        registry = line.store.registry
+        for wave in (devices[:250], devices[250:400], devices[400:]):
+            events = [make_event(device.owner) for device in wave]
+            await line.append(*events)
+            await line.finished(*events)
+            # As the service does when the quarantine has changed: what is held holds the fuse.
+            held = {(one.provider, one.account): one for one in await registry.quarantine()}
+            line.dispatcher.lanes.quarantined(held)
+        assert line.lane(f"fcm:{project}").fuse_blown
+        histories = [await registry.history(token=device.token) for device in devices[250:]]
+        assert all(history[0].quarantined for history in histories), "nothing is lost after the fuse has blown"
+        assert {history[0].account for history in histories} == {project}
+        assert await registry.release_quarantine(project, 100) >= 250
+
+
 async def test_the_environment_is_learned_from_bad_device_token_and_remembered(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         device = apns_device(sandbox=False)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +17,6 @@ from tocsin.providers.apns.address import ApnsTokens
 from tocsin.providers.fcm import address as fcm
 from tocsin.providers.fcm.address import FcmTokens
 
-PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED: Final = r"^(from|message_type|gcm|aps)$|^(google|gcm)\."
 """Names of fields that the providers reserve (`Rules.reserves`)."""
 

@@ -15,7 +15,7 @@ from tocsin.cli.inputs import read_file
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.credentials import Credential
-from tocsin.providers.fcm.address import NAME
+from tocsin.providers.fcm.address import NAME, PROJECT_NAME
 from tocsin.store.ports import Store
 
 app = group("Firebase projects that reach Android devices.")
@@ -52,7 +52,12 @@ def add(
         account = read_service_account(content)
     except CredentialError as error:
         raise InputError(f"{service_account}: {error}") from None
-    project = name or account.project_id
+    project = account.project_id if name is None else name
+    if not PROJECT_NAME.fullmatch(project):
+        raise InputError(
+            f"project name {project}: must be at most 201 letters, digits, dots, colons, hyphens and underscores, and"
+            " begin with a letter or digit"
+        )
 
     async def put(store: Store) -> None:
         # A default project that is added again stays the default; and there is one as soon as there is a project.

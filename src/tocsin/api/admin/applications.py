@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
 from tocsin.api.problems import Kind, RequestError, bad_input
-from tocsin.api.schemas import APPLICATION, PROJECT, PROJECT_NAME
+from tocsin.api.schemas import APPLICATION, PROJECT
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.credentials import Credential
@@ -28,7 +28,7 @@ from tocsin.store.ports import Store
 T = TypeVar("T")
 
 ID = Annotated[str, PathParameter(schema_extra={"pattern": f"^{apns.APPLICATION_ID.pattern}$"})]
-NAME = Annotated[str, PathParameter(schema_extra={"pattern": f"^{PROJECT_NAME.pattern}$"})]
+NAME = Annotated[str, PathParameter(schema_extra={"pattern": f"^{fcm.PROJECT_NAME.pattern}$"})]
 
 
 class ApplicationView(Struct, frozen=True, omit_defaults=True):
@@ -107,8 +107,8 @@ class ApplicationRoutes(Shared):
         return [_project(one) for one in await self._credentials.of(fcm.NAME)]
 
     async def put_project(self, name: NAME, data: JSONBody[ProjectCredential]) -> ProjectView:
-        if not PROJECT_NAME.fullmatch(name):
-            raise bad_input("{name}", f"must match ^{PROJECT_NAME.pattern}$")
+        if not fcm.PROJECT_NAME.fullmatch(name):
+            raise bad_input("{name}", f"must match ^{fcm.PROJECT_NAME.pattern}$")
         account = msgspec.json.encode(data.service_account)
         _read(read_service_account, account, "$.service_account")
         await self._credentials.put(stored(name, account, default=data.default, changed_ms=self._now_ms()))

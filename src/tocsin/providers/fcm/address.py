@@ -20,6 +20,12 @@ from tocsin.providers.fields import Fields
 NAME: Final = "fcm"
 DEVICE_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 """Matched whole (`fullmatch`)."""
+PROJECT_ID: Final = re.compile(r"(?:[a-z0-9][a-z0-9.-]{0,99}:)?[a-z0-9][a-z0-9-]{0,99}")
+"""Google's id of a project. That of a domain begins with the domain and a colon: `example.com:calls`. Source: Google,
+`AppId` in the App Engine SDK, and the parameter `project` in the discovery documents of its APIs."""
+PROJECT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,200}")
+"""What the operator calls a project. Every `PROJECT_ID` is one: a project is called by its id where nothing else is
+said."""
 # A Firebase installation id: 17 bytes in base64url, the first four bits 0111 (firebase-installations).
 _INSTALLATION_ID: Final = re.compile(r"[c-f][A-Za-z0-9_-]{21}")
 _RESERVED: Final = frozenset({"from", "message_type", "gcm"})

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tocsin.domain.credentials import Credential
 from tocsin.providers.base import CredentialError
-from tocsin.providers.fcm.address import NAME
+from tocsin.providers.fcm.address import NAME, PROJECT_ID
 
 _NEEDED: Final = ("client_email", "private_key", "token_uri")
 _FIELDS: Final = (*_NEEDED, "project_id", "private_key_id")
@@ -64,6 +64,8 @@ def read_service_account(content: bytes) -> ServiceAccount:
             raise _no_account(f"{name} is missing or not a text")
     if not isinstance(fields.get("project_id"), str) or not fields["project_id"]:
         raise CredentialError("the service account names no project_id")
+    if not PROJECT_ID.fullmatch(fields["project_id"]):
+        raise _no_account("project_id is not a project id of Google's (lower-case letters, digits and hyphens)")
     if not isinstance(fields.get("private_key_id", ""), str):
         raise _no_account("private_key_id is not a text")
     if not fields["token_uri"].startswith(("https://", "http://")):
