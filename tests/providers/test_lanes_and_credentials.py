@@ -141,7 +141,7 @@ def test_a_provider_token_is_renewed_at_fifty_minutes_and_not_before(tmp_path: P
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     now = 1_700_000_000.0
-    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
     first = token.header()
     now += 49 * 60
     assert token.header() == first
@@ -159,7 +159,7 @@ def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_bla
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     now = 1_700_000_000.0
-    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
     first = token.header()
     now += 600
     assert token.expired(first), "a new one is minted, whatever the age"
@@ -179,7 +179,7 @@ async def test_an_access_token_is_renewed_ahead_of_time_in_the_background_one_re
         now = time.time()
         files = line.emulator.files
         account = read_service_account(files.service_account.read_bytes())
-        token = AccessToken(account, _AtTheRealTime(files.ca), clock=lambda: now)
+        token = AccessToken(account, _AtTheRealTime(files.ca), wall_clock=lambda: now, monotonic=lambda: now)
         first = await token.ready()
         assert first is not None
         assert line.emulator.inbox.tokens_issued == 1

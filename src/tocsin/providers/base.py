@@ -6,6 +6,7 @@ batches: pushes in, outcomes out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from random import Random
@@ -123,8 +124,10 @@ class Context(Struct, frozen=True):
     dispatcher: DispatcherPort
     network: Network
     wall_clock: Callable[[], float]
-    """Unix seconds."""
+    """Unix seconds: for what others are told, and what must outlive a restart."""
     random: Random
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds: for ages and pauses, which a wall clock that is set must not change."""
 
 
 class AccountStatus(Struct, frozen=True):

@@ -123,7 +123,9 @@ class Channels:
             identity = (credential.key_pem, credential.key_id, team_id(application_id))
             token = self._tokens.get(identity)
             if token is None:
-                token = self._tokens[identity] = ProviderToken(*identity, clock=self._context.wall_clock)
+                token = self._tokens[identity] = ProviderToken(
+                    *identity, wall_clock=self._context.wall_clock, monotonic=self._context.monotonic
+                )
         url = options.sandbox_url if sandbox else options.production_url
         return Channel(self._open_pool(url, lambda: own_tls), token)
 

@@ -116,4 +116,5 @@ async def check(
 def _signed(credential: ApnsCredential, team: str) -> Header:
     assert credential.key_pem is not None
     assert credential.key_id is not None
-    return (b"authorization", ProviderToken(credential.key_pem, credential.key_id, team, time.time).header())
+    token = ProviderToken(credential.key_pem, credential.key_id, team, wall_clock=time.time, monotonic=time.monotonic)
+    return (b"authorization", token.header())

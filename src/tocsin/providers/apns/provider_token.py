@@ -14,28 +14,43 @@ import jwt
 RENEWED_AT_S: Final = 50 * 60
 LEAST_AGE_S: Final = 20 * 60
 _CLOCK_STEP_S: Final = 300.0
+"""A wall clock that was set by more has put a wrong time into the token."""
 
 
 class ProviderToken:
-    """The provider token of one (key, team), shared by every connection that uses the key."""
+    """The provider token of one (key, team), shared by every connection that uses the key.
 
-    def __init__(self, key_pem: str, key_id: str, team_id: str, clock: Callable[[], float]) -> None:
+    Its age counts by the monotonic clock; only what Apple is told (`iat`) is the wall clock's time.
+    """
+
+    def __init__(
+        self,
+        key_pem: str,
+        key_id: str,
+        team_id: str,
+        *,
+        wall_clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`wall_clock` gives Unix seconds, `monotonic` seconds."""
         self._key = key_pem
         self._key_id = key_id
         self._team_id = team_id
-        self._clock = clock
-        """Unix seconds."""
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
         self._header: bytes | None = None
         self._minted = 0.0
+        self._ahead = 0.0
+        """How far the wall clock was ahead of the monotonic one when the token was minted."""
         self._called_expired = False
 
     @property
     def age_s(self) -> float:
-        return self._clock() - self._minted
+        return self._monotonic() - self._minted
 
     def header(self) -> bytes:
         """The `authorization` header's value; the same bytes until it is time for new ones."""
-        if self._header is None or not -_CLOCK_STEP_S <= self.age_s < RENEWED_AT_S:
+        if self._header is None or self.age_s >= RENEWED_AT_S or self._clock_was_set():
             self._called_expired = False
             self._mint()
         assert self._header is not None
@@ -54,8 +69,13 @@ class ProviderToken:
         self._mint()
         return True
 
+    def _clock_was_set(self) -> bool:
+        return abs(self._wall_clock() - self._monotonic() - self._ahead) > _CLOCK_STEP_S
+
     def _mint(self) -> None:
-        self._minted = self._clock()
-        claims = {"iss": self._team_id, "iat": int(self._minted)}
+        now_s = self._wall_clock()
+        self._minted = self._monotonic()
+        self._ahead = now_s - self._minted
+        claims = {"iss": self._team_id, "iat": int(now_s)}
         token = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
         self._header = b"bearer " + token.encode()

@@ -21,11 +21,25 @@ _RETRY_S: Final = (1.0, 60.0)
 
 
 class AccessToken:
-    def __init__(self, account: ServiceAccount, client: OAuthClient, clock: Callable[[], float]) -> None:
+    """The access token of one service account.
+
+    Its lifetime and the pauses after failures count by the monotonic clock; only what Google is told when it is asked
+    is the wall clock's time.
+    """
+
+    def __init__(
+        self,
+        account: ServiceAccount,
+        client: OAuthClient,
+        *,
+        wall_clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`wall_clock` gives Unix seconds, `monotonic` seconds."""
         self._account = account
         self._client = client
-        self._clock = clock
-        """Unix seconds."""
+        self._wall_clock = wall_clock
+        self._monotonic = monotonic
         self._header: bytes | None = None
         self._expires = 0.0
         self._called_invalid = False
@@ -41,7 +55,7 @@ class AccessToken:
 
     def header(self) -> bytes | None:
         """The `authorization` header's value, or None while there is none: then await `ready`."""
-        now = self._clock()
+        now = self._monotonic()
         if now > self._expires - _RENEWED_AHEAD_S:
             if self._expires:
                 self._called_invalid = False
@@ -53,7 +67,7 @@ class AccessToken:
         header = self.header()
         if header is None and self._renewing is not None:
             await asyncio.shield(self._renewing)
-            header = self._header if self._clock() < self._expires else None
+            header = self._header if self._monotonic() < self._expires else None
         return header
 
     def expired(self, used: bytes | None) -> bool:
@@ -77,13 +91,13 @@ class AccessToken:
             await asyncio.gather(self._renewing, return_exceptions=True)
 
     def _renew_soon(self) -> None:
-        if self._renewing is None and self._clock() >= self._not_before:
+        if self._renewing is None and self._monotonic() >= self._not_before:
             self._renewing = asyncio.get_running_loop().create_task(self._renew())
 
     async def _renew(self) -> None:
-        asked = self._clock()
+        asked = self._monotonic()
         try:
-            token = await self._client.token(self._account, asked)
+            token = await self._client.token(self._account, self._wall_clock())
         except (TokenRefused, TokenUnavailable) as error:
             self._failed(str(error), rejected=isinstance(error, TokenRefused))
         except Exception as error:
@@ -99,5 +113,5 @@ class AccessToken:
         self.error, self.rejected = error, rejected
         self._failures += 1
         first, cap = _RETRY_S
-        self._not_before = self._clock() + min(cap, first * 2**self._failures)
+        self._not_before = self._monotonic() + min(cap, first * 2**self._failures)
         log.error("no access token", account=self._account.client_email, error=error)

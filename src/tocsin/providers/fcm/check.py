@@ -30,7 +30,8 @@ async def check(
 ) -> CheckResult:
     """Have one message validated with the service account of `project`."""
     tls = client_tls(options.ca_file)
-    access = AccessToken(account, oauth or HttpOAuthClient(options.ca_file, options.pool.proxy), time.time)
+    client = oauth or HttpOAuthClient(options.ca_file, options.pool.proxy)
+    access = AccessToken(account, client, wall_clock=time.time, monotonic=time.monotonic)
     authorization = await access.ready()
     if authorization is None:
         remedy = (

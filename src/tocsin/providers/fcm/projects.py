@@ -83,7 +83,9 @@ class Projects:
         project, account = self._open.get(name), self._accounts.get(name)
         if project is None and account is not None:
             pool = self._open_pool(self._options.url, self._common_tls)
-            access = AccessToken(account, self._oauth, self._context.wall_clock)
+            access = AccessToken(
+                account, self._oauth, wall_clock=self._context.wall_clock, monotonic=self._context.monotonic
+            )
             project = self._open[name] = Project(pool, access, account.path.encode())
         return project
 

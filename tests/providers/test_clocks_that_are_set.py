@@ -1,0 +1,116 @@
+"""A wall clock that is set changes neither ages nor pauses: those count by the monotonic clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.support.clocks import Clocks
+
+from tocsin.providers.apns.provider_token import ProviderToken
+from tocsin.providers.fcm.access_token import AccessToken
+from tocsin.providers.fcm.credentials import ServiceAccount
+from tocsin.providers.fcm.oauth import Token, TokenUnavailable
+
+HOUR_S = 3600.0
+
+
+def provider_token(clocks: Clocks) -> ProviderToken:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=clocks.wall, monotonic=clocks.monotonic)
+
+
+def issued_at(header: bytes) -> int:
+    claims = jwt.decode(header.removeprefix(b"bearer "), options={"verify_signature": False})
+    return int(claims["iat"])
+
+
+@pytest.mark.parametrize("by_s", [-6 * HOUR_S, 6 * HOUR_S])
+def test_a_provider_token_with_a_wrong_time_is_made_anew_and_renewed_when_it_is_due(by_s: float) -> None:
+    clocks = Clocks()
+    token = provider_token(clocks)
+    token.header()
+    clocks.set_wall_clock(by_s=by_s)
+    second = token.header()
+    assert issued_at(second) == int(clocks.wall_s)
+    clocks.pass_time(49 * 60)
+    assert token.header() == second
+    clocks.pass_time(2 * 60)
+    assert issued_at(token.header()) == int(clocks.wall_s)
+
+
+def test_a_provider_token_outlives_a_small_correction_of_the_clock_and_is_renewed_when_it_is_due() -> None:
+    clocks = Clocks()
+    token = provider_token(clocks)
+    first = token.header()
+    clocks.set_wall_clock(by_s=-250)
+    assert token.header() == first
+    clocks.pass_time(50 * 60)
+    assert token.header() != first, "fifty minutes have passed, whatever the clock says"
+
+
+@pytest.mark.parametrize("by_s", [-6 * HOUR_S, 6 * HOUR_S])
+def test_the_age_of_a_provider_token_is_the_time_that_has_passed(by_s: float) -> None:
+    """By it the pause is counted that Apple asks for with TooManyProviderTokenUpdates."""
+    clocks = Clocks()
+    token = provider_token(clocks)
+    token.header()
+    clocks.pass_time(60)
+    clocks.set_wall_clock(by_s=by_s)
+    assert token.age_s == 60
+
+
+class Google:
+    """Grants a token each time it is asked, unless it is told to fail. See `oauth.OAuthClient`."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.asked_at: list[float] = []
+
+    async def token(self, account: ServiceAccount, now_s: float) -> Token:
+        self.asked_at.append(now_s)
+        if self.fails:
+            raise TokenUnavailable("cannot be reached")
+        return Token(f"token {len(self.asked_at)}", 3600)
+
+    async def close(self) -> None:
+        pass
+
+
+async def renewed(token: AccessToken) -> bytes | None:
+    """What is in use once a renewal that is due has ended."""
+    token.header()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return token.header()
+
+
+async def test_a_failed_renewal_is_tried_again_soon_though_the_clock_was_set_back() -> None:
+    clocks, google = Clocks(), Google()
+    token = AccessToken(ServiceAccount(), google, wall_clock=clocks.wall, monotonic=clocks.monotonic)
+    first = await token.ready()
+    clocks.pass_time(3400)
+    google.fails = True
+    assert await renewed(token) == first
+    clocks.set_wall_clock(by_s=-6 * HOUR_S)
+    google.fails = False
+    clocks.pass_time(61)
+    assert await renewed(token) == b"Bearer token 3"
+    assert google.asked_at[-1] == clocks.wall_s, "Google is told the time as it is now"
+
+
+@pytest.mark.parametrize("by_s", [-6 * HOUR_S, 6 * HOUR_S])
+async def test_an_access_token_is_used_for_as_long_as_it_lives(by_s: float) -> None:
+    clocks, google = Clocks(), Google()
+    token = AccessToken(ServiceAccount(), google, wall_clock=clocks.wall, monotonic=clocks.monotonic)
+    first = await token.ready()
+    clocks.set_wall_clock(by_s=by_s)
+    clocks.pass_time(1800)
+    assert await renewed(token) == first
+    clocks.pass_time(1600)
+    assert await renewed(token) == b"Bearer token 2", "renewed before its end"
+    assert len(google.asked_at) == 2
