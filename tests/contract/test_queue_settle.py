@@ -32,6 +32,40 @@ async def test_what_every_device_got_is_done_and_its_content_forgotten(store: St
     assert await store.queue.backlog() == Backlog(0, 0)
 
 
+@pytest.mark.parametrize("wait_s", [0, 2, 900])
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_a_due_time_from_before_a_clock_was_set_back_is_moved_with_it(
+    store: Store, clocks: Clocks, noticed: bool, wait_s: int
+) -> None:
+    """It was worked out before the step, and reaches the store after it."""
+    (item,) = await claimed(store, clocks)
+    clocks.pass_time(1)
+    due_ms = clocks.now_ms + wait_s * 1000
+    clocks.pass_time(1)
+    clocks.set_wall_clock(by_s=-3600)
+    if noticed:
+        assert await claim(store, 10, EVERYTHING) == []
+    await store.queue.settle([parked(item, due_ms)])
+    if wait_s > 2:
+        clocks.pass_time(wait_s - 3)
+        assert await claim(store, 10, EVERYTHING) == []
+    clocks.pass_time(3)
+    assert [one.event.id for one in await claim(store, 10, EVERYTHING)] == [item.event.id]
+
+
+async def test_a_due_time_from_after_a_clock_was_set_back_is_left(store: Store, clocks: Clocks) -> None:
+    (before,) = await claimed(store, clocks)
+    clocks.set_wall_clock(by_s=-3600)
+    assert await claim(store, 10, EVERYTHING) == []
+    (after,) = await claimed(store, clocks)
+    due_ms = clocks.now_ms + 900_000
+    await store.queue.settle([parked(before, due_ms), parked(after, due_ms)])
+    clocks.pass_time(899)
+    assert await claim(store, 10, EVERYTHING) == []
+    clocks.pass_time(1)
+    assert len(await claim(store, 10, EVERYTHING)) == 2
+
+
 async def test_an_event_of_a_user_without_devices_is_done(store: Store, clocks: Clocks) -> None:
     (item,) = await claimed(store, clocks)
     await store.queue.settle([Settlement(item, [], [])])

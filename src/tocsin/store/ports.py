@@ -121,6 +121,8 @@ class EventQueue(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Record attempts, park what is left and acknowledge the rest, in one transaction.
 
+        A due time that was worked out before the wall clock was set back is moved with the clock.
+
         Returns, for each settlement, whether it is on record; where it is not, ownership had ended and nothing was
         changed. A settlement that is repeated is on record once.
 

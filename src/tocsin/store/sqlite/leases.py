@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Final, cast
+
+from msgspec.structs import replace
 
 from tocsin.domain.events import Event
 from tocsin.store.ports import LostItems
-from tocsin.store.records import Handle, Item
+from tocsin.store.records import Handle, Item, Parked, Settlement
+
+_MOST_STEPS: Final = 100
 
 
 class Lease(Handle, eq=False, gc=False):
@@ -32,6 +36,15 @@ def leases_of(items: Sequence[Item]) -> list[Lease]:
     return cast(list[Lease], [item.handle for item in items])
 
 
+def _moved(parked: Parked, steps_ms: Sequence[int], since_ms: int) -> Parked:
+    """`since_ms`: the earliest time, by the clock as it is, at which the due time was worked out."""
+    due_ms = parked.due_ms
+    for by_ms in steps_ms:
+        if due_ms >= since_ms + by_ms:
+            due_ms -= by_ms
+    return replace(parked, due_ms=due_ms)
+
+
 class Leases:
     """Leases of one length, so the oldest ends first."""
 
@@ -41,6 +54,8 @@ class Leases:
         self._held: dict[int, Item] = {}
         self._next = 1
         self._to_renew = False
+        self._steps: list[tuple[int, int]] = []
+        """When the wall clock was set back: the number of the first lease that was granted after it, and by how much."""
         self._lost: LostItems | None = None
         self.again: tuple[deque[Item], deque[Item]] = (deque(), deque())
         """What was given back, to be offered again: the others, the urgent."""
@@ -116,6 +131,31 @@ class Leases:
     def stand_still(self) -> None:
         """The store cannot write, so nobody can settle: what is held stays held, a whole lease from when it can."""
         self._to_renew = True
+
+    def clock_set_back(self, by_ms: int) -> None:
+        """The wall clock was set back, and what is parked by now is moved with it."""
+        self._steps = [*self._steps[-_MOST_STEPS + 1 :], (self._next, by_ms)]
+
+    def as_meant(self, settlements: Sequence[Settlement], now_ms: int) -> Sequence[Settlement]:
+        """Settlements of leases that may be older than a step of the wall clock, with their due times as they were
+        meant: those from before the step are moved with it.
+
+        Due times are told apart by being later than whatever was worked out after the step can be, unless it waits as
+        long as the step.
+        """
+        if not self._steps:
+            return settlements
+        now = self._monotonic()
+        moved: list[Settlement] = []
+        for settlement, lease in zip(settlements, leases_of([one.item for one in settlements]), strict=True):
+            steps = [by_ms for first, by_ms in self._steps if lease.number < first]
+            if steps and settlement.parked:
+                deadline = settlement.item.deadline
+                held_ms = 0 if deadline is None else int((now - deadline + self._lease_s) * 1000)
+                parked = [_moved(one, steps, now_ms - held_ms) for one in settlement.parked]
+                settlement = Settlement(settlement.item, settlement.attempts, parked)
+            moved.append(settlement)
+        return moved
 
     def _renew(self) -> None:
         self._to_renew = False

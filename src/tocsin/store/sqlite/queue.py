@@ -124,6 +124,7 @@ class SqliteQueue:
 
     async def _record(self, settlements: Sequence[Settlement], leases: Sequence[Lease]) -> None:
         now_ms = self._now_ms()
+        settlements = self._claims.leases.as_meant(settlements, now_ms)
         try:
             done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, leases, now_ms))
         except BaseException as error:

@@ -84,6 +84,8 @@ class SqliteSchedule:
 
     async def bring_forward(self, by_ms: int) -> None:
         """The wall clock was set back: what is parked waits as long as was meant, not until that hour comes again."""
+        # What is written before `_newest_parked` is moved here; what is settled after it, when it is settled.
+        self._claims.leases.clock_set_back(by_ms)
         after, last = 0, await self._database.write(_newest_parked)
         while after < last:
             after = await self._database.write(
