@@ -221,6 +221,24 @@ async def test_another_project_is_tried_on_sender_id_mismatch_and_remembered(tmp
         assert [attempt.lane for attempt in record.attempts] == [f"fcm:{PROJECT}"]
 
 
+async def test_a_token_stays_when_another_project_gives_no_verdict(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        account = json.loads(line.emulator.files.service_account.read_text()) | {"project_id": "another-id"}
+        await line.store.credentials.put(stored("another", json.dumps(account).encode(), default=False, changed_ms=0))
+        await line.configure()
+        line.script(
+            Rule(match=Match(project=PROJECT), status=403, reason="SENDER_ID_MISMATCH"),
+            Rule(match=Match(project="another-id"), status=403, reason="PERMISSION_DENIED"),
+        )
+        device = fcm_device()
+        await line.register(device)
+        event = make_event()
+        await line.append(event)
+        record = await line.attempted(event, 2)
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.MISCONFIGURED]
+        assert len(await line.store.registry.find(device.token)) == 1
+
+
 async def test_deleting_a_token_stops_what_is_already_queued_for_it(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         device = apns_device()

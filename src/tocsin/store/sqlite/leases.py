@@ -55,7 +55,7 @@ class Leases:
         self._next = 1
         self._to_renew = False
         self._steps: list[tuple[int, int]] = []
-        """When the wall clock was set back: the number of the first lease that was granted after it, and by how much."""
+        """When the wall clock was set back: the number of the first lease after it, and by how many milliseconds."""
         self._lost: LostItems | None = None
         self.again: tuple[deque[Item], deque[Item]] = (deque(), deque())
         """What was given back, to be offered again: the others, the urgent."""
