@@ -186,6 +186,14 @@ def test_what_is_released_is_registered_again(quarantined: Run) -> None:
     assert quarantined("quarantine", "list", "--json").json == []
 
 
+def test_a_release_that_restores_nothing_empties_the_quarantine_and_says_so(quarantined: Run) -> None:
+    _register(_apns(OWNER, APNS))
+    ran = quarantined("quarantine", "release", APPLICATION)
+    assert (ran.status, ran.err.strip()) == (0, f"{APPLICATION}: 0 registrations are restored")
+    assert quarantined("quarantine", "list", "--json").json == []
+    assert quarantined("device", "history", "--token", APNS, "--json").json != []
+
+
 def test_what_is_purged_is_removed(quarantined: Run) -> None:
     assert quarantined("quarantine", "purge", APPLICATION, "--yes").status == 0
     assert quarantined("quarantine", "list", "--json").json == []

@@ -12,6 +12,7 @@ from tocsin.cli.devices import described_removal
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, print_table, remark
+from tocsin.store.ports import Store
 
 app = group("Tokens declared dead in suspicious numbers.")
 
@@ -46,8 +47,14 @@ def release(application: Name, config: Config = None) -> None:
     """Restore an application's quarantined registrations: the provider was wrong."""
     settings = settings_of(config)
     max_tokens = settings.push_api.max_tokens_per_user
-    released = in_store(settings, lambda store: store.registry.release_quarantine(application, max_tokens))
-    if not released:
+
+    async def release_all(store: Store) -> int | None:
+        if application not in {held.account for held in await store.registry.quarantine()}:
+            return None
+        return await store.registry.release_quarantine(application, max_tokens)
+
+    released = in_store(settings, release_all)
+    if released is None:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")
 
