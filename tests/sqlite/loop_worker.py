@@ -15,8 +15,11 @@ class LoopWorker:
         self.batches: list[int] = []
         """How many jobs ran together, each time."""
         self.closed = False
+        self.holds_answers = False
+        """Whether jobs wait for their answers, when they have run, until `answer` is called."""
         self._jobs = jobs
         self._waiting: list[Job] = []
+        self._unanswered: list[Job] = []
         self._loop = asyncio.get_running_loop()
 
     def submit(self, job: Job) -> None:
@@ -34,8 +37,15 @@ class LoopWorker:
         if jobs:
             self.batches.append(len(jobs))
             self._jobs.run(jobs)
-            for job in jobs:
-                job.answer()
+            self._unanswered += jobs
+            if not self.holds_answers:
+                self.answer()
+
+    def answer(self) -> None:
+        """Answer all that have run, in their order."""
+        jobs, self._unanswered = self._unanswered, []
+        for job in jobs:
+            job.answer()
 
 
 class LoopWorkers:

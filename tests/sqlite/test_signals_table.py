@@ -229,6 +229,31 @@ async def test_a_signal_is_heard_although_the_transaction_failed_in_which_it_was
         assert signals == [TokenDeleted(OWNER, "apns", A)]
 
 
+async def test_changes_are_told_in_the_order_of_their_commits_also_when_all_are_answered_at_once(
+    tmp_path: Path, stores: SqliteStores, clocks: Clocks
+) -> None:
+    """As they are when the event loop was busy: a deletion here, a restore elsewhere, and the look that notices it."""
+    stores.path = tmp_path / "tocsin.db"
+    workers = LoopWorkers()
+    async with opened_with(stores.path, clocks, Random(1), workers) as server:
+        await register(server, A)
+        command = await stores.open(server=False)
+        signals = heard(server)
+        workers.writer.holds_answers = True
+        deleting = asyncio.ensure_future(server.registry.delete(OWNER, "apns", A, by_operator=True))
+        while await command.registry.restore("apns", A, 100) == 0:
+            await asyncio.sleep(0)  # the deletion has not run yet
+        looks = len(workers.writer.batches) + 1
+        noticing = asyncio.ensure_future(server.notice_changes())
+        while len(workers.writer.batches) < looks:
+            await asyncio.sleep(0)
+        assert signals == []
+        workers.writer.holds_answers = False
+        workers.writer.answer()
+        assert await asyncio.gather(deleting, noticing) == [True, True]
+        assert signals == [TokenDeleted(OWNER, "apns", A), TokenRestored(OWNER, "apns", A)]
+
+
 def _disk_full(driver: sqlite3.Connection) -> None:
     error = sqlite3.OperationalError("database or disk is full")
     error.sqlite_errorcode = sqlite3.SQLITE_FULL
