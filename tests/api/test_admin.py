@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tocsin.domain.devices import DeviceToken, Registration
+from tocsin.domain.devices import Address, DeviceToken, Registration
 from tocsin.domain.routes import LaneState, LaneStatus
 from tocsin.providers.apns.address import ApnsAddress
 from tocsin.providers.apns.credentials import read_stored
@@ -194,6 +194,17 @@ async def test_a_token_is_not_touched_by_another_providers_spelling_of_it(api):
     assert removal["device"]["device_token"] == typed
     assert (await api.operate("POST", "/devices/restore", json={"device_token": typed})).json() == {"restored": 1}
     assert (await api.tokens())["fcm"]["device_tokens"] == [typed]
+
+
+async def test_a_device_of_a_provider_that_is_not_there_any_more_is_found_and_restored(api):
+    registry, token = api.store.registry, DeviceToken("Wns:1")
+    await registry.add(Registration(api.owner, "wns", token, Address("")), 100)
+    (found,) = (await api.operate("GET", f"/devices?token={token}")).json()
+    assert (found["system"], found["device_token"]) == ("wns", token)
+    await registry.delete(api.owner, "wns", token, by_operator=True)
+    (removal,) = (await api.operate("GET", f"/devices/history?token={token}")).json()
+    assert removal["device"] == found
+    assert (await api.operate("POST", "/devices/restore", json={"device_token": token})).json() == {"restored": 1}
 
 
 async def test_removing_a_registration_leaves_the_one_that_differs_in_case(api):
