@@ -1,16 +1,21 @@
 """All settings, with their defaults: one TOML file, overridden by `TOCSIN_…` in the environment.
 
 `TOCSIN_SERVER__PORT=9000` is `port` in the section `[server]`. An unknown key is refused by name, wherever it stands.
+Variables that cannot be meant as a setting are left alone: Kubernetes sets `TOCSIN_SERVICE_HOST` and others wherever a
+Service is called tocsin ("Discovering services: environment variables").
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,15 +24,36 @@ from tocsin.domain.events import MESSAGES, URGENT
 
 ENV_PREFIX = "TOCSIN_"
 
+_LONGEST: Final = timedelta(days=36_500)
+# What Kubernetes sets for the port of a Service: tcp://10.0.0.1:8080.
+_SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
+
 
 class SettingsError(Exception):
     """The configuration cannot be used; the message names the key and the reason."""
 
 
 def _https_url(url: str) -> str:
-    if not url.startswith("https://"):
-        raise ValueError("must be an https:// URL")
+    if not _is_address(url, "https"):
+        raise ValueError("must be an https:// URL of a host, with or without a port")
     return url.rstrip("/")
+
+
+def _proxy_url(url: str) -> str:
+    if not _is_address(url, "http"):
+        raise ValueError("must be http://[user:password@]host:port")
+    return url
+
+
+def _is_address(url: str, scheme: str) -> bool:
+    """Whether it is a URL of this scheme with a host, and a port that can be (or none)."""
+    try:
+        parts = urlsplit(url)
+        return (
+            url.isascii() and url.isprintable() and parts.scheme == scheme and bool(parts.hostname) and parts.port != 0
+        )
+    except ValueError:  # from the port, or an IPv6 address
+        return False
 
 
 def _every_event(values: dict[str, Any]) -> dict[str, Any]:
@@ -36,9 +62,25 @@ def _every_event(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _file_name(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("must not contain a NUL character")
+    return path
+
+
+def _store_file(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("must name a file")
+    if path.name.startswith(":memory:"):
+        raise ValueError("must name a file: a store in memory would lose what was accepted")
+    return _file_name(path)
+
+
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
-Seconds = Annotated[float, Field(gt=0)]
-Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=_LONGEST.total_seconds(), allow_inf_nan=False)]
+Duration = Annotated[timedelta, Field(gt=timedelta(), le=_LONGEST)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+FileName = Annotated[Path, AfterValidator(_file_name)]
 
 
 class Section(BaseModel):
@@ -66,12 +108,12 @@ class Ingest(Section):
 
 
 class Store(Section):
-    path: Path = Path("var/tocsin.db")
+    path: Annotated[Path, AfterValidator(_store_file)] = Path("var/tocsin.db")
     max_backlog_events: Positive = 5_000_000
     max_backlog_bytes: Positive = 8 * 1024**3
-    retention: timedelta = timedelta(days=7)
+    retention: Duration = timedelta(days=7)
     """How long settled events and their receipts are kept. Never less than the 24 hours of idempotency."""
-    history: timedelta = timedelta(days=30)
+    history: Duration = timedelta(days=30)
     """How long removed device tokens can be explained and restored."""
 
 
@@ -81,7 +123,7 @@ class Delivery(Section):
     """Deliveries that one lane may have on the wire at once."""
     lane_waiting: Positive = 8000
     """Deliveries that one lane may hold in memory, on top of those on the wire; the rest wait in the queue."""
-    lifetimes: Annotated[dict[str, timedelta], AfterValidator(_every_event)] = Field(default_factory=dict)
+    lifetimes: Annotated[dict[str, Duration], AfterValidator(_every_event)] = Field(default_factory=dict)
     fcm_priority: Annotated[dict[str, Literal["HIGH", "NORMAL"]], AfterValidator(_every_event)] = Field(
         default_factory=dict
     )
@@ -98,9 +140,9 @@ class Delivery(Section):
 class Http2(Section):
     """What all providers' connections have in common."""
 
-    ca_file: Path | None = None
+    ca_file: FileName | None = None
     """Who may have signed the provider's certificate; the system's authorities where absent."""
-    proxy: str | None = None
+    proxy: Annotated[str, AfterValidator(_proxy_url)] | None = None
     """HTTP CONNECT proxy, `http://user:password@host:port`."""
     max_connections: Positive = 8
     request_timeout_s: Seconds = 30.0
@@ -172,28 +214,96 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         try:
             values = tomllib.loads(file.read_text())
         except OSError as error:
-            raise SettingsError(f"{file}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: {error.strerror}; name another with --config") from None
+        except (ValueError, RecursionError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from None
-    _refuse_unknown_variables(os.environ if environ is None else environ)
+    variables = _ours(os.environ if environ is None else environ)
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(file, problem) for problem in error.errors())) from None
+        raise SettingsError("\n".join(_explain(file, variables, problem) for problem in error.errors())) from None
 
 
-def _explain(file: Path | None, problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-    return f"{file or 'settings'}: {key}: {what}"
+def _explain(file: Path | None, variables: Mapping[str, str], problem: Any) -> str:
+    """The message for one problem: it names the variable, or the file and the key in it."""
+    path = [str(part) for part in problem["loc"]]
+    what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+    told = ": ".join([".".join(path), what] if path else [what])
+    for name, variable in variables.items():
+        # A variable may hold more than the value (lifetimes), or a part of it (lifetimes__fax_new).
+        set_by_it = name.split("__")
+        common = min(len(set_by_it), len(path))
+        if common > 1 and set_by_it[:common] == [part.lower() for part in path[:common]]:
+            return f"environment variable {variable}: {told}"
+    return f"{file or 'settings'}: {told}"
 
 
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    for variable in environ:
-        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() == f"{ENV_PREFIX}CONFIG":
+def _ours(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are settings, by `section__key` in lower case.
+
+    Raises:
+        SettingsError: one looks like a setting, and is none.
+    """
+    found = {}
+    for variable, value in environ.items():
+        if not variable.upper().startswith(ENV_PREFIX):
             continue
-        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
-        model = Settings.model_fields.get(section)
-        fields: Any = getattr(model.annotation, "model_fields", {}) if model else {}
-        if key.partition("__")[0] not in fields:
-            raise SettingsError(f"environment variable {variable}: unknown key")
+        name = variable[len(ENV_PREFIX) :].lower()
+        section, _, key = name.partition("__")
+        fields = _fields(section)
+        if key and section and key.partition("__")[0] in fields:
+            _check_value(variable, value, fields.get(key))
+            found[name] = variable
+        elif meant := _meant(name, value):
+            raise SettingsError(f"environment variable {variable}: {meant}, or unset it")
+    return found
+
+
+def _meant(name: str, value: str) -> str | None:
+    """What to do about a variable that looks like a setting, and is none. Others that begin with TOCSIN_ are ignored."""
+    section, separator, key = name.partition("__")
+    if separator and section:
+        fields = _fields(section)
+        if not fields:
+            return f"unknown section {section!r}; use one of {', '.join(Settings.model_fields)}"
+        return f"unknown key {key!r}; use one of {', '.join(fields)}"
+    if name in Settings.model_fields:
+        return f"names a section without a key; write it as {_variable(name, 'KEY')}"
+    if _SERVICE_ADDRESS.match(value):
+        return None
+    for section in Settings.model_fields:
+        key = name.removeprefix(f"{section}_")
+        if key in _fields(section):
+            return f"unknown key; write it as {_variable(section, key)} if you mean {key!r} of [{section}]"
+    return None
+
+
+def _variable(section: str, key: str) -> str:
+    return f"{ENV_PREFIX}{section}__{key}".upper()
+
+
+def _fields(section: str) -> dict[str, Any]:
+    """The fields of a section by their names; none where there is no such section."""
+    model = Settings.model_fields.get(section)
+    fields: dict[str, Any] = getattr(model.annotation, "model_fields", {}) if model else {}
+    return fields
+
+
+def _check_value(variable: str, value: str, field: Any) -> None:
+    """Checks what pydantic-settings would report without naming the variable.
+
+    Raises:
+        SettingsError: it is not text, or not the JSON object that its field needs.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"environment variable {variable}: not UTF-8; correct or unset it") from None
+    if field is None or get_origin(field.annotation) is not dict:
+        return
+    try:
+        is_object = isinstance(json.loads(value), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise SettingsError(f"""environment variable {variable}: must be a JSON object, like '{{"fax_new": …}}'""")

@@ -81,6 +81,105 @@ def test_a_wrong_configuration_is_refused_with_the_name_of_the_key(run: Run, con
         assert said in ran.err
 
 
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "TOCSIN_SERVICE_HOST=10.0.0.1",
+        "TOCSIN_SERVICE_PORT_HTTP=8080",
+        "TOCSIN_PORT=tcp://10.0.0.1:8080",
+        "TOCSIN_PORT_8080_TCP_ADDR=10.0.0.1",
+        # A Service that is called tocsin-server.
+        "TOCSIN_SERVER_SERVICE_HOST=10.0.0.1",
+        "TOCSIN_SERVER_PORT=tcp://10.0.0.1:8080",
+        "TOCSIN_IMAGE=tocsin:0.1",
+    ],
+)
+def test_a_variable_that_is_not_meant_as_a_setting_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(*variable.split("=", 1))
+    assert load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("TOCSIN_SERVER__PROT=80", "unknown key 'prot'; use one of host, port, "),
+        ("TOCSIN_SEVER__PORT=80", "unknown section 'sever'; use one of server, "),
+        ("TOCSIN_SERVER_PORT=9000", "write it as TOCSIN_SERVER__PORT "),
+        ("TOCSIN_STORE_MAX_BACKLOG_EVENTS=9", "write it as TOCSIN_STORE__MAX_BACKLOG_EVENTS "),
+        ("TOCSIN_LOG=debug", "write it as TOCSIN_LOG__KEY"),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_and_is_none_is_refused_with_what_to_do(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    name, value = variable.split("=", 1)
+    monkeypatch.setenv(name, value)
+    ran = run("key", "list")
+    assert ran.status == 2
+    assert ran.err.startswith(f"tocsin: environment variable {name}: ")
+    assert said in ran.err
+    assert ran.err.endswith(", or unset it\n")
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("TOCSIN_DELIVERY__LIFETIMES=abc", "must be a JSON object"),
+        ("TOCSIN_DELIVERY__LIFETIMES=" + "[" * 100_000, "must be a JSON object"),
+        ('TOCSIN_DELIVERY__LIFETIMES={"fax_new": "-P1D"}', "fax_new: Input should be greater than 0 seconds"),
+        ('TOCSIN_DELIVERY__LIFETIMES={"fax_new": "P999999D"}', "fax_new: Input should be less than or equal to "),
+        ('TOCSIN_DELIVERY__LIFETIMES={"fax_old": "P1D"}', "unknown event 'fax_old'"),
+        ("TOCSIN_DELIVERY__LIFETIMES__FAX_NEW=x", "valid timedelta"),
+        ("TOCSIN_STORE__RETENTION=-P1D", "greater than 0 seconds"),
+        ("TOCSIN_STORE__HISTORY=P99999999999D", "too large"),
+        ("TOCSIN_STORE__MAX_BACKLOG_BYTES=99999999999999999999", "less than"),
+        ("TOCSIN_STORE__PATH=:memory:", "must name a file"),
+        ("TOCSIN_STORE__PATH=", "must name a file"),
+        ("TOCSIN_STORE__PATH=\udcff.db", "not UTF-8"),
+        ("TOCSIN_SERVER__DRAIN_S=inf", "finite number"),
+        ("TOCSIN_SERVER__REQUEST_TIMEOUT_S=nan", "finite number"),
+        ("TOCSIN_SERVER__DRAIN_S=1e300", "less than or equal to"),
+        ("TOCSIN_SERVER__PORT__X=1", "valid integer"),
+        ("TOCSIN_APNS__PRODUCTION_URL=https://apple:99999", "must be an https:// URL"),
+        ("TOCSIN_FCM__URL=https://", "must be an https:// URL"),
+        ("TOCSIN_APNS__PROXY=http://ops:hunter2@:x", "must be http://[user:password@]host:port"),
+    ],
+)
+def test_a_wrong_value_in_the_environment_is_refused_with_the_name_of_its_variable(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    name, value = variable.split("=", 1)
+    monkeypatch.setenv(name, value)
+    ran = run("key", "list")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(f"tocsin: environment variable {name}: ")
+    assert said in ran.err
+    assert "hunter2" not in ran.err
+    assert not Path("var").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[server]\nport = " + b"9" * 5000, "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"[server]\nhost = '\xff'", "not valid TOML"),
+        (b'[store]\npath = "a\\u0000b"', "store.path: must not contain a NUL character"),
+        (b'[apns]\nca_file = "a\\u0000b"', "apns.ca_file: must not contain a NUL character"),
+        (b"[store]\nretention = -1", "store.retention: Input should be greater than 0 seconds"),
+        (b"[delivery]\nlease_s = 5", "toml: delivery.lease_s is 5: at least 70 is needed"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "",
+)
+def test_a_hostile_file_is_refused_in_one_sentence(run: Run, content: bytes, said: str) -> None:
+    Path("tocsin.toml").write_bytes(content)
+    ran = run("key", "list")
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert said in ran.err
+
+
 def test_a_missing_file_is_named(run: Run) -> None:
     ran = run("key", "list", "--config", "nowhere.toml")
     assert (ran.status, ran.out) == (2, "")
