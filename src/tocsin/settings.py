@@ -260,7 +260,7 @@ def _ours(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _meant(name: str, value: str) -> str | None:
-    """What to do about a variable that looks like a setting, and is none. Others that begin with TOCSIN_ are ignored."""
+    """What to do about a variable that looks like a setting, and is none; None for all others."""
     section, separator, key = name.partition("__")
     if separator and section:
         fields = _fields(section)

@@ -12,7 +12,10 @@ import pytest
 from msgspec import Struct
 
 from tocsin.cli import main
+from tocsin.cli.opening import in_store
 from tocsin.emulator.credentials import Files, write_credentials, write_service_account
+from tocsin.settings import load
+from tocsin.store.ports import Store
 
 APPLICATION = "39JSDKGJ38.de.cospace.app"
 OWNER = "9aed5e94-3803-11e3-8475-0024e8f90cc0"
@@ -47,6 +50,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Ran(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def store(run: Run) -> Path:
+    """An empty store, where commands look for it."""
+
+    async def nothing(store: Store) -> None: ...
+
+    settings = load()
+    in_store(settings, nothing, create=True)
+    return settings.store.path
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_every_setting_is_in_the_example_and_on_the_page(section: str) -> None:
 
 def test_a_file_in_the_working_directory_is_used_without_being_named(run: Run) -> None:
     Path("tocsin.toml").write_text('[store]\npath = "elsewhere/tocsin.db"\n')
-    assert run("key", "list").status == 0
+    assert run("key", "create", "producer").status == 0
     assert Path("elsewhere/tocsin.db").exists()
 
 
@@ -55,10 +55,10 @@ def test_a_named_file_overrides_it_and_the_environment_overrides_both(
     Path("tocsin.toml").write_text('[store]\npath = "here.db"\n')
     Path("other.toml").write_text('[store]\npath = "other.db"\n')
     monkeypatch.setenv("TOCSIN_CONFIG", "other.toml")
-    run("key", "list")
+    run("key", "create", "producer")
     assert Path("other.db").exists()
     monkeypatch.setenv("TOCSIN_STORE__PATH", "environment.db")
-    run("key", "list")
+    run("key", "create", "producer")
     assert Path("environment.db").exists()
     assert not Path("here.db").exists()
 

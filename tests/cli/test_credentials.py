@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from tests.cli.conftest import APPLICATION, Run
 
 from tocsin.emulator.credentials import Files
@@ -29,6 +31,40 @@ def test_an_app_with_a_certificate_shows_when_it_ends(run: Run, credentials: Fil
     assert listed["certificate_expires"].endswith("Z")
 
 
+def _with_password(p12: Path, password: str) -> str:
+    """A copy of a PKCS#12 file, in the working directory, that needs this password."""
+    content = pkcs12.load_pkcs12(p12.read_bytes(), None)
+    assert isinstance(content.key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    assert content.cert is not None
+    encryption = serialization.BestAvailableEncryption(password.encode())
+    copy = Path("push.p12")
+    copy.write_bytes(
+        pkcs12.serialize_key_and_certificates(None, content.key, content.cert.certificate, None, encryption)
+    )
+    return str(copy)
+
+
+def test_the_password_of_a_certificate_is_read_from_a_file_or_standard_input(
+    run: Run, credentials: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ("app", "add", APPLICATION, "--certificate", _with_password(credentials.certificate_p12, "sesam öffne dich"))
+    Path("password.txt").write_text("sesam öffne dich\n")
+    assert run(*add, "--password-file", "password.txt").status == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("sesam öffne dich".encode())))
+    assert run(*add, "--password-file", "-").status == 0
+    for wrong in ([], ["--password-file", "push.p12"], ["--password-file", "nowhere.txt"]):
+        assert run(*add, *wrong).status == 2
+
+
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(run: Run, credentials: Files) -> None:
+    ran = run("app", "add", APPLICATION, "--certificate", str(credentials.certificate_p12), "--password", "hunter2")
+    assert (ran.status, ran.out) == (2, "")
+    assert "use --password-file FILE" in ran.err
+    assert "hunter2" not in ran.err
+    assert "--password " not in run("app", "add", "--help").out
+
+
+@pytest.mark.usefixtures("store")
 def test_a_certificate_of_another_app_is_refused(run: Run, credentials: Files) -> None:
     ran = run("app", "add", "39JSDKGJ38.de.other.app", "--certificate", str(credentials.certificate))
     assert ran.status == 2
@@ -69,6 +105,7 @@ def test_an_app_that_breaks_a_rule_is_refused(run: Run, arguments: list[str], sa
 
 
 @pytest.mark.parametrize("arguments", [("app", "remove", APPLICATION), ("app", "check", APPLICATION)])
+@pytest.mark.usefixtures("store")
 def test_an_unknown_app_is_named(run: Run, arguments: tuple[str, ...]) -> None:
     ran = run(*arguments)
     assert ran.status == 1
@@ -140,6 +177,7 @@ def test_a_project_of_a_domain_is_called_by_its_id(run: Run, credentials: Files,
     assert run("fcm", "remove", "example.com:calls").status == 0
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("name", ["ma in", "a/b", ":main", "", "x" * 202, "main\n"])
 def test_a_name_that_the_api_could_not_take_is_refused(run: Run, credentials: Files, name: str) -> None:
     ran = run("fcm", "add", name, "--service-account", str(credentials.service_account))
@@ -149,6 +187,7 @@ def test_a_name_that_the_api_could_not_take_is_refused(run: Run, credentials: Fi
 
 
 @pytest.mark.parametrize("verb", ["remove", "default", "check"])
+@pytest.mark.usefixtures("store")
 def test_an_unknown_project_is_named(run: Run, verb: str) -> None:
     ran = run("fcm", verb, "nobody")
     assert ran.status == 1

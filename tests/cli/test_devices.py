@@ -24,7 +24,7 @@ OTHER = "1de7257a-4f34-11e0-ab6e-0024e8f90cc1"
 
 
 def in_store(operation: Callable[[Store], Awaitable[Any]]) -> Any:
-    return opening.in_store(load(), operation)
+    return opening.in_store(load(), operation, create=True)
 
 
 def _fcm(owner: str, token: DeviceToken) -> Registration:
@@ -201,6 +201,7 @@ def test_what_is_purged_is_removed(quarantined: Run) -> None:
 
 
 @pytest.mark.parametrize("verb", [("release",), ("purge", "--yes")])
+@pytest.mark.usefixtures("store")
 def test_an_empty_quarantine_fails(run: Run, verb: tuple[str, ...]) -> None:
     ran = run("quarantine", *verb, APPLICATION)
     assert ran.status == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Run
 
 from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store
 from tocsin.settings import Settings
 from tocsin.settings import Store as StoreSettings
+from tocsin.store.maintenance import backup, check
 from tocsin.store.ports import CommitUnknown, StorageFailure, Store, StoreError, StoreUnavailable
 
 
@@ -23,7 +25,7 @@ def _message(settings: Settings, error: Exception, *, in_steps: bool = False) ->
         raise error
 
     with pytest.raises(CommandError) as raised:
-        in_store(settings, fail, in_steps=in_steps)
+        in_store(settings, fail, create=True, in_steps=in_steps)
     assert raised.value.exit_code == 1
     return str(raised.value)
 
@@ -60,4 +62,56 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     async def nothing(store: Store) -> None: ...
 
     with pytest.raises(CommandError, match=r"file/tocsin\.db"):
-        in_store(settings, nothing)
+        in_store(settings, nothing, create=True)
+
+
+_ID = "0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d"
+_FINDS_WHAT_IS_THERE = [
+    "app list",
+    "app check 39JSDKGJ38.de.cospace.app",
+    "app remove 39JSDKGJ38.de.cospace.app",
+    "fcm list",
+    "fcm check x",
+    "fcm default x",
+    "fcm remove x",
+    "key list",
+    "key revoke key_3f9a1c5be207",
+    "session list",
+    "session revoke ses_3f9a1c5be207",
+    "device list --token x",
+    "device history --token x",
+    "device remove x",
+    "device restore x",
+    f"event show {_ID}",
+    "quarantine list",
+    "quarantine release x",
+    "quarantine purge x --yes",
+    "deadletter list",
+    "deadletter replay --all",
+    "deadletter discard --all",
+    "store check",
+    "store backup copy.db",
+]
+
+
+@pytest.mark.parametrize("command", _FINDS_WHAT_IS_THERE)
+def test_a_command_that_adds_nothing_says_where_there_is_no_store_and_makes_none(run: Run, command: str) -> None:
+    ran = run(*command.split())
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err.startswith(f"tocsin: {Path('var/tocsin.db').absolute()}: there is no store; ")
+    assert "--config FILE" in ran.err
+    assert not list(Path().iterdir())
+
+
+def test_a_store_may_have_any_name_that_a_file_may_have(run: Run) -> None:
+    here = Path().absolute()
+    for path in (Path(f"/{here}/a.db"), here / "a%20b?c#d.db", here / "\udcff.db", Path("file:x.db")):
+        settings = Settings(store=StoreSettings(path=path))
+
+        async def keys(store: Store) -> int:
+            return len(await store.access.keys())
+
+        assert in_store(settings, keys, create=True) == 0
+        assert path.exists()
+        assert check(settings) == []
+        backup(settings, path.with_suffix(".copy"))

@@ -96,6 +96,7 @@ def test_an_event_that_breaks_a_rule_is_refused(run: Run, arguments: list[str], 
     assert not Path("var").exists()
 
 
+@pytest.mark.usefixtures("store")
 def test_an_unknown_event_is_told_so(run: Run) -> None:
     ran = run("event", "show", EVENT_ID)
     assert ran.status == 1
@@ -136,7 +137,7 @@ def test_an_event_that_could_not_be_appended_is_told_with_what_to_do(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, said: str
 ) -> None:
     store = _FailingStore(error)
-    monkeypatch.setattr("tocsin.cli.ingest.in_store", lambda settings, operation: asyncio.run(operation(store)))
+    monkeypatch.setattr("tocsin.cli.ingest.in_store", lambda settings, operation, **_: asyncio.run(operation(store)))
     ran = run("send", "fax_new", *FAX, "--page-count", "2")
     (event_id,) = store.queue.ids
     assert (ran.status, ran.out) == (status, "")

@@ -11,7 +11,7 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import read_file
+from tocsin.cli.inputs import read_file, read_secret
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.credentials import Credential
@@ -32,7 +32,7 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="Team id, a dot, bundle id
     "add",
     example="""
 tocsin app add 39JSDKGJ38.de.cospace.app --key AuthKey_ABC123DEFG.p8 --key-id ABC123DEFG
-tocsin app add 39JSDKGJ38.de.cospace.app --certificate push.p12 --password secret
+tocsin app add 39JSDKGJ38.de.cospace.app --certificate push.p12 --password-file password.txt
 """,
 )
 def add(
@@ -48,22 +48,32 @@ def add(
         Path | None,
         typer.Option("--certificate", metavar="FILE", help="A push certificate with its private key (.pem or .p12)."),
     ] = None,
-    password: Annotated[
-        str | None,
-        typer.Option("--password", metavar="TEXT", help="The password of the certificate's private key."),
+    password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--password-file", metavar="FILE", help="Has the password of the certificate's private key; - reads it."
+        ),
     ] = None,
+    password: Annotated[str | None, typer.Option("--password", hidden=True)] = None,
     config: Config = None,
 ) -> None:
     """Register an app, or replace its credential. The credential is checked first, without asking Apple."""
     _check_id(id)
+    if password is not None:
+        raise InputError(
+            "--password: other users of this machine can read what is on a command line; use --password-file FILE, or"
+            " --password-file - to give it on standard input"
+        )
     if (key is None) == (certificate is None):
         raise InputError(f"app {id}: give one credential, either --key FILE.p8 or --certificate FILE")
     if key is not None:
         credential = _read_key(id, key, key_id)
     else:
         assert certificate is not None
-        credential = _read_certificate(id, certificate, password)
-    in_store(settings_of(config), lambda store: store.credentials.put(credential.stored(id, store.now_ms())))
+        credential = _read_certificate(id, certificate, password_file)
+    in_store(
+        settings_of(config), lambda store: store.credentials.put(credential.stored(id, store.now_ms())), create=True
+    )
     remark(f"{id}: registered with {_in_words(credential)}. Ask Apple with: tocsin app check {id}")
 
 
@@ -147,18 +157,19 @@ def _read_key(id: str, file: Path, key_id: str | None) -> ApnsCredential:
     if not KEY_ID.fullmatch(key_id):
         raise InputError(f"--key-id {key_id}: must be the ten letters and digits that Apple shows beside the key")
     try:
-        return ApnsCredential(key_pem=read_key(read_file(file)), key_id=key_id)
+        return ApnsCredential(key_pem=read_key(read_file(file, "--key")), key_id=key_id)
     except CredentialError as error:
         raise InputError(f"apns key for {id}: {file}: {error}") from None
 
 
-def _read_certificate(id: str, file: Path, password: str | None) -> ApnsCredential:
+def _read_certificate(id: str, file: Path, password_file: Path | None) -> ApnsCredential:
     from tocsin.cli.certificates import belongs_to
     from tocsin.providers.apns.credentials import ApnsCredential, read_certificate
     from tocsin.providers.base import CredentialError
 
+    password = None if password_file is None else read_secret(password_file, "--password-file")
     try:
-        pem = read_certificate(read_file(file), password)
+        pem = read_certificate(read_file(file, "--certificate"), password)
     except CredentialError as error:
         raise InputError(f"apns certificate for {id}: {file}: {error}") from None
     if not belongs_to(pem, id):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
+from typer.core import TyperCommand
 
 Body = TypeVar("Body", bound=Callable[..., None])
 
@@ -23,6 +24,27 @@ Config = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+class TextCommand(TyperCommand):
+    """A command whose options and arguments are text, and no other bytes. The names of files may be any bytes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        left = super().parse_args(ctx, args)
+        for parameter in self.get_params(ctx):
+            given = ctx.params.get(parameter.name)
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, str) and not _is_text(value):
+                    raise typer.BadParameter("not UTF-8", ctx, param=cast(Any, parameter))
+        return left
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # What Python makes of bytes that are not UTF-8 cannot be encoded again.
+        return False
+    return True
+
+
 def group(help: str) -> typer.Typer:
     """A group of commands. Its help is plain text, so that an example is not changed in a narrow terminal or a pipe."""
     return typer.Typer(
@@ -33,4 +55,4 @@ def group(help: str) -> typer.Typer:
 def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Body], Body]:
     """Register a command whose help ends with `example`, with its lines as they are."""
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
-    return app.command(name, epilog=f"\b\nExample:\n{lines}")
+    return app.command(name, cls=TextCommand, epilog=f"\b\nExample:\n{lines}")

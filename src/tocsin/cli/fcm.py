@@ -47,7 +47,7 @@ def add(
     from tocsin.providers.base import CredentialError
     from tocsin.providers.fcm.credentials import read_service_account, stored
 
-    content = read_file(service_account)
+    content = read_file(service_account, "--service-account")
     try:
         account = read_service_account(content)
     except CredentialError as error:
@@ -65,7 +65,7 @@ def add(
         is_default = default or not any(one.default for one in others)
         await store.credentials.put(stored(project, content, default=is_default, changed_ms=store.now_ms()))
 
-    in_store(settings_of(config), put)
+    in_store(settings_of(config), put, create=True)
     remark(f"{project}: registered. Ask Google with: tocsin fcm check {project}")
 
 

@@ -49,7 +49,7 @@ def ingest(fields: dict[str, Any], config: Path | None, *, own_fields: Collectio
             ) from None
         return event_id
 
-    return in_store(settings, append)
+    return in_store(settings, append, create=True)
 
 
 def _checked(fields: dict[str, Any], own_fields: Collection[str]) -> tuple[ParsedEvent, bytes]:

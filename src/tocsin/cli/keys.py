@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
-from tocsin.cli.inputs import duration_ms
+from tocsin.cli.inputs import duration_ms, id_or_secret
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, remark, utc
 from tocsin.store.ports import Store
 from tocsin.store.records import ApiKey, Role
 
@@ -34,12 +35,14 @@ def create(
         expires_ms = None if lifetime_ms is None else store.now_ms() + lifetime_ms
         return await store.access.create_key(role, name, expires_ms)
 
-    secret, key = in_store(settings_of(config), create_key)
-    if as_json:
-        print_json(_described(key) | {"key": secret})
-        return
-    remark(f"{key.role.value.capitalize()} key {key.id}, good until {utc(key.expires_ms)}:")
-    typer.echo(secret)
+    settings = settings_of(config)
+    secret, key = in_store(settings, create_key, create=True)
+    with kept_if_printed("key", lambda: in_store(settings, lambda store: store.access.revoke_key(key.id))):
+        if as_json:
+            print_json(_described(key) | {"key": secret})
+        else:
+            remark(f"{key.role.value.capitalize()} key {key.id}, good until {utc(key.expires_ms)}:")
+            typer.echo(secret)
 
 
 @command(app, "list", example="tocsin key list")
@@ -53,13 +56,25 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
     print_table(("id", "role", "name", "created", "expires"), rows, empty="No keys; see: tocsin key create --help")
 
 
-@command(app, "revoke", example="tocsin key revoke key_3f9a1c5be207")
+@command(
+    app,
+    "revoke",
+    example="""
+tocsin key revoke key_3f9a1c5be207
+tocsin key revoke --key-file leaked-key.txt
+""",
+)
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="The key's id, or the key itself.")], config: Config = None
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The key's id.")] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", metavar="FILE", help="Has the key itself, in place of its id; - reads it."),
+    ] = None,
+    config: Config = None,
 ) -> None:
     """End a key at once, also on a server that is running."""
-    if not in_store(settings_of(config), lambda store: store.access.revoke_key(key)):
-        # What was given may be a mistyped key, which is secret: the message does not repeat it.
+    given = id_or_secret(id, "key_", key_file, "--key-file")
+    if not in_store(settings_of(config), lambda store: store.access.revoke_key(given)):
         raise CommandError("no key has this id or secret; see: tocsin key list")
     remark("The key is revoked.")
 

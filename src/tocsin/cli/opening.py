@@ -36,14 +36,33 @@ def settings_of(config: Path | None) -> Settings:
     return settings
 
 
-def in_store(settings: Settings, operation: Callable[[Store], Awaitable[T]], *, in_steps: bool = False) -> T:
-    """Open the store, run one operation in it, and close it. A server may be running on the same store.
-
-    Set `in_steps` for an operation that writes more than once: when it fails, some of it may be done.
+def require_store(settings: Settings) -> None:
+    """Check that there is a store.
 
     Raises:
-        CommandError: the store cannot be opened, read or written, or it is not known whether it was written.
+        CommandError: there is none.
     """
+    if not maintenance.exists(settings):
+        raise CommandError(
+            f"{maintenance.place(settings)}: there is no store; run this in the server's directory, or name the store's"
+            " configuration with --config FILE, or the store with TOCSIN_STORE__PATH"
+        )
+
+
+def in_store(
+    settings: Settings, operation: Callable[[Store], Awaitable[T]], *, create: bool = False, in_steps: bool = False
+) -> T:
+    """Open the store, run one operation in it, and close it. A server may be running on the same store.
+
+    Set `create` for an operation that adds something: it makes the store where there is none. Set `in_steps` for one
+    that writes more than once: when it fails, some of it may be done.
+
+    Raises:
+        CommandError: there is no store, or it cannot be opened, read or written, or it is not known whether it was
+            written.
+    """
+    if not create:
+        require_store(settings)
 
     async def run() -> T:
         async with open_store(settings) as store:

@@ -1,15 +1,20 @@
-"""What commands print: JSON for programs, aligned columns for people. Data goes to stdout, remarks to stderr."""
+"""What commands print: JSON for programs, aligned columns for people. Data goes to stdout, remarks to stderr.
+
+Data that cannot be written (a full disk, a reader that has gone) is an OSError, which ends the command; a remark that
+cannot be written is left out (`cli.streams`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import typer
 
 from tocsin.api.timestamps import rfc3339
+from tocsin.cli.errors import CommandError
 
 
 def print_json(value: Any) -> None:
@@ -31,6 +36,22 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+@contextmanager
+def kept_if_printed(what: str, revoke: Callable[[], object]) -> Iterator[None]:
+    """Prints a new secret in the block; where it cannot be printed nobody has it, and it is revoked.
+
+    Raises:
+        CommandError: it could not be printed.
+    """
+    try:
+        yield
+    except OSError as error:
+        revoke()
+        raise CommandError(
+            f"standard output: {error.strerror}; the {what} could not be printed, and is revoked"
+        ) from None
+
+
 def remark(text: str) -> None:
     """Print something for the person at the terminal to stderr, so that a pipe has data alone."""
     typer.echo(text, err=True)
@@ -38,7 +59,10 @@ def remark(text: str) -> None:
 
 def utc(ms: int | None) -> str:
     """Unix milliseconds, to the second, as tables show a time; None is `never`."""
-    return "never" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    if ms is None:
+        return "never"
+    day, _, time = rfc3339(ms).partition("T")
+    return f"{day} {time[:8]} UTC"
 
 
 def iso(ms: int | None) -> str | None:

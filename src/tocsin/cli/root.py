@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,6 +26,8 @@ from tocsin.cli import (
 from tocsin.cli.commands import command, group
 from tocsin.cli.demo import command as demo
 from tocsin.cli.errors import CommandError
+from tocsin.cli.output import remark
+from tocsin.cli.streams import prepared
 
 app = group(
     "A push service: it delivers each event to every device of the event's user, through Apple and Google.\n\n"
@@ -65,14 +66,19 @@ app.add_typer(store.app, name="store")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 failed, 2 wrong usage or bad input."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            # A character that the terminal cannot show is printed as a question mark, and no command fails for it.
-            stream.reconfigure(errors="replace")
-    try:
-        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tocsin")
-    except CommandError as error:
-        typer.echo(f"tocsin: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(0)
+    """Run one command and exit: 0 done, 1 failed, 2 wrong usage or bad input.
+
+    Where the reader of standard output has gone (`| head -1`), the command ends with status 1, and says nothing.
+    """
+    with prepared() as output:
+        try:
+            app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tocsin")
+        except CommandError as error:
+            remark(f"tocsin: {error}")
+            sys.exit(error.exit_code)
+        except OSError as error:
+            if error is not output.failure:
+                raise
+            remark(f"tocsin: standard output: {error.strerror}; what was printed is not complete")
+            sys.exit(1)
+        sys.exit(0)

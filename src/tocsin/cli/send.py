@@ -16,7 +16,7 @@ import typer
 from msgspec import Struct
 
 from tocsin.cli.commands import AsJson, Config, command, group
-from tocsin.cli.errors import InputError
+from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.ingest import ingest
 from tocsin.cli.output import print_json, remark
 from tocsin.domain.event_schema import json_schema
@@ -108,11 +108,15 @@ def _send(fields: dict[str, Any], own_fields: Sequence[str], config: Path | None
             raise InputError(f"--field {name}: the event has this field already; use its own option")
         own[name] = value
     accepted = ingest(fields | own, config, own_fields=own)
-    if as_json:
-        print_json({"accepted": 1, "events": [accepted]})
-        return
-    typer.echo(accepted)
-    remark(f"Accepted. What became of it: tocsin event show {accepted}")
+    try:
+        if as_json:
+            print_json({"accepted": 1, "events": [accepted]})
+        else:
+            typer.echo(accepted)
+    except OSError as error:
+        raise CommandError(f"standard output: {error.strerror}; the event is accepted, as {accepted}") from None
+    if not as_json:
+        remark(f"Accepted. What became of it: tocsin event show {accepted}")
 
 
 def _own_field(given: str) -> tuple[str, Any]:

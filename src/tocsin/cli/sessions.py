@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import duration_ms, user_id
+from tocsin.cli.inputs import duration_ms, id_or_secret, user_id
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, remark, utc
 from tocsin.store.ports import Store
 from tocsin.store.records import Session
 
@@ -39,12 +40,15 @@ def create(
         expires_ms = None if lifetime_ms is None else store.now_ms() + lifetime_ms
         return await store.access.create_session(user, expires_ms)
 
-    secret, session = in_store(settings_of(config), create_session)
-    if as_json:
-        print_json(_described(session) | {"sid": secret})
-        return
-    remark(f"Session {session.id} of {session.owner or 'nobody yet'}, good until {utc(session.expires_ms)}. Its sid:")
-    typer.echo(secret)
+    settings = settings_of(config)
+    secret, session = in_store(settings, create_session, create=True)
+    with kept_if_printed("session", lambda: in_store(settings, lambda store: store.access.revoke_session(session.id))):
+        if as_json:
+            print_json(_described(session) | {"sid": secret})
+        else:
+            whose = session.owner or "nobody yet"
+            remark(f"Session {session.id} of {whose}, good until {utc(session.expires_ms)}. Its sid:")
+            typer.echo(secret)
 
 
 @command(app, "list", example="tocsin session list --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
@@ -63,14 +67,25 @@ def list_(
     print_table(("id", "owner", "created", "expires"), rows, empty="No sessions; see: tocsin session create --help")
 
 
-@command(app, "revoke", example="tocsin session revoke ses_3f9a1c5be207")
+@command(
+    app,
+    "revoke",
+    example="""
+tocsin session revoke ses_3f9a1c5be207
+tocsin session revoke --sid-file leaked-sid.txt
+""",
+)
 def revoke(
-    session: Annotated[str, typer.Argument(metavar="ID", help="The session's id, or its secret.")],
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The session's id.")] = None,
+    sid_file: Annotated[
+        Path | None,
+        typer.Option("--sid-file", metavar="FILE", help="Has the session's sid, in place of its id; - reads it."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """End a session at once, also on a server that is running."""
-    if not in_store(settings_of(config), lambda store: store.access.revoke_session(session)):
-        # What was given may be a mistyped secret: the message does not repeat it.
+    given = id_or_secret(id, "ses_", sid_file, "--sid-file")
+    if not in_store(settings_of(config), lambda store: store.access.revoke_session(given)):
         raise CommandError("no session has this id or secret; see: tocsin session list")
     remark("The session is revoked.")
 

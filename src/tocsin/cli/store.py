@@ -9,7 +9,7 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
-from tocsin.cli.opening import settings_of
+from tocsin.cli.opening import require_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.store import maintenance
 from tocsin.store.ports import StoreError
@@ -21,6 +21,7 @@ app = group("The store: check it, copy it (both while a server runs on it), and 
 def check(config: Config = None, as_json: AsJson = False) -> None:
     """Check that the store is not damaged and that its content is consistent; status 1 where it is not."""
     settings = settings_of(config)
+    require_store(settings)
     name, findings = maintenance.name(settings), maintenance.check(settings)
     if as_json:
         print_json({"path": name, "findings": findings})
@@ -40,6 +41,7 @@ def backup(
 ) -> None:
     """Copy the store as it is at one instant. `tocsin store restore` restores the copy."""
     settings = settings_of(config)
+    require_store(settings)
     try:
         maintenance.backup(settings, target)
     except StoreError as error:

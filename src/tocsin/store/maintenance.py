@@ -12,6 +12,16 @@ def name(settings: Settings) -> str:
     return str(settings.store.path)
 
 
+def place(settings: Settings) -> str:
+    """Where exactly the store is."""
+    return str(settings.store.path.absolute())
+
+
+def exists(settings: Settings) -> bool:
+    """Whether there is a store: something with its name, whatever it is."""
+    return settings.store.path.exists()
+
+
 def check(settings: Settings) -> list[str]:
     """What is wrong with the store, as sentences; an empty list says that all is well. A server may be running."""
     from tocsin.store.sqlite import maintenance

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import NullPool
@@ -17,9 +19,13 @@ _WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 
 
 def file_uri(path: Path, *, read_only: bool = False) -> str:
-    """The `file:` URI of a database, its name quoted as SQLite wants it ("Uniform Resource Identifiers", 3.1)."""
-    quoted = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return f"file:{quoted}?mode=ro" if read_only else f"file:{quoted}"
+    """The `file:` URI of a database, its name quoted as SQLite wants it ("Uniform Resource Identifiers", 3.1).
+
+    The path is absolute, and an empty authority stands before it: SQLite takes `//x` for the authority `x`, and a
+    relative `:memory:` for no file at all.
+    """
+    uri = f"file://{quote(os.fsencode(path.absolute()))}"
+    return f"{uri}?mode=ro" if read_only else uri
 
 
 def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
