@@ -24,6 +24,7 @@ from tocsin.domain.events import MESSAGES, URGENT
 
 ENV_PREFIX = "TOCSIN_"
 
+_LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
 # What Kubernetes sets for the port of a Service: tcp://10.0.0.1:8080.
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
@@ -88,7 +89,7 @@ class Section(BaseModel):
 
 
 class Server(Section):
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1, pattern=r"^[!-~]+$")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     drain_s: Seconds = 8.0
     """How long a stop waits for what is in flight; what is left goes back to the queue."""
@@ -212,7 +213,11 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            values = tomllib.loads(file.read_text())
+            with file.open("rb") as opened:
+                content = opened.read(_LARGEST_FILE_BYTES + 1)
+            if len(content) > _LARGEST_FILE_BYTES:
+                raise SettingsError(f"{file}: larger than {_LARGEST_FILE_BYTES} bytes; name another with --config")
+            values = tomllib.loads(content.decode())
         except OSError as error:
             raise SettingsError(f"{file}: {error.strerror}; name another with --config") from None
         except (ValueError, RecursionError) as error:

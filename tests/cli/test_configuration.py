@@ -180,6 +180,12 @@ def test_a_hostile_file_is_refused_in_one_sentence(run: Run, content: bytes, sai
     assert said in ran.err
 
 
+def test_a_file_without_end_is_refused(run: Run) -> None:
+    ran = run("key", "list", "--config", "/dev/zero")
+    assert (ran.status, ran.out) == (2, "")
+    assert "/dev/zero: larger than " in ran.err
+
+
 def test_a_missing_file_is_named(run: Run) -> None:
     ran = run("key", "list", "--config", "nowhere.toml")
     assert (ran.status, ran.out) == (2, "")

@@ -32,15 +32,16 @@ class TextCommand(TyperCommand):
         for parameter in self.get_params(ctx):
             given = ctx.params.get(parameter.name)
             for value in given if isinstance(given, list | tuple) else [given]:
-                if isinstance(value, str) and not _is_text(value):
+                if isinstance(value, str) and not is_text(value):
                     raise typer.BadParameter("not UTF-8", ctx, param=cast(Any, parameter))
         return left
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether an argument is text: what Python makes of bytes that are not UTF-8 cannot be encoded again."""
     try:
         value.encode()
-    except UnicodeEncodeError:  # What Python makes of bytes that are not UTF-8 cannot be encoded again.
+    except UnicodeEncodeError:
         return False
     return True
 

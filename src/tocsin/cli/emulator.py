@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tocsin.cli.errors import CommandError
+from tocsin.cli.commands import is_text
+from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.output import print_json
 
 if TYPE_CHECKING:
     from tocsin.emulator.run import Emulator
+
+
+_MOST: Final = 1_000_000_000
+_MOST_STREAMS: Final = 2**31 - 1
+"""Of SETTINGS_MAX_CONCURRENT_STREAMS more make no difference: there are no more stream ids (RFC 9113, 5.1.1)."""
 
 
 def emulator(
@@ -26,11 +32,14 @@ def emulator(
     topic: Annotated[
         list[str] | None, typer.Option("--topic", help="Allow only this topic of Apple's; may be given again.")
     ] = None,
-    inbox: Annotated[int, typer.Option("--inbox", min=1, help="How many pushes to remember.")] = 20_000,
+    inbox: Annotated[int, typer.Option("--inbox", min=1, max=_MOST, help="How many pushes to remember.")] = 20_000,
     known_tokens: Annotated[
         int,
         typer.Option(
-            "--known-tokens", min=0, help="For how many of Apple's device tokens to remember the environment."
+            "--known-tokens",
+            min=0,
+            max=_MOST,
+            help="For how many of Apple's device tokens to remember the environment.",
         ),
     ] = 100_000,
     journal: Annotated[
@@ -42,16 +51,21 @@ def emulator(
     faults: Annotated[
         Path | None, typer.Option("--faults", metavar="FILE", help="A fault script (TOML) to start with.")
     ] = None,
-    max_streams: Annotated[int, typer.Option("--max-streams", min=1, help="Streams a connection may have.")] = 1000,
+    max_streams: Annotated[
+        int, typer.Option("--max-streams", min=1, max=_MOST_STREAMS, help="Streams a connection may have.")
+    ] = 1000,
     start_with_one_stream: Annotated[
         bool,
         typer.Option("--start-with-one-stream", help="Connections to Apple start with one stream, as real ones may."),
     ] = False,
     token_update_interval: Annotated[
-        float, typer.Option("--token-update-interval", min=0, help="Seconds between provider tokens; Apple's: 1200.")
+        float,
+        typer.Option(
+            "--token-update-interval", min=0, max=_MOST, help="Seconds between provider tokens; Apple's: 1200."
+        ),
     ] = 0.0,
     access_token_lifetime: Annotated[
-        int, typer.Option("--access-token-lifetime", min=1, help="Seconds that an OAuth access token lives.")
+        int, typer.Option("--access-token-lifetime", min=1, max=_MOST, help="Seconds that an OAuth access token lives.")
     ] = 3600,
 ) -> None:
     """Run an emulator of Apple and Google on this machine.
@@ -61,6 +75,10 @@ def emulator(
     """
     import uvloop
 
+    if not host:
+        raise InputError("--host: must name an address, like 127.0.0.1")
+    if not is_text(str(directory)):
+        raise InputError("--directory: not UTF-8; emulator.json names the files in it, and is JSON")
     from tocsin.emulator.run import EmulatorError, EmulatorOptions, serve
 
     options = EmulatorOptions(

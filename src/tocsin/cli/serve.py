@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tocsin.cli.commands import Config
-from tocsin.cli.errors import CommandError
+from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import settings_of
 
 
@@ -35,10 +35,24 @@ def serve(
     from tocsin.store.ports import StoreError
 
     settings = settings_of(config)
+    if ready_file is not None:
+        _check(ready_file)
     try:
         uvloop.run(service.serve(settings, ready=_announce(ready_file)))
     except (StoreError, service.ServiceError) as error:
         raise CommandError(str(error)) from None
+
+
+def _check(ready_file: Path) -> None:
+    """Checks, before anything is started, what would prevent the file from being written.
+
+    Raises:
+        InputError: its directory does not exist, or it is one.
+    """
+    if ready_file.is_dir():
+        raise InputError(f"--ready-file {ready_file}: is a directory; name a file in it")
+    if not ready_file.parent.is_dir():
+        raise InputError(f"--ready-file {ready_file}: there is no directory {ready_file.parent}; make it first")
 
 
 def _announce(ready_file: Path | None) -> Callable[[str], None]:
@@ -48,7 +62,10 @@ def _announce(ready_file: Path | None) -> Callable[[str], None]:
         if ready_file is not None:
             # Renamed into place, so that a program that waits for the file never reads half of it.
             unfinished = ready_file.with_name(ready_file.name + ".part")
-            unfinished.write_text(base_url + "\n")
-            os.replace(unfinished, ready_file)
+            try:
+                unfinished.write_text(base_url + "\n")
+                os.replace(unfinished, ready_file)
+            except OSError as error:
+                raise CommandError(f"--ready-file {ready_file}: {error.strerror}; name another file") from None
 
     return announce

@@ -151,7 +151,8 @@ class Listeners:
         port = first_port + port_offset if first_port else 0
         try:
             listener = await self._network.listen(factory, host, port, context)
-        except OSError as error:
-            raise ListenError(f"{host}:{port}: cannot listen: {error.strerror or error}") from None
+        except (OSError, UnicodeError) as error:  # The latter is about a name that cannot be in the DNS.
+            reason = getattr(error, "strerror", None) or error
+            raise ListenError(f"{host}:{port}: cannot listen: {reason}; choose others with --host and --port") from None
         self._listeners.append(listener)
         return listener

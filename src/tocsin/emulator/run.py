@@ -8,10 +8,11 @@ import gc
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +28,8 @@ from tocsin.emulator.options import Clock, EmulatorOptions
 from tocsin.http2.network import Network, SystemNetwork
 
 __all__ = ["Emulator", "EmulatorError", "EmulatorOptions", "serve", "start"]
+
+_LARGEST_SCRIPT_BYTES: Final = 1024 * 1024
 
 
 class EmulatorError(Exception):
@@ -140,16 +143,33 @@ async def serve(options: EmulatorOptions, ready: Callable[[Emulator], None]) -> 
 
 def _prepare(options: EmulatorOptions) -> tuple[Files, Script, Journal | None]:
     """Write the credentials, read the fault script, and open the journal."""
-    try:
+    with _explained("--directory", options.directory):
         files = write_credentials(options.directory)
         files.summary.unlink(missing_ok=True)
-        script = load_script(options.faults.read_text()) if options.faults else Script()
+    with _explained("--faults", options.faults):
+        script = _script(options.faults) if options.faults else Script()
+    with _explained("--journal", options.journal):
         journal = Journal(options.journal, bodies=options.journal_bodies) if options.journal else None
-    except OSError as error:
-        raise EmulatorError(f"{error.filename}: {error.strerror}") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise EmulatorError(f"{options.faults}: {error}") from None
     return files, script, journal
+
+
+def _script(file: Path) -> Script:
+    with file.open("rb") as opened:
+        content = opened.read(_LARGEST_SCRIPT_BYTES + 1)
+    if len(content) > _LARGEST_SCRIPT_BYTES:
+        raise EmulatorError(f"--faults {file}: larger than {_LARGEST_SCRIPT_BYTES} bytes; name a fault script")
+    return load_script(content.decode())
+
+
+@contextlib.contextmanager
+def _explained(option: str, path: Path | None) -> Iterator[None]:
+    """Whatever prevents the use of the path that an option names becomes an EmulatorError with its name."""
+    try:
+        yield
+    except OSError as error:
+        raise EmulatorError(f"{option} {path}: {error.strerror}; name another") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EmulatorError(f"{option} {path}: {error}") from None
 
 
 async def _flush_regularly(journal: Journal) -> None:

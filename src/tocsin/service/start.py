@@ -98,10 +98,12 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         sock.bind((host, port))
         sock.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # The latter is about a name that cannot be in the DNS.
         sock.close()
-        reason = error.strerror or error
-        raise ServiceError(f"cannot listen on {host}:{port}: {reason}; choose another with server.port") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ServiceError(
+            f"cannot listen on {host}:{port}: {reason}; choose others with server.host, server.port"
+        ) from None
     sock.setblocking(False)
     return sock
 

@@ -79,7 +79,7 @@ class Service:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self, sock: socket.socket, ready: Callable[[str], None] | None) -> None:
-        """Serve until a signal says stop; returns after draining."""
+        """Serve until a signal says stop; returns after draining, also where `ready` raises."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,13 +102,15 @@ class Service:
         await server.listening.wait()
         host, port = sock.getsockname()[:2]
         log.info("listening", host=host, port=port)
-        if ready is not None:
-            ready(f"http://{host}:{port}")
-        _spare_the_garbage_collector()
-        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-        crashed = [task for task in tasks if task.done()]
-        await self._stop(server, *tasks)
-        stopped.cancel()
+        try:
+            if ready is not None:
+                ready(f"http://{host}:{port}")
+            _spare_the_garbage_collector()
+            await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            crashed = [task for task in tasks if task.done()]
+            await self._stop(server, *tasks)
+            stopped.cancel()
         for task in crashed:
             await task
 
