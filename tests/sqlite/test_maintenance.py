@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,6 +189,43 @@ async def test_a_backup_that_cannot_be_made_leaves_nothing_behind(stores: Sqlite
     with pytest.raises(StoreError, match="not a SQLite database"):
         backup(stores.path, tmp_path / "out" / "backup.db")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+async def test_a_backup_needs_no_hard_links(
+    stores: SqliteStores, clocks: Clocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await busy(await stores.open(), clocks)
+
+    def link(source: Path, target: Path) -> None:  # As FAT and some network file systems answer.
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.link", link)
+    (tmp_path / "out").mkdir()
+    backup(stores.path, tmp_path / "out" / "backup.db")
+    assert check(tmp_path / "out" / "backup.db") == []
+    with pytest.raises(StoreError, match="never overwrites"):
+        backup(stores.path, tmp_path / "out" / "backup.db")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["backup.db"]
+
+
+async def test_a_backup_for_which_there_is_no_room_names_the_target(
+    stores: SqliteStores, clocks: Clocks, tmp_path: Path
+) -> None:
+    await busy(await stores.open(), clocks)
+    await stores.close()
+    target = tmp_path / "out" / "backup.db"
+    target.parent.mkdir()
+    assert stores.path.stat().st_size > 16_384
+    # With a bound on the size of files: writing past it fails, as on a full disk.
+    ended = subprocess.run(
+        ["bash", "-c", f"ulimit -f 16; exec {sys.executable} -m tocsin store backup {target}"],
+        env=os.environ | {"TOCSIN_STORE__PATH": str(stores.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"tocsin: {target}: the backup failed: ")
+    assert list(target.parent.iterdir()) == []
 
 
 def test_a_backup_of_nothing_is_refused(tmp_path: Path) -> None:

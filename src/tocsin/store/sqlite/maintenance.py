@@ -17,6 +17,9 @@ from tocsin.store.sqlite.opening import out_of_use
 
 _MOST_FINDINGS: Final = 20
 _BUSY_TIMEOUT_S: Final = 5.0
+_READING_FAILED: Final = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
+)
 
 # What must hold between the tables: a sentence about one row, and the query that finds them.
 _RULES: Final = (
@@ -97,17 +100,46 @@ def backup(path: Path, target: Path) -> None:
     partial = _partial(target)
     try:
         _copy(path, partial)
-        # A link, unlike a rename, fails where the name is taken by now.
-        os.link(partial, target)
+        _give_name(partial, target)
         _make_durable(target.parent)
     except FileExistsError as error:
         raise StoreError(f"{error.filename2 or error.filename}: exists; a backup never overwrites") from None
     except OSError as error:
         raise StoreError(f"{target}: {os_sentence(error)}") from None
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: the backup failed: {sentence(error)}") from None
+        where = target if _is_about_writing(error) else path
+        raise StoreError(f"{where}: the backup failed: {sentence(error)}") from None
     finally:
         _clear_away(partial)
+
+
+def _give_name(partial: Path, target: Path) -> None:
+    """Make the file `partial` appear as `target`, whole.
+
+    Raises:
+        FileExistsError: the name is taken by now.
+    """
+    try:
+        # A link, unlike a rename, fails where the name is taken.
+        os.link(partial, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: an empty file takes the name, and is replaced.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            os.replace(partial, target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+
+
+def _is_about_writing(error: sqlite3.Error) -> bool:
+    """Whether an error while a store was copied is about the copy, and not about what was read."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None or code & 0xFF == sqlite3.SQLITE_FULL:
+        return True
+    return code & 0xFF == sqlite3.SQLITE_IOERR and code not in _READING_FAILED
 
 
 def restore(path: Path, copy: Path) -> None:
