@@ -72,6 +72,16 @@ def test_a_chat_message_without_a_time_is_of_now(run: Run, monkeypatch: pytest.M
     assert json.loads(_record(ran.out.strip()).event.body)["time"] == 1362407297
 
 
+def test_a_chat_message_with_an_id_needs_its_time_so_that_a_repeat_is_recognised(run: Run) -> None:
+    message = ("send", "chat_message", *CHAT, "--text", "what's for lunch today?", "--event-id", EVENT_ID)
+    refused = run(*message)
+    assert refused.status == 2
+    assert "--time: needed with --event-id" in refused.err
+    for _ in range(2):
+        ran = run(*message, *refused.err.split()[-2:])
+        assert (ran.status, ran.out.strip()) == (0, EVENT_ID)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

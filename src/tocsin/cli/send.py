@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final
 
 import msgspec
@@ -27,11 +28,21 @@ app = group("Ingest one event, as a backend would through the API. One command p
 _LINE_LENGTH: Final = 96
 
 
-def event_command(variant: type[Struct], options: Sequence[Parameter] | None = None) -> Callable[..., None]:
-    """A command that ingests an event of this form. Its `options` are the `field_options` unless others are given."""
+Compute = Callable[[Mapping[str, Any]], Any]
+"""Makes the value of a field that was not given, from those that were."""
+
+
+def event_command(
+    variant: type[Struct], options: Sequence[Parameter] | None = None, computed: Mapping[str, Compute] | None = None
+) -> Callable[..., None]:
+    """A command that ingests an event of this form. Its `options` are the `field_options` unless others are given.
+
+    `computed` makes the values of fields that were not given.
+    """
 
     def send(config: Path | None, as_json: bool, field: list[str] | None = None, **fields: Any) -> None:
         given = {name: value for name, value in fields.items() if value is not None}
+        given |= {name: compute(given) for name, compute in (computed or {}).items() if name not in given}
         _send({"message": message_of(variant)} | given, field or [], config, as_json)
 
     signature = Signature([*(field_options(variant) if options is None else options), *_COMMON])
@@ -45,8 +56,8 @@ def event_command(variant: type[Struct], options: Sequence[Parameter] | None = N
 def field_options(variant: type[Struct], defaults: Mapping[str, Any] | None = None) -> list[Parameter]:
     """An option for each field of an event of this form, the required ones first.
 
-    `defaults` are for fields that the event must have and the command line need not give; a function is called for its
-    value, and shown by its name.
+    `defaults` are for fields that the event must have and the command line need not give; one that is computed when the
+    command runs is a function here, and shown by its name.
     """
     schema = json_schema(variant)
     required = dict.fromkeys(schema["required"], ...)
@@ -74,11 +85,11 @@ def example(variant: type[Struct], omitted: Sequence[str] = ()) -> str:
 
 def _option(name: str, field: Mapping[str, Any], default: Any) -> Parameter:
     option = typer.Option(
-        default,
+        None if isinstance(default, FunctionType) else default,
         _option_name(name),
         metavar="UUID" if field.get("format") == "uuid" else None,
         help=field["description"],
-        show_default=default.__name__ if callable(default) else True,
+        show_default=default.__name__ if isinstance(default, FunctionType) else True,
     )
     return _parameter(name, int if field.get("type") == "integer" else str, option)
 
@@ -132,13 +143,24 @@ def _own_field(given: str) -> tuple[str, Any]:
 def _chat_options() -> list[Parameter]:
     """Those of a text message; one of another type has no text, and may have fields of its own."""
 
-    def now() -> int:
-        return int(time.time())
-
     help = "A field of another type's own; may be given again."
     own = typer.Option(None, "--field", metavar="NAME=JSON", help=help)
     options = field_options(TextMessage, {"time": now, "type": "text", "text": None})
     return [*options, _parameter("field", list[str] | None, own)]
+
+
+def now(given: Mapping[str, Any]) -> int:
+    """The time of a chat message: now, in Unix seconds.
+
+    Raises:
+        InputError: it has an id. Repeated later, it would be another event with the same id.
+    """
+    now_s = int(time.time())
+    if "event_id" in given:
+        raise InputError(
+            f"--time: needed with --event-id, so that a repeat is the same event; now it is --time {now_s}"
+        )
+    return now_s
 
 
 def _declare() -> None:
@@ -146,7 +168,7 @@ def _declare() -> None:
         if not issubclass(variant, ChatMessage):
             command(app, message_of(variant), example=example(variant))(event_command(variant))
     # Its two forms are one command.
-    chat = event_command(ChatMessage, _chat_options())
+    chat = event_command(ChatMessage, _chat_options(), {"time": now})
     command(app, message_of(ChatMessage), example=example(TextMessage, omitted=["time"]))(chat)
 
 
