@@ -20,7 +20,7 @@ from tocsin.cli.demo.environment import configuration
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     directory = tmp_path_factory.mktemp("emulator")
-    with running("emulator", ["tocsin", "emulator", "--directory", str(directory)], directory / "log") as child:
+    with running("emulator", ["emulator", "--directory", str(directory)], directory / "log") as child:
         child.wait_until((directory / "emulator.json").exists)
         yield json.loads((directory / "emulator.json").read_text())
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,30 @@ def test_ctrl_c_ends_the_demo_and_its_children(running_demo: tuple[subprocess.Po
             os.kill(child, 0)
 
 
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+def test_a_demo_that_is_killed_leaves_no_children_running() -> None:
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        try:
+            assert demo.stdout is not None
+            for line in demo.stdout:
+                if line.startswith("Running until Ctrl-C"):
+                    break
+            children = _children_of(demo.pid)
+            assert len(children) == 2
+            demo.kill()
+            deadline = time.monotonic() + 30
+            while any(_runs(child) for child in children):
+                assert time.monotonic() < deadline, "a child outlives the demo"
+                time.sleep(0.1)
+        finally:
+            demo.kill()
+
+
+def _runs(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
 def test_a_push_that_is_missing_or_unexpected_fails_the_demo() -> None:
     reader = InboxReader(list)
     with pytest.raises(CommandError, match="20 of 20 pushes did not arrive"):
@@ -140,7 +165,7 @@ def test_a_push_that_is_missing_or_unexpected_fails_the_demo() -> None:
 
 
 def test_the_error_of_a_child_that_fails_has_the_end_of_its_log(tmp_path: Path) -> None:
-    arguments = ["tocsin", "serve", "--config", str(tmp_path / "nowhere.toml")]
+    arguments = ["serve", "--config", str(tmp_path / "nowhere.toml")]
     with (
         pytest.raises(CommandError, match=r"(?s)the server ended with status 2.*nowhere.toml: No such file"),
         running("server", arguments, tmp_path / "server.log") as server,

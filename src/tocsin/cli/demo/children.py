@@ -1,4 +1,6 @@
-"""Child processes: always stopped at the end, and where one fails, the error has the end of its log."""
+"""Child processes: always stopped at the end, by themselves where this process is killed. Where one fails, the error
+has the end of its log.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _LOG_LINES: Final = 15
 
 
 class Child:
-    """One `python -m tocsin …`, with its log in a file."""
+    """One `tocsin …`, with its log in a file."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -56,6 +58,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def last_lines(self) -> str:
         """The end of its log, under a heading; empty when the log is empty."""
@@ -65,15 +69,15 @@ class Child:
 
 @contextmanager
 def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
-    """Run `python -m <arguments>` until the block ends. A CommandError in the block gets the end of the log appended.
+    """Run `tocsin <arguments>` until the block ends. A CommandError in the block gets the end of the log appended.
 
     The child has a session of its own: Ctrl-C in the terminal reaches this process alone, which then stops its
-    children in order.
+    children in order. Where this process is killed, the child finds its standard input closed, and ends (`child.py`).
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "tocsin.cli.demo.child", *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=output,
             start_new_session=True,

@@ -74,8 +74,8 @@ def running_environment(directory: Path) -> Iterator[Environment]:
     for variable in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
         del os.environ[variable]
     summary, ready, config = directory / "emulator" / "emulator.json", directory / "ready", directory / "tocsin.toml"
-    run_emulator = ["tocsin", "emulator", "--directory", str(summary.parent)]
-    run_server = ["tocsin", "serve", "--config", str(config), "--ready-file", str(ready)]
+    run_emulator = ["emulator", "--directory", str(summary.parent)]
+    run_server = ["serve", "--config", str(config), "--ready-file", str(ready)]
     with running("emulator", run_emulator, directory / "emulator.log") as emulator:
         emulator.wait_until(summary.exists)
         described = msgspec.json.decode(summary.read_bytes())
