@@ -1,37 +1,28 @@
 """All settings, with their defaults: one TOML file, overridden by `TOCSIN_…` in the environment.
 
 `TOCSIN_SERVER__PORT=9000` is `port` in the section `[server]`. An unknown key is refused by name, wherever it stands.
-Variables that cannot be meant as a setting are left alone: Kubernetes sets `TOCSIN_SERVICE_HOST` and others wherever a
-Service is called tocsin ("Discovering services: environment variables").
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_origin
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tocsin.domain.events import MESSAGES, URGENT
+from tocsin.variables import ENV_PREFIX, SettingsError, settings_in
 
-ENV_PREFIX = "TOCSIN_"
+__all__ = ["ENV_PREFIX", "Settings", "SettingsError", "load"]
 
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
-# What Kubernetes sets for the port of a Service: tcp://10.0.0.1:8080.
-_SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
-
-
-class SettingsError(Exception):
-    """The configuration cannot be used; the message names the key and the reason."""
 
 
 def _https_url(url: str) -> str:
@@ -222,7 +213,7 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
             raise SettingsError(f"{file}: {error.strerror}; name another with --config") from None
         except (ValueError, RecursionError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from None
-    variables = _ours(os.environ if environ is None else environ)
+    variables = settings_in(os.environ if environ is None else environ, Settings)
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -241,74 +232,3 @@ def _explain(file: Path | None, variables: Mapping[str, str], problem: Any) -> s
         if common > 1 and set_by_it[:common] == [part.lower() for part in path[:common]]:
             return f"environment variable {variable}: {told}"
     return f"{file or 'settings'}: {told}"
-
-
-def _ours(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are settings, by `section__key` in lower case.
-
-    Raises:
-        SettingsError: one looks like a setting, and is none.
-    """
-    found = {}
-    for variable, value in environ.items():
-        if not variable.upper().startswith(ENV_PREFIX):
-            continue
-        name = variable[len(ENV_PREFIX) :].lower()
-        section, _, key = name.partition("__")
-        fields = _fields(section)
-        if key and section and key.partition("__")[0] in fields:
-            _check_value(variable, value, fields.get(key))
-            found[name] = variable
-        elif meant := _meant(name, value):
-            raise SettingsError(f"environment variable {variable}: {meant}, or unset it")
-    return found
-
-
-def _meant(name: str, value: str) -> str | None:
-    """What to do about a variable that looks like a setting, and is none; None for all others."""
-    section, separator, key = name.partition("__")
-    if separator and section:
-        fields = _fields(section)
-        if not fields:
-            return f"unknown section {section!r}; use one of {', '.join(Settings.model_fields)}"
-        return f"unknown key {key!r}; use one of {', '.join(fields)}"
-    if name in Settings.model_fields:
-        return f"names a section without a key; write it as {_variable(name, 'KEY')}"
-    if _SERVICE_ADDRESS.match(value):
-        return None
-    for section in Settings.model_fields:
-        key = name.removeprefix(f"{section}_")
-        if key in _fields(section):
-            return f"unknown key; write it as {_variable(section, key)} if you mean {key!r} of [{section}]"
-    return None
-
-
-def _variable(section: str, key: str) -> str:
-    return f"{ENV_PREFIX}{section}__{key}".upper()
-
-
-def _fields(section: str) -> dict[str, Any]:
-    """The fields of a section by their names; none where there is no such section."""
-    model = Settings.model_fields.get(section)
-    fields: dict[str, Any] = getattr(model.annotation, "model_fields", {}) if model else {}
-    return fields
-
-
-def _check_value(variable: str, value: str, field: Any) -> None:
-    """Checks what pydantic-settings would report without naming the variable.
-
-    Raises:
-        SettingsError: it is not text, or not the JSON object that its field needs.
-    """
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise SettingsError(f"environment variable {variable}: not UTF-8; correct or unset it") from None
-    if field is None or get_origin(field.annotation) is not dict:
-        return
-    try:
-        is_object = isinstance(json.loads(value), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise SettingsError(f"""environment variable {variable}: must be a JSON object, like '{{"fax_new": …}}'""")

@@ -92,6 +92,7 @@ def test_a_wrong_configuration_is_refused_with_the_name_of_the_key(run: Run, con
         "TOCSIN_SERVER_SERVICE_HOST=10.0.0.1",
         "TOCSIN_SERVER_PORT=tcp://10.0.0.1:8080",
         "TOCSIN_IMAGE=tocsin:0.1",
+        "TOCSIN_HOST=push.example.com",
     ],
 )
 def test_a_variable_that_is_not_meant_as_a_setting_stops_nothing(

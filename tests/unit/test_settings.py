@@ -35,7 +35,7 @@ def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path: Path, con
         load(file)
 
 
-@pytest.mark.parametrize("variable", ["TOCSIN_SERVER__PROT", "TOCSIN_SEVER__PORT", "TOCSIN_PORT"])
+@pytest.mark.parametrize("variable", ["TOCSIN_SERVER__PROT", "TOCSIN_SEVER__PORT", "TOCSIN_SERVER_PORT"])
 def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
     with pytest.raises(SettingsError, match=variable):
