@@ -115,3 +115,26 @@ def test_a_store_may_have_any_name_that_a_file_may_have(run: Run) -> None:
         assert path.exists()
         assert check(settings) == []
         backup(settings, path.with_suffix(".copy"))
+
+
+def test_a_name_that_no_file_can_have_is_told_in_one_sentence(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x" * 300
+    for command in (
+        ["store", "backup", long],
+        ["store", "restore", long],
+        ["key", "list", "--config", long],
+        ["serve", "--ready-file", f"{long}/ready"],
+    ):
+        ran = run(*command)
+        assert ran.status in (1, 2)
+        assert ran.err.startswith("tocsin: ")
+        assert long in ran.err
+        assert ran.err.count("\n") == 1
+    monkeypatch.setenv("TOCSIN_STORE__PATH", long)
+    for command in (["key", "list"], ["key", "create", "admin"], ["store", "check"], ["store", "backup", "copy.db"]):
+        ran = run(*command)
+        said = ran.out + ran.err
+        assert (ran.status, said.count("\n")) == (1, 1)
+        assert long in said

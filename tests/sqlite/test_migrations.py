@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from tests.contract.support import LANE, OTHER_LANE, OWNER, SAME_KEY, attempt, claim
 from tests.sqlite import old_stores as old
 from tests.sqlite.old_stores import APPLICATION, EARLIER, ODD_PROJECT, OLD_OWNER, made_by
@@ -373,8 +374,10 @@ async def test_a_backup_of_an_earlier_version_is_restored_and_brought_up_to_date
 
 
 def test_the_earlier_versions_are_all_but_the_newest() -> None:
-    scripts = migrations._scripts(migrations._config())
-    assert sorted(script.revision for script in scripts.walk_revisions()) == [*EARLIER, migrations.head()]
+    scripts = ScriptDirectory.from_config(migrations._config())
+    known = sorted(script.revision for script in scripts.walk_revisions())
+    assert known == [*EARLIER, migrations.head()]
+    assert migrations.head() == scripts.get_current_head()
 
 
 @pytest.mark.parametrize("version", [None, *EARLIER])

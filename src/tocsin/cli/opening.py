@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -25,7 +26,8 @@ def settings_of(config: Path | None) -> Settings:
     Raises:
         InputError: the file cannot be read, or a key or a value in it is wrong.
     """
-    if config is None and DEFAULT_CONFIG.exists():
+    # Not `Path.exists`: it raises where the working directory is another user's.
+    if config is None and os.path.exists(DEFAULT_CONFIG):
         config = DEFAULT_CONFIG
     try:
         settings = load(config)

@@ -49,9 +49,9 @@ def _check(ready_file: Path) -> None:
     Raises:
         InputError: its directory does not exist, or it is one.
     """
-    if ready_file.is_dir():
+    if os.path.isdir(ready_file):
         raise InputError(f"--ready-file {ready_file}: is a directory; name a file in it")
-    if not ready_file.parent.is_dir():
+    if not os.path.isdir(ready_file.parent):
         raise InputError(f"--ready-file {ready_file}: there is no directory {ready_file.parent}; make it first")
 
 

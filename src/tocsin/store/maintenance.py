@@ -18,8 +18,14 @@ def place(settings: Settings) -> str:
 
 
 def exists(settings: Settings) -> bool:
-    """Whether there is a store: something with its name, whatever it is."""
-    return settings.store.path.exists()
+    """Whether there is a store: something with its name, whatever it is, and whoever may read it."""
+    try:
+        settings.store.path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # A directory that may not be searched, for example: to open it says what.
+        return True
+    return True
 
 
 def check(settings: Settings) -> list[str]:

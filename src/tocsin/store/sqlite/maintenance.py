@@ -95,10 +95,10 @@ def backup(path: Path, target: Path) -> None:
     Raises:
         StoreError: the store cannot be read, or the copy not be written; or `target` exists, which is left as it is.
     """
-    if target.exists() or target.is_symlink():
-        raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
     partial = _partial(target)
     try:
+        if target.exists() or target.is_symlink():
+            raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
         _copy(path, partial)
         _give_name(partial, target)
         _make_durable(target.parent)
@@ -149,7 +149,7 @@ def restore(path: Path, copy: Path) -> None:
         StoreError: a server is running, or `copy` is not a sound store of this version or an older one. Then the store
             is left as it is.
     """
-    if not copy.is_file():
+    if not os.path.isfile(copy):  # Whose errors are False: a name may be too long, or its directory closed.
         raise StoreError(f"{copy}: there is no store")
     partial = _partial(path)
     try:
@@ -227,6 +227,6 @@ def _make_durable(path: Path) -> None:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StoreError(f"{path}: there is no store")
     return sqlite3.connect(file_uri(path, read_only=True), uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
