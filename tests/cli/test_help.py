@@ -26,7 +26,7 @@ def _leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 LEAVES = dict(_leaves(typer.main.get_command(app)))
 
 
-def _examples(command: Any) -> list[list[str]]:
+def examples_of(command: Any) -> list[list[str]]:
     text = command.epilog.partition("Example:")[2].replace("\\\n", " ")
     return [shlex.split(line) for line in text.splitlines() if line.strip()]
 
@@ -40,7 +40,7 @@ def test_help_ends_with_an_example(path: tuple[str, ...], run: Run) -> None:
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_the_example_is_valid(path: tuple[str, ...]) -> None:
-    examples = _examples(LEAVES[path])
+    examples = examples_of(LEAVES[path])
     assert examples
     for words in examples:
         assert tuple(words[: len(path) + 1]) == ("tocsin", *path)

@@ -36,7 +36,7 @@ def add(
         Path, typer.Option("--service-account", metavar="FILE", help="The JSON file, as Google hands it out.")
     ],
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="How to call it here; the file's project_id by default.")
+        str | None, typer.Argument(metavar="NAME", help="How to call it here; the file's project_id by default.")
     ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="Use it for devices of which no project is known. The first one is.")

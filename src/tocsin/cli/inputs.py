@@ -28,7 +28,7 @@ def read_file(path: Path, option: str) -> bytes:
         with path.open("rb") as file:
             content = file.read(_LARGEST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}") from None
+        raise InputError(f"{option} {path}: {error.strerror}; name another file") from None
     if len(content) > _LARGEST_BYTES:
         raise InputError(f"{option} {path}: larger than {_LARGEST_BYTES} bytes; name another file")
     return content

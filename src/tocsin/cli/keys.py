@@ -65,7 +65,7 @@ tocsin key revoke --key-file leaked-key.txt
 """,
 )
 def revoke(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The key's id.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The key's id.")] = None,
     key_file: Annotated[
         Path | None,
         typer.Option("--key-file", metavar="FILE", help="Has the key itself, in place of its id; - reads it."),

@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="APPLICATION", help="The applicatio
 @command(app, "list", example="tocsin quarantine list")
 def list_(
     application: Annotated[
-        str | None, typer.Argument(metavar="[APPLICATION]", help="Show this application's tokens one by one.")
+        str | None, typer.Argument(metavar="APPLICATION", help="Show this application's tokens one by one.")
     ] = None,
     config: Config = None,
     as_json: AsJson = False,

@@ -76,7 +76,7 @@ tocsin session revoke --sid-file leaked-sid.txt
 """,
 )
 def revoke(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The session's id.")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The session's id.")] = None,
     sid_file: Annotated[
         Path | None,
         typer.Option("--sid-file", metavar="FILE", help="Has the session's sid, in place of its id; - reads it."),
