@@ -51,7 +51,7 @@ def add(
     password_file: Annotated[
         Path | None,
         typer.Option(
-            "--password-file", metavar="FILE", help="Has the password of the certificate's private key; - reads it."
+            "--password-file", metavar="FILE", help="A file with the password of its private key; - for standard input."
         ),
     ] = None,
     password: Annotated[str | None, typer.Option("--password", hidden=True)] = None,

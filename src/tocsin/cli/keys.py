@@ -68,7 +68,7 @@ def revoke(
     id: Annotated[str | None, typer.Argument(metavar="ID", help="The key's id.")] = None,
     key_file: Annotated[
         Path | None,
-        typer.Option("--key-file", metavar="FILE", help="Has the key itself, in place of its id; - reads it."),
+        typer.Option("--key-file", metavar="FILE", help="A file with the key itself; - for standard input."),
     ] = None,
     config: Config = None,
 ) -> None:

@@ -79,7 +79,7 @@ def revoke(
     id: Annotated[str | None, typer.Argument(metavar="ID", help="The session's id.")] = None,
     sid_file: Annotated[
         Path | None,
-        typer.Option("--sid-file", metavar="FILE", help="Has the session's sid, in place of its id; - reads it."),
+        typer.Option("--sid-file", metavar="FILE", help="A file with the sid itself; - for standard input."),
     ] = None,
     config: Config = None,
 ) -> None:
