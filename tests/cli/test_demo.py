@@ -121,8 +121,9 @@ def test_ctrl_c_ends_the_demo_and_its_children(running_demo: tuple[subprocess.Po
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
-def test_a_demo_that_is_killed_leaves_no_children_running() -> None:
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+def test_a_demo_that_is_killed_leaves_no_children_running(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # What it leaves is a directory.
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as demo:
         try:
             assert demo.stdout is not None
             for line in demo.stdout:
