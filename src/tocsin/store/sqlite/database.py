@@ -61,6 +61,14 @@ class Database:
         """
         return await self.write_with(lambda connection: job(raw(connection)))
 
+    async def write_alone(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `job` on the writer, between the transactions of the others: it begins and ends its own.
+
+        Raises:
+            StoreUnavailable: the storage failed.
+        """
+        return await self.write_with(lambda connection: job(raw(connection)), alone=True)
+
     async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run `job` on the reader, which sees everything that was committed before.
 
@@ -69,10 +77,10 @@ class Database:
         """
         return await self.read_with(lambda connection: job(raw(connection)))
 
-    async def write_with(self, call: Callable[[Connection], T]) -> T:
-        """`write`, with SQLAlchemy's connection."""
+    async def write_with(self, call: Callable[[Connection], T], *, alone: bool = False) -> T:
+        """`write` (or `write_alone`), with SQLAlchemy's connection."""
         try:
-            result, changed = await self._submit(self._writer, call)
+            result, changed = await self._submit(self._writer, call, alone=alone)
         except StoreUnavailable as error:
             self._write_failed(error)
             raise
@@ -117,12 +125,14 @@ class Database:
             await self._reader.close()
             await self._writer.close()
 
-    def _submit(self, worker: Worker, call: Callable[[Connection], T]) -> asyncio.Future[tuple[T, bool]]:
+    def _submit(
+        self, worker: Worker, call: Callable[[Connection], T], *, alone: bool = False
+    ) -> asyncio.Future[tuple[T, bool]]:
         future: asyncio.Future[tuple[T, bool]] = self._loop.create_future()
         if self._closed:
             future.set_exception(StoreUnavailable("the store is closed"))
         else:
-            worker.submit(Job(call, future))
+            worker.submit(Job(call, future, alone=alone))
         return future
 
     def _write_failed(self, error: StoreUnavailable) -> None:

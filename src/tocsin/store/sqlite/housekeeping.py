@@ -24,7 +24,10 @@ from tocsin.store.sqlite.database import Database
 log = structlog.get_logger(__name__)
 
 _STEP_ROWS: Final = 500
-_VACUUM_PAGES: Final = 200
+_VACUUM_PAGES: Final = (50, 4000)
+"""So many pages are given back in one step, at least and at most."""
+_VACUUM_FOR_S: Final = 0.05
+"""A step of the vacuum, during which nobody else writes, is to take no longer than this."""
 _PAUSE_S: Final = 0.01
 _SWEEP_EVERY_S: Final = 3600.0
 _JUMP_MS: Final = 3600 * 1000
@@ -59,6 +62,7 @@ class Housekeeping:
         self._cursor = 0
         self._next_sweep = 0.0
         self._not_before = 0.0
+        self._vacuum_pages = 200
 
     async def prune(self, retention_s: float, history_s: float, *, for_s: float) -> bool:
         """Work for about `for_s`; returns whether there is more to do."""
@@ -86,9 +90,25 @@ class Housekeeping:
             for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
                 more |= driver.execute(forget, (removals_before_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
             signals.forget(driver, now_ms)
-            return after, _vacuum(driver) or more
+            return after, more
 
         self._cursor, more = await self._database.write(step)
+        return await self._vacuum() or more
+
+    async def _vacuum(self) -> bool:
+        """Give some pages back; whether there are more to give back. As many as took about half the time last time."""
+        least, most = _VACUUM_PAGES
+        pages = self._vacuum_pages
+
+        def vacuum(driver: sqlite3.Connection) -> tuple[bool, float]:
+            started = self._monotonic()
+            return _give_back(driver, pages), self._monotonic() - started
+
+        more, took_s = await self._database.write_alone(vacuum)
+        if took_s > _VACUUM_FOR_S:
+            self._vacuum_pages = max(least, pages // 2)
+        elif took_s < _VACUUM_FOR_S / 2:
+            self._vacuum_pages = min(most, pages * 2)
         return more
 
 
@@ -115,11 +135,15 @@ def _forget_events(driver: sqlite3.Connection, cursor: int, before_ms: int, now_
     return old[-1][0], len(window) == _STEP_ROWS
 
 
-def _vacuum(driver: sqlite3.Connection) -> bool:
+def _give_back(driver: sqlite3.Connection, most: int) -> bool:
+    """Give up to `most` pages back to the file system; whether there are more."""
     (free,) = driver.execute("PRAGMA freelist_count").fetchone()
     (pages,) = driver.execute("PRAGMA page_count").fetchone()
     excess = free - max(_SPARE_PAGES, pages // 10)
     if excess <= 0:
         return False
-    driver.execute(f"PRAGMA incremental_vacuum({min(excess, _VACUUM_PAGES)})").fetchall()
-    return bool(excess > _VACUUM_PAGES)
+    # The pragma yields a row without columns for each page. Before Python 3.12 `fetchall` ends at the first of them, so
+    # one page was freed. `executescript` steps to the end on every version, without the GIL, in a transaction of its
+    # own: it would commit one that is open.
+    driver.executescript(f"PRAGMA incremental_vacuum({min(excess, most)})")
+    return bool(excess > most)

@@ -1,6 +1,7 @@
 """How jobs run on a connection: reads one by one, writes together in one transaction (group commit).
 
-A job fails alone, unless the storage itself fails, which fails all that shared the transaction.
+A job fails alone, unless the storage itself fails, which fails all that shared the transaction. A job that asks for it
+runs outside of that transaction, after it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Reads:
 
 
 class Writes:
-    """Runs all the jobs that have gathered in one transaction, a savepoint each. See `worker.Jobs`."""
+    """Runs the jobs that have gathered in one transaction, a savepoint each. See `worker.Jobs`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -51,6 +52,25 @@ class Writes:
         close(self._connection)
 
     def run(self, jobs: list[Job]) -> None:
+        together = [job for job in jobs if not job.alone]
+        if together:
+            self._run_together(together)
+        if len(together) < len(jobs):
+            for job in jobs:
+                if job.alone:
+                    self._run_outside(job)
+
+    def _run_outside(self, job: Job) -> None:
+        driver = raw(self._connection)
+        try:
+            if self._refused_commit_in_log:
+                self._overwrite_refused_commit(driver)
+            job.result = job.call(self._connection)
+        except BaseException as error:
+            _roll_back(driver)
+            job.error = _told(error)
+
+    def _run_together(self, jobs: list[Job]) -> None:
         driver = raw(self._connection)
         before = driver.total_changes
         committing = False

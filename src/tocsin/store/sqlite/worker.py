@@ -23,11 +23,13 @@ _MOST_JOBS_AT_ONCE: Final = 1000
 class Job:
     """One call with the connection, and whom to answer."""
 
-    __slots__ = ("call", "changed", "error", "future", "result")
+    __slots__ = ("alone", "call", "changed", "error", "future", "result")
 
-    def __init__(self, call: Callable[[Connection], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, call: Callable[[Connection], Any], future: asyncio.Future[Any], *, alone: bool = False) -> None:
         self.call = call
         self.future = future
+        self.alone = alone
+        """Whether it must not run within a transaction that others share."""
         self.result: Any = None
         self.error: BaseException | None = None
         self.changed = False
