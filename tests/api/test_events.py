@@ -241,6 +241,16 @@ async def test_a_full_backlog_is_503_with_retry_after_and_accepts_nothing(open_a
         assert (await api.store.queue.backlog()).events == 3
 
 
+async def test_a_batch_larger_than_the_whole_backlog_is_413_and_names_the_limit(open_api, golden):
+    """A producer that is told 503 tries again for ever."""
+    async with open_api(max_events=3) as api:
+        answer = await api.ndjson(*[golden("fax_new")] * 4)
+        assert (answer.status_code, answer.json()["type"]) == (413, "urn:tocsin:problem:too-large")
+        assert "store.max_backlog_events is 3" in answer.json()["detail"]
+        assert "retry-after" not in answer.headers
+        assert (await api.store.queue.backlog()).events == 0
+
+
 class BrokenQueue:
     """A store that fails: the disk is full, or something nobody thought of."""
 

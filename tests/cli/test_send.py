@@ -113,6 +113,25 @@ def test_an_unknown_event_is_told_so(run: Run) -> None:
     assert EVENT_ID in ran.err
 
 
+def test_an_event_that_the_backlog_has_no_room_for_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_STORE__MAX_BACKLOG_EVENTS", "2")
+    for _ in range(2):
+        assert run("send", "fax_new", *FAX, "--page-count", "2").status == 0
+    ran = run("send", "fax_new", *FAX, "--page-count", "2")
+    assert (ran.status, ran.out) == (1, "")
+    assert "the backlog is full; nothing was accepted; try again in" in ran.err
+
+
+def test_an_event_larger_than_the_whole_backlog_is_refused_with_the_limit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN_STORE__MAX_BACKLOG_BYTES", "100")
+    ran = run("send", "fax_new", *FAX, "--page-count", "2")
+    assert (ran.status, ran.out) == (2, "")
+    assert "more than the 100 bytes" in ran.err
+    assert "store.max_backlog_bytes" in ran.err
+
+
 class _FailingQueue:
     def __init__(self, error: Exception) -> None:
         self.error = error

@@ -11,8 +11,8 @@ from tests.contract.support import EVERYTHING, OWNER, claim, done, ids, make_eve
 from tests.support.clocks import Clocks
 
 from tocsin.domain.events import Event, EventId
-from tocsin.store.ports import BacklogFull, EventIdConflict, Store
-from tocsin.store.records import Backlog, State
+from tocsin.store.ports import BacklogFull, BatchTooLarge, EventIdConflict, Store
+from tocsin.store.records import Backlog, Bound, State
 
 
 async def test_an_appended_event_survives_a_crash(stores: Stores, clocks: Clocks) -> None:
@@ -250,9 +250,54 @@ async def test_a_backlog_is_full_by_size(stores: Stores, clocks: Clocks) -> None
 
 async def test_a_batch_that_does_not_fit_is_refused_whole(stores: Stores, clocks: Clocks) -> None:
     store = await stores.open(max_events=3)
+    first = make_event(clocks)
+    await store.queue.append([first])
     with pytest.raises(BacklogFull):
+        await store.queue.append([make_event(clocks) for _ in range(3)])
+    assert ids(await claim(store, 10, {})) == [first.id]
+
+
+async def test_a_batch_that_would_never_fit_is_refused_for_ever_with_the_bound(stores: Stores, clocks: Clocks) -> None:
+    size = len(make_event(clocks).body)
+    store = await stores.open(max_events=3, max_bytes=2 * size)
+    with pytest.raises(BatchTooLarge) as too_many:
         await store.queue.append([make_event(clocks) for _ in range(4)])
+    assert (too_many.value.bound, too_many.value.most) == (Bound.EVENTS, 3)
+    with pytest.raises(BatchTooLarge) as too_large:
+        await store.queue.append([make_event(clocks) for _ in range(3)])
+    assert (too_large.value.bound, too_large.value.most) == (Bound.BYTES, 2 * size)
+    assert await store.queue.backlog() == Backlog(0, 0)
     assert await claim(store, 10, {}) == []
+
+
+async def test_what_was_accepted_before_does_not_make_a_batch_too_large(stores: Stores, clocks: Clocks) -> None:
+    store = await stores.open(max_events=3)
+    events = [make_event(clocks) for _ in range(4)]
+    await store.queue.append(events[:2])
+    await store.queue.settle([done(item) for item in await claim(store, 10, {})])
+    await store.queue.append(events)
+    assert len(await claim(store, 10, {})) == 2
+
+
+@pytest.mark.parametrize("bound", ["max_events", "max_bytes"])
+async def test_a_process_beside_the_server_keeps_to_the_bound(stores: Stores, clocks: Clocks, bound: str) -> None:
+    bounds = {bound: 3 if bound == "max_events" else 3 * len(make_event(clocks).body)}
+    server = await stores.open(**bounds)
+    await server.queue.append([make_event(clocks), make_event(clocks)])
+    one, other = await claim(server, 10, {})
+    await server.queue.settle([parked(one, clocks.now_ms)])
+    command = await stores.open(server=False, **bounds)
+    accepted = make_event(clocks)
+    await command.queue.append([accepted])
+    with pytest.raises(BacklogFull):
+        await command.queue.append([make_event(clocks)])
+    await command.queue.append([accepted])
+    await server.queue.settle([done(other)])
+    await command.queue.append([make_event(clocks)])
+    with pytest.raises(BacklogFull):
+        await command.queue.append([make_event(clocks)])
+    await stores.noticed(server)
+    assert (await server.queue.backlog()).events == 3
 
 
 async def test_a_repeat_is_answered_as_the_first_time_though_the_backlog_is_full(

@@ -105,7 +105,8 @@ class EventRoutes:
         """Serve `POST /api/events`.
 
         Raises:
-            RequestError, BacklogFull, StoreUnavailable: no event was accepted; or it is not known (`outcome-unknown`).
+            RequestError, BacklogFull, BatchTooLarge, StoreUnavailable: no event was accepted; or it is not known
+                (`outcome-unknown`).
         """
         await self._keys.require(scope, Role.PRODUCER)
         many = content_type(scope, JSON, NDJSON) == NDJSON

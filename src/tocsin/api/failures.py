@@ -13,7 +13,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
 
 from tocsin.api.problems import Kind, Problem, RequestError, Violation, quotable_name
-from tocsin.store.ports import BacklogFull, CommitUnknown, StoreUnavailable
+from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,12 @@ def problem_of(error: Exception, path: str) -> Problem:
         case BacklogFull():
             detail = "Too many events are waiting to be delivered; nothing was accepted. Try again later."
             return Problem(Kind.BACKLOG_FULL, detail, retry_after_s=error.retry_after_s)
+        case BatchTooLarge():
+            detail = (
+                f"There are more {error.bound} than the backlog may hold in all"
+                f" (store.max_backlog_{error.bound} is {error.most}); nothing was accepted. Send smaller batches."
+            )
+            return Problem(Kind.TOO_LARGE, detail)
         case StoreUnavailable():
             detail = "The store cannot be used at present; nothing was changed. Try again later."
             return Problem(Kind.STORE_UNAVAILABLE, detail, retry_after_s=STORE_RETRY_AFTER_S)

@@ -11,7 +11,7 @@ import msgspec
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.domain.events import Event, EventError, EventId, ParsedEvent, parse_event
-from tocsin.store.ports import BacklogFull, CommitUnknown, EventIdConflict, Store
+from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, EventIdConflict, Store
 
 
 def ingest(fields: dict[str, Any], config: Path | None, *, own_fields: Collection[str] = ()) -> EventId:
@@ -20,7 +20,8 @@ def ingest(fields: dict[str, Any], config: Path | None, *, own_fields: Collectio
     `own_fields` are the names of those fields that were given as `--field`: messages name this option.
 
     Raises:
-        InputError: it breaks the schema or a provider's rule, or its id was used for another event.
+        InputError: it breaks the schema or a provider's rule, is larger than the backlog may be, or its id was used for
+            another event.
         CommandError: the backlog is full, the store cannot write, or it is not known whether it has written.
     """
     from tocsin.api.ids import EventIds
@@ -39,6 +40,8 @@ def ingest(fields: dict[str, Any], config: Path | None, *, own_fields: Collectio
             raise CommandError(
                 f"the backlog is full; nothing was accepted; try again in {error.retry_after_s} s"
             ) from None
+        except BatchTooLarge as error:
+            raise InputError(f"the event is {error} (store.max_backlog_{error.bound}); nothing was accepted") from None
         except EventIdConflict:
             raise InputError(
                 f"--event-id {event_id}: was used for another event within 24 hours; take a new one"

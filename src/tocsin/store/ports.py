@@ -20,6 +20,7 @@ from tocsin.domain.nodes import NodeStatus
 from tocsin.store.records import (
     ApiKey,
     Backlog,
+    Bound,
     Cursor,
     DeadLetterPage,
     DeadToken,
@@ -70,6 +71,15 @@ class BacklogFull(Exception):  # noqa: N818
         self.retry_after_s = retry_after_s
 
 
+class BatchTooLarge(Exception):  # noqa: N818
+    """The batch is larger than the whole bound, so it never fits; nothing was appended."""
+
+    def __init__(self, bound: Bound, most: int) -> None:
+        super().__init__(f"more than the {most} {bound} that the backlog may hold in all")
+        self.bound = bound
+        self.most = most
+
+
 class EventIdConflict(Exception):  # noqa: N818
     """An event id was used before for another event; nothing was appended. `index` counts from 0 in the batch."""
 
@@ -99,8 +109,10 @@ class EventQueue(Protocol):
         """Make a batch durable, all or nothing. Every id is remembered with a digest of its content: a known id with
         the same content is skipped, it was accepted before.
 
+        The bounds hold for every process that appends, each by what it can know: two at once may exceed them a little.
+
         Raises:
-            BacklogFull, EventIdConflict, StoreUnavailable: nothing was appended.
+            BacklogFull, BatchTooLarge, EventIdConflict, StoreUnavailable: nothing was appended.
             CommitUnknown: it may have been appended; appending the same again is safe.
         """
 

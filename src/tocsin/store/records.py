@@ -123,6 +123,13 @@ class Backlog(Struct, frozen=True):
     size_bytes: int
 
 
+class Bound(StrEnum):
+    """What is bounded of the backlog."""
+
+    EVENTS = "events"
+    BYTES = "bytes"
+
+
 class DeadLetter(Struct, frozen=True):
     """An event that ended in `refused` or `expired` for at least one device, with the last attempt of each of those."""
 

@@ -44,11 +44,13 @@ class Appender:
         """See `ports.EventQueue.append`."""
         self._database.refuse_if_damaged()
         counted = (len(events), sum([len(event.body) for event in events]))
+        if not self._backlog.is_followed:
+            await self._backlog.measure(*counted)
         if self._backlog.is_too_much(*counted):
             # What was accepted before is no more work: its producer hears what it should have heard the first time.
             counted = await self._unknown(events)
             if self._backlog.is_too_much(*counted):
-                raise self._backlog.full()
+                raise self._backlog.refusal(*counted)
         self._backlog.count(*counted)
         append = Append(events, counted)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -7,6 +7,7 @@ import sqlite3
 from msgspec import Struct
 
 from tocsin.store.sqlite import claim_sql
+from tocsin.store.sqlite.backlog import count_waiting
 
 _NEXT_LANE = "SELECT min(lane) FROM parked INDEXED BY parked_due WHERE claimed = 0 AND lane > ?"
 _REVIVED = "SELECT coalesce((SELECT number FROM housekeeping WHERE name = ?), 0)"
@@ -49,12 +50,7 @@ def look(driver: sqlite3.Connection) -> Overview:
 def take_over(driver: sqlite3.Connection) -> TakenOver:
     """Give back what a dead process had claimed, and count the backlog."""
     driver.execute("UPDATE parked SET claimed = 0 WHERE claimed = 1")
-    fresh, fresh_size = driver.execute(
-        "SELECT count(*), coalesce(sum(size), 0) FROM event INDEXED BY event_fresh WHERE state = 0"
-    ).fetchone()
-    waiting, waiting_size = driver.execute(
-        "SELECT count(*), coalesce(sum(size), 0) FROM event WHERE seq IN (SELECT DISTINCT seq FROM parked)"
-    ).fetchone()
+    events, size_bytes = count_waiting(driver)
     (oldest,) = driver.execute(
         "SELECT min(s) FROM (SELECT min(seq) s FROM event WHERE state = 0 AND urgent = 0 UNION ALL"
         " SELECT min(seq) FROM event WHERE state = 0 AND urgent = 1)"
@@ -62,4 +58,4 @@ def take_over(driver: sqlite3.Connection) -> TakenOver:
     newest = driver.execute("SELECT accepted_ms FROM event ORDER BY seq DESC LIMIT 1").fetchone()
     overview = look(driver)
     cursor = overview.newest if oldest is None else oldest - 1
-    return TakenOver(overview, fresh + waiting, fresh_size + waiting_size, cursor, 0 if newest is None else newest[0])
+    return TakenOver(overview, events, size_bytes, cursor, 0 if newest is None else newest[0])
