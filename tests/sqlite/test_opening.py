@@ -7,15 +7,22 @@ import multiprocessing
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Final
 
 import pytest
 from tests.sqlite.opened import opened
+from tests.support.mounts import can_mount, mounting
 from tests.support.sqlite import SqliteStores
 
 from tocsin.store.ports import StorageFailure, StoreError
+from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import open_connection
+from tocsin.store.sqlite.maintenance import backup, check
 
 
 async def refusal(path: Path, kind: type[StoreError] = StoreError) -> str:
@@ -166,3 +173,111 @@ async def test_opening_again_changes_nothing(stores: SqliteStores) -> None:
     before = await store.database.read(lambda driver: driver.execute("PRAGMA schema_version").fetchone())
     store = await stores.reopen()
     assert before == await store.database.read(lambda driver: driver.execute("PRAGMA schema_version").fetchone())
+
+
+# -- one server ------------------------------------------------------------------------------------------------------
+
+
+def linked(path: Path, how: str) -> Path:
+    """Another name of the store's file."""
+    other = path.parent.parent / "other" / "name.db"
+    other.parent.mkdir()
+    if how == "a symbolic link":
+        other.symlink_to(path)
+    elif how == "a link to a link":
+        (path.parent.parent / "link").symlink_to(path.parent)
+        other.symlink_to(Path("..") / "link" / path.name)
+    else:
+        other.hardlink_to(path)
+    return other
+
+
+@pytest.mark.parametrize("how", ["a symbolic link", "a link to a link", "a hard link"])
+async def test_two_servers_never_use_one_file_whatever_name_each_has_for_it(path: Path, how: str) -> None:
+    """Each would deliver everything."""
+    await open_once(path)
+    other = linked(path, how)
+    for first, second in ((path, other), (other, path)):
+        async with opened(first, server=True):
+            with pytest.raises(StoreError, match="another tocsin server is using it; stop that one first"):
+                async with opened(second, server=True):
+                    pass
+    async with opened(path, server=True):
+        pass
+
+
+async def test_a_command_works_through_a_symbolic_link_while_a_server_runs(path: Path) -> None:
+    await open_once(path)
+    other = linked(path, "a symbolic link")
+    async with opened(path, server=True):
+        await open_once(other)
+        assert check(other) == []
+        backup(other, other.parent / "backup.db")
+
+
+async def test_a_command_is_refused_where_it_would_not_find_the_log_of_the_server(path: Path) -> None:
+    """SQLite looks for the log under the name that it was given: a backup would lack what was committed last."""
+    await open_once(path)
+    other = linked(path, "a hard link")
+    async with opened(path, server=True):
+        with pytest.raises(StoreError, match="by another name"):
+            await open_once(other)
+        with pytest.raises(StoreError, match="by another name"):
+            backup(other, other.parent / "backup.db")
+        (finding,) = check(other)
+        assert "by another name" in finding
+        await open_once(path)
+    await open_once(other)
+
+
+SERVE: Final = """
+import asyncio, sys
+from pathlib import Path
+from tests.sqlite.opened import opened
+
+async def serve():
+    async with opened(Path(sys.argv[1]), server=True):
+        print("serving", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(serve())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="this system does not let its user mount anything")
+async def test_two_servers_never_use_one_file_through_a_mount_of_it(path: Path, tmp_path: Path) -> None:
+    await open_once(path)
+    (tmp_path / "mounted.db").touch()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    async with opened(path, server=True):
+        told = subprocess.run(
+            mounting(
+                f"mount --bind {path} {tmp_path}/mounted.db", sys.executable, "-c", SERVE, tmp_path / "mounted.db"
+            ),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert "serving" not in told.stdout
+    assert "another tocsin server is using it" in told.stderr
+
+
+async def test_who_waits_for_the_lock_of_a_migration_waits_by_the_event_loops_clock(path: Path) -> None:
+    """A loop whose time goes as a test or a simulation likes waits as long as that says, and no thread sleeps."""
+    await open_once(path)
+    loop = asyncio.get_running_loop()
+    with locks.migrating(path):
+        opening = asyncio.ensure_future(open_once(path))
+        await asyncio.sleep(0.1)
+        assert not opening.done()
+        loop.time = lambda: time.monotonic() + 60  # type: ignore[method-assign]
+        try:
+            with pytest.raises(StoreError, match="another process is migrating it"):
+                await asyncio.wait_for(opening, 50)
+        finally:
+            del loop.time  # type: ignore[method-assign]
+    await open_once(path)

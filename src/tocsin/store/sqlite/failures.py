@@ -50,6 +50,11 @@ def is_corruption(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and _code(error) in _CORRUPTION
 
 
+def is_unreadable(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged, or the disk cannot read it."""
+    return is_corruption(error) or _code(error) == sqlite3.SQLITE_IOERR
+
+
 def os_sentence(error: OSError) -> str:
     """The same for what the operating system says of the files beside the database."""
     match error.errno:

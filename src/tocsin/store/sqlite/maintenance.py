@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from tocsin.store.ports import StoreError
+from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
-from tocsin.store.sqlite.failures import os_sentence, sentence
+from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
 from tocsin.store.sqlite.migrations import MigrationError, head, is_current
-from tocsin.store.sqlite.opening import out_of_use
 
 _MOST_FINDINGS: Final = 20
 _BUSY_TIMEOUT_S: Final = 5.0
@@ -146,29 +147,88 @@ def restore(path: Path, copy: Path) -> None:
     """Put a copy of `copy`, which stays, in the place of the store at `path`, if there is one: all in it is lost.
 
     Raises:
-        StoreError: a server is running, or `copy` is not a sound store of this version or an older one. Then the store
-            is left as it is.
+        StoreError: a server is running, or `copy` is not a sound store of this version or an older one, or it cannot
+            be put there. Then the store is left as it is.
     """
     if not os.path.isfile(copy):  # Whose errors are False: a name may be too long, or its directory closed.
         raise StoreError(f"{copy}: there is no store")
-    partial = _partial(path)
+    # A symbolic link stays, and leads to the new store.
+    file = Path(os.path.realpath(path))
+    partial = _partial(file)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with out_of_use(path):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with out_of_use(file):
             _copy(copy, partial)
             _refuse_unusable(partial, copy)
-            # Before it, not after: a new store beside the log of the old one would take that for its own.
-            for left in (_beside(path, "-wal"), _beside(path, "-shm")):
-                left.unlink(missing_ok=True)
-            _make_durable(path.parent)
-            os.replace(partial, path)
-            _make_durable(path.parent)
+            _put_in_place(partial, file)
     except OSError as error:
         raise StoreError(f"{path}: {os_sentence(error)}") from None
     except sqlite3.Error as error:
-        raise StoreError(f"{copy}: cannot be restored: {sentence(error)}") from None
+        raise StoreError(f"{copy}: cannot be restored to {path}: {sentence(error)}") from None
     finally:
         _clear_away(partial)
+
+
+@contextmanager
+def out_of_use(path: Path) -> Iterator[None]:
+    """Meanwhile no server uses the store at `path`, and nobody opens it.
+
+    Raises:
+        StoreError: a server uses it, or another process is just opening it.
+    """
+    with locks.migrating(path), locks.serving(path, otherwise="a tocsin server is using it; stop that one first"):
+        yield
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Until the new file has its name, the old store is whole, whatever fails: nothing of it is deleted before."""
+    if path.exists():
+        _write_log_into_file(path)
+    # A new store beside the log of an old one would take that for its own.
+    aside = _set_aside(path)
+    _make_durable(path.parent)
+    try:
+        os.replace(partial, path)
+    except OSError as error:
+        for file, away in aside:
+            os.replace(away, file)
+        if error.errno == errno.EBUSY:
+            raise StoreError(f"{path}: is a mount of its own, and cannot be replaced; mount its directory") from None
+        raise
+    _make_durable(path.parent)
+    for _, away in aside:
+        away.unlink(missing_ok=True)
+
+
+def _write_log_into_file(path: Path) -> None:
+    """What was committed last stands in the log: with it in the file, a restore that is killed leaves a whole store.
+
+    Raises:
+        StoreError: another process uses the store.
+        sqlite3.Error: its storage fails. A damaged one is left as it is.
+    """
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY_TIMEOUT_S)) as old:
+            # Read first: only then does SQLite look for the log.
+            old.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            busy, *_ = old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        if is_unreadable(error):
+            return
+        raise
+    if busy:
+        raise StoreError(f"{path}: another process is using it; end that first")
+
+
+def _set_aside(path: Path) -> list[tuple[Path, Path]]:
+    """Rename the log and what else lies beside the store; returns what it was and is called now."""
+    aside = []
+    for suffix in ("-wal", "-shm", "-journal"):
+        file, away = _beside(path, suffix), path.with_name(f".{path.name}.{os.getpid()}.old{suffix}")
+        with suppress(FileNotFoundError):
+            os.replace(file, away)
+            aside.append((file, away))
+    return aside
 
 
 def _refuse_unusable(partial: Path, copy: Path) -> None:
@@ -229,4 +289,5 @@ def _make_durable(path: Path) -> None:
 def _open(path: Path) -> sqlite3.Connection:
     if not os.path.isfile(path):
         raise StoreError(f"{path}: there is no store")
+    locks.refuse_another_name(path)
     return sqlite3.connect(file_uri(path, read_only=True), uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection
 
 from tocsin.store.ports import StoreError
+from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import SQLITE_NEEDED, close, data_version, open_connection, raw
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.failures import explained
+from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 _LOCK_WAIT_S: Final = 30.0
+_SERVER_LOCK_WAIT_S: Final = 0.2
+_ASK_AGAIN_S: Final = 0.02
 
 
 async def open_store(path: Path, options: SqliteOptions, *, server: bool = False) -> SqliteStore:
@@ -35,28 +38,51 @@ async def open_store(path: Path, options: SqliteOptions, *, server: bool = False
     if sqlite3.sqlite_version_info < SQLITE_NEEDED:
         needed = ".".join(map(str, SQLITE_NEEDED))
         raise StoreError(f"SQLite {needed} or newer is needed; this Python is linked with {sqlite3.sqlite_version}")
-    with ExitStack() as held:
-        # Beside the event loop: it may wait for a lock, and a migration takes its time.
+    with ExitStack() as held, ExitStack() as while_opening, explained(path):
+        _create(path)
+        await _enter_within(_LOCK_WAIT_S, partial(locks.migrating, path), while_opening)
+        if server:
+            # For a moment, `store check` and `backup` hold these, too.
+            await _enter_within(_SERVER_LOCK_WAIT_S, partial(locks.serving, path), held)
+        else:
+            locks.refuse_another_name(path)
+        # Beside the event loop: a migration takes its time.
         writer, reader, version = await asyncio.to_thread(_open, path, held, server=server)
         database = Database(writer, reader, options.start_worker)
         return SqliteStore(path, database, options, version=version, server=server, held=held.pop_all())
 
 
+async def _enter_within(wait_s: float, lock: Callable[[], AbstractContextManager[None]], stack: ExitStack) -> None:
+    """Take a lock, as soon as nobody else has it.
+
+    Raises:
+        LockHeld: somebody has it for longer than `wait_s`.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + wait_s
+    while True:
+        try:
+            stack.enter_context(lock())
+            return
+        except LockHeld:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
 def _open(path: Path, held: ExitStack, *, server: bool) -> tuple[Connection, Connection, int]:
     """The connections that write and read, and the version of what they found."""
-    with explained(path):
-        _create(path)
-        try:
-            _migrate(path, held, server=server)
-        except NewerDatabaseError as error:
-            raise StoreError(f"{path}: {error}; upgrade tocsin, or restore a backup made by this version") from None
-        except MigrationError as error:
-            raise StoreError(f"{path}: {error}; name another file with store.path") from None
-        writer = open_connection(path)
-        held.callback(close, writer)
-        reader = open_connection(path, read_only=True)
-        held.callback(close, reader)
-        return writer, reader, data_version(raw(writer))
+    try:
+        _migrate(path, server=server)
+    except NewerDatabaseError as error:
+        raise StoreError(f"{path}: {error}; upgrade tocsin, or restore a backup made by this version") from None
+    except MigrationError as error:
+        raise StoreError(f"{path}: {error}; name another file with store.path") from None
+    writer = open_connection(path)
+    held.callback(close, writer)
+    reader = open_connection(path, read_only=True)
+    held.callback(close, reader)
+    return writer, reader, data_version(raw(writer))
 
 
 def _create(path: Path) -> None:
@@ -68,56 +94,30 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
-def _migrate(path: Path, held: ExitStack, *, server: bool) -> None:
-    """Bring the file to the current schema. A `server` keeps the lock on it for as long as it lives.
+def _migrate(path: Path, *, server: bool) -> None:
+    """Bring the file to the current schema; one process does at a time.
 
-    One process migrates at a time. Two servers on one file would deliver everything twice, and none may find the schema
-    changed under it by a newer version's command.
+    A server holds its lock already. A command takes it meanwhile: no server may find the schema changed under it by a
+    newer version's command.
     """
-    with _locked(path, ".migrate-lock", wait_s=_LOCK_WAIT_S, otherwise="another process is migrating it; try again"):
+    with ExitStack() as while_migrating:
+        if not server and _is_behind(path):
+            while_migrating.enter_context(locks.serving(path))
         connection = open_connection(path)
-        with ExitStack() as while_migrating:
-            while_migrating.callback(close, connection)
-            driver = raw(connection)
-            current = is_current(connection)
-            if server or not current:
-                (held if server else while_migrating).enter_context(
-                    _locked(path, ".lock", wait_s=0, otherwise="another tocsin server is using it; stop that one first")
-                )
-            if not current:
-                driver.execute("BEGIN IMMEDIATE")
-                migrate(connection)
-                driver.execute("COMMIT")
-            if server:
-                # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
-                driver.execute("PRAGMA user_version = 0")
+        while_migrating.callback(close, connection)
+        driver = raw(connection)
+        if not is_current(connection):
+            driver.execute("BEGIN IMMEDIATE")
+            migrate(connection)
+            driver.execute("COMMIT")
+        if server:
+            # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
+            driver.execute("PRAGMA user_version = 0")
 
 
-@contextmanager
-def out_of_use(path: Path) -> Iterator[None]:
-    """Meanwhile no server uses the store at `path`, and nobody opens it.
-
-    Raises:
-        StoreError: a server uses it.
-    """
-    with (
-        _locked(path, ".migrate-lock", wait_s=_LOCK_WAIT_S, otherwise="another process is migrating it; try again"),
-        _locked(path, ".lock", wait_s=0, otherwise="a tocsin server is using it; stop that one first"),
-    ):
-        yield
-
-
-@contextmanager
-def _locked(path: Path, suffix: str, *, wait_s: float, otherwise: str) -> Iterator[None]:
-    """A lock file, held until the end of the context, or of the process."""
-    with path.with_name(path.name + suffix).open("ab") as lock:
-        until = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise StoreError(f"{path}: {otherwise}") from None
-                time.sleep(0.02)
-        yield
+def _is_behind(path: Path) -> bool:
+    connection = open_connection(path)
+    try:
+        return not is_current(connection)
+    finally:
+        close(connection)
