@@ -1,4 +1,5 @@
-"""`check` finds what is wrong; `backup` copies a running store as it is at one instant."""
+"""`check` finds what is wrong; `backup` copies a running store as it is at one instant; `restore` replaces
+all or nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +10,21 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 from tests.contract.support import EVERYTHING, OWNER, attempt, claim, done, ids, make_event, parked, register
+from tests.sqlite.opened import opened
 from tests.support.clocks import Clocks
+from tests.support.mounts import can_mount, mounting
 from tests.support.sqlite import SqliteStores
 
 from tocsin.store.ports import StoreError
 from tocsin.store.records import Result, Settlement
-from tocsin.store.sqlite.maintenance import backup, check
+from tocsin.store.sqlite import maintenance
+from tocsin.store.sqlite.maintenance import backup, check, restore
 from tocsin.store.sqlite.store import SqliteStore
 
 
@@ -232,3 +238,177 @@ def test_a_backup_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         backup(tmp_path / "none.db", tmp_path / "backup.db")
     assert list(tmp_path.iterdir()) == []
+
+
+# -- restore -----------------------------------------------------------------------------------------------------------
+
+
+def killed_after_a_commit(path: Path, id: str, *, padding: int = 0) -> None:
+    """A server has committed an event, and was killed: the commit stands in the log beside the file alone."""
+    child = f"""
+import asyncio, os, sys
+from pathlib import Path
+from tests.contract.support import make_event
+from tests.sqlite.opened import opened
+from tests.support.clocks import Clocks
+
+async def commit():
+    async with opened(Path(sys.argv[1]), server=True) as store:
+        await store.queue.append([make_event(Clocks(), id=sys.argv[2], padding={padding})])
+        os._exit(0)
+
+asyncio.run(commit())
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    subprocess.run([sys.executable, "-c", child, str(path), id], env=environment, check=True, timeout=60)
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+
+
+async def held_by(path: Path) -> list[str]:
+    """The ids of the events in the store, found by a server that is started on it."""
+    async with opened(path, server=True) as store:
+        return ids(await store.queue.claim(1000))
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """The file and its log. (What SQLite shares between processes is made anew by whoever opens them.)"""
+    files = [path, path.with_name(path.name + "-wal")]
+    return {file.name: file.read_bytes() for file in files if file.exists()}
+
+
+def left_beside(path: Path) -> set[str]:
+    return {file.name for file in path.parent.iterdir() if not file.name.endswith("lock")}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "store" / "tocsin.db"
+    killed_after_a_commit(path, "old")
+    return path
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    path = tmp_path / "copied" / "tocsin.db"
+    killed_after_a_commit(path, "copied", padding=500_000)
+    backup(path, tmp_path / "copy.db")
+    return tmp_path / "copy.db"
+
+
+RESTORE: Final = "import sys; from pathlib import Path; from tocsin.store.sqlite.maintenance import restore; "
+RESTORE += "restore(Path(sys.argv[1]), Path(sys.argv[2]))"
+
+
+async def test_a_copy_takes_the_place_of_a_store_whose_server_was_killed(old: Path, copy: Path) -> None:
+    restore(old, copy)
+    assert left_beside(old) == {"tocsin.db"}
+    assert await held_by(old) == ["copied"]
+
+
+async def test_a_restore_that_cannot_rename_leaves_the_old_store_with_its_last_commits(
+    old: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if target == old:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(StoreError, match="the disk reports an I/O error"):
+        restore(old, copy)
+    monkeypatch.undo()
+    assert left_beside(old) <= {"tocsin.db", "tocsin.db-wal", "tocsin.db-shm"}
+    assert check(old) == []
+    assert await held_by(old) == ["old"]
+
+
+async def test_a_restore_over_a_damaged_store_that_cannot_rename_leaves_every_byte_of_it(
+    old: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.write_bytes(b"no database" * 1000)
+    before = contents(old)
+    rename = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if target == old:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(StoreError, match="the disk reports an I/O error"):
+        restore(old, copy)
+    monkeypatch.undo()
+    assert contents(old) == before
+    restore(old, copy)
+    assert left_beside(old) == {"tocsin.db"}
+    assert await held_by(old) == ["copied"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="this system does not let its user mount anything")
+@pytest.mark.parametrize(
+    ("mount", "reason"),
+    [
+        ("mount --bind {path} {path}", "is a mount of its own"),
+        ("mount --bind -o ro {directory} {directory}", "not writable"),
+    ],
+)
+async def test_a_store_that_cannot_be_replaced_where_it_is_mounted_keeps_its_last_commits(
+    old: Path, copy: Path, mount: str, reason: str
+) -> None:
+    mounted = mount.format(path=old, directory=old.parent)
+    told = subprocess.run(
+        mounting(mounted, sys.executable, "-c", RESTORE, old, copy), capture_output=True, text=True, check=False
+    )
+    assert told.returncode != 0
+    assert reason in told.stderr
+    assert left_beside(old) <= {"tocsin.db", "tocsin.db-wal", "tocsin.db-shm"}
+    assert check(old) == []
+    assert await held_by(old) == ["old"]
+
+
+KEEPS: Final = """
+set -e
+mount -t tmpfs -o size=800k none {mounted}
+cp {old} {old}-wal {mounted}/
+if {python} -c '{restore}' {mounted}/tocsin.db {copy}; then exit 7; fi
+cp {mounted}/tocsin.db* {kept}/
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="this system does not let its user mount anything")
+async def test_a_restore_to_a_full_disk_leaves_the_old_store_with_its_last_commits(
+    old: Path, copy: Path, tmp_path: Path
+) -> None:
+    mounted, kept = tmp_path / "mounted", tmp_path / "kept"
+    mounted.mkdir()
+    kept.mkdir()
+    script = KEEPS.format(python=sys.executable, restore=RESTORE, mounted=mounted, old=old, copy=copy, kept=kept)
+    told = subprocess.run(mounting(script.strip(), "true"), capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "disk is full" in told.stderr
+    assert await held_by(kept / "tocsin.db") == ["old"]
+
+
+async def test_a_store_that_another_process_reads_is_not_replaced(old: Path, copy: Path) -> None:
+    with closing(sqlite3.connect(old, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM event").fetchall()
+        other.execute("SELECT 1")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(maintenance, "_BUSY_TIMEOUT_S", 0.05)
+            killed_after_a_commit(old, "later")
+            with pytest.raises(StoreError, match="another process is using it"):
+                restore(old, copy)
+    assert await held_by(old) == ["old", "later"]
+
+
+async def test_through_a_symbolic_link_the_store_behind_it_is_replaced(old: Path, copy: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(old)
+    restore(link, copy)
+    assert link.is_symlink()
+    assert await held_by(old) == ["copied"]
