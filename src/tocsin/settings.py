@@ -104,7 +104,10 @@ class Store(Section):
     max_backlog_events: Positive = 5_000_000
     max_backlog_bytes: Positive = 8 * 1024**3
     retention: Duration = timedelta(days=7)
-    """How long settled events and their receipts are kept. Never less than the 24 hours of idempotency."""
+    """How long delivered events and their receipts are kept, from when the last device had its outcome. Never less than
+    the 24 hours of idempotency."""
+    dead_letter_retention: Duration = timedelta(days=30)
+    """How long dead letters are kept, with their content, unless they are replayed or discarded before."""
     history: Duration = timedelta(days=30)
     """How long removed device tokens can be explained and restored."""
 

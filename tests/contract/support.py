@@ -12,7 +12,7 @@ from tests.support.sqlite import LEASE_S
 from tocsin.domain.devices import Address, Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.ports import Store
-from tocsin.store.records import Attempt, Item, Parked, Result, Settlement
+from tocsin.store.records import Attempt, Item, Parked, Result, Retention, Settlement
 
 __all__ = ["LEASE_S"]
 
@@ -99,6 +99,13 @@ def parked(item: Item, due_ms: int, *, lane: str = LANE, targets: tuple[str, ...
         [attempt(target, Result.RETRY, lane=lane, number=item.tries + 1) for target in targets],
         [Parked(lane, due_ms, item.tries + 1, targets)],
     )
+
+
+def keep(events_s: float, removals_s: float, dead_letters_s: float | None = None) -> Retention:
+    """Dead letters as long as other events, unless it is said."""
+    if dead_letters_s is None:
+        dead_letters_s = events_s
+    return Retention(events_s=events_s, dead_letters_s=dead_letters_s, removals_s=removals_s)
 
 
 def ids(items: Iterable[Item]) -> list[str]:

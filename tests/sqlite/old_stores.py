@@ -1,7 +1,8 @@
 """Stores as earlier versions of tocsin have left them, with something of everything in them.
 
 The rows are written here as those versions wrote them: the content of events as text, one column for each thing that
-is known of a device, removed devices as JSON arrays of eleven values, and a table for each provider's credentials.
+is known of a device, removed devices as JSON arrays of eleven values, and a table for each provider's credentials. A
+store of 0005 has them as its migration made them of the store before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.sqlite import migrations
 from tocsin.store.sqlite.connection import close, open_connection, raw
 
-EARLIER: Final = ("0001", "0002", "0003", "0004")
+EARLIER: Final = ("0001", "0002", "0003", "0004", "0005")
 """The schemas that stores of released versions may have."""
 
 APPLICATION: Final = "39JSDKGJ38.de.cospace.app"
@@ -170,13 +171,15 @@ def made_by(version: str, path: Path) -> None:
     connection = open_connection(path)
     driver = raw(connection)
     driver.execute("BEGIN IMMEDIATE")
-    migrations.migrate(connection, to=version)
+    filled = min(version, "0004")
+    migrations.migrate(connection, to=filled)
     _insert_events(driver)
-    _insert_devices(driver, by_owner_key=version >= "0004")
+    _insert_devices(driver, by_owner_key=filled >= "0004")
     driver.execute("INSERT INTO session(hash, id, owner, created_ms) VALUES (x'00', 'ses_1', ?, 1)", (OWNER,))
     driver.execute("INSERT INTO api_key(hash, id, role, name, created_ms) VALUES (x'01', 'key_1', 'admin', 'a', 2)")
     driver.executemany("INSERT INTO application VALUES (?, ?, ?, ?, ?)", APPLICATIONS)
     driver.executemany("INSERT INTO fcm_project VALUES (?, ?, ?, ?)", PROJECTS)
+    migrations.migrate(connection, to=version)
     driver.execute("COMMIT")
     close(connection)
 

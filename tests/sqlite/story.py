@@ -19,6 +19,7 @@ from tests.contract.support import (
     TOKEN,
     attempt,
     done,
+    keep,
     make_event,
     parked,
     registration,
@@ -151,10 +152,10 @@ async def _jobs(store: SqliteStore) -> list[Any]:
 async def _housekeeping(store: SqliteStore, clocks: Clocks) -> list[Any]:
     noticed = [await store.notice_changes()]
     clocks.pass_time(0.5)
-    more = [await store.prune(0, 0)]
+    more = [await store.prune(keep(0, 0))]
     for _ in range(50):
         clocks.pass_time(DAY_S)
-        more.append(await store.prune(DAY_S, DAY_S))
+        more.append(await store.prune(keep(DAY_S, DAY_S)))
     overdue = await store.queue.claim(100)
     return [noticed, more, _shown(overdue), await store.nodes(), store.failures(), store.queue.may_send()]
 

@@ -15,6 +15,7 @@ from tests.contract.support import (
     claim,
     done,
     ids,
+    keep,
     make_event,
     parked,
     register,
@@ -57,11 +58,11 @@ async def pages(store: SqliteStore) -> int:
 async def test_settled_events_are_forgotten_after_their_time_and_not_before(store: SqliteStore, clocks: Clocks) -> None:
     old = await settled(store, clocks, 1200)
     clocks.pass_time(WEEK_S - 10)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert all(await known(store, old))
     young = await settled(store, clocks, 10)
     clocks.pass_time(20)
-    while await store.prune(WEEK_S, WEEK_S):
+    while await store.prune(keep(WEEK_S, WEEK_S)):
         pass
     assert not any(await known(store, old))
     assert all(await known(store, young))
@@ -74,7 +75,7 @@ async def test_what_is_not_settled_is_never_forgotten(store: SqliteStore, clocks
     await store.queue.settle([done(item) for item in items[300:600]])
     clocks.pass_time(8 * DAY_S)
     await store.queue.append([make_event(clocks)])
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     record = [await store.log.record(item.event.id) is not None for item in items]
     assert record == [True] * 300 + [False] * 300 + [True] * 100
 
@@ -89,7 +90,7 @@ async def test_what_stands_at_the_head_for_long_keeps_nothing_behind_it(store: S
     behind = await settled(store, clocks, 100)
     clocks.pass_time(8 * DAY_S)
     await settled(store, clocks, 1)
-    while await store.prune(WEEK_S, WEEK_S, for_s=0.2):
+    while await store.prune(keep(WEEK_S, WEEK_S), for_s=0.2):
         pass
     assert not any(await known(store, behind))
     assert len(waiting) == (await store.queue.backlog()).events == 25_000
@@ -100,11 +101,14 @@ async def test_what_was_passed_over_is_forgotten_by_a_later_sweep(store: SqliteS
     items = await claim(store, 10, {})
     clocks.pass_time(8 * DAY_S)
     await settled(store, clocks, 1)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     clocks.pass_time(1)
     for item in await claim(store, 10, EVERYTHING):
         await store.queue.settle([done(item)])
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
+    assert all(await known(store, [item.event for item in items]))
+    clocks.pass_time(WEEK_S + 1)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert not any(await known(store, [item.event for item in items]))
 
 
@@ -114,13 +118,13 @@ async def test_an_id_is_remembered_for_24_hours_whatever_the_retention(store: Sq
     await store.queue.settle([done(item) for item in await claim(store, 1, {})])
     clocks.pass_time(DAY_S - 60)
     await settled(store, clocks, 1)
-    await store.prune(0, 0)
+    await store.prune(keep(0, 0))
     await store.queue.append([event])
     assert await claim(store, 10, {}) == []
     with pytest.raises(EventIdConflict):
         await store.queue.append([make_event(clocks, id=event.id, padding=1)])
     clocks.pass_time(120)
-    await store.prune(0, 0)
+    await store.prune(keep(0, 0))
     assert await store.log.record(event.id) is None
 
 
@@ -128,7 +132,7 @@ async def test_an_event_after_everything_was_forgotten_is_delivered(stores: Sqli
     store = await stores.open()
     await settled(store, clocks, 20)
     clocks.pass_time(30 * DAY_S)
-    await store.prune(0, 0)
+    await store.prune(keep(0, 0))
     for _ in range(2):
         event = make_event(clocks)
         await store.queue.append([event])
@@ -140,7 +144,7 @@ async def test_an_event_after_everything_was_forgotten_is_delivered(stores: Sqli
         for item in await claim(store, 10, {}):
             await store.queue.settle([done(item)])
         clocks.pass_time(30 * DAY_S)
-        await store.prune(0, 0)
+        await store.prune(keep(0, 0))
 
 
 async def test_events_from_the_future_keep_nothing_from_being_forgotten(store: SqliteStore, clocks: Clocks) -> None:
@@ -150,7 +154,7 @@ async def test_events_from_the_future_keep_nothing_from_being_forgotten(store: S
     after = await settled(store, clocks, 100)
     clocks.pass_time(8 * DAY_S)
     await settled(store, clocks, 1)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert not any(await known(store, after))
     assert all(await known(store, ahead))
 
@@ -158,10 +162,10 @@ async def test_events_from_the_future_keep_nothing_from_being_forgotten(store: S
 async def test_removals_are_forgotten_after_their_time(store: SqliteStore, clocks: Clocks) -> None:
     await register(store, TOKEN)
     await store.registry.delete(OWNER, "apns", TOKEN)
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert len(await store.registry.history(owner=OWNER)) == 1
     clocks.pass_time(31 * DAY_S)
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert await store.registry.history(owner=OWNER) == []
 
 
@@ -172,10 +176,10 @@ async def test_what_is_quarantined_is_not_forgotten_until_it_is_released_or_purg
     dead = DeadToken(device, ACCOUNT, "Unregistered", device.registered_us + 1)
     await store.registry.remove_dead([dead], quarantine=True)
     clocks.pass_time(31 * DAY_S)
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert len(await store.registry.history(owner=OWNER)) == 1
     await store.registry.purge_quarantine(ACCOUNT)
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert await store.registry.history(owner=OWNER) == []
 
 
@@ -185,22 +189,22 @@ async def test_after_the_clock_jumped_ahead_nothing_is_forgotten_for_an_hour(
     events = await settled(store, clocks, 10)
     await settled(store, clocks, 1)
     clocks.set_wall_clock(by_s=365 * DAY_S)
-    assert not await store.prune(WEEK_S, WEEK_S)
+    assert not await store.prune(keep(WEEK_S, WEEK_S))
     clocks.pass_time(3590)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert all(await known(store, events))
     clocks.pass_time(20)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert not any(await known(store, events))
 
 
 async def test_a_clock_that_is_set_right_in_time_has_had_nothing_forgotten(store: SqliteStore, clocks: Clocks) -> None:
     events = await settled(store, clocks, 10)
     clocks.set_wall_clock(by_s=365 * DAY_S)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     clocks.set_wall_clock(by_s=-365 * DAY_S)
     clocks.pass_time(7200)
-    await store.prune(WEEK_S, WEEK_S)
+    await store.prune(keep(WEEK_S, WEEK_S))
     assert all(await known(store, events))
 
 
@@ -208,9 +212,9 @@ async def test_many_sessions_are_forgotten_in_steps(store: SqliteStore, clocks: 
     for _ in range(1200):
         await store.access.create_session(OWNER, clocks.now_ms + 1000)
     clocks.pass_time(31 * DAY_S)
-    assert await store.prune(WEEK_S, 30 * DAY_S, for_s=0)
+    assert await store.prune(keep(WEEK_S, 30 * DAY_S), for_s=0)
     assert len(await store.access.sessions()) == 700
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert await store.access.sessions() == []
 
 
@@ -218,14 +222,14 @@ async def test_sessions_are_forgotten_long_after_they_have_expired(store: Sqlite
     await store.access.create_session(OWNER, clocks.now_ms + 1000)
     _, endless = await store.access.create_session(OWNER, None)
     clocks.pass_time(31 * DAY_S)
-    await store.prune(WEEK_S, 30 * DAY_S)
+    await store.prune(keep(WEEK_S, 30 * DAY_S))
     assert await store.access.sessions() == [endless]
 
 
 async def test_a_call_keeps_to_its_time_and_says_that_there_is_more(store: SqliteStore, clocks: Clocks) -> None:
     old = await settled(store, clocks, 3000)
     clocks.pass_time(8 * DAY_S)
-    assert await store.prune(WEEK_S, WEEK_S, for_s=0)
+    assert await store.prune(keep(WEEK_S, WEEK_S), for_s=0)
     assert any(await known(store, old))
 
 
@@ -235,7 +239,7 @@ async def test_the_file_does_not_grow_without_bound(store: SqliteStore, clocks: 
     for _ in range(40):
         await settled(store, clocks, 400, padding=1500)
         clocks.pass_time(DAY_S)
-        while await store.prune(WEEK_S, WEEK_S):
+        while await store.prune(keep(WEEK_S, WEEK_S)):
             pass
         sizes.append(await pages(store))
     assert max(sizes[15:]) <= 1.2 * max(sizes[:15])
@@ -258,9 +262,9 @@ async def test_one_step_gives_hundreds_of_pages_back(store: SqliteStore, clocks:
     await burst(store, clocks)
     before = await free_pages(store)
     assert before > 2000
-    assert await store.prune(WEEK_S, WEEK_S, for_s=0)
+    assert await store.prune(keep(WEEK_S, WEEK_S), for_s=0)
     assert 100 <= before - await free_pages(store) <= 1000
-    while await store.prune(WEEK_S, WEEK_S):
+    while await store.prune(keep(WEEK_S, WEEK_S)):
         pass
     assert await free_pages(store) <= 1000
     assert await store.database.read(lambda driver: driver.execute("PRAGMA integrity_check").fetchone()) == ("ok",)
@@ -279,7 +283,7 @@ async def test_a_step_that_took_long_is_followed_by_shorter_ones(store: SqliteSt
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(housekeeping, "_give_back", slow)
         for _ in range(8):
-            await store.prune(WEEK_S, WEEK_S, for_s=0)
+            await store.prune(keep(WEEK_S, WEEK_S), for_s=0)
     assert max(took[-4:]) <= 100
 
 
@@ -288,7 +292,7 @@ async def test_giving_pages_back_is_no_part_of_anybody_elses_transaction(store: 
     await burst(store, clocks)
     events = [make_event(clocks) for _ in range(50)]
     *_, more = await asyncio.gather(
-        *(store.queue.append([event]) for event in events), store.prune(WEEK_S, WEEK_S, for_s=0)
+        *(store.queue.append([event]) for event in events), store.prune(keep(WEEK_S, WEEK_S), for_s=0)
     )
     assert more
     assert all(await known(store, events))
@@ -304,6 +308,6 @@ async def test_after_a_burst_the_room_is_given_back(store: SqliteStore, clocks: 
         await store.queue.settle([done(item) for item in items])
     clocks.pass_time(8 * DAY_S)
     await settled(store, clocks, 1)
-    while await store.prune(WEEK_S, WEEK_S):
+    while await store.prune(keep(WEEK_S, WEEK_S)):
         await asyncio.sleep(0)
     assert await pages(store) < largest / 5

@@ -13,10 +13,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from tests.contract.support import LANE, OTHER_LANE, OWNER, SAME_KEY, attempt, claim
+from tests.contract.support import DAY_MS, LANE, OTHER_LANE, OWNER, SAME_KEY, attempt, claim, keep
 from tests.sqlite import old_stores as old
 from tests.sqlite.old_stores import APPLICATION, EARLIER, ODD_PROJECT, OLD_OWNER, made_by
 from tests.sqlite.opened import opened
+from tests.support.clocks import Clocks
 
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device, DeviceToken, Registration
@@ -41,10 +42,10 @@ from tocsin.store.records import (
     Settlement,
     State,
 )
-from tocsin.store.sqlite import migrations, schema
+from tocsin.store.sqlite import housekeeping, migrations, schema
 from tocsin.store.sqlite.connection import close, open_connection
 from tocsin.store.sqlite.maintenance import backup, check, restore
-from tocsin.store.sqlite.store import SqliteStore
+from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 BOTH_LANES = {LANE: 100, OTHER_LANE: 100}
 LIFETIME_MS = 60_000
@@ -168,6 +169,31 @@ async def test_a_dead_letter_is_discarded(migrated: SqliteStore) -> None:
     assert await migrated.log.discard([EventId("dead")]) == 1
     record = await record_of(migrated, "dead")
     assert (record.state, record.event.body) == (State.DONE, b"")
+
+
+async def test_what_was_settled_before_is_as_old_as_its_last_receipt(
+    version: str, path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or as its acceptance, where it has none."""
+    monkeypatch.setattr(housekeeping, "_SWEEP_EVERY_S", 0.0)
+    made_by(version, path)
+    driver = sqlite3.connect(path)
+    last = int(clocks.wall_s * 1000) - DAY_MS
+    driver.execute("UPDATE event SET attempts = ? WHERE id = 'done'", (f'[5,"a","l","retry"],[{last},"a","l","ok"]',))
+    driver.commit()
+    driver.close()
+    options = SqliteOptions(
+        max_events=100, max_bytes=1_000_000, lease_s=30, wall_clock=clocks.wall, monotonic=clocks.monotonic
+    )
+    async with opened(path, options, server=True) as store:
+        while await store.prune(keep(2 * 86400, 1, 2 * 86400)):
+            pass
+        known = {event.id for event in old.EVENTS if await store.log.record(EventId(event.id)) is not None}
+        assert {event.id for event in old.EVENTS} - known == {"done, chosen", "dead"}
+        clocks.pass_time(86401)
+        while await store.prune(keep(2 * 86400, 1, 2 * 86400)):
+            pass
+        assert await store.log.record(EventId("done")) is None
 
 
 @pytest.mark.parametrize("id", ["done, chosen", "fresh", "fresh, chosen", "waits", "waits twice", "dead"])

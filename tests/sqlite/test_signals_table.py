@@ -20,6 +20,7 @@ from tests.contract.support import (
     TOKEN,
     claim,
     done,
+    keep,
     make_event,
     parked,
     register,
@@ -270,16 +271,16 @@ async def test_signals_are_forgotten_after_a_day_and_the_newest_stays(stores: Sq
     clocks.pass_time(DAY_S / 2)
     for token in ("c", "d"):
         await command.registry.add(registration(token), 10)
-    await server.prune(0, 0)
+    await server.prune(keep(0, 0))
     assert len(await table(server)) == 4
     clocks.pass_time(DAY_S / 2)
-    await server.prune(0, 0)
+    await server.prune(keep(0, 0))
     assert len(await table(server)) == 4  # they are just a day old
     clocks.pass_time(1)
-    await server.prune(0, 0)
+    await server.prune(keep(0, 0))
     assert [signal.token for _, signal, _ in await table(server)] == ["c", "d"]
     clocks.pass_time(30 * DAY_S)
-    await server.prune(0, 0)
+    await server.prune(keep(0, 0))
     assert [signal.token for _, signal, _ in await table(server)] == ["d"]
 
 
@@ -291,7 +292,7 @@ async def test_after_all_others_were_forgotten_the_next_signal_is_heard(stores: 
     await server.notice_changes()
     for number in range(3):
         clocks.pass_time(2 * DAY_S)
-        await server.prune(0, 0)
+        await server.prune(keep(0, 0))
         assert len(await table(server)) == 1
         signals = heard(server)
         await command.registry.add(registration(f"later {number}"), 10)
@@ -304,12 +305,12 @@ async def test_what_retention_is_configured_says_nothing_about_signals(stores: S
     for token in "abc":
         await command.registry.add(registration(token), 10)
     clocks.pass_time(2 * DAY_S)
-    await server.prune(365 * DAY_S, 365 * DAY_S)
+    await server.prune(keep(365 * DAY_S, 365 * DAY_S))
     assert len(await table(server)) == 1
 
 
 async def test_a_server_that_settles_and_appends_leaves_the_table_empty(store: SqliteStore, clocks: Clocks) -> None:
     await store.queue.append([make_event(clocks) for _ in range(10)])
     await store.queue.settle([done(item) for item in await claim(store, 10, {})])
-    await store.prune(0, 0)
+    await store.prune(keep(0, 0))
     assert await table(store) == []

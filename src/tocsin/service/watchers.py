@@ -18,7 +18,7 @@ from tocsin.providers.configured import Providers
 from tocsin.service.periodic import Duty
 from tocsin.settings import Settings
 from tocsin.store.ports import Store
-from tocsin.store.records import CredentialsChanged, QuarantineChanged, Signal
+from tocsin.store.records import CredentialsChanged, QuarantineChanged, Retention, Signal
 from tocsin.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,11 @@ class Watchers:
         metrics: Metrics,
         problems: Callable[[], list[str]],
     ) -> None:
-        self._settings = settings.store
+        self._retention = Retention(
+            events_s=settings.store.retention.total_seconds(),
+            dead_letters_s=settings.store.dead_letter_retention.total_seconds(),
+            removals_s=settings.store.history.total_seconds(),
+        )
         self._store = store
         self._providers = providers
         self._dispatcher = dispatcher
@@ -136,8 +140,7 @@ class Watchers:
 
     async def _prune(self) -> float | None:
         """Forget what is old enough: in small steps, for as long as there is more."""
-        retention_s, history_s = self._settings.retention.total_seconds(), self._settings.history.total_seconds()
-        return _PRUNE_AGAIN_S if await self._store.prune(retention_s, history_s) else None
+        return _PRUNE_AGAIN_S if await self._store.prune(self._retention) else None
 
     async def _publish_status(self) -> None:
         metrics, lanes = self._metrics, self._dispatcher.lanes.statuses()

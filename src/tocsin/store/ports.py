@@ -30,6 +30,7 @@ from tocsin.store.records import (
     Learned,
     Quarantine,
     Removal,
+    Retention,
     Role,
     Session,
     Settlement,
@@ -385,9 +386,13 @@ class Store(Protocol):
     def failures(self) -> list[str]:
         """What is wrong with the storage at present, a sentence each; empty when all is well."""
 
-    async def prune(self, retention_s: float, history_s: float) -> bool:
-        """Forget for about a second, in small steps: settled events older than `retention_s`, removed tokens older than
-        `history_s`. Ids of events are remembered for 24 hours at least. Returns whether there is more to forget."""
+    async def prune(self, retention: Retention) -> bool:
+        """Forget for about a second, in small steps, what is older than its retention: settled events, dead letters,
+        removed tokens. Returns whether there is more to forget.
+
+        The age of an event counts from when it was settled last (a dead letter that is discarded is settled then). What
+        is not settled is never forgotten. Ids of events are remembered for 24 hours at least.
+        """
 
     async def publish(self, status: NodeStatus) -> None:
         """Let every node know how this one is doing."""

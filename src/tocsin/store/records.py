@@ -144,6 +144,17 @@ class DeadLetterPage(Struct, frozen=True):
     next: Cursor | None
 
 
+class Retention(Struct, frozen=True, kw_only=True):
+    """How long what is no longer needed is kept, in seconds."""
+
+    events_s: float
+    """Events that are done, with their receipts, from when they were settled."""
+    dead_letters_s: float
+    """Events that ended in `refused` or `expired`, with their content, from then; unless replayed or discarded."""
+    removals_s: float
+    """Tokens that were removed."""
+
+
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 

@@ -38,9 +38,12 @@ _PAGE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND seq <= ?
 _ONE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND id = ?"
 _REPLAY: Final = (
     f"UPDATE event SET state = {int(after_replay(devices=True))}, dead = 0, waiting = ?, expires_ms = ?,"
-    " round = round + 1 WHERE seq = ?"
+    " settled_ms = NULL, round = round + 1 WHERE seq = ?"
 )
-_DISCARD: Final = f"UPDATE event SET state = {int(AFTER_DISCARD)}, dead = 0, body = NULL WHERE seq IN (VALUES {{rows}})"
+_DISCARD: Final = (
+    f"WITH discarded(seq) AS (VALUES {{rows}}) UPDATE event SET state = {int(AFTER_DISCARD)}, dead = 0, body = NULL,"
+    " settled_ms = ? WHERE seq IN (SELECT seq FROM discarded)"
+)
 _TALLY: Final = (
     "INSERT INTO housekeeping(name, number) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET number = number + ?2"
 )
@@ -96,9 +99,10 @@ class SqliteEventLog:
         return await self._in_steps(ids, lambda driver, found: self._replay(driver, found, lifetime_ms))
 
     async def discard(self, ids: Sequence[EventId] | None) -> int:
-        return await self._in_steps(
-            ids, lambda driver, found: rows.execute(driver, _DISCARD, [(row[0],) for row in found])
-        )
+        return await self._in_steps(ids, lambda driver, found: self._discard(driver, [row[0] for row in found]))
+
+    def _discard(self, driver: sqlite3.Connection, seqs: Sequence[int]) -> None:
+        rows.execute(driver, _DISCARD, [(seq,) for seq in seqs], int(self._wall_clock() * 1000))
 
     def _replay(self, driver: sqlite3.Connection, found: list[_Row], lifetime_ms: int) -> None:
         now_ms = int(self._wall_clock() * 1000)
@@ -109,7 +113,7 @@ class SqliteEventLog:
                 by_lane.setdefault(attempt.lane or _NO_LANE, []).append(attempt.device)
             if not by_lane:
                 # Whoever once refused it has it by now: nobody is left to deliver to.
-                rows.execute(driver, _DISCARD, [(seq,)])
+                self._discard(driver, [seq])
                 continue
             again = Event(event.id, event.owner, event.message, event.accepted_ms, now_ms + lifetime_ms, event.body)
             lease = Lease(seq)

@@ -1,7 +1,8 @@
 """Forgets what is old, in small steps that never stall delivery, and gives the room back to the file system.
 
-A step looks at some hundred events that follow the ones it looked at last; it never searches from the start. What it
-passes over because it is not settled yet is met again by the next sweep, which begins an hour after the last one ended.
+Events are old when their retention has passed since they were settled. They lie in the order of their acceptance: a
+step looks at some hundred that follow the ones it looked at last; it never searches from the start. What it passes over
+because it is not settled, or not for long enough, is met again by the next sweep, which begins an hour after the last.
 
 A wall clock that jumps ahead makes everything old at once. So after a jump nothing is forgotten for an hour: time to
 set it right.
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
-from tocsin.store.records import State
-from tocsin.store.sqlite import signals
+from tocsin.store.records import Retention, State
+from tocsin.store.sqlite import rows, signals
 from tocsin.store.sqlite.clock import ClockWatch
 from tocsin.store.sqlite.database import Database
 
@@ -40,11 +42,30 @@ _FORGET_REMOVALS = (
     "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE quarantined = 0 AND removed_ms < ? LIMIT ?)"
 )
 _FORGET_SESSIONS = "DELETE FROM session WHERE hash IN (SELECT hash FROM session WHERE expires_ms < ? LIMIT ?)"
-_WINDOW = "SELECT seq, state, accepted_ms FROM event WHERE seq > ? ORDER BY seq LIMIT ?"
-_SETTLED: Final = int(State.DONE)
-"""From here on an event is settled: done, or a dead letter."""
+# Versions before 0006 have not noted when an event was settled: it was at its last receipt, which begins with its time.
+_SETTLED_MS: Final = """coalesce(
+        settled_ms,
+        CASE WHEN json_valid('[' || attempts || ']') THEN json_extract('[' || attempts || ']', '$[#-1][0]') END,
+        accepted_ms
+    )"""
+# Looked at only where an event may be old: these columns lie behind its content.
+_WINDOW: Final = f"""SELECT seq, accepted_ms, CASE
+        WHEN accepted_ms >= :accepted THEN 0
+        WHEN state = {int(State.DONE)} THEN {_SETTLED_MS} < :done
+        WHEN state = {int(State.DEAD)} THEN {_SETTLED_MS} < :dead
+        ELSE 0 END
+    FROM event WHERE seq > :cursor ORDER BY seq LIMIT {_STEP_ROWS}"""
+_FORGET_EVENTS: Final = "DELETE FROM event WHERE seq IN (VALUES {rows})"
 # Free pages are left for what comes next, up to a tenth of the file: only the rest goes back to the file system.
 _SPARE_PAGES: Final = 1000
+
+
+class _Before(Struct, frozen=True, kw_only=True):
+    """What happened before these times is to be forgotten."""
+
+    done_ms: int
+    dead_ms: int
+    removed_ms: int
 
 
 class Housekeeping:
@@ -64,7 +85,7 @@ class Housekeeping:
         self._not_before = 0.0
         self._vacuum_pages = 200
 
-    async def prune(self, retention_s: float, history_s: float, *, for_s: float) -> bool:
+    async def prune(self, retention: Retention, *, for_s: float) -> bool:
         """Work for about `for_s`; returns whether there is more to do."""
         if self._clock.set_by_ms() > _JUMP_MS:
             self._not_before = self._monotonic() + _AFTER_A_JUMP_S
@@ -72,23 +93,26 @@ class Housekeeping:
         if self._monotonic() < self._not_before:
             return False
         now_ms, until = int(self._wall_clock() * 1000), self._monotonic() + for_s
-        events_before = now_ms - max(int(retention_s * 1000), REMEMBERED_MS)
-        removals_before = now_ms - int(history_s * 1000)
+        before = _Before(
+            done_ms=now_ms - max(int(retention.events_s * 1000), REMEMBERED_MS),
+            dead_ms=now_ms - max(int(retention.dead_letters_s * 1000), REMEMBERED_MS),
+            removed_ms=now_ms - int(retention.removals_s * 1000),
+        )
         if self._monotonic() >= self._next_sweep:
             self._cursor, self._next_sweep = 0, self._monotonic() + _SWEEP_EVERY_S
-        while await self._step(events_before, removals_before, now_ms):
+        while await self._step(before, now_ms):
             if self._monotonic() >= until:
                 return True
             await asyncio.sleep(_PAUSE_S)
         return False
 
-    async def _step(self, events_before_ms: int, removals_before_ms: int, now_ms: int) -> bool:
+    async def _step(self, before: _Before, now_ms: int) -> bool:
         cursor = self._cursor
 
         def step(driver: sqlite3.Connection) -> tuple[int, bool]:
-            after, more = _forget_events(driver, cursor, events_before_ms, now_ms)
+            after, more = _forget_events(driver, cursor, before, now_ms)
             for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
-                more |= driver.execute(forget, (removals_before_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
+                more |= driver.execute(forget, (before.removed_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
             signals.forget(driver, now_ms)
             return after, more
 
@@ -112,27 +136,25 @@ class Housekeeping:
         return more
 
 
-def _forget_events(driver: sqlite3.Connection, cursor: int, before_ms: int, now_ms: int) -> tuple[int, bool]:
-    """Returns how far it has looked, and whether there is more that is old.
+def _forget_events(driver: sqlite3.Connection, cursor: int, before: _Before, now_ms: int) -> tuple[int, bool]:
+    """Returns how far it has looked, and whether there is more that may be old.
 
-    The newest event stays: its number must not be given out again. Events were accepted in order, so a window in which
-    none is old ends the search. One from the future was accepted by a clock that jumped: it says nothing about others.
+    The newest event stays: its number must not be given out again. Events were accepted in order, and none is settled
+    before: so a window in which none was accepted long enough ago ends the search. One from the future was accepted by
+    a clock that jumped: it says nothing about others.
     """
-    window = driver.execute(_WINDOW, (cursor, _STEP_ROWS)).fetchall()
+    accepted_ms = max(before.done_ms, before.dead_ms)
+    asked = {"cursor": cursor, "accepted": accepted_ms, "done": before.done_ms, "dead": before.dead_ms}
+    window = driver.execute(_WINDOW, asked).fetchall()
     if len(window) < 2:
         return cursor, False
     (newest,) = driver.execute("SELECT max(seq) FROM event").fetchone()
-    old = [(seq, state) for seq, state, accepted in window if accepted < before_ms and seq < newest]
-    if not old:
-        all_ahead = all(accepted > now_ms for _, _, accepted in window)
+    looked_at = [(seq, old) for seq, accepted, old in window if accepted < accepted_ms and seq < newest]
+    if not looked_at:
+        all_ahead = all(accepted > now_ms for _, accepted, _ in window)
         return (window[-1][0], window[-1][0] < newest) if all_ahead else (cursor, False)
-    gone = [seq for seq, state in old if state >= _SETTLED]
-    if gone:
-        driver.execute(
-            f"DELETE FROM event WHERE seq BETWEEN ? AND ? AND state >= {_SETTLED} AND accepted_ms < ?",
-            (gone[0], gone[-1], before_ms),
-        )
-    return old[-1][0], len(window) == _STEP_ROWS
+    rows.execute(driver, _FORGET_EVENTS, [(seq,) for seq, old in looked_at if old])
+    return looked_at[-1][0], len(window) == _STEP_ROWS
 
 
 def _give_back(driver: sqlite3.Connection, most: int) -> bool:

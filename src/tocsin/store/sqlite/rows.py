@@ -19,14 +19,16 @@ def _statement(template: str, columns: int, count: int) -> str:
     return template.format(rows=",".join([row] * count))
 
 
-def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run `template`, whose `{rows}` stands for the list after VALUES, over all `rows`."""
+def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], *after: Any) -> None:
+    """Run `template`, whose `{rows}` stands for the list after VALUES, over all `rows`. `after` has the values of the
+    parameters that come after the list."""
     start, total = 0, len(rows)
     for size in SIZES:
         while total - start >= size:
             values: list[Any] = []
             for row in rows[start : start + size]:
                 values += row
+            values += after
             driver.execute(_statement(template, len(rows[start]), size), values)
             start += size
 

@@ -40,6 +40,8 @@ event = Table(
     Column("body", Text),
     # How often it was replayed.
     Column("round", SmallInteger, nullable=False, server_default="0"),
+    # Since when it is settled; absent where it is not, and where a version before 0006 has settled it.
+    Column("settled_ms", Integer),
     # What has not been tried at all, in order of acceptance; `size` makes the backlog countable from the index.
     Index("event_fresh", "urgent", "seq", "size", sqlite_where=text("state = 0")),
     Index("event_dead", "seq", sqlite_where=text("state = 3")),

@@ -27,7 +27,8 @@ _SETTLE: Final = f"""WITH settled(seq, waiting, dead, attempts) AS (VALUES {{row
                         {int(after_settlement(waiting=False, dead=False))})),
         attempts = iif(event.attempts IS NULL, settled.attempts,
                        iif(settled.attempts IS NULL, event.attempts, event.attempts || ',' || settled.attempts)),
-        body = iif({_LEFT} OR {_DEAD}, event.body, NULL)
+        body = iif({_LEFT} OR {_DEAD}, event.body, NULL),
+        settled_ms = iif({_LEFT}, NULL, ?)
     FROM settled WHERE event.seq = settled.seq"""
 _PARK: Final = "INSERT INTO parked(seq, lane, urgent, due_ms, expires_ms, tries, targets) VALUES {rows}"
 _UNPARK: Final = "DELETE FROM parked WHERE id IN (VALUES {rows})"
@@ -73,7 +74,7 @@ def settle(
         if settlement.parked:
             parks += _parked_rows(settlement.item, lease, settlement.parked, latest_due)
     rows.execute(driver, _UNPARK, unpark)
-    rows.execute(driver, _SETTLE, list(by_seq.values()))
+    rows.execute(driver, _SETTLE, list(by_seq.values()), now_ms)
     rows.execute(driver, _PARK, parks)
     uncertain |= {seq for seq, row in by_seq.items() if row[1] > 0}
     still: set[int] = set()

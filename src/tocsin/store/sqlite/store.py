@@ -18,7 +18,7 @@ from msgspec import Struct
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.digests import digest_with
 from tocsin.store.ports import StoreUnavailable
-from tocsin.store.records import Signal
+from tocsin.store.records import Retention, Signal
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.backlog import BacklogBound
 from tocsin.store.sqlite.claims import Claims
@@ -109,8 +109,8 @@ class SqliteStore:
             found.append(f"the store cannot read: {database.read_failure}")
         return found
 
-    async def prune(self, retention_s: float, history_s: float, *, for_s: float = _PRUNE_FOR_S) -> bool:
-        return await self._housekeeping.prune(retention_s, history_s, for_s=for_s)
+    async def prune(self, retention: Retention, *, for_s: float = _PRUNE_FOR_S) -> bool:
+        return await self._housekeeping.prune(retention, for_s=for_s)
 
     async def publish(self, status: NodeStatus) -> None:
         """There is one node: it asks itself."""
