@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from tests.contract.factories import Stores
-from tests.contract.support import ACCOUNT, OTHER_OWNER, OWNER, SAME_KEY, TOKEN, device_of, register, registration
+from tests.contract.support import (
+    ACCOUNT,
+    OTHER_OWNER,
+    OWNER,
+    SAME_KEY,
+    TOKEN,
+    device_of,
+    make_event,
+    register,
+    registration,
+)
 from tests.support.clocks import Clocks
 
 from tocsin.domain.devices import Address, Device, DeviceToken
@@ -429,6 +440,103 @@ async def test_what_its_user_has_deleted_is_not_restored_whatever_became_of_the_
     await store.registry.remove_dead([dead(mine)])
     assert await store.registry.restore("apns", TOKEN, 100) == 1
     assert [device.owner for device in await store.registry.find(TOKEN)] == [OWNER]
+
+
+MANY = 3000
+"""More than any store takes in one step."""
+MANY_OWNERS = [*SAME_KEY, *(UserId(f"{n:08d}-3803-11e3-8475-0024e8f90cc0") for n in range(100))]
+
+
+async def quarantine_many(store: Store) -> set[tuple[str, str]]:
+    """Of owners with some tokens each; returns whose they are."""
+    registry = store.registry
+    new = [registration(f"{n}", owner=MANY_OWNERS[n % len(MANY_OWNERS)]) for n in range(MANY)]
+    await asyncio.gather(*(registry.add(one, 100) for one in new))
+    devices = [device for own in (await registry.devices_of(MANY_OWNERS)).values() for device in own]
+    await registry.remove_dead([dead(device) for device in devices], quarantine=True)
+    assert await registered(store) == set()
+    return {(one.owner, one.token) for one in new}
+
+
+async def registered(store: Store) -> set[tuple[str, str]]:
+    devices = await store.registry.devices_of(MANY_OWNERS)
+    return {(device.owner, device.token) for own in devices.values() for device in own}
+
+
+def leave(store: Store, action: str) -> Coroutine[Any, Any, int]:
+    registry = store.registry
+    return registry.release_quarantine(ACCOUNT, 100) if action == "release" else registry.purge_quarantine(ACCOUNT)
+
+
+@pytest.mark.parametrize("action", ["release", "purge"])
+async def test_what_is_appended_while_many_leave_the_quarantine_is_accepted_before_all_have(
+    store: Store, clocks: Clocks, action: str
+) -> None:
+    """A release of 450,000 was one transaction: events were answered 503 after six seconds."""
+    registry = store.registry
+    tokens = await quarantine_many(store)
+    acting = asyncio.ensure_future(leave(store, action))
+    left = set()
+    while not acting.done():
+        await store.queue.append([make_event(clocks)])
+        left.add(sum(held.tokens for held in await registry.quarantine()))
+    assert len(left - {0, MANY}) > 1
+    assert await acting == MANY
+    assert await registry.quarantine() == []
+    assert await registered(store) == (tokens if action == "release" else set())
+    assert len(await registry.history(token=TOKEN)) == 0
+    assert len(await registry.history(token=DeviceToken("17"))) == (0 if action == "release" else 1)
+
+
+@pytest.mark.parametrize("action", ["release", "purge"])
+async def test_a_release_that_was_interrupted_goes_on_when_it_is_called_again(stores: Stores, action: str) -> None:
+    store = await stores.open()
+    tokens = await quarantine_many(store)
+
+    acting = asyncio.ensure_future(leave(store, action))
+    while (await store.registry.quarantine())[0].tokens == MANY:
+        await asyncio.sleep(0)
+    acting.cancel()
+    store = await stores.crash()
+    (held,) = await store.registry.quarantine()
+    assert 0 < held.tokens < MANY
+    assert await leave(store, action) == held.tokens
+    assert await store.registry.quarantine() == []
+    assert await registered(store) == (tokens if action == "release" else set())
+
+
+async def test_what_comes_into_quarantine_during_a_release_stays(store: Store) -> None:
+    """The operator has decided about what was there."""
+    await quarantine_many(store)
+    releasing = asyncio.ensure_future(store.registry.release_quarantine(ACCOUNT, 100))
+    later = await register(store, "later")
+    await store.registry.remove_dead([dead(later)], quarantine=True)
+    assert not releasing.done()
+    assert await releasing == MANY
+    (held,) = await store.registry.quarantine()
+    assert held.tokens == 1
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 1
+
+
+async def test_what_does_not_come_back_from_quarantine_stays_in_the_history(store: Store) -> None:
+    await quarantine(store, "a")
+    await register(store, "a", address=LATER)
+    assert await store.registry.release_quarantine(ACCOUNT, 100) == 0
+    (removal,) = await store.registry.history(token=TOKEN)
+    assert not removal.quarantined
+    assert await store.registry.quarantine() == []
+
+
+async def test_the_accounts_with_anything_in_quarantine_are_told(store: Store) -> None:
+    assert await store.registry.quarantined_accounts() == []
+    for provider, account, tokens in (("apns", "b", "12"), ("fcm", "a", "3"), ("apns", "a", "456")):
+        devices = [await register(store, token, provider=provider) for token in tokens]
+        await store.registry.remove_dead([DeadToken(one, account, "410") for one in devices], quarantine=True)
+    assert sorted(await store.registry.quarantined_accounts()) == [("apns", "a"), ("apns", "b"), ("fcm", "a")]
+    assert await store.registry.release_quarantine("a", 100) == 4
+    assert await store.registry.quarantined_accounts() == [("apns", "b")]
+    assert await store.registry.purge_quarantine("b") == 2
+    assert await store.registry.quarantined_accounts() == []
 
 
 # -- what deliveries teach ---------------------------------------------------------------------------------------------

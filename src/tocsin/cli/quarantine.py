@@ -49,11 +49,11 @@ def release(application: Name, config: Config = None) -> None:
     max_tokens = settings.push_api.max_tokens_per_user
 
     async def release_all(store: Store) -> int | None:
-        if application not in {held.account for held in await store.registry.quarantine()}:
+        if application not in {account for _, account in await store.registry.quarantined_accounts()}:
             return None
         return await store.registry.release_quarantine(application, max_tokens)
 
-    released = in_store(settings, release_all)
+    released = in_store(settings, release_all, in_steps=True)
     if released is None:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")
@@ -68,7 +68,7 @@ def purge(
     """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
         _confirm(f"{application}: remove all its quarantined registrations?")
-    purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application))
+    purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application), in_steps=True)
     if not purged:
         raise CommandError(_nothing(application))
     remark(f"{application}: {purged} registrations are removed; to undo it for a token: tocsin device restore TOKEN")

@@ -116,7 +116,7 @@ class Watchers:
         return _RETRY_S if failed else None
 
     async def _look_at_quarantine(self) -> None:
-        held = {(one.provider, one.account): one for one in await self._store.registry.quarantine()}
+        held = dict.fromkeys(await self._store.registry.quarantined_accounts())
         self._dispatcher.lanes.quarantined(held)
         self._anything_quarantined = bool(held)
 

@@ -248,16 +248,21 @@ class Registry(Protocol):
         """
 
     async def quarantine(self) -> list[Quarantine]:
-        """What is in quarantine, by account."""
+        """What is in quarantine, by account. All of it is counted: `quarantined_accounts` costs less."""
+
+    async def quarantined_accounts(self) -> list[tuple[str, str]]:
+        """The accounts that have anything in quarantine, each as provider and account: quick, however much it is."""
 
     async def release_quarantine(self, account: str, max_tokens: int) -> int:
         """Bring the quarantined registrations of an account back, as `restore` does; returns how many.
 
-        Nothing is in quarantine afterwards: what is not brought back counts as removed.
+        What is there now: none of it is in quarantine afterwards, what is not brought back counts as removed. It goes
+        in steps, with room for other writes in between: after StoreUnavailable some may be back, and to call it again
+        goes on with the rest.
         """
 
     async def purge_quarantine(self, account: str) -> int:
-        """Take the quarantined registrations of an account for removed; returns how many."""
+        """Take the quarantined registrations of an account for removed, in the same way; returns how many."""
 
 
 # -- who may call, and with which credentials --------------------------------------------------------------------------

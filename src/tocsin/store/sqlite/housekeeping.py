@@ -113,7 +113,7 @@ class Housekeeping:
             after, more = _forget_events(driver, cursor, before, now_ms)
             for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
                 more |= driver.execute(forget, (before.removed_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
-            signals.forget(driver, now_ms)
+            more |= signals.forget(driver, now_ms)
             return after, more
 
         self._cursor, more = await self._database.write(step)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import compress
 from random import Random
 from typing import Any, Final, TypeVar
 from zlib import crc32
@@ -25,14 +28,16 @@ from tocsin.store.records import (
     TokenRegistered,
     TokenRestored,
 )
-from tocsin.store.sqlite import removals, rows
+from tocsin.store.sqlite import quarantine, removals, rows
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.known import KnownDevices
+from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
 
 T = TypeVar("T")
 
-_COLUMNS: Final = "owner, provider, token, address, registered_us, generation, last_success_ms"
+_OF_A_REGISTRATION: Final = "owner, provider, token, address, registered_us, generation"
+_COLUMNS: Final = f"{_OF_A_REGISTRATION}, last_success_ms"
 _DEVICE_JSON: Final = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
 
 # A device's row id is its owner's key and a number: the devices of an owner lie side by side, and an integer finds
@@ -54,10 +59,13 @@ _REGISTER: Final = (
 )
 # A token registered again since is as its user wants it: it is left alone.
 _BRING_BACK: Final = _INSERT.format(condition=f"(SELECT count(*) {_OF_ITS_KEY} AND owner = ?2) < ?8") + "NOTHING"
-_QUARANTINE: Final = (
-    "SELECT provider, account, count(*), min(removed_ms) FROM removal WHERE quarantined = 1"
-    " GROUP BY provider, account ORDER BY account, provider"
-)
+# Several of an owner in one statement: it sees the table as it was before.
+_BRING_SEVERAL_BACK: Final = f"""WITH back(key, {_OF_A_REGISTRATION}) AS (VALUES {{rows}})
+    INSERT INTO device(id, {_OF_A_REGISTRATION}) SELECT
+        coalesce((SELECT max(id) FROM device WHERE id {_ITS_ROWS.format(key="back.key")}), back.key - 1)
+            + row_number() OVER (PARTITION BY back.key),
+        {_OF_A_REGISTRATION}
+    FROM back"""
 # Not by the index of tokens: the rows themselves were read a moment ago, to reach these devices.
 _LEARN: Final = f"""WITH learned(key, owner, provider, token, generation, address, success_ms) AS (VALUES {{rows}})
     UPDATE device NOT INDEXED SET
@@ -222,20 +230,50 @@ class SqliteRegistry:
         )
 
     async def quarantine(self) -> list[Quarantine]:
-        return await self._database.read(
-            lambda driver: [Quarantine(*row) for row in driver.execute(_QUARANTINE).fetchall()]
-        )
+        return await self._database.read(quarantine.counted)
+
+    async def quarantined_accounts(self) -> list[tuple[str, str]]:
+        return await self._database.read(quarantine.accounts)
 
     async def release_quarantine(self, account: str, max_tokens: int) -> int:
-        return await self._bring_back(
-            lambda driver, put_back: (removals.release(driver, account, put_back), {account}), max_tokens
-        )
+        def release(driver: sqlite3.Connection, held: Held) -> Step:
+            return quarantine.release(driver, held, lambda devices: self._put_back(driver, devices, max_tokens))
+
+        return await self._end_quarantine(account, release)
 
     async def purge_quarantine(self, account: str) -> int:
+        return await self._end_quarantine(account, quarantine.purge)
+
+    async def _end_quarantine(self, account: str, take: Callable[[sqlite3.Connection, Held], Step]) -> int:
+        """Take one step after the other, each in a transaction of its own: others write in between."""
         self._database.refuse_if_damaged()
-        return await self._change(
-            lambda driver: (removals.purge(driver, account), [QuarantineChanged(account)]), lambda _: []
-        )
+
+        def change(driver: sqlite3.Connection, held: Held) -> tuple[Step, list[Signal]]:
+            step = take(driver, held)
+            return step, [TokenRestored(device.owner, device.provider, device.token) for device in step.back]
+
+        ended = 0
+        for held in await self._database.read(lambda driver: quarantine.held_of(driver, account)):
+            more = True
+            while more:
+                step = await self._change(partial(change, held=held), lambda step: [one.owner for one in step.back])
+                ended, more = ended + step.ended, step.more
+                await asyncio.sleep(quarantine.PAUSE_S if more else 0)
+        # The fuse is looked at when it is over; also where it was over before, and nobody was told.
+        await self._change(lambda _: (None, [QuarantineChanged(account)]), lambda _: [])
+        return ended
+
+    def _put_back(self, driver: sqlite3.Connection, devices: Sequence[Device], max_tokens: int) -> list[bool]:
+        """Register those that their owners have room for, in this order; whether each is."""
+        registered = _by_owner(_text_of(driver, {device.owner for device in devices}))
+        taken = Counter({owner: len(own) for owner, own in registered.items()})
+        are_back: list[bool] = []
+        for device in devices:
+            are_back.append(taken[device.owner] < max_tokens)
+            taken[device.owner] += are_back[-1]
+        back = [replace(device, generation=self._number()) for device in compress(devices, are_back)]
+        rows.execute(driver, _BRING_SEVERAL_BACK, [_values(device) for device in back])
+        return are_back
 
     async def _bring_back(
         self,

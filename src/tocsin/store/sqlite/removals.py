@@ -33,14 +33,6 @@ _OF_TOKEN: Final = (
     "SELECT id, device, reason, iif(quarantined, account, NULL) FROM removal "
     "WHERE token = ? AND provider = ? ORDER BY id DESC"
 )
-# Not where the registration was removed again later, and not held for the same account: that is how it is now.
-_HELD: Final = """SELECT id, device, reason, account FROM removal
-    WHERE account = ? AND quarantined = 1 AND NOT EXISTS (
-        SELECT 1 FROM removal AS later
-        WHERE later.token = removal.token AND later.provider = removal.provider AND +later.owner = removal.owner
-            AND later.id > removal.id AND NOT (later.quarantined = 1 AND later.account = removal.account))
-    ORDER BY id DESC"""
-_RELEASE: Final = "UPDATE removal SET quarantined = 0 WHERE quarantined = 1 AND account = ?"
 
 _decode_device = msgspec.json.Decoder(Device).decode
 _encode = msgspec.json.Encoder().encode
@@ -85,19 +77,6 @@ def restore(
     found = driver.execute(_OF_TOKEN, (token, provider)).fetchall()
     back = _bring_back(driver, found, put_back)
     return [device for device, _ in back], {account for _, account in back if account is not None}
-
-
-def release(driver: sqlite3.Connection, account: str, put_back: Callable[[Device], bool]) -> list[Device]:
-    """`restore` for all that is in quarantine of an account; afterwards nothing is. Returns what came back."""
-    found = driver.execute(_HELD, (account,)).fetchall()
-    back = _bring_back(driver, found, put_back)
-    driver.execute(_RELEASE, (account,))
-    return [device for device, _ in back]
-
-
-def purge(driver: sqlite3.Connection, account: str) -> int:
-    """What is in quarantine of an account is removed like any other; returns how many."""
-    return driver.execute(_RELEASE, (account,)).rowcount
 
 
 def read(

@@ -14,11 +14,17 @@ import msgspec
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import UserId
 from tocsin.store.records import Signal, TokenDeleted, TokenRegistered, TokenRestored
+from tocsin.store.sqlite import rows
 
-_INSERT = "INSERT INTO signal(body, at_ms) VALUES (?, ?)"
+_INSERT = "INSERT INTO signal(body, at_ms) VALUES {rows}"
 _READ = "SELECT id, body FROM signal WHERE id > ? ORDER BY id"
 _NEWEST = "SELECT coalesce(max(id), 0) FROM signal"
-_FORGET = "DELETE FROM signal WHERE at_ms < ? AND id < (SELECT max(id) FROM signal)"
+_FORGET_AT_ONCE: Final = 1000
+# Of the oldest some: to look at all of them each time would take long after a bulk action.
+_FORGET = (
+    f"DELETE FROM signal WHERE id < (SELECT min(id) FROM signal) + {_FORGET_AT_ONCE}"
+    " AND at_ms < ? AND id < (SELECT max(id) FROM signal)"
+)
 _REGISTERED = """SELECT json_group_array(json_array(owner, provider, token)) FROM (
         SELECT json_extract(value, '$[0]') AS owner, json_extract(value, '$[1]') AS provider,
             json_extract(value, '$[2]') AS token
@@ -60,8 +66,7 @@ class SqliteSignals:
         """Tell the server, in the transaction of the change."""
         if self.has_other_readers:
             at_ms = int(self._wall_clock() * 1000)
-            for signal in signals:
-                driver.execute(_INSERT, (_encode(signal).decode(), at_ms))
+            rows.execute(driver, _INSERT, [(_encode(signal).decode(), at_ms) for signal in signals])
 
     def start(self, driver: sqlite3.Connection) -> None:
         """What was signalled before is known from the tables themselves."""
@@ -89,9 +94,9 @@ class SqliteSignals:
         self.publish(signals)
 
 
-def forget(driver: sqlite3.Connection, now_ms: int) -> None:
-    """Forget old signals; the newest stays, so that its number is not given out again."""
-    driver.execute(_FORGET, (now_ms - KEPT_MS,))
+def forget(driver: sqlite3.Connection, now_ms: int) -> bool:
+    """Forget some old signals; whether there may be more. The newest stays: its number is not given out again."""
+    return driver.execute(_FORGET, (now_ms - KEPT_MS,)).rowcount == _FORGET_AT_ONCE
 
 
 def _corrections(driver: sqlite3.Connection, signals: Iterable[Signal]) -> list[Signal]:
