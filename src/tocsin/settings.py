@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tocsin.domain.events import MESSAGES, URGENT
 from tocsin.variables import ENV_PREFIX, SettingsError, settings_in
@@ -194,12 +194,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # The environment overrides the file, whose content arrives as the init settings.
-        return env_settings, init_settings
+        # `load` merges the environment into them: the one that it is given, not always the process's own.
+        return (init_settings,)
 
 
 def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings from `file` (none: the defaults) and the environment.
+    """The settings from `file` (none: the defaults), overridden by `environ` (none: the process's environment).
 
     Raises:
         SettingsError: the file cannot be read, or a key is unknown or has a wrong value.
@@ -216,11 +216,29 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
             raise SettingsError(f"{file}: {error.strerror}; name another with --config") from None
         except (ValueError, RecursionError) as error:
             raise SettingsError(f"{file}: not valid TOML: {error}") from None
-    variables = settings_in(os.environ if environ is None else environ, Settings)
+    environ = os.environ if environ is None else environ
+    variables = settings_in(environ, Settings)
     try:
-        return Settings(**values)
+        return Settings(**_overridden(values, _from_environment(environ)))
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(file, variables, problem) for problem in error.errors())) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values of its `TOCSIN_…`, by section and key."""
+    source = EnvSettingsSource(Settings)
+    # It has looked into the process's own environment; names are compared in lower case.
+    source.env_vars = {name.lower(): value for name, value in environ.items()}
+    return source()
+
+
+def _overridden(values: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, section by section; where both have a value, that of `by`."""
+    merged = dict(values)
+    for key, value in by.items():
+        before = merged.get(key)
+        merged[key] = _overridden(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _explain(file: Path | None, variables: Mapping[str, str], problem: Any) -> str:

@@ -23,7 +23,7 @@ from tocsin.domain.events import UserId
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.rules import RULES, RuleBook
-from tocsin.settings import Ingest, PushApi, Settings
+from tocsin.settings import Ingest, PushApi, Server, Settings
 from tocsin.store.ports import Store
 from tocsin.store.records import Role, Signal
 from tocsin.store.sqlite.opening import open_store
@@ -146,6 +146,7 @@ async def opened(
     *,
     convention: Literal["document", "platform"] = "document",
     max_tokens: int = 100,
+    server: Server | None = None,
     ingest: Ingest | None = None,
     max_events: int = 100_000,
     clock: Callable[[], float] = time.time,
@@ -154,7 +155,9 @@ async def opened(
     **ports: Any,
 ) -> AsyncIterator[Api]:
     settings = Settings(
-        push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens), ingest=ingest or Ingest()
+        server=server or Server(),
+        push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens),
+        ingest=ingest or Ingest(),
     )
     options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock)
     store = await open_store(directory / f"{convention}.db", options, server=True)

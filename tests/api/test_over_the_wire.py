@@ -10,7 +10,7 @@ import httpx
 import pytest
 import uvicorn
 
-from tocsin.settings import Server, Settings
+from tocsin.settings import Server
 
 
 @asynccontextmanager
@@ -104,10 +104,8 @@ async def test_a_chunked_body_is_read_like_any_other(api, port, golden):
         assert (await client.post("/api/events", content=chunks(), headers=headers)).status_code == 202
 
 
-async def test_a_body_that_never_ends_is_given_up(open_api, monkeypatch):
-    monkeypatch.setenv("TOCSIN_SERVER__REQUEST_TIMEOUT_S", "0.2")
-    assert Settings().server == Server(request_timeout_s=0.2)
-    async with open_api() as api, serving(api.app) as port:
+async def test_a_body_that_never_ends_is_given_up(open_api):
+    async with open_api(server=Server(request_timeout_s=0.2)) as api, serving(api.app) as port:
         for path, secret in (("/api/push", api.sid), ("/api/events", api.producer)):
             half = request("POST", path, f"Authorization: Bearer {secret}", body=b"{" * 100)[:-50]
             status, head, _ = await exchange(port, half)

@@ -200,3 +200,21 @@ def test_a_store_that_is_not_a_database_is_named(run: Run, monkeypatch: pytest.M
     assert ran.status == 1
     assert "notes.txt" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_the_environment_that_is_given_overrides_the_file_and_the_process_has_no_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN_SERVER__PORT", "1")
+    monkeypatch.setenv("TOCSIN_STORE__PATH", "of-the-process.db")
+    file = tmp_path / "tocsin.toml"
+    file.write_text('[server]\nport = 2\nhost = "file"\n[delivery.lifetimes]\nfax_new = "P1D"\n')
+    given = {"TOCSIN_SERVER__PORT": "3", "tocsin_delivery__lifetimes": '{"recording_new": "P2D"}'}
+    settings = load(file, environ=given)
+    assert (settings.server.port, settings.server.host) == (3, "file")
+    assert settings.store.path == Settings().store.path == Path("var/tocsin.db")
+    assert {message: settings.delivery.lifetime(message).days for message in ("fax_new", "recording_new")} == {
+        "fax_new": 1,
+        "recording_new": 2,
+    }
+    assert load(file).server.port == 1
