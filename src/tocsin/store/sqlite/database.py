@@ -62,7 +62,8 @@ class Database:
         return await self.write_with(lambda connection: job(raw(connection)))
 
     async def write_alone(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `job` on the writer, between the transactions of the others: it begins and ends its own.
+        """Run `job` on the writer, between the transactions of the others: it begins and ends its own. It is for what
+        changes nothing that anybody reads: where its commit fails, that may take effect after all.
 
         Raises:
             StoreUnavailable: the storage failed.

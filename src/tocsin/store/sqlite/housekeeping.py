@@ -26,7 +26,7 @@ from tocsin.store.sqlite.database import Database
 log = structlog.get_logger(__name__)
 
 _STEP_ROWS: Final = 500
-_VACUUM_PAGES: Final = (50, 4000)
+_VACUUM_PAGES: Final = (10, 4000)
 """So many pages are given back in one step, at least and at most."""
 _VACUUM_FOR_S: Final = 0.05
 """A step of the vacuum, during which nobody else writes, is to take no longer than this."""
@@ -83,7 +83,7 @@ class Housekeeping:
         self._cursor = 0
         self._next_sweep = 0.0
         self._not_before = 0.0
-        self._vacuum_pages = 200
+        self._vacuum_pages = 100
 
     async def prune(self, retention: Retention, *, for_s: float) -> bool:
         """Work for about `for_s`; returns whether there is more to do."""
@@ -120,20 +120,20 @@ class Housekeeping:
         return await self._vacuum() or more
 
     async def _vacuum(self) -> bool:
-        """Give some pages back; whether there are more to give back. As many as took about half the time last time."""
-        least, most = _VACUUM_PAGES
+        """Give some pages back, as many as the step before lets expect to take its time; whether there are more."""
         pages = self._vacuum_pages
 
-        def vacuum(driver: sqlite3.Connection) -> tuple[bool, float]:
+        def vacuum(driver: sqlite3.Connection) -> tuple[int, float]:
             started = self._monotonic()
             return _give_back(driver, pages), self._monotonic() - started
 
-        more, took_s = await self._database.write_alone(vacuum)
+        excess, took_s = await self._database.write_alone(vacuum)
+        least, most = _VACUUM_PAGES
         if took_s > _VACUUM_FOR_S:
-            self._vacuum_pages = max(least, pages // 2)
-        elif took_s < _VACUUM_FOR_S / 2:
-            self._vacuum_pages = min(most, pages * 2)
-        return more
+            self._vacuum_pages = max(least, int(pages * _VACUUM_FOR_S / took_s / 2))
+        elif excess >= pages and took_s < _VACUUM_FOR_S / 2:
+            self._vacuum_pages = min(most, 2 * pages)
+        return excess > pages
 
 
 def _forget_events(driver: sqlite3.Connection, cursor: int, before: _Before, now_ms: int) -> tuple[int, bool]:
@@ -157,15 +157,14 @@ def _forget_events(driver: sqlite3.Connection, cursor: int, before: _Before, now
     return looked_at[-1][0], len(window) == _STEP_ROWS
 
 
-def _give_back(driver: sqlite3.Connection, most: int) -> bool:
-    """Give up to `most` pages back to the file system; whether there are more."""
+def _give_back(driver: sqlite3.Connection, most: int) -> int:
+    """Give up to `most` pages back to the file system; how many there were to give back."""
     (free,) = driver.execute("PRAGMA freelist_count").fetchone()
     (pages,) = driver.execute("PRAGMA page_count").fetchone()
-    excess = free - max(_SPARE_PAGES, pages // 10)
-    if excess <= 0:
-        return False
-    # The pragma yields a row without columns for each page. Before Python 3.12 `fetchall` ends at the first of them, so
-    # one page was freed. `executescript` steps to the end on every version, without the GIL, in a transaction of its
-    # own: it would commit one that is open.
-    driver.executescript(f"PRAGMA incremental_vacuum({min(excess, most)})")
-    return bool(excess > most)
+    excess: int = free - max(_SPARE_PAGES, pages // 10)
+    if excess > 0:
+        # The pragma yields a row without columns for each page. Before Python 3.12 `fetchall` ends at the first of
+        # them, so one page was freed. `executescript` steps to the end on every version, without the GIL, in a
+        # transaction of its own: it would commit one that is open.
+        driver.executescript(f"PRAGMA incremental_vacuum({min(excess, most)})")
+    return excess

@@ -61,6 +61,7 @@ class Writes:
                     self._run_outside(job)
 
     def _run_outside(self, job: Job) -> None:
+        """It changes nothing that anybody is told of, so nothing that it has failed to commit has to be made void."""
         driver = raw(self._connection)
         try:
             if self._refused_commit_in_log:
