@@ -70,8 +70,9 @@ def test_dead_letters_are_listed_page_by_page(tmp_path: Path) -> None:
     assert arguments == []
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "9" * 40])
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "1.5", "9" * 19, "9" * 40])
 def test_a_page_that_begins_at_an_unknown_cursor_is_refused_with_the_option_named(tmp_path: Path, cursor: str) -> None:
+    asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     ended = _tocsin(tmp_path, "deadletter", "list", "--start", cursor)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert f"--start {cursor}: no page begins there" in ended.stderr
