@@ -44,6 +44,7 @@ class Both:
         self.done: list[Request] = []
         self.again: list[Request] = []
         self.ends = 0
+        self.useless_because: list[str] = []
         self.on_finished: Callable[[], None] = lambda: None
         self.wire = Wire()
         self.connection: Connection[Request] = Connection(self, max_streams=100, may_send=lambda: self.allowed)
@@ -61,6 +62,9 @@ class Both:
         self.again += requests
 
     def changed(self, connection: Connection[Request]) -> None: ...
+
+    def useless(self, connection: Connection[Request], why: str) -> None:
+        self.useless_because.append(why)
 
     def ended(self, connection: Connection[Request]) -> None:
         self.ends += 1
@@ -87,7 +91,7 @@ class Both:
         self.to_client()
 
     def check(self, now: float, timeout_s: float = 30) -> None:
-        self.connection.check(now, request_timeout_s=timeout_s, ping_after_s=60, ping_timeout_s=10)
+        self.connection.check(now, request_timeout_s=timeout_s, ping_after_s=60, ping_timeout_s=10, without_streams_s=5)
 
 
 @pytest.fixture
@@ -269,3 +273,90 @@ async def test_a_request_above_a_lowered_limit_waits_for_permission_too(active: 
     active.allowed = True
     active.connection.resume()
     assert active.to_server().count(ngh2.RequestReceived) == 1
+
+
+async def test_a_connection_on_which_a_request_times_out_is_asked_at_once_and_gets_no_more_until_it_answers(
+    active: Both,
+) -> None:
+    now = asyncio.get_running_loop().time()
+    await active.send()
+    active.to_server()
+    active.check(now + 31)
+    assert ngh2.PingReceived in active.to_server()
+    assert (active.connection.is_usable, active.connection.room) == (True, 0)
+    active.to_client()  # the engine answers a PING by itself
+    assert active.connection.room == 3
+
+
+async def test_a_connection_that_was_heard_a_moment_ago_is_not_suspect_for_one_late_request(active: Both) -> None:
+    requests = await active.send(2)
+    active.to_server()
+    now = asyncio.get_running_loop().time()
+    requests[1].started = now - 31
+    active.answer(1)
+    active.check(now)
+    assert [request.failure and request.failure.kind for request in active.done] == [None, FailureKind.TIMEOUT]
+    assert ngh2.PingReceived not in active.to_server()
+    assert active.connection.room == 3
+
+
+async def test_a_draining_connection_closes_when_its_last_request_times_out(active: Both) -> None:
+    await active.send()
+    active.to_server()
+    active.connection.drain()
+    active.check(asyncio.get_running_loop().time() + 31)
+    assert active.connection.state is State.CLOSED
+
+
+async def test_a_connection_without_streams_drains_after_a_while_and_not_before(active: Both) -> None:
+    now = asyncio.get_running_loop().time()
+    active.server.update_settings({Setting.MAX_CONCURRENT_STREAMS: 0})
+    active.to_client()
+    active.check(now + 4)
+    assert (active.connection.is_usable, active.connection.room) == (True, 0)
+    active.server.update_settings({Setting.MAX_CONCURRENT_STREAMS: 2})
+    active.to_client()
+    active.check(now + 8)
+    assert active.connection.room == 2
+    active.server.update_settings({Setting.MAX_CONCURRENT_STREAMS: 0})
+    active.to_client()
+    active.check(now + 20)
+    assert active.connection.state is State.CLOSED
+
+
+async def test_only_what_ends_unwished_and_without_an_answer_was_useless() -> None:
+    async def fresh() -> Both:
+        made = Both()
+        made.to_server()
+        made.to_client()
+        await made.send()
+        made.to_server()
+        return made
+
+    gone = await fresh()
+    gone.server.send_goaway(0)
+    gone.to_client()
+    assert gone.useless_because == ["GOAWAY"]
+    gone.connection.connection_lost(None)
+    assert gone.useless_because == ["GOAWAY"], "once"
+
+    lost = await fresh()
+    lost.connection.connection_lost(None)
+    assert lost.useless_because == ["closed by the peer"]
+
+    reset = await fresh()
+    reset.server.reset_stream(1, ngh2.ErrorCode.INTERNAL_ERROR)
+    reset.to_client()
+    reset.connection.connection_lost(None)
+    assert reset.useless_because == ["closed by the peer"]
+
+    answered = await fresh()
+    answered.server.send_response(1, [(b":status", b"200")], end_stream=True)
+    answered.server.send_goaway(1)
+    answered.to_client()
+    retired = await fresh()
+    retired.connection.drain()
+    retired.connection.connection_lost(None)
+    closed = await fresh()
+    closed.connection.close()
+    assert (answered.useless_because, retired.useless_because, closed.useless_because) == ([], [], [])

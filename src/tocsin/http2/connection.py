@@ -37,6 +37,8 @@ _ANSWER_LIMIT_BYTES: Final = 64 * 1024
 _WRITE_BUFFER_BYTES: Final = 1024 * 1024
 _SLICE: Final = 64
 _ABORT_AFTER_S: Final = 5.0
+_SUSPECT_AFTER_S: Final = 1.0
+"""A connection on which requests time out is asked by PING when nothing was read for so long: else it is alive."""
 # Tuples of their own, because reading a member from its enum costs more than a call; the most frequent comes first.
 _USABLE: Final = (State.ACTIVE, State.OPENING)
 _CLOSED: Final = (State.CLOSED, State.LOST)
@@ -53,6 +55,10 @@ class Owner(Protocol[R]):
 
     def changed(self, connection: Connection[R]) -> None:
         """There may be more or less room, or the state has changed."""
+
+    def useless(self, connection: Connection[R], why: str) -> None:
+        """It takes no new requests any more, not by this side's wish, and has answered none: the next connection must
+        not be opened in a hurry."""
 
     def ended(self, connection: Connection[R]) -> None:
         """The connection is closed; nothing more is reported of it."""
@@ -83,11 +89,14 @@ class Connection(asyncio.Protocol, Generic[R]):
         # The next two are about writing, in whatever state the connection is: no part of `state`.
         self._writable = True
         self._flush_scheduled = False
+        self._without_streams: float | None = None
+        """Since when the peer allows no stream at all (`loop.time()`)."""
         self._heard = self._loop.time()
         self._pinged: float | None = None
+        """Since when a PING waits for its answer: no new requests meanwhile."""
         self.opened_at = self._loop.time()
         self.answered = 0
-        """Requests that got an answer of whatever kind."""
+        """Requests that got a status."""
         self.state = State.OPENING
 
     def __repr__(self) -> str:
@@ -162,7 +171,7 @@ class Connection(asyncio.Protocol, Generic[R]):
         # Without `min` and `max`: this is read a few times per slice.
         limit = self._limit if self._limit < self._max_streams else self._max_streams
         in_flight = len(self._streams)
-        return limit - in_flight if limit > in_flight and self._writable else 0
+        return limit - in_flight if limit > in_flight and self._writable and self._pinged is None else 0
 
     def send(self, requests: Sequence[R]) -> None:
         """Send requests, no more than there is room for; they are written in the next turn of the loop."""
@@ -176,12 +185,12 @@ class Connection(asyncio.Protocol, Generic[R]):
                     engine.send_data(stream_id, body, end_stream=True)
             except NGH2Error:
                 # The engine takes no more (GOAWAY, ids used up): nothing of these was sent.
-                self._drain()
+                self._drain("the engine takes no more requests")
                 self._owner.resend(list(requests[index:]))
                 break
             streams[stream_id] = request
         if stream_id > _LAST_STREAM_ID:
-            self._drain()
+            self._drain("")
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
@@ -190,8 +199,17 @@ class Connection(asyncio.Protocol, Generic[R]):
         """Write what waited for `may_send`."""
         self._flush()
 
-    def check(self, now: float, *, request_timeout_s: float, ping_after_s: float, ping_timeout_s: float) -> None:
-        """Called about once a second: end requests past their deadline, and a connection that no longer answers."""
+    def check(
+        self,
+        now: float,
+        *,
+        request_timeout_s: float,
+        ping_after_s: float,
+        ping_timeout_s: float,
+        without_streams_s: float,
+    ) -> None:
+        """Called about once a second: end requests past their deadline, and a connection that no longer answers or
+        takes no requests. See `PoolOptions`."""
         if self.is_closed:
             return
         late: list[R] = []
@@ -202,12 +220,17 @@ class Connection(asyncio.Protocol, Generic[R]):
             self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
             request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {request_timeout_s:g} s", unknown=True)
             late.append(request)
+        silent_s = now - self._heard
         if self._pinged is not None:
             if now - self._pinged > ping_timeout_s:
                 self._end(State.LOST, f"a PING was not answered within {ping_timeout_s:g} s")
-        elif now - self._heard > ping_after_s and (not self._streams or self._may_send()):
+        elif silent_s > (_SUSPECT_AFTER_S if late else ping_after_s) and (not self._streams or self._may_send()):
             self._pinged = now
             self._engine.ping(b"\x00" * 8)
+        if self._without_streams is not None and now - self._without_streams > without_streams_s:
+            self._drain(f"no stream allowed for {without_streams_s:g} s")
+        if not self._streams and self.is_draining:
+            self.close()
         self._flush()
         if late:
             self._owner.finished(late)
@@ -215,7 +238,7 @@ class Connection(asyncio.Protocol, Generic[R]):
 
     def drain(self) -> None:
         """Take no new requests; close when those in flight have ended (at once, from the loop, if there are none)."""
-        self._drain()
+        self._drain("")
         if not self._streams:
             self._loop.call_soon(self.close)
 
@@ -268,14 +291,20 @@ class Connection(asyncio.Protocol, Generic[R]):
                 finished.append(request)
             elif kind is StreamClosed:
                 request = streams.pop(event.stream_id, None)
-                if request is not None:
-                    (resend if may_be_resent(request, event) else finished).append(request)
+                if request is None:
+                    continue
+                if may_be_resent(request, event):
+                    resend.append(request)
+                else:
+                    finished.append(request)
+                    if request.failure is not None:
+                        self.answered -= 1  # it is counted with the others below
                 continue
             elif kind is SettingsReceived:
                 self._settings_changed(event.settings)
                 continue
             elif kind is GoAwayReceived or kind is ConnectionClosed:
-                self._drain()
+                self._drain("GOAWAY", answered=bool(finished))
                 continue
             else:
                 continue
@@ -296,12 +325,17 @@ class Connection(asyncio.Protocol, Generic[R]):
         opening = self.state is State.OPENING
         if opening or Setting.MAX_CONCURRENT_STREAMS in settings:
             self._limit = min(settings.get(Setting.MAX_CONCURRENT_STREAMS, 2**31), 2**31)
+            self._without_streams = None if self._limit else self._loop.time()
         if opening:
             self.state = State.ACTIVE
 
-    def _drain(self) -> None:
+    def _drain(self, why: str, *, answered: bool = False) -> None:
+        """Take no new requests. `why` is empty where this side wishes it; `answered` says that answers have come which
+        are not counted yet."""
         if self.is_usable:
             self.state = State.DRAINING
+            if why and not answered and not self.answered:
+                self._owner.useless(self, why)
 
     def _flush(self) -> None:
         """Write what the engine has.
@@ -333,6 +367,8 @@ class Connection(asyncio.Protocol, Generic[R]):
     def _end(self, state: State, why: str) -> None:
         if self.is_closed:
             return
+        if state is State.LOST:
+            self._drain(why)
         self.state = state
         lost = list(self._streams.values())
         self._streams.clear()

@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic
 from urllib.parse import urlsplit
 
-from tocsin.http2.choosing import Give, Wait, choose
+from tocsin.http2.choosing import SATURATED_FOR_S, Give, Wait, choose
 from tocsin.http2.connection import Connection
 from tocsin.http2.dial import DialError
 from tocsin.http2.dialler import Dialler
 from tocsin.http2.messages import Failure, FailureKind, R
 from tocsin.http2.network import Network
 from tocsin.http2.options import PoolOptions
-from tocsin.http2.state import State
 from tocsin.http2.waiting import Waiting
 
 __all__ = ["Pool", "PoolOptions"]
@@ -93,6 +92,7 @@ class Pool(Generic[R]):
         self._pumping = False
         self._winding_up = False
         self._checking: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
         self.opened = 0
         """Connections opened in all."""
 
@@ -154,6 +154,8 @@ class Pool(Generic[R]):
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None
+        if self._again is not None:
+            self._again.cancel()
         await self._dialler.close()
         for connection in list(self._connections):
             connection.close()
@@ -183,11 +185,12 @@ class Pool(Generic[R]):
     def changed(self, connection: Connection[R]) -> None:
         self._pump()
 
+    def useless(self, connection: Connection[R], why: str) -> None:
+        self._dialler.back_off(f"{why} before the first answer")
+
     def ended(self, connection: Connection[R]) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            if connection.state is State.LOST and not connection.answered:
-                self._dialler.back_off("closed before the first answer")
         self._pump()
 
     # -- within --------------------------------------------------------------------------------------------------------
@@ -218,6 +221,8 @@ class Pool(Generic[R]):
                     pending = len(self._pending)
                 elif isinstance(decision, Wait):
                     self._saturated_since = decision.saturated_since
+                    if decision.saturated_since is not None and self._again is None:
+                        self._look_again(decision.saturated_since + SATURATED_FOR_S)
                     return
                 else:
                     self._saturated_since = None
@@ -225,6 +230,15 @@ class Pool(Generic[R]):
                     return
         finally:
             self._pumping = False
+
+    def _look_again(self, at: float) -> None:
+        """Ask `choose` again when requests have waited for long enough: no answer may come that would make it do so."""
+        if at >= self._loop.time():
+            self._again = self._loop.call_at(at, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._again = None
+        self._pump()
 
     def _give(self, connection: Connection[R], count: int) -> None:
         batch = self._pending.take(count)
@@ -248,13 +262,12 @@ class Pool(Generic[R]):
 
     def _opened(self, connection: Connection[R]) -> None:
         self.opened += 1
-        if connection.is_closed:
-            self._dialler.back_off("closed during the handshake")
-        else:
+        if not connection.is_closed:
             self._connections.append(connection)
             if self._closed:
                 connection.close()
         self._pump()
+        self._retire_if_done()
 
     def _not_opened(self, error: Exception) -> None:
         if not isinstance(error, DialError):
@@ -268,6 +281,11 @@ class Pool(Generic[R]):
             for request in failed:
                 request.failure = failure
             self._done(failed)
+
+    def _retire_if_done(self) -> None:
+        """Once a pool that winds up has given out all that waited, nothing needs its connections any more."""
+        if self._winding_up and not self._pending:
+            self.retire()
 
     def _check_later(self) -> None:
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
@@ -288,6 +306,7 @@ class Pool(Generic[R]):
                 request_timeout_s=options.request_timeout_s,
                 ping_after_s=options.ping_after_s,
                 ping_timeout_s=options.ping_timeout_s,
+                without_streams_s=options.without_streams_s,
             )
         late = self._pending.overdue(now - options.request_timeout_s)
         for request in late:
@@ -297,3 +316,4 @@ class Pool(Generic[R]):
         if late:
             self._done(late)
         self._pump()
+        self._retire_if_done()
