@@ -125,6 +125,23 @@ async def test_a_parked_item_is_offered_when_it_is_due_and_not_before(store: Sto
     assert (item.event.id, item.lane, item.targets, item.tries) == (id, LANE, ("apns:a",), 1)
 
 
+async def test_waiting_ends_when_something_is_parked_that_is_due_earlier_than_all_before(
+    store: Store, clocks: Clocks
+) -> None:
+    """Who waits has reckoned with what was parked when it began to wait."""
+    await append(store, clocks, 2)
+    first, second = await claim(store, 2, {})
+    await store.queue.settle([parked(first, clocks.now_ms + 60_000)])
+    await claim(store, 10, EVERYTHING)  # there is nothing, which is why it waits
+    waiting = asyncio.ensure_future(store.queue.wait(600))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await store.queue.settle([parked(second, clocks.now_ms)])
+    async with asyncio.timeout(10):
+        await waiting
+    assert len(await claim(store, 10, EVERYTHING)) == 1
+
+
 async def test_the_lanes_that_have_something_are_named_with_their_times(store: Store, clocks: Clocks) -> None:
     assert dict(await store.schedule.due()) == {}
     await park(store, clocks, 1, due_in_s=30)

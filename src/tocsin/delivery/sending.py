@@ -99,8 +99,8 @@ class Sending:
                 sends.append(delivery)
         if sends:
             self._send(lane, sends)
-        elif lane.waiting:
-            self._loop.call_soon(self.pump, lane)  # none of those was sent: the next ones' turn
+        if len(sends) < len(taken) and lane.waiting:
+            self._loop.call_soon(self.pump, lane)  # some were not sent: the next ones have their places
         self._room.set()
 
     def resume(self) -> None:

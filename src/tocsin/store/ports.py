@@ -148,7 +148,8 @@ class EventQueue(Protocol):
         """Give items back untouched: they are offered again at once, by `claim`."""
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when there may be something to claim, or after `timeout_s`. It may be cancelled."""
+        """Return when there may be something to claim, when something was parked that is due before all else of its
+        lane, or after `timeout_s`. It may be cancelled."""
 
     async def backlog(self) -> Backlog: ...
 

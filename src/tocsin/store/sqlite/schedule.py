@@ -53,9 +53,14 @@ class SqliteSchedule:
         self._claims.something.set()
 
     def parked(self, parked: Sequence[Parked]) -> None:
-        """These were parked just now."""
+        """These were parked just now. Who waits for something to claim is told where it is due before all else of its
+        lane."""
+        due = self._due
         for one in parked:
-            self._due[one.lane] = min(one.due_ms, self._due.get(one.lane, one.due_ms))
+            earliest = due.get(one.lane)
+            if earliest is None or one.due_ms < earliest:
+                due[one.lane] = one.due_ms
+                self._claims.something.set()
 
     async def due(self) -> Mapping[str, int]:
         return self._due
