@@ -45,10 +45,15 @@ _numbers = itertools.count(1)
 
 
 def apns_device(
-    token: str | None = None, *, owner: str = OWNER, sandbox: bool = False, topic: str | None = None
+    token: str | None = None,
+    *,
+    owner: str = OWNER,
+    sandbox: bool = False,
+    topic: str | None = None,
+    application: str = APPLICATION,
 ) -> Device:
     """A device as it is when it was registered now; the store gives the registered one another generation."""
-    return _device("apns", token or f"{next(_numbers):064x}", owner, ApnsAddress(APPLICATION, sandbox, topic).text())
+    return _device("apns", token or f"{next(_numbers):064x}", owner, ApnsAddress(application, sandbox, topic).text())
 
 
 def fcm_device(token: str | None = None, *, owner: str = OWNER) -> Device:
@@ -70,11 +75,13 @@ def apns_credential(
 
 
 def make_event(
-    owner: str = OWNER, message: str = "fax_new", *, lifetime_s: float = 3600, id: str | None = None
+    owner: str = OWNER, message: str = "fax_new", *, lifetime_s: float = 3600, id: str | None = None, padding: int = 0
 ) -> Event:
+    """An event as it was accepted now; `padding` is that much text in a field that payloads leave out."""
     assert message in MESSAGES
     now_ms = int(time.time() * 1000)
-    body = f'{{"owner":"{owner}","message":"{message}","phone_from":"+49","phone_to":"+49"}}'
+    text = f',"text":"{"x" * padding}"' if padding else ""
+    body = f'{{"owner":"{owner}","message":"{message}","phone_from":"+49","phone_to":"+49"{text}}}'
     made = EventId(id or str(UUID(int=next(_numbers) | time.time_ns() << 60)))
     return Event(made, UserId(owner), message, now_ms, now_ms + int(lifetime_s * 1000), body.encode())
 

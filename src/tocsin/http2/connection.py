@@ -164,6 +164,11 @@ class Connection(asyncio.Protocol, Generic[R]):
         return len(self._streams)
 
     @property
+    def limit(self) -> int:
+        """How many requests may be in flight at a time."""
+        return self._limit if self._limit < self._max_streams else self._max_streams
+
+    @property
     def room(self) -> int | None:
         """How many more requests may be sent now; None where it takes no new requests any more."""
         if self.state not in _USABLE:

@@ -62,6 +62,8 @@ class Request(Struct, eq=False, gc=False):
     body: bytes
     urgent: bool = False
     """Comes before those that are not urgent while it waits for a stream."""
+    group: str = ""
+    """Requests of one group leave streams for those of other groups, see `waiting`; empty: it belongs to none."""
     status: int = 0
     """The HTTP status; 0 without an answer."""
     response_headers: Sequence[Header] = ()

@@ -40,6 +40,8 @@ def _always() -> bool:
 class Pool(Generic[R]):
     """Requests in, requests out: `done` gets each of them back, in batches, with its status or its failure.
 
+    Requests of different groups get their streams in turn, and no group gets all of them (`waiting`).
+
     Only within a running event loop.
 
     Args:
@@ -166,9 +168,11 @@ class Pool(Generic[R]):
     def finished(self, requests: list[R]) -> None:
         if self._dialler.failures and any(request.status for request in requests):
             self._dialler.succeeded()
+        self._pending.returned(requests)
         self._done(requests)
 
     def resend(self, requests: list[R]) -> None:
+        self._pending.returned(requests)
         again, failed = [], []
         for request in requests:
             request.resends += 1
@@ -199,12 +203,11 @@ class Pool(Generic[R]):
         """Carry out what `choose` says until nothing waits, or nothing can be done now."""
         if self._closed or self._pumping:
             return
-        pending = len(self._pending)
-        if not pending or not self._may_send():
+        if not self._pending or not self._may_send():
             return
         self._pumping = True
         try:
-            while pending:
+            while pending := self._pending.ready(self._free()):
                 decision = choose(
                     self._connections,
                     pending,
@@ -217,8 +220,6 @@ class Pool(Generic[R]):
                     self._give(decision.connection, decision.count)
                     if decision.count == pending:
                         self._saturated_since = None
-                    # Not the difference: the engine may have refused some, which wait again.
-                    pending = len(self._pending)
                 elif isinstance(decision, Wait):
                     self._saturated_since = decision.saturated_since
                     if decision.saturated_since is not None and self._again is None:
@@ -231,6 +232,18 @@ class Pool(Generic[R]):
         finally:
             self._pumping = False
 
+    def _free(self) -> int:
+        """How many more requests could be in flight, with the connections that may still be opened: each allows as
+        many as the best of those that are open, or one as long as none is."""
+        free, usable, most = 0, 0, 1
+        for connection in self._connections:
+            if connection.is_usable:
+                usable += 1
+                limit = connection.limit
+                most = max(most, limit)
+                free += max(0, limit - connection.in_flight)
+        return free + max(0, self._options.max_connections - usable) * most
+
     def _look_again(self, at: float) -> None:
         """Ask `choose` again when requests have waited for long enough: no answer may come that would make it do so."""
         if at >= self._loop.time():
@@ -241,8 +254,9 @@ class Pool(Generic[R]):
         self._pump()
 
     def _give(self, connection: Connection[R], count: int) -> None:
-        batch = self._pending.take(count)
+        batch = self._pending.take(count, self._free())
         if unwanted := self._withdrawn(batch):
+            self._pending.returned(unwanted)
             for request in unwanted:
                 request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)
             # From the loop: `done` may send, and this pool is in the middle of sending.

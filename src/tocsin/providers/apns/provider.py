@@ -83,7 +83,11 @@ class Apns:
                 *block.signed(authorizations[channel], event.expires_ms // 1000),
                 unindexed((b"apns-id", delivery_id(event.id, token).encode())),
             ]
-            requests[channel].append(ApnsRequest(headers, body, event.message in URGENT, push=push, channel=channel))
+            # Lanes of one key share its connections: none of them may take all streams.
+            request = ApnsRequest(
+                headers, body, event.message in URGENT, push.route.lane, push=push, channel=channel
+            )
+            requests[channel].append(request)
         for channel, batch in requests.items():
             channel.pool.send(batch)
         if failed:
