@@ -172,6 +172,49 @@ async def test_a_lane_gets_no_more_than_it_has_room_for(store: Store, clocks: Cl
     assert [item.lane for item in items].count(OTHER_LANE) == 5
 
 
+TARGETS = tuple(f"apns:{number}" for number in range(100))
+
+
+async def park_for_many(store: Store, clocks: Clocks, number: int, *, urgent: bool = False) -> list[str]:
+    """Events that wait for a hundred devices each."""
+    events = await append(store, clocks, number, urgent=urgent)
+    items = await claim(store, number, {})
+    await store.queue.settle([parked(item, clocks.now_ms, targets=TARGETS) for item in items])
+    return [event.id for event in events]
+
+
+@pytest.mark.parametrize(("room", "claimed"), [(100, 1), (250, 2), (399, 3), (400, 4), (10_000, 20)])
+async def test_a_lanes_room_counts_targets(store: Store, clocks: Clocks, room: int, claimed: int) -> None:
+    await park_for_many(store, clocks, 20)
+    items = await claim(store, 0, {LANE: room})
+    assert [item.targets for item in items] == [TARGETS] * claimed
+
+
+async def test_an_item_with_more_targets_than_there_is_room_for_is_claimed_alone(store: Store, clocks: Clocks) -> None:
+    parked_ids = await park_for_many(store, clocks, 3)
+    assert [ids(await claim(store, 0, {LANE: 7})) for _ in range(4)] == [*[[id] for id in parked_ids], []]
+
+
+@pytest.mark.parametrize("room", [1, 7, 100, 150, 450])
+async def test_items_with_many_targets_never_starve_the_urgent_nor_the_urgent_them(
+    store: Store, clocks: Clocks, room: int
+) -> None:
+    bulk = set(await park_for_many(store, clocks, 40))
+    urgent = set(await park_for_many(store, clocks, 40, urgent=True))
+    claimed: list[str] = []
+    for _ in range(8):
+        claimed += ids(await claim(store, 0, {LANE: room}))
+    of_bulk, of_urgent = len(bulk & set(claimed)), len(urgent & set(claimed))
+    assert of_bulk >= 2
+    assert of_urgent >= 2 * of_bulk
+
+
+async def test_more_than_a_statement_takes_is_claimed_in_one_go(store: Store, clocks: Clocks) -> None:
+    expected = await park(store, clocks, 700)
+    urgent = await park(store, clocks, 300, urgent=True)
+    assert ids(await claim(store, 0, {LANE: 1000})) == urgent + expected
+
+
 async def test_a_lane_without_room_delays_no_other(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 10)
     other = await park(store, clocks, 2, lane=OTHER_LANE)
@@ -451,8 +494,18 @@ async def test_large_events_of_one_lane_leave_the_others_their_turn(stores: Stor
     claims = []
     while items := await claim(store, 500, EVERYTHING):
         claims.append([item.lane for item in items])
-    assert claims[0] == [LANE] * 8 + [OTHER_LANE]
+    assert claims[0] == [LANE] * 4 + [OTHER_LANE] * 4, "each lane has its share of what is claimed at a time"
     assert sorted(lane for claim in claims for lane in claim if lane) == [LANE] * 12 + [OTHER_LANE] * 8
+
+
+async def test_no_more_content_is_claimed_of_a_lane_than_asked_for(stores: Stores, clocks: Clocks) -> None:
+    store = await stores.open()
+    await park_large(store, clocks, 6)
+    await park_large(store, clocks, 6, lane=OTHER_LANE)
+    items = await store.schedule.claim_due(EVERYTHING, size_bytes=2 * MEGABYTE)
+    assert [item.lane for item in items] == [LANE] * 2 + [OTHER_LANE] * 2
+    items = await store.schedule.claim_due(EVERYTHING, size_bytes=0)
+    assert [item.lane for item in items] == [LANE, OTHER_LANE], "one of each lane in any case"
 
 
 async def test_large_events_that_expire_are_claimed_some_megabytes_at_a_time(stores: Stores, clocks: Clocks) -> None:

@@ -166,8 +166,11 @@ class Schedule(Protocol):
     async def due(self) -> Mapping[str, int]:
         """The lanes that have parked deliveries, with the earliest time at which some of each are due."""
 
-    async def claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
-        """Take, of each lane named, up to that many items that are due. Urgent ones first; the others never starve.
+    async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = 2**31) -> list[Item]:
+        """Take, of each lane named, items that are due: with up to that many targets and `size_bytes` of content
+        together, and one item in any case where the number is not 0. Urgent ones first; the others never starve.
+
+        What a store takes at a time may have a bound of its own, of which each lane has its share.
 
         Raises:
             StoreUnavailable: nothing is given out.

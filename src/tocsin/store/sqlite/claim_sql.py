@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
-from tocsin.domain.urgency import divide, reserved
+from tocsin.domain.urgency import reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.leases import Lease
@@ -20,6 +20,7 @@ from tocsin.store.sqlite.leases import Lease
 CLAIM_BYTES: Final = 8 * 1024 * 1024
 """How much content is claimed at a time; always one event, however large it is."""
 _LEAST_INLINE_BYTES: Final = 4096
+_ROWS_AT_ONCE: Final = rows.SIZES[0]
 
 _FreshRow = tuple[int, str, str, str, int, int, str | None]
 _DueRow = tuple[int, str, str, str, int, int, str | None, int, int, int, str, str]
@@ -61,17 +62,13 @@ def fresh(driver: sqlite3.Connection, urgent: int, cursor: int, limit: int) -> t
 
 
 def claim_due(
-    driver: sqlite3.Connection, lanes: Mapping[str, int], now_ms: int, turn: int
+    driver: sqlite3.Connection, lanes: Mapping[str, int], size_bytes: int, now_ms: int, turn: int
 ) -> tuple[list[Item], dict[str, int | None]]:
-    """Mark what is due as claimed, and say when the rest of each lane is."""
+    """Mark what is due as claimed, and say when the rest of each lane is. See `ports.Schedule.claim_due`."""
     items: list[Item] = []
-    left = CLAIM_BYTES
+    share = min(size_bytes, CLAIM_BYTES // len(lanes))
     for lane, room in lanes.items():
-        # One at least of each lane, lest a lane of large events keep the others waiting.
-        own = _due(driver, lane, room if left > 0 else 1, now_ms, turn)
-        left -= sum([len(item.event.body) for item, _ in own])
-        rows.execute(driver, _MARK_CLAIMED, [(parked_id,) for _, parked_id in own])
-        items += [item for item, _ in own]
+        items += _DueOfALane(driver, lane, now_ms, room, share).claim(turn)
     return items, {lane: earliest(driver, lane) for lane in lanes}
 
 
@@ -87,11 +84,47 @@ def earliest(driver: sqlite3.Connection, lane: str) -> int | None:
     return min((due for due in found if due is not None), default=None)
 
 
-def _due(driver: sqlite3.Connection, lane: str, room: int, now_ms: int, turn: int) -> list[tuple[Item, int]]:
-    urgent = _fetch_parked(driver, _DUE, room, lane, 1, now_ms)
-    others = _fetch_parked(driver, _DUE, max(room - len(urgent), reserved(room, turn)), lane, 0, now_ms)
-    first, rest = divide(room, len(urgent), len(others), turn)
-    return urgent[:first] + others[:rest]
+class _DueOfALane:
+    """One claim of what is due of a lane: `room` targets and `size_bytes` of content are left to be taken."""
+
+    def __init__(self, driver: sqlite3.Connection, lane: str, now_ms: int, room: int, size_bytes: int) -> None:
+        self._driver = driver
+        self._lane = lane
+        self._now_ms = now_ms
+        self._room = room
+        self._size_bytes = size_bytes
+        self._nothing_yet = True
+
+    def claim(self, turn: int) -> list[Item]:
+        """Urgent first, but some room is reserved for the others: in every fourth turn for one that needs more."""
+        room = self._room
+        others = self._take(0, reserved(room, turn), whole=reserved(1, turn) > 0)
+        urgent = self._take(1, room, whole=True)
+        return urgent + others + self._take(0, room, whole=True)
+
+    def _take(self, urgent: int, most: int, *, whole: bool) -> list[Item]:
+        """Up to `most` targets. `whole`: the first item of all is taken however many it has."""
+        left, items = min(most, self._room), []
+        while left > 0 and (self._size_bytes > 0 or self._nothing_yet):
+            # A statement at a time, as a row may have a hundred targets: what is not taken was read for nothing.
+            asked = min(left, _ROWS_AT_ONCE)
+            found = _fetch_parked(self._driver, _DUE, asked, self._lane, urgent, self._now_ms)
+            taken: list[tuple[int]] = []
+            for item, parked_id in found:
+                assert item.targets is not None
+                targets = len(item.targets)
+                if (targets > left or self._size_bytes <= 0) and not (whole and self._nothing_yet):
+                    break
+                self._nothing_yet = False
+                left -= targets
+                self._room -= targets
+                self._size_bytes -= len(item.event.body)
+                items.append(item)
+                taken.append((parked_id,))
+            rows.execute(self._driver, _MARK_CLAIMED, taken)
+            if len(taken) < asked:
+                break
+        return items
 
 
 def _fetch_parked(driver: sqlite3.Connection, statement: str, limit: int, *which: str | int) -> list[tuple[Item, int]]:

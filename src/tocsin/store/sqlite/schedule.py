@@ -65,8 +65,8 @@ class SqliteSchedule:
     async def due(self) -> Mapping[str, int]:
         return self._due
 
-    async def claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
-        return await self._claims.to_the_end(self._claim_due(lanes))
+    async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = claim_sql.CLAIM_BYTES) -> list[Item]:
+        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes))
 
     async def expire(self, limit: int) -> list[Item]:
         return await self._claims.to_the_end(self._expire(limit))
@@ -98,7 +98,7 @@ class SqliteSchedule:
             )
         self.refresh(await self._database.write(look))
 
-    async def _claim_due(self, lanes: Mapping[str, int]) -> list[Item]:
+    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
             if self._claims.set_back_ms:
@@ -110,7 +110,7 @@ class SqliteSchedule:
                 return []
             turn = self._turns.next()
             found, earliest = await self._database.write(
-                lambda driver: claim_sql.claim_due(driver, wanted, now_ms, turn)
+                lambda driver: claim_sql.claim_due(driver, wanted, size_bytes, now_ms, turn)
             )
             for lane, due_ms in earliest.items():
                 if due_ms is None:
