@@ -12,9 +12,7 @@ from tocsin.http2.waiting import Waiting
 
 
 def requests(group: str, count: int, *, urgent: bool = False) -> list[Request]:
-    made = [Request((), b"", urgent) for _ in range(count)]
-    for request in made:
-        request.group = group
+    made = [Request((), b"", urgent, group) for _ in range(count)]
     return made
 
 

@@ -15,7 +15,7 @@ from tocsin.delivery.open_items import Delivery, OpenItem
 from tocsin.delivery.receipts import Receipts
 from tocsin.delivery.sending import Sending
 from tocsin.domain.routes import Route
-from tocsin.providers.base import Push
+from tocsin.providers.base import Content, Push
 from tocsin.store.records import Handle, Item
 from tocsin.telemetry import Metrics
 
@@ -34,9 +34,9 @@ class Provider:
 
 def delivery() -> Delivery:
     device = apns_device()
-    item = OpenItem(Item(make_event(device.owner), Handle()), 35.0)
-    item.left = 1
-    return Delivery(device, ROUTE, item, 0)
+    event = make_event(device.owner)
+    item = OpenItem(Item(event, Handle()), Content(event), left=1)
+    return Delivery(item.content, device, ROUTE, item=item, tries=0)
 
 
 async def test_the_place_of_a_delivery_that_is_not_sent_is_filled_without_waiting_for_an_answer() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tocsin.delivery.lane_book import LaneBook
@@ -12,6 +12,9 @@ from tocsin.store.ports import EventQueue, Schedule
 from tocsin.store.records import Item
 
 CLAIM_ITEMS: Final = 500
+_FEWEST_ITEMS: Final = 8
+_DUE_DELIVERIES: Final = 8000
+"""How many parked deliveries are claimed at a time, of all lanes together: each has its share."""
 _LONGEST_IDLE_S: Final = 1.0
 _SHORTEST_IDLE_S: Final = 0.005
 _NO_ROOM_S: Final = 0.05
@@ -35,24 +38,37 @@ class Claiming:
         self._room = room
         """Set when there may be room for more."""
         self._loop = asyncio.get_running_loop()
+        self._most_items = CLAIM_ITEMS
         self._idle: asyncio.Task[Any] | None = None
         """The task that waits for something to claim."""
 
     async def claim(self) -> list[Item]:
         """What is new, and of each lane what is due, as far as the lane has room."""
-        items = await self._queue.claim(CLAIM_ITEMS)
+        items = await self._queue.claim(self._most_items)
+        self._most_items = min(CLAIM_ITEMS, self._most_items * 5 // 4)
         due = await self._schedule.due()
         if due:
             now_ms = self._now_ms()
             rooms = {lane: self._lanes.room(lane) for lane, due_ms in due.items() if due_ms <= now_ms}
+            rooms = {lane: room for lane, room in rooms.items() if room}
             if rooms:
+                share = _DUE_DELIVERIES // len(rooms)
+                size_bytes = min([self._lanes.room_bytes(lane) for lane in rooms])
                 try:
-                    items += await self._schedule.claim_due(rooms)
+                    items += await self._schedule.claim_due(
+                        {lane: max(1, min(room, share)) for lane, room in rooms.items()}, size_bytes
+                    )
                 except BaseException:
                     await self._queue.release(items)
                     raise
         self._metrics.claimed(len(items))
         return items
+
+    async def give_back(self, items: Sequence[Item], kept: int) -> None:
+        """There is no room for these, only for `kept` of those that came with them: they are claimed again when there
+        is, and fewer at a time until then."""
+        self._most_items = max(_FEWEST_ITEMS, kept)
+        await self._queue.release(items)
 
     async def wait(self) -> None:
         """Until there may be something to claim."""

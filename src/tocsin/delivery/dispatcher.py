@@ -17,7 +17,7 @@ from msgspec import Struct
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.claiming import CLAIM_ITEMS, Claiming
 from tocsin.delivery.dead_tokens import DeadTokens
-from tocsin.delivery.expanding import Expanding
+from tocsin.delivery.expanding import Expanding, portions
 from tocsin.delivery.lane import LaneOptions
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.learning import Learning
@@ -42,6 +42,8 @@ from tocsin.store.records import (
 )
 
 _STORE_RETRY_S: Final = 0.5
+_PORTION_DELIVERIES: Final = 1000
+"""So many take some 25 ms to expand, render and send."""
 
 
 class DispatcherOptions(Struct, frozen=True):
@@ -75,6 +77,7 @@ class Dispatcher:
         self._settling = Settling(store.queue, dead_tokens, self._learning, metrics, self._room)
         self._receipts = Receipts(metrics, self._settling.finished)
         self._claiming = Claiming(store.queue, store.schedule, self.lanes, metrics, store.now_ms, self._room)
+        self._most_deliveries = max(1, min(_PORTION_DELIVERIES, options.lane.waiting // 8))
         self._expanding = Expanding(self._providers, self._receipts)
         self._sending = Sending(
             self.lanes, self._receipts, self._cancellations, store.now_ms, self.may_send, self._room
@@ -121,11 +124,26 @@ class Dispatcher:
                 await asyncio.sleep(_STORE_RETRY_S)
 
     async def _deliver(self, items: Sequence[Item]) -> None:
+        """A portion at a time, so that the loop gets round to everything else in between; what is new and has no room
+        any more, as owners have more devices than was to be expected, goes back untouched."""
         devices = await self._look_up(items)
-        if self._stopping:
-            await self._queue.release(items)
-        else:
-            self._dispatch(items, devices)
+        waiting = portions(items, devices, self._most_deliveries)
+        dispatched = 0
+        while waiting and not self._stopping:
+            if dispatched and self.lanes.are_too_busy():
+                new = [item for portion in waiting for item in portion if item.targets is None]
+                if new:
+                    await self._claiming.give_back(new, dispatched)
+                    parked = [item for portion in waiting for item in portion if item.targets is not None]
+                    waiting = portions(parked, devices, self._most_deliveries) if parked else []
+                    continue
+            portion, *waiting = waiting
+            self._dispatch(portion, devices)
+            dispatched += len(portion)
+            if waiting:
+                await asyncio.sleep(0)
+        if waiting:
+            await self._queue.release([item for portion in waiting for item in portion])
 
     def _dispatch(self, items: Sequence[Item], devices: Mapping[UserId, Sequence[Device]]) -> None:
         """Give every device of every event to its lane, and let the lanes send."""

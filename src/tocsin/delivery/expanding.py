@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from tocsin.delivery.memory import DELIVERY_BYTES
 from tocsin.delivery.open_items import NEVER, Delivery, OpenItem
 from tocsin.delivery.receipts import Receipts
 from tocsin.domain.devices import Device
@@ -14,6 +15,29 @@ from tocsin.store.records import Item, Result
 
 EXPIRED: Final = "lifetime over"
 DELETED: Final = "token deleted"
+
+
+_PORTION_BYTES: Final = 1024 * 1024
+
+
+def portions(
+    items: Sequence[Item], devices: Mapping[UserId, Sequence[Device]], most_deliveries: int
+) -> list[Sequence[Item]]:
+    """The items, in their order, so many at a time that expanding and sending them does not stop the loop for long: up
+    to `most_deliveries`, and a megabyte of content; always one item."""
+    deliveries = [len(devices.get(item.event.owner, ()) if item.targets is None else item.targets) for item in items]
+    sizes = [len(item.event.body) for item in items]
+    if sum(deliveries) <= most_deliveries and sum(sizes) <= _PORTION_BYTES:
+        return [items]
+    found: list[Sequence[Item]] = []
+    first = number = size_bytes = 0
+    for index in range(len(items)):
+        number += deliveries[index]
+        size_bytes += sizes[index]
+        if index > first and (number > most_deliveries or size_bytes > _PORTION_BYTES):
+            found.append(items[first:index])
+            first, number, size_bytes = index, deliveries[index], sizes[index]
+    return [*found, items[first:]]
 
 
 class Expanding:
@@ -32,7 +56,8 @@ class Expanding:
         providers = self._providers
         for item in items:
             send_until = NEVER if item.deadline is None else item.deadline - self.in_time_s
-            open_item = OpenItem(item, Content(item.event), send_until)
+            content_bytes = len(item.event.body)
+            open_item = OpenItem(item, Content(item.event), send_until, content_bytes)
             opened.append(open_item)
             own: Sequence[Device] = devices.get(item.event.owner, ())
             if item.targets is not None:
@@ -41,9 +66,13 @@ class Expanding:
                 self._note_all(open_item, [device.key for device in own], Result.EXPIRED, EXPIRED, now_ms)
                 own = ()
             open_item.left = len(own)
+            size_bytes = content_bytes + DELIVERY_BYTES
             for device in own:
                 route = providers[device.provider].route(device)
-                delivery = Delivery(open_item.content, device, route, item=open_item, tries=item.tries)
+                delivery = Delivery(
+                    open_item.content, device, route, item=open_item, tries=item.tries, size_bytes=size_bytes
+                )
+                size_bytes = DELIVERY_BYTES
                 if route.lane in by_lane:
                     by_lane[route.lane].append(delivery)
                 else:

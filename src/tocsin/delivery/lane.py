@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.fuse import Fuse
+from tocsin.delivery.memory import DELIVERY_BYTES, Memory, Share
 from tocsin.delivery.open_items import Delivery
 from tocsin.delivery.pauses import Pauses
 from tocsin.domain.events import URGENT
@@ -32,7 +33,7 @@ class LaneOptions(Struct, frozen=True):
     """The initial window (slow start): so many are sent before anything was answered. Each answer widens it by one, up
     to `in_flight`.
 
-    Lanes of one key share connections, whose streams a provider that never answers would otherwise take from all.
+    A provider that never answers holds no more than this of a lane that has just begun.
     """
 
 
@@ -40,9 +41,15 @@ class Lane:
     """See the module. Times are the event loop's (monotonic seconds); `random` is uniform in [0, 1)."""
 
     def __init__(
-        self, route: Route, options: LaneOptions, fuse: Fuse, clock: Callable[[], float], random: Callable[[], float]
+        self,
+        route: Route,
+        options: LaneOptions,
+        fuse: Fuse,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        memory: Memory | None = None,
     ) -> None:
-        """`route` is any route of the lane."""
+        """`route` is any route of the lane; `memory` is shared with the other lanes."""
         self.name = route.lane
         self._route = route
         self._options = options
@@ -52,6 +59,10 @@ class Lane:
         self._turns = Turns()
         self._window = min(options.in_flight, options.first_in_flight)
         self.in_flight = 0
+        self._moved_at = 0.0
+        """When an attempt came back last, or the first one left (`clock`)."""
+        self.share = Share(memory or Memory())
+        """What it holds in memory: whoever takes a delivery out of the lane gives it back."""
         self.breaker = Breaker(clock, random)
         self.pauses = Pauses(self.name, clock)
         self.fuse = fuse
@@ -69,8 +80,15 @@ class Lane:
             return 0
         if self._allowed() is not None:
             return max(0, 1 - self.waiting)
-        # Many at a time: each claim of parked deliveries is a write.
-        return self._options.waiting - self.waiting if self.waiting <= self._options.waiting // 2 else 0
+        if self.busy:
+            return 0
+        # Many at a time, as each claim of parked deliveries is a write; and so few that they fit, with what is fresh.
+        return max(1, min(self._options.waiting // 4, self.room_bytes // DELIVERY_BYTES))
+
+    @property
+    def room_bytes(self) -> int:
+        """How much content may be claimed with them."""
+        return self.share.room_bytes // 2
 
     @property
     def may_send(self) -> bool:
@@ -79,18 +97,20 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        """Enough waits here that nothing more should be claimed, unless the lane is slow."""
-        return self.waiting > self._options.waiting // 2
+        """Enough is here that nothing more should be claimed, unless the lane is slow."""
+        return self.waiting > self._options.waiting // 2 or self.share.is_half_full
 
     @property
     def slow(self) -> bool:
-        """What waits here waits long: what else comes is parked when the lane is full, and the others need not wait."""
-        oldest = min((waiting[0].queued_at for waiting in (self._urgent, self._others) if waiting), default=None)
-        return oldest is not None and self._clock() - oldest > _SLOW_AFTER_S
+        """What is here stays long: what else comes is parked when the lane is full, and the others need not wait."""
+        oldest = [waiting[0].queued_at for waiting in (self._urgent, self._others) if waiting]
+        if self.in_flight:
+            oldest.append(self._moved_at)
+        return bool(oldest) and self._clock() - min(oldest) > _SLOW_AFTER_S
 
     @property
     def full(self) -> bool:
-        return self.waiting >= self._options.waiting
+        return self.waiting >= self._options.waiting or not self.share.room_bytes
 
     def offer(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Take deliveries to be sent; returns those that are to be parked."""
@@ -101,7 +121,8 @@ class Lane:
             paused = self.pauses.topic_is_paused
             rejected = [delivery for delivery in deliveries if paused(delivery.route.topic)]
             deliveries = [delivery for delivery in deliveries if not paused(delivery.route.topic)]
-        room = self._options.waiting - self.waiting
+        sizes = [delivery.size_bytes for delivery in deliveries]
+        room = self.share.take_first(sizes[: max(0, self._options.waiting - self.waiting)])
         if room < len(deliveries):
             rejected += deliveries[room:]
             deliveries = deliveries[:room]
@@ -124,6 +145,8 @@ class Lane:
         first, rest = divide(count, len(urgent), len(others), self._turns.next())
         taken = _take(urgent, first)
         taken += _take(others, rest)
+        if not self.in_flight:
+            self._moved_at = self._clock()
         self.in_flight += len(taken)
         self.breaker.sent()
         self.pauses.sent()
@@ -144,6 +167,7 @@ class Lane:
         out = [*self._urgent, *self._others]
         self._urgent.clear()
         self._others.clear()
+        self.share.give_back(sum([delivery.size_bytes for delivery in out]))
         return out
 
     # -- how attempts ended --------------------------------------------------------------------------------------------
@@ -152,6 +176,7 @@ class Lane:
         """Count what came back: how many of the attempts were answered, how many failures the others came from, and how
         many tokens were declared dead."""
         self.in_flight -= attempts
+        self._moved_at = self._clock()
         self.pauses.ended()
         if healthy:
             self.breaker.healthy(healthy)

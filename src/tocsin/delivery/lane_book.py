@@ -8,6 +8,7 @@ import structlog
 
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
+from tocsin.delivery.memory import Memory, Share
 from tocsin.domain.routes import LaneStatus, Route
 
 log = structlog.get_logger(__name__)
@@ -25,6 +26,7 @@ class LaneBook:
         self._random = random
         self._lanes: dict[str, Lane] = {}
         self._fuses: dict[Account, Fuse] = {}
+        self._memory = Memory()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
@@ -36,13 +38,18 @@ class LaneBook:
         lane = self._lanes.get(route.lane)
         if lane is None:
             fuse = self._fuse((route.provider, route.account))
-            lane = self._lanes[route.lane] = Lane(route, self._options, fuse, self._clock, self._random)
+            lane = self._lanes[route.lane] = Lane(route, self._options, fuse, self._clock, self._random, self._memory)
         return lane
 
     def room(self, name: str) -> int:
-        """How many parked deliveries may be claimed for a lane. One that nobody has sent by yet has all of it."""
+        """How many parked deliveries may be claimed for a lane."""
         lane = self._lanes.get(name)
-        return self._options.waiting if lane is None else lane.room
+        return max(1, self._options.waiting // 4) if lane is None else lane.room
+
+    def room_bytes(self, name: str) -> int:
+        """How much content may be claimed with them."""
+        lane = self._lanes.get(name)
+        return Share(self._memory).room_bytes // 2 if lane is None else lane.room_bytes
 
     def next_chance(self, name: str) -> float | None:
         """When a lane without room may try again (loop time); None where nobody knows."""

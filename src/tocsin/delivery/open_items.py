@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from tocsin.delivery.memory import DELIVERY_BYTES
 from tocsin.providers.base import Content, Push
 from tocsin.store.records import Attempt, Item, Parked, Settlement
 
@@ -22,6 +23,8 @@ class OpenItem(Struct, eq=False, gc=False):
     content: Content
     send_until: float = NEVER
     """What still waits in a lane then goes back to the queue (event loop's time)."""
+    size_bytes: int = 0
+    """The event's content."""
     left: int = 0
     attempts: list[Attempt] = []
     parked: dict[tuple[str, int, int], list[str]] | None = None
@@ -51,5 +54,7 @@ class Delivery(Push, kw_only=True, eq=False, gc=False):
     item: OpenItem
     tries: int
     """Attempts of this round that came before the next one."""
+    size_bytes: int = DELIVERY_BYTES
+    """About what it holds in memory. The event counts with the first delivery of its item."""
     queued_at: float = 0.0
     """Since when it waits in its lane (event loop's time)."""

@@ -74,6 +74,7 @@ class Outcomes:
         for name, own in by_lane.items():
             lane = self._lanes[name]
             self._count(lane, own)
+            lane.share.give_back(sum([delivery.size_bytes for delivery, _ in own]))
             delivered = 0
             for delivery, outcome in own:
                 if type(outcome) is Delivered:

@@ -87,13 +87,13 @@ class Sending:
         sends: list[Delivery] = []
         for delivery in taken:
             if delivery.content.event.expires_ms <= now_ms:
-                lane.unsent()
+                _not_sent(lane, delivery)
                 self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED)
             elif cancelled and delivery.device in self._cancellations:
-                lane.unsent()
+                _not_sent(lane, delivery)
                 self._receipts.end(delivery, Result.CANCELLED, now_ms, reason=DELETED)
             elif now > delivery.item.send_until or self.stopping:
-                lane.unsent()
+                _not_sent(lane, delivery)
                 self._receipts.park(delivery, now_ms)
             else:
                 sends.append(delivery)
@@ -135,3 +135,9 @@ class Sending:
             log.exception("cannot be sent", lane=lane.name)
             failed: list[tuple[Push, Outcome]] = [(delivery, _CANNOT_BE_SENT) for delivery in deliveries]
             self._loop.call_soon(self._report, failed)
+
+
+def _not_sent(lane: Lane, delivery: Delivery) -> None:
+    """One that the lane has let go is not sent after all."""
+    lane.unsent()
+    lane.share.give_back(delivery.size_bytes)

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 _ITEMS_AT_ONCE: Final = 2000
 _MOST_UNSETTLED: Final = 8_000
-_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
+_MOST_UNSETTLED_BYTES: Final = 32 * 1024 * 1024
 _RETRY_S: Final = 0.5
 
 
@@ -43,23 +43,23 @@ class Settling:
         """Set when items were settled: there may be room to claim more."""
         self._open: set[OpenItem] = set()
         self._finished: list[OpenItem] = []
-        self._held_bytes = 0
-        """The content of all items that are claimed and not settled."""
+        self._finished_bytes = 0
+        """Their content. That of items which are not finished is bounded by the lanes."""
         self.something = asyncio.Event()
         """Set when there is something to settle."""
 
     def opened(self, items: list[OpenItem]) -> None:
         self._open.update(items)
-        self._held_bytes += sum([len(item.item.event.body) for item in items])
 
     def finished(self, item: OpenItem) -> None:
         """None of its deliveries is out any more."""
         self._finished.append(item)
+        self._finished_bytes += item.size_bytes
         if len(self._finished) == 1:  # else it is set, or a turn is under way that sets it
             self.something.set()
 
     def has_too_much(self) -> bool:
-        return len(self._finished) > _MOST_UNSETTLED or self._held_bytes > _MOST_HELD_BYTES
+        return len(self._finished) > _MOST_UNSETTLED or self._finished_bytes > _MOST_UNSETTLED_BYTES
 
     def has_nothing(self) -> bool:
         return not self._finished and not self._dead_tokens
@@ -106,7 +106,7 @@ class Settling:
             settled = await self._queue.settle([item.settlement() for item in batch])
             del self._finished[: len(batch)]
             self._open.difference_update(batch)
-            self._held_bytes -= sum([len(item.item.event.body) for item in batch])
+            self._finished_bytes -= sum([item.size_bytes for item in batch])
             self._metrics.settled(len(batch))
             if lost := settled.count(False):
                 self._metrics.lost(lost)

@@ -84,9 +84,7 @@ class Apns:
                 unindexed((b"apns-id", delivery_id(event.id, token).encode())),
             ]
             # Lanes of one key share its connections: none of them may take all streams.
-            request = ApnsRequest(
-                headers, body, event.message in URGENT, push.route.lane, push=push, channel=channel
-            )
+            request = ApnsRequest(headers, body, event.message in URGENT, push.route.lane, push=push, channel=channel)
             requests[channel].append(request)
         for channel, batch in requests.items():
             channel.pool.send(batch)
