@@ -223,6 +223,10 @@ async def _delivering(
         for provider in providers.values():
             await provider.close()
         await running
+    # Whatever has happened: what lanes have held and streams that lanes have had were given back.
+    assert [lane.name for lane in dispatcher.lanes if lane.in_flight or lane.share.held_bytes] == []
+    pools = [pool for provider in providers.values() for pool in provider.pools()]
+    assert [pool.origin for pool in pools if pool._pending._groups] == []
 
 
 async def _look_after(dispatcher: Dispatcher) -> None:
