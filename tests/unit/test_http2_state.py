@@ -324,7 +324,7 @@ async def test_a_connection_without_streams_drains_after_a_while_and_not_before(
     assert active.connection.state is State.CLOSED
 
 
-async def test_only_what_ends_unwished_and_without_an_answer_was_useless() -> None:
+async def test_what_ends_unwished_before_it_was_of_use_was_useless_and_nothing_else() -> None:
     async def fresh() -> Both:
         made = Both()
         made.to_server()
@@ -350,7 +350,14 @@ async def test_only_what_ends_unwished_and_without_an_answer_was_useless() -> No
     reset.connection.connection_lost(None)
     assert reset.useless_because == ["closed by the peer"]
 
+    hardly = await fresh()
+    hardly.server.send_response(1, [(b":status", b"200")], end_stream=True)
+    hardly.server.send_goaway(1)
+    hardly.to_client()
+    assert hardly.useless_because == ["GOAWAY"], "it was opened a moment ago"
+
     answered = await fresh()
+    answered.connection.opened_at -= 2
     answered.server.send_response(1, [(b":status", b"200")], end_stream=True)
     answered.server.send_goaway(1)
     answered.to_client()

@@ -15,8 +15,6 @@ from tocsin.store.records import Item, Result
 
 EXPIRED: Final = "lifetime over"
 DELETED: Final = "token deleted"
-
-
 _PORTION_BYTES: Final = 1024 * 1024
 
 

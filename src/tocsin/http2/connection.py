@@ -37,6 +37,8 @@ _ANSWER_LIMIT_BYTES: Final = 64 * 1024
 _WRITE_BUFFER_BYTES: Final = 1024 * 1024
 _SLICE: Final = 64
 _ABORT_AFTER_S: Final = 5.0
+_A_MOMENT_S: Final = 1.0
+_FEW_ANSWERS: Final = 10
 _SUSPECT_AFTER_S: Final = 1.0
 """A connection on which requests time out is asked by PING when nothing was read for so long: else it is alive."""
 # Tuples of their own, because reading a member from its enum costs more than a call; the most frequent comes first.
@@ -57,8 +59,8 @@ class Owner(Protocol[R]):
         """There may be more or less room, or the state has changed."""
 
     def useless(self, connection: Connection[R], why: str) -> None:
-        """It takes no new requests any more, not by this side's wish, and has answered none: the next connection must
-        not be opened in a hurry."""
+        """It takes no new requests any more, not by this side's wish, before it was of use: it has answered none, or
+        only few and was opened a moment ago. The next connection must not be opened in a hurry."""
 
     def ended(self, connection: Connection[R]) -> None:
         """The connection is closed; nothing more is reported of it."""
@@ -309,7 +311,7 @@ class Connection(asyncio.Protocol, Generic[R]):
                 self._settings_changed(event.settings)
                 continue
             elif kind is GoAwayReceived or kind is ConnectionClosed:
-                self._drain("GOAWAY", answered=bool(finished))
+                self._drain("GOAWAY", uncounted=len(finished))
                 continue
             else:
                 continue
@@ -334,13 +336,16 @@ class Connection(asyncio.Protocol, Generic[R]):
         if opening:
             self.state = State.ACTIVE
 
-    def _drain(self, why: str, *, answered: bool = False) -> None:
-        """Take no new requests. `why` is empty where this side wishes it; `answered` says that answers have come which
+    def _drain(self, why: str, *, uncounted: int = 0) -> None:
+        """Take no new requests. `why` is empty where this side wishes it; `uncounted` are answers that have come and
         are not counted yet."""
-        if self.is_usable:
-            self.state = State.DRAINING
-            if why and not answered and not self.answered:
-                self._owner.useless(self, why)
+        if not self.is_usable:
+            return
+        self.state = State.DRAINING
+        answered = self.answered + uncounted
+        at_once = self._loop.time() - self.opened_at < _A_MOMENT_S
+        if why and (answered == 0 or (at_once and answered < _FEW_ANSWERS)):
+            self._owner.useless(self, why)
 
     def _flush(self) -> None:
         """Write what the engine has.

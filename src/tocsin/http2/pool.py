@@ -190,7 +190,7 @@ class Pool(Generic[R]):
         self._pump()
 
     def useless(self, connection: Connection[R], why: str) -> None:
-        self._dialler.back_off(f"{why} before the first answer")
+        self._dialler.back_off(f"{why} before it was of use")
 
     def ended(self, connection: Connection[R]) -> None:
         if connection in self._connections:
