@@ -38,20 +38,36 @@ def test_a_lane_turns_away_what_its_memory_has_no_room_for_and_is_full_then() ->
     assert (lane.share.held_bytes, lane.full, lane.busy) == (0, False, False)
 
 
-def test_a_lane_that_never_answers_is_slow_although_nothing_waits_in_it() -> None:
-    """Else a lane whose memory is all on the wire would make the others wait for it."""
+def test_a_lane_that_does_not_answer_all_is_slow_although_nothing_waits_in_it() -> None:
+    """Else a lane whose memory is all on the wire would make the others wait for it. An answer now and then is no
+    sign that it is quick."""
     clock = Clock()
     lane = make_lane(clock)
     lane.offer([delivery() for _ in range(10)])
     assert len(lane.take()) == 10
-    clock.now += 0.5
-    lane.ended(1, healthy=1, failures=0, dead=0)
     clock.now += 0.9
+    lane.ended(1, healthy=1, failures=0, dead=0)
     assert not lane.slow
     clock.now += 0.2
     assert lane.slow
-    lane.ended(9, healthy=9, failures=0, dead=0)
+    lane.ended(1, healthy=1, failures=0, dead=0)
+    assert lane.slow
+    lane.ended(8, healthy=8, failures=0, dead=0)
     assert not lane.slow
+
+
+def test_a_lane_that_answers_within_a_moment_is_never_slow_however_busy_it_is() -> None:
+    clock = Clock()
+    lane = make_lane(clock, in_flight=10, first_in_flight=10)
+    for _ in range(100):
+        lane.offer([delivery() for _ in range(5)])
+        lane.take()
+        clock.now += 0.1
+        lane.ended(5, healthy=5, failures=0, dead=0)
+        lane.offer([delivery()])
+        lane.take()
+        assert not lane.slow
+        lane.ended(1, healthy=1, failures=0, dead=0)
 
 
 def test_a_lane_asks_for_what_fits_beside_what_is_new() -> None:

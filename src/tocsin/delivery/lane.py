@@ -59,8 +59,9 @@ class Lane:
         self._turns = Turns()
         self._window = min(options.in_flight, options.first_in_flight)
         self.in_flight = 0
-        self._moved_at = 0.0
-        """When an attempt came back last, or the first one left (`clock`)."""
+        self._round_at = 0.0
+        """Since when the attempts are out of which `_round_left` have not come back (`clock`)."""
+        self._round_left = 0
         self.share = Share(memory or Memory())
         """What it holds in memory: whoever takes a delivery out of the lane gives it back."""
         self.breaker = Breaker(clock, random)
@@ -105,7 +106,7 @@ class Lane:
         """What is here stays long: what else comes is parked when the lane is full, and the others need not wait."""
         oldest = [waiting[0].queued_at for waiting in (self._urgent, self._others) if waiting]
         if self.in_flight:
-            oldest.append(self._moved_at)
+            oldest.append(self._round_at)
         return bool(oldest) and self._clock() - min(oldest) > _SLOW_AFTER_S
 
     @property
@@ -146,7 +147,7 @@ class Lane:
         taken = _take(urgent, first)
         taken += _take(others, rest)
         if not self.in_flight:
-            self._moved_at = self._clock()
+            self._round_at, self._round_left = self._clock(), len(taken)
         self.in_flight += len(taken)
         self.breaker.sent()
         self.pauses.sent()
@@ -176,7 +177,9 @@ class Lane:
         """Count what came back: how many of the attempts were answered, how many failures the others came from, and how
         many tokens were declared dead."""
         self.in_flight -= attempts
-        self._moved_at = self._clock()
+        self._round_left -= attempts
+        if self._round_left <= 0:
+            self._round_at, self._round_left = self._clock(), self.in_flight
         self.pauses.ended()
         if healthy:
             self.breaker.healthy(healthy)
