@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tocsin.domain.events import MESSAGES, URGENT
@@ -112,6 +112,23 @@ class Store(Section):
     """How long removed device tokens can be explained and restored."""
 
 
+class Secrets(Section):
+    """Where the master keys come from that encrypt the credentials in the store: one of these. Without any: systemd's
+    credential `tocsin-master-key`, else a file beside the store, which the first start makes."""
+
+    key_file: Path | None = None
+    key_command: Annotated[list[str], Field(min_length=1)] | None = None
+    """Program and arguments; it prints the keys."""
+    key: SecretStr | None = None
+    """The keys themselves, for the environment: `TOCSIN_SECRETS__KEY`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Secrets:
+        if sum(place is not None for place in (self.key_file, self.key_command, self.key)) > 1:
+            raise ValueError("only one of key_file, key_command and key may be set")
+        return self
+
+
 class Delivery(Section):
     lease_s: Seconds = 120.0
     lane_in_flight: Positive = 4000
@@ -169,6 +186,7 @@ class Settings(BaseSettings):
     push_api: PushApi = PushApi()
     ingest: Ingest = Ingest()
     store: Store = Store()
+    secrets: Secrets = Secrets()
     delivery: Delivery = Delivery()
     apns: Apns = Apns()
     fcm: Fcm = Fcm()

@@ -48,6 +48,7 @@ async def opened_with(path: Path, clocks: Clocks, random: Random, workers: LoopW
         monotonic=clocks.monotonic,
         random=random,
         start_worker=workers,
+        say=lambda sentence: None,
     )
     store = await open_store(path, options, server=True)
     try:

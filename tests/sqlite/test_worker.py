@@ -73,7 +73,10 @@ async def test_the_worker_is_closed_with_the_store(tmp_path: Path, clocks: Clock
         assert not workers.writer.closed
     assert workers.writer.closed
     assert workers.reader.closed
-    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith("lock")) == ["tocsin.db"]
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith("lock")) == [
+        "tocsin.db",
+        "tocsin.db.key",
+    ]
 
 
 async def test_what_was_submitted_when_the_store_is_closed_is_on_record(

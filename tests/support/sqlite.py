@@ -64,7 +64,7 @@ class SqliteStores:
         self._copies += 1
         target = self._directory / str(self._copies)
         target.mkdir()
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", ".key"):
             left = self.path.with_name(self.path.name + suffix)
             if left.exists():
                 shutil.copy(left, target / left.name)

@@ -13,7 +13,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
 
 from tocsin.api.problems import Kind, Problem, RequestError, Violation, quotable_name
-from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreUnavailable
+from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +66,10 @@ def problem_of(error: Exception, path: str) -> Problem:
         case StoreUnavailable():
             detail = "The store cannot be used at present; nothing was changed. Try again later."
             return Problem(Kind.STORE_UNAVAILABLE, detail, retry_after_s=STORE_RETRY_AFTER_S)
+        case StoreError():
+            # A master key that is missing, say. The operator finds the reason in the log; it is not the caller's.
+            log.error("the store cannot be used", path=path, error=str(error))
+            return problem_of(StoreUnavailable(str(error)), path)
         case CommitUnknown():
             detail = "It is not known whether the request took effect. Repeating it is safe."
             return Problem(Kind.OUTCOME_UNKNOWN, detail, retry_after_s=STORE_RETRY_AFTER_S)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tocsin.cli.errors import CommandError, InputError
+from tocsin.cli.output import remark
 from tocsin.settings import Settings, SettingsError, load
 from tocsin.store import maintenance
 from tocsin.store.opening import open_store
@@ -67,7 +68,7 @@ def in_store(
         require_store(settings)
 
     async def run() -> T:
-        async with open_store(settings) as store:
+        async with open_store(settings, say=remark) as store:
             return await operation(store)
 
     name = maintenance.name(settings)

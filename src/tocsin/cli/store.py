@@ -1,7 +1,8 @@
-"""`tocsin store`: check the store, copy it, and restore a copy."""
+"""`tocsin store`: check the store, copy it, restore a copy, and look after its master key."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,12 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
-from tocsin.cli.opening import require_store, settings_of
+from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.store import maintenance
-from tocsin.store.ports import StoreError
+from tocsin.store.ports import Store, StoreError
 
-app = group("The store: check it, copy it (both while a server runs on it), and restore a copy.")
+app = group("The store: check it, copy it (both while a server runs on it), restore a copy, and change its master key.")
 
 
 @command(app, "check", example="tocsin store check")
@@ -46,7 +47,7 @@ def backup(
         maintenance.backup(settings, target)
     except StoreError as error:
         raise CommandError(str(error)) from None
-    remark(f"{maintenance.name(settings)} is copied to {target}")
+    remark(f"{maintenance.name(settings)} is copied to {target}, without the master key: keep a copy of that apart")
 
 
 @command(app, "restore", example="tocsin store restore /backup/tocsin-2026-11-24.db")
@@ -61,3 +62,39 @@ def restore(
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{maintenance.name(settings)} is restored from {copy}")
+
+
+@command(app, "rekey", example="tocsin store rekey")
+def rekey(config: Config = None) -> None:
+    """Bring all credentials under a new master key; a server may be running. The old keys stay, for older backups.
+
+    Where the keys are in a file beside the store (or named by secrets.key_file), a new one is made and put first.
+    Elsewhere put the new key first yourself, leave the old one after it, and run this.
+    """
+    settings = settings_of(config)
+    try:
+        keys = maintenance.keys(settings)
+        # Opened once before: a store without keys gets its first one.
+        in_store(settings, _nothing)
+        made = keys.add(os.urandom)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    if made is not None:
+        remark(f"a new master key {made.id} was put first in {keys}")
+    count = in_store(settings, lambda store: store.credentials.rewrap())
+    remark(f"{count} credentials were under another master key, and are under the newest now")
+
+
+@command(app, "export-key", example="tocsin store export-key > /safe/tocsin.key")
+def export_key(config: Config = None) -> None:
+    """Print the master keys, for safe-keeping apart from the store's backups. Whoever has both can read the secrets."""
+    settings = settings_of(config)
+    try:
+        text = maintenance.keys(settings).text()
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    typer.echo(text, nl=not text.endswith("\n"))
+
+
+async def _nothing(store: Store) -> None:
+    pass

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tocsin.settings import Settings
+from tocsin.store.master_keys import KeySource, configured
+from tocsin.store.ports import StoreError
+from tocsin.store.sealing import missing
 
 
 def name(settings: Settings) -> str:
@@ -32,11 +35,17 @@ def check(settings: Settings) -> list[str]:
     """What is wrong with the store, as sentences; an empty list says that all is well. A server may be running."""
     from tocsin.store.sqlite import maintenance
 
-    return maintenance.check(settings.store.path)
+    findings = maintenance.check(settings.store.path)
+    if not findings:
+        try:
+            _refuse_missing_keys(settings, settings.store.path)
+        except StoreError as error:
+            findings.append(str(error))
+    return findings
 
 
 def backup(settings: Settings, target: Path) -> None:
-    """Copy the store to a new file, as it is at one instant. A server may be running.
+    """Copy the store to a new file, as it is at one instant. The master keys are not in it. A server may be running.
 
     Raises:
         StoreError: the store cannot be read, or the copy not be written.
@@ -50,8 +59,24 @@ def restore(settings: Settings, copy: Path) -> None:
     """Put a copy in the place of the store, whose content is lost. No server may be running.
 
     Raises:
-        StoreError: a server is running, or `copy` cannot be used. Then the store is left as it is.
+        StoreError: a server is running, or `copy` cannot be used, or a master key that its credentials need is not
+            there. Then the store is left as it is.
     """
     from tocsin.store.sqlite import maintenance
 
+    _refuse_missing_keys(settings, copy)
     maintenance.restore(settings.store.path, copy)
+
+
+def keys(settings: Settings) -> KeySource:
+    """Where the master keys of the store are."""
+    return configured(settings)
+
+
+def _refuse_missing_keys(settings: Settings, path: Path) -> None:
+    from tocsin.store.sqlite import maintenance
+
+    if used := maintenance.used_keys(path):
+        known = configured(settings).read()
+        if absent := [key_id for key_id in used if known is None or key_id not in known]:
+            raise missing(absent)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
+
 from tocsin.settings import Settings
+from tocsin.store.master_keys import configured
 from tocsin.store.ports import Store
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, *, server: bool = False) -> AsyncIterator[Store]:
-    """The store that `settings` names, migrated and open; `server` for a process that delivers from it.
+async def open_store(
+    settings: Settings, *, server: bool = False, say: Callable[[str], None] = log.info
+) -> AsyncIterator[Store]:
+    """The store that `settings` names, migrated and open; `server` for a process that delivers from it. `say` is told,
+    for a person, what was done for the first time.
 
     Raises:
         StoreError: it cannot be used.
@@ -24,6 +32,8 @@ async def open_store(settings: Settings, *, server: bool = False) -> AsyncIterat
         max_events=settings.store.max_backlog_events,
         max_bytes=settings.store.max_backlog_bytes,
         lease_s=settings.delivery.lease_s,
+        keys=configured(settings),
+        say=say,
     )
     store = await open_store(settings.store.path, options, server=server)
     try:

@@ -295,7 +295,11 @@ class Access(Protocol):
 
 
 class Credentials(Protocol):
-    """With what the providers are reached."""
+    """With what the providers are reached. Their contents are encrypted where they are stored (`store/sealing.py`).
+
+    A master key that is missing, or a record that was changed, raises `StoreError` where a content is read or written;
+    to remove a credential no key is needed.
+    """
 
     async def of(self, provider: str) -> list[Credential]:
         """The provider's credentials, in order of their accounts."""
@@ -305,6 +309,9 @@ class Credentials(Protocol):
 
     async def remove(self, provider: str, account: str) -> bool:
         """Whether there was one."""
+
+    async def rewrap(self) -> int:
+        """Read the master keys again, and bring all credentials under the newest; how many were under another."""
 
 
 # -- between processes -------------------------------------------------------------------------------------------------

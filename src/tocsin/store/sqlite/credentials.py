@@ -1,4 +1,4 @@
-"""Credentials on SQLite: with what the providers are reached."""
+"""Credentials on SQLite: with what the providers are reached. Their contents are sealed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from typing import Final
 
 from tocsin.domain.credentials import Credential
 from tocsin.store.records import CredentialsChanged
+from tocsin.store.sealer import Sealer
+from tocsin.store.sealing import Sealed
 from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.sealed_rows import identity
 from tocsin.store.sqlite.signals import SqliteSignals
 
 _OF: Final = (
-    "SELECT provider, account, content, is_default, changed_ms FROM credential WHERE provider = ? ORDER BY account"
+    "SELECT account, content, is_default, changed_ms, key_id FROM credential WHERE provider = ? ORDER BY account"
 )
+_ALL: Final = "SELECT provider, account, content, key_id FROM credential"
+_REWRAP: Final = "UPDATE credential SET content = ?, key_id = ? WHERE provider = ? AND account = ?"
 _NO_OTHER_DEFAULT: Final = "UPDATE credential SET is_default = 0 WHERE provider = ?"
 _OTHER_DEFAULT: Final = "SELECT 1 FROM credential WHERE provider = ? AND account != ? AND is_default"
-_PUT: Final = """INSERT INTO credential(provider, account, content, is_default, changed_ms) VALUES (?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT(provider, account) DO UPDATE SET content = ?3, is_default = ?4, changed_ms = ?5"""
+_PUT: Final = """INSERT INTO credential(provider, account, content, is_default, changed_ms, key_id)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    ON CONFLICT(provider, account) DO UPDATE SET content = ?3, is_default = ?4, changed_ms = ?5, key_id = ?6"""
 _REMOVE: Final = "DELETE FROM credential WHERE provider = ? AND account = ?"
 
 
 class SqliteCredentials:
     """See `ports.Credentials`. They are few, and asked for at every registration: all of them stay in memory."""
 
-    def __init__(self, database: Database, signals: SqliteSignals) -> None:
+    def __init__(self, database: Database, signals: SqliteSignals, sealer: Sealer) -> None:
         self._database = database
+        self._sealer = sealer
         self._signals = signals
         self._known: dict[str, list[Credential]] = {}
         self._changes = 0
@@ -38,19 +45,21 @@ class SqliteCredentials:
         known = self._known.get(provider)
         if known is None:
             changes = self._changes
-            known = await self._database.read(lambda driver: _read(driver, provider))
+            known = await self._database.read(lambda driver: self._read(driver, provider))
             if changes == self._changes:  # else changed while it was read: right for this caller, not to be kept
                 self._known[provider] = known
         return known
 
     async def put(self, credential: Credential) -> None:
         provider, account = credential.provider, credential.account
+        sealed = self._sealer.seal(identity(provider, account), credential.content)
 
         def put(driver: sqlite3.Connection) -> None:
             default = credential.default or driver.execute(_OTHER_DEFAULT, (provider, account)).fetchone() is None
             if default:
                 driver.execute(_NO_OTHER_DEFAULT, (provider,))
-            driver.execute(_PUT, (provider, account, credential.content, int(default), credential.changed_ms))
+            row = (provider, account, sealed.record, int(default), credential.changed_ms, sealed.key_id)
+            driver.execute(_PUT, row)
             self._signals.write(driver, [CredentialsChanged(provider)])
 
         await self._database.write(put)
@@ -65,13 +74,30 @@ class SqliteCredentials:
         self._changed(provider)
         return removed
 
+    async def rewrap(self) -> int:
+        def rewrap(driver: sqlite3.Connection) -> list[str]:
+            self._sealer.refresh()
+            rewrapped = []
+            for provider, account, record, key_id in driver.execute(_ALL).fetchall():
+                sealed = self._sealer.rewrap(identity(provider, account), Sealed(key_id, bytes(record)))
+                if sealed is not None:
+                    driver.execute(_REWRAP, (sealed.record, sealed.key_id, provider, account))
+                    rewrapped.append(provider)
+            self._signals.write(driver, [CredentialsChanged(provider) for provider in sorted(set(rewrapped))])
+            return rewrapped
+
+        rewrapped = await self._database.write(rewrap)
+        for provider in sorted(set(rewrapped)):
+            self._changed(provider)
+        return len(rewrapped)
+
     def _changed(self, provider: str) -> None:
         self.forget()
         self._signals.publish([CredentialsChanged(provider)])
 
-
-def _read(driver: sqlite3.Connection, provider: str) -> list[Credential]:
-    return [
-        Credential(provider, account, bytes(content), bool(default), changed_ms)
-        for provider, account, content, default, changed_ms in driver.execute(_OF, (provider,)).fetchall()
-    ]
+    def _read(self, driver: sqlite3.Connection, provider: str) -> list[Credential]:
+        found = []
+        for account, record, default, changed_ms, key_id in driver.execute(_OF, (provider,)).fetchall():
+            content = self._sealer.open(identity(provider, account), Sealed(key_id, bytes(record)))
+            found.append(Credential(provider, account, content, bool(default), changed_ms))
+        return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tocsin.store.ports import StoreError
-from tocsin.store.sqlite import locks
+from tocsin.store.sqlite import locks, sealed_rows
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
 from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
 from tocsin.store.sqlite.migrations import MigrationError, head, is_current
@@ -62,6 +62,15 @@ def check(path: Path) -> list[str]:
         return [str(error)]
     except sqlite3.Error as error:
         return [f"{path}: {sentence(error)}"]
+
+
+def used_keys(path: Path) -> list[str]:
+    """The ids of the master keys that the credentials of the store at `path` need; none where it is no such store."""
+    try:
+        with closing(_open(path)) as connection:
+            return sealed_rows.used_keys(connection)
+    except (StoreError, sqlite3.Error):
+        return []
 
 
 def _findings(connection: sqlite3.Connection) -> Iterator[str]:

@@ -10,17 +10,20 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from tocsin.store.master_keys import beside
 from tocsin.store.ports import StoreError
+from tocsin.store.sealer import Sealer
 from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import SQLITE_NEEDED, close, data_version, open_connection, raw
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.failures import explained
 from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
+from tocsin.store.sqlite.sealed_rows import open_sealer
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 _LOCK_WAIT_S: Final = 30.0
@@ -47,9 +50,11 @@ async def open_store(path: Path, options: SqliteOptions, *, server: bool = False
         else:
             locks.refuse_another_name(path)
         # Beside the event loop: a migration takes its time.
-        writer, reader, version = await asyncio.to_thread(_open, path, held, server=server)
-        database = Database(writer, reader, options.start_worker)
-        return SqliteStore(path, database, options, version=version, server=server, held=held.pop_all())
+        opened = await asyncio.to_thread(_open, path, options, held, server=server)
+        database = Database(opened.writer, opened.reader, options.start_worker)
+        return SqliteStore(
+            path, database, options, opened.sealer, version=opened.version, server=server, held=held.pop_all()
+        )
 
 
 async def _enter_within(wait_s: float, lock: Callable[[], AbstractContextManager[None]], stack: ExitStack) -> None:
@@ -70,10 +75,17 @@ async def _enter_within(wait_s: float, lock: Callable[[], AbstractContextManager
         await asyncio.sleep(_ASK_AGAIN_S)
 
 
-def _open(path: Path, held: ExitStack, *, server: bool) -> tuple[Connection, Connection, int]:
-    """The connections that write and read, and the version of what they found."""
+class _Opened(NamedTuple):
+    writer: Connection
+    reader: Connection
+    sealer: Sealer
+    version: int
+    """Of what they found."""
+
+
+def _open(path: Path, options: SqliteOptions, held: ExitStack, *, server: bool) -> _Opened:
     try:
-        _migrate(path, server=server)
+        sealer = _migrate(path, options, server=server)
     except NewerDatabaseError as error:
         raise StoreError(f"{path}: {error}; upgrade tocsin, or restore a backup made by this version") from None
     except MigrationError as error:
@@ -82,7 +94,7 @@ def _open(path: Path, held: ExitStack, *, server: bool) -> tuple[Connection, Con
     held.callback(close, writer)
     reader = open_connection(path, read_only=True)
     held.callback(close, reader)
-    return writer, reader, data_version(raw(writer))
+    return _Opened(writer, reader, sealer, data_version(raw(writer)))
 
 
 def _create(path: Path) -> None:
@@ -94,8 +106,8 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
-def _migrate(path: Path, *, server: bool) -> None:
-    """Bring the file to the current schema; one process does at a time.
+def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
+    """Bring the file to the current schema, and find the keys of its credentials; one process does at a time.
 
     A server holds its lock already. A command takes it meanwhile: no server may find the schema changed under it by a
     newer version's command.
@@ -106,6 +118,8 @@ def _migrate(path: Path, *, server: bool) -> None:
         connection = open_connection(path)
         while_migrating.callback(close, connection)
         driver = raw(connection)
+        # Old copies of what is rewritten here may be secret: they are overwritten.
+        driver.execute("PRAGMA secure_delete = ON")
         if not is_current(connection):
             driver.execute("BEGIN IMMEDIATE")
             migrate(connection)
@@ -113,6 +127,8 @@ def _migrate(path: Path, *, server: bool) -> None:
         if server:
             # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
             driver.execute("PRAGMA user_version = 0")
+        keys = beside(path) if options.keys is None else options.keys
+        return open_sealer(driver, keys, options.random.randbytes, server=server, say=options.say)
 
 
 def _is_behind(path: Path) -> bool:

@@ -124,10 +124,12 @@ credential = Table(
     metadata,
     Column("provider", Text, primary_key=True),
     Column("account", Text, primary_key=True),
-    # The provider's own.
+    # The provider's own, encrypted (`store/sealing.py`).
     Column("content", LargeBinary, nullable=False),
     Column("is_default", Boolean, nullable=False, server_default="0"),
     Column("changed_ms", Integer, nullable=False),
+    # The master key that its data key is wrapped by; null where it is in clear, until the store is next opened.
+    Column("key_id", Text),
 )
 
 # What commands have changed beside the server, for it to read (`signals.py`).

@@ -17,8 +17,10 @@ from msgspec import Struct
 
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.digests import digest_with
+from tocsin.store.master_keys import KeySource
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
+from tocsin.store.sealer import Sealer
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.backlog import BacklogBound
 from tocsin.store.sqlite.claims import Claims
@@ -50,6 +52,10 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     max_events: int
     max_bytes: int
     lease_s: float
+    keys: KeySource | None = None
+    """Where the master keys come from; without it from a file beside the store."""
+    say: Callable[[str], None] = log.info
+    """Is told, for a person, what opening the store has done for the first time."""
     digest_key: bytes = b""
     """With which the digests of contents are keyed; empty: they are not."""
     wall_clock: Callable[[], float] = time.time
@@ -62,7 +68,15 @@ class SqliteStore:
     """See `ports.Store`. Made by `opening.open_store`."""
 
     def __init__(
-        self, path: Path, database: Database, options: SqliteOptions, *, version: int, server: bool, held: ExitStack
+        self,
+        path: Path,
+        database: Database,
+        options: SqliteOptions,
+        sealer: Sealer,
+        *,
+        version: int,
+        server: bool,
+        held: ExitStack,
     ) -> None:
         self.path = path
         self.database = database
@@ -85,7 +99,7 @@ class SqliteStore:
         self.log = SqliteEventLog(database, self.queue.refresh, wall_clock=options.wall_clock)
         self.registry = SqliteRegistry(database, self.signals, wall_clock=options.wall_clock, random=options.random)
         self.access = SqliteAccess(database, self.signals, wall_clock=options.wall_clock)
-        self.credentials = SqliteCredentials(database, self.signals)
+        self.credentials = SqliteCredentials(database, self.signals, sealer)
         self.jobs = SqliteJobs(database, wall_clock=options.wall_clock, random=options.random)
         self._housekeeping = Housekeeping(database, **clocks)
         self._noticing: asyncio.Task[None] | None = None

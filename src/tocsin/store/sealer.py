@@ -1,0 +1,49 @@
+"""Seals and opens the records of a store, with the keys as their source has them now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tocsin.store.master_keys import KeySource
+from tocsin.store.sealing import Keyring, RandomBytes, Sealed, missing
+
+
+class Sealer:
+    """One for a store that is open.
+
+    A key that is not known is looked for once more at its source: another process may have added it. That may take as
+    long as a command takes that prints keys, so open records where waiting does no harm.
+    """
+
+    def __init__(
+        self, source: KeySource, keys: Keyring | None, random: RandomBytes, *, used: Sequence[str] = ()
+    ) -> None:
+        """Without keys, `used` says which ones the store's records need."""
+        self._source = source
+        self._keys = keys
+        self._random = random
+        self._used = used
+
+    def seal(self, identity: str, content: bytes) -> Sealed:
+        """Raises SealError where no key is known."""
+        return self._known().seal(identity, content, self._random)
+
+    def open(self, identity: str, sealed: Sealed) -> bytes:
+        """Raises SealError, and StoreError where the keys cannot be had."""
+        if self._keys is None or sealed.key_id not in self._keys:
+            self.refresh()
+        return self._known().open(identity, sealed)
+
+    def rewrap(self, identity: str, sealed: Sealed) -> Sealed | None:
+        """The record under the newest key, or None where it is already. Raises as `open` does."""
+        keys = self._known()
+        return None if sealed.key_id == keys.current.id else keys.rewrap(identity, sealed, self._random)
+
+    def refresh(self) -> None:
+        """Read the keys again. Raises StoreError where they cannot be had."""
+        self._keys = self._source.read() or self._keys
+
+    def _known(self) -> Keyring:
+        if self._keys is None:
+            raise missing(self._used)
+        return self._keys
