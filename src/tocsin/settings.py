@@ -170,6 +170,8 @@ class Apns(Http2):
 
 class Fcm(Http2):
     url: HttpsUrl = "https://fcm.googleapis.com"
+    token_hosts: tuple[str, ...] = ()
+    """Hosts besides Google's, and that of `url`, that a service account may name as its `token_uri`."""
 
 
 class Log(Section):

@@ -67,5 +67,5 @@ def store(run: Run) -> Path:
 def credentials(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A key, a certificate for de.cospace.app and a service account, as the emulator makes them."""
     files = write_credentials(tmp_path_factory.mktemp("credentials"))
-    write_service_account(files, "https://localhost:1/token")
+    write_service_account(files, "https://oauth2.googleapis.com/token")
     return files

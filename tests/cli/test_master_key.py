@@ -115,6 +115,14 @@ def test_after_a_key_is_lost_its_credentials_can_be_removed_and_added_again(run:
     asyncio.run(serving())
 
 
+def test_a_project_whose_key_is_lost_can_be_removed(run: Run, credentials: Files) -> None:
+    run("fcm", "add", "phones", "--service-account", str(credentials.service_account))
+    KEYS.unlink()
+    removed = run("fcm", "remove", "phones")
+    assert removed.status == 0, removed.err
+    asyncio.run(serving())
+
+
 def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(run: Run) -> None:
     run("key", "list")
     KEYS.chmod(0o644)

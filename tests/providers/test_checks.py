@@ -143,15 +143,15 @@ async def test_an_unreachable_host_is_told_with_its_remedy(emulator: Emulator) -
 
 def _fcm(emulator: Emulator) -> FcmOptions:
     priority = dict.fromkeys(MESSAGES, "HIGH")
-    return FcmOptions(str(emulator.summary["fcm"]), emulator.files.ca, PoolOptions(), priority)
+    return FcmOptions(str(emulator.summary["fcm"]), emulator.files.ca, PoolOptions(), priority, ("localhost",))
 
 
 def _account(fields: dict[str, str]) -> ServiceAccount:
-    return read_service_account(json.dumps(fields).encode())
+    return read_service_account(json.dumps(fields).encode(), ("localhost",))
 
 
 async def test_a_good_service_account_is_said_to_be_good_and_nothing_is_sent(emulator: Emulator) -> None:
-    account = read_service_account(emulator.files.service_account.read_bytes())
+    account = read_service_account(emulator.files.service_account.read_bytes(), ("localhost",))
     result = await check_fcm(PROJECT, account, _fcm(emulator), network=SystemNetwork())
     assert result.ok, result
     assert emulator.inbox.find() == []

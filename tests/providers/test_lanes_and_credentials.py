@@ -178,8 +178,10 @@ async def test_an_access_token_is_renewed_ahead_of_time_in_the_background_one_re
     async with running_line(tmp_path) as line:
         now = time.time()
         files = line.emulator.files
-        account = read_service_account(files.service_account.read_bytes())
-        token = AccessToken(account, _AtTheRealTime(files.ca), wall_clock=lambda: now, monotonic=lambda: now)
+        account = read_service_account(files.service_account.read_bytes(), ("localhost",))
+        token = AccessToken(
+            account, _AtTheRealTime(("localhost",), files.ca), wall_clock=lambda: now, monotonic=lambda: now
+        )
         first = await token.ready()
         assert first is not None
         assert line.emulator.inbox.tokens_issued == 1

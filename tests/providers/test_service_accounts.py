@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from tocsin.emulator.credentials import Files, write_credentials
 from tocsin.providers.base import CredentialError
 from tocsin.providers.fcm.address import PROJECT_ID, PROJECT_NAME
 from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account
@@ -54,6 +57,12 @@ def test_what_google_hands_out_is_read(account: dict[str, Any]) -> None:
         ("private_key", "no PEM", "private_key"),
         ("private_key", pem(ec.generate_private_key(ec.SECP256R1())), "private_key"),
         ("token_uri", "ftp://oauth2.googleapis.com", "token_uri"),
+        ("token_uri", "http://oauth2.googleapis.com/token", "token_uri"),
+        ("token_uri", "https://evil.example/token", "token_uri"),
+        ("token_uri", "https://oauth2.googleapis.com.evil.example/token", "token_uri"),
+        ("token_uri", "https://oauth2.googleapis.com@evil.example/token", "token_uri"),
+        ("token_uri", "https://user@oauth2.googleapis.com/token", "token_uri"),
+        ("token_uri", "https://oauth2.googleapis.com:port/token", "token_uri"),
         ("project_id", "", "project_id"),
         ("project_id", ["calls"], "project_id"),
         ("project_id", "calls/../other", "project_id"),
@@ -104,6 +113,7 @@ class TokenServer:
         self.answer = b""
         self.requests: list[bytes] = []
         self.uri = ""
+        self.ca: Path | None = None
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -119,23 +129,31 @@ class TokenServer:
         self.answer = "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return write_credentials(tmp_path_factory.mktemp("credentials"))
+
+
 @pytest.fixture
-async def server() -> AsyncIterator[TokenServer]:
+async def server(files: Files) -> AsyncIterator[TokenServer]:
     server = TokenServer()
-    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
-    server.uri = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/token"
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(files.server)
+    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
+    server.uri = f"https://localhost:{listening.sockets[0].getsockname()[1]}/token"
+    server.ca = files.ca
     async with listening:
         yield server
 
 
-async def asked(account: dict[str, Any], uri: str) -> Token:
+async def asked(account: dict[str, Any], uri: str, ca: Path | None) -> Token:
     fields = {name: account[name] for name in ("client_email", "private_key", "project_id")}
-    return await HttpOAuthClient().token(ServiceAccount(token_uri=uri, **fields), NOW_S)
+    return await HttpOAuthClient(("localhost",), ca).token(ServiceAccount(token_uri=uri, **fields), NOW_S)
 
 
 async def test_a_token_is_granted_with_its_lifetime(account: dict[str, Any], server: TokenServer) -> None:
     server.say("200 OK", b'{"access_token": "ya29.a", "expires_in": 1800, "token_type": "Bearer"}')
-    assert await asked(account, server.uri) == Token("ya29.a", 1800)
+    assert await asked(account, server.uri, server.ca) == Token("ya29.a", 1800)
     assert b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer" in server.requests[0]
 
 
@@ -148,7 +166,7 @@ async def test_a_200_without_a_usable_token_may_be_asked_again(
 ) -> None:
     server.say("200 OK", body)
     with pytest.raises(TokenUnavailable):
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "403 Forbidden"])
@@ -157,40 +175,44 @@ async def test_only_an_error_that_oauth_names_is_a_refusal(
 ) -> None:
     server.say(status, b'{"error": "invalid_grant", "error_description": "secret words"}')
     with pytest.raises(TokenRefused, match="invalid_grant") as refused:
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
     assert "secret words" not in str(refused.value)
     server.say(status, b"<html>a proxy's page</html>")
     with pytest.raises(TokenUnavailable):
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
 
 
 async def test_a_server_error_may_be_asked_again(account: dict[str, Any], server: TokenServer) -> None:
     server.say("503 Service Unavailable", b'{"error": "internal_failure"}')
     with pytest.raises(TokenUnavailable, match="answered 503 internal_failure"):
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
 
 
 async def test_no_redirect_is_followed(account: dict[str, Any], server: TokenServer) -> None:
     server.say("302 Found", b"", f"location: {server.uri}/elsewhere")
     with pytest.raises(TokenUnavailable, match="answered 302"):
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
     assert len(server.requests) == 1, "the signed assertion goes nowhere else"
 
 
 async def test_an_answer_larger_than_any_token_is_not_read(account: dict[str, Any], server: TokenServer) -> None:
     server.say("200 OK", b" " * 1_000_000)
     with pytest.raises(TokenUnavailable, match="larger than 65536 bytes"):
-        await asked(account, server.uri)
+        await asked(account, server.uri, server.ca)
 
 
 async def test_what_cannot_be_reached_may_be_asked_again(account: dict[str, Any]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(TokenUnavailable):
-            await asked(account, f"http://127.0.0.1:{closed.getsockname()[1]}/token")
+            await asked(account, f"https://localhost:{closed.getsockname()[1]}/token", None)
 
 
-@pytest.mark.parametrize("uri", ["https://[", "https://", "http://exa mple/"])
-async def test_a_token_uri_that_is_no_url_is_an_error_like_any_other(account: dict[str, Any], uri: str) -> None:
-    with pytest.raises(TokenUnavailable):
-        await asked(account, uri)
+@pytest.mark.parametrize(
+    "uri", ["https://[", "https://", "http://exa mple/", "http://localhost/", "https://127.0.0.1/"]
+)
+async def test_an_account_that_was_stored_before_names_no_other_endpoint_either(
+    account: dict[str, Any], uri: str
+) -> None:
+    with pytest.raises(TokenRefused, match="token_uri"):
+        await asked(account, uri, None)

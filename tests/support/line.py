@@ -203,7 +203,7 @@ async def _delivering(
     priority = dict.fromkeys(MESSAGES, "HIGH")
     providers = Providers(
         [
-            Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority), context),
+            Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority, ("localhost",)), context),
             Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), context),
             *(more(context) if more is not None else ()),
         ]

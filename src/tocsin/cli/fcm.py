@@ -16,7 +16,7 @@ from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.credentials import Credential
 from tocsin.providers.fcm.address import NAME, PROJECT_NAME
-from tocsin.store.ports import Store
+from tocsin.store.ports import Store, StoreError
 
 app = group("Firebase projects that reach Android devices.")
 
@@ -45,11 +45,12 @@ def add(
 ) -> None:
     """Register a Firebase project, or replace its service account. The file is checked first, without asking Google."""
     from tocsin.providers.base import CredentialError
+    from tocsin.providers.configured import token_hosts
     from tocsin.providers.fcm.credentials import read_service_account, stored
 
     content = read_file(service_account, "--service-account")
     try:
-        account = read_service_account(content)
+        account = read_service_account(content, token_hosts(settings_of(config)))
     except CredentialError as error:
         raise InputError(f"{service_account}: {error}") from None
     project = account.project_id if name is None else name
@@ -86,8 +87,11 @@ def remove(name: Name, config: Config = None) -> None:
     """Remove a project and its service account. Devices stay registered."""
 
     async def take_out(store: Store) -> tuple[bool, bool]:
-        left = [project for project in await store.credentials.of(NAME) if project.account != name]
         removed = await store.credentials.remove(NAME, name)
+        try:
+            left = await store.credentials.of(NAME)
+        except StoreError:  # the master key is missing: what cannot be read can be removed all the same
+            left = []
         return removed, bool(left) and not any(project.default for project in left)
 
     removed, without_default = in_store(settings_of(config), take_out)

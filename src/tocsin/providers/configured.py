@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tocsin.domain.events import MESSAGES
 from tocsin.http2.pool import PoolOptions
@@ -12,6 +13,7 @@ from tocsin.providers.apns.provider import Apns
 from tocsin.providers.base import Context, Provider
 from tocsin.providers.fcm.projects import FcmOptions
 from tocsin.providers.fcm.provider import Fcm
+from tocsin.providers.fcm.token_endpoint import GOOGLE_HOSTS
 from tocsin.providers.rules import RuleBook
 
 if TYPE_CHECKING:
@@ -50,7 +52,13 @@ def apns_options(settings: Settings) -> ApnsOptions:
 
 def fcm_options(settings: Settings) -> FcmOptions:
     priority = {message: settings.delivery.priority(message) for message in MESSAGES}
-    return FcmOptions(settings.fcm.url, settings.fcm.ca_file, _pool_options(settings.fcm), priority)
+    fcm = settings.fcm
+    return FcmOptions(fcm.url, fcm.ca_file, _pool_options(fcm), priority, token_hosts(settings))
+
+
+def token_hosts(settings: Settings) -> frozenset[str]:
+    """Who may be asked for access tokens: Google, whom the settings name, and who gets the tokens in any case."""
+    return frozenset((*GOOGLE_HOSTS, *settings.fcm.token_hosts, urlsplit(settings.fcm.url).hostname or ""))
 
 
 def _pool_options(section: Http2) -> PoolOptions:

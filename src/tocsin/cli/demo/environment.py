@@ -130,12 +130,11 @@ async def _prepare(store: Store, emulator: dict[str, Any]) -> Secrets:
 def _credentials(emulator: dict[str, Any], now_ms: int) -> tuple[Credential, Credential]:
     """The app with its key, and the Firebase project, from the files that the emulator has written."""
     from tocsin.providers.apns.credentials import ApnsCredential, read_key
-    from tocsin.providers.fcm.credentials import read_service_account, stored
+    from tocsin.providers.fcm.credentials import stored
 
     key = ApnsCredential(key_pem=read_key(Path(emulator["apns_key"]).read_bytes()), key_id=emulator["key_id"])
     account = Path(emulator["service_account"]).read_bytes()
-    project = read_service_account(account).project_id
     return (
         key.stored(APPLICATION_ID, now_ms),
-        stored(project, account, default=True, changed_ms=now_ms),
+        stored(emulator["project_id"], account, default=True, changed_ms=now_ms),
     )

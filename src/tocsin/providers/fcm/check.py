@@ -30,7 +30,7 @@ async def check(
 ) -> CheckResult:
     """Have one message validated with the service account of `project`."""
     tls = client_tls(options.ca_file)
-    client = oauth or HttpOAuthClient(options.ca_file, options.pool.proxy)
+    client = oauth or HttpOAuthClient(options.token_hosts, options.ca_file, options.pool.proxy)
     access = AccessToken(account, client, wall_clock=time.time, monotonic=time.monotonic)
     authorization = await access.ready()
     if authorization is None:

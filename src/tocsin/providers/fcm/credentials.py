@@ -5,6 +5,7 @@ Source: Google, "Authorize send requests"; RFC 7523 for what its key signs.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec import Struct
 from tocsin.domain.credentials import Credential
 from tocsin.providers.base import CredentialError
 from tocsin.providers.fcm.address import NAME, PROJECT_ID
+from tocsin.providers.fcm.token_endpoint import GOOGLE_HOSTS, why_not
 
 _NEEDED: Final = ("client_email", "private_key", "token_uri")
 _FIELDS: Final = (*_NEEDED, "project_id", "private_key_id")
@@ -47,8 +49,8 @@ def read_stored(credential: Credential) -> ServiceAccount:
     return ServiceAccount(**texts)
 
 
-def read_service_account(content: bytes) -> ServiceAccount:
-    """A service account's JSON as Google hands it out, checked.
+def read_service_account(content: bytes, token_hosts: Collection[str] = GOOGLE_HOSTS) -> ServiceAccount:
+    """A service account's JSON as Google hands it out, checked. Its `token_uri` must be at one of `token_hosts`.
 
     Raises:
         CredentialError: it is not a service account, or its key is not usable. The message quotes no value.
@@ -68,8 +70,8 @@ def read_service_account(content: bytes) -> ServiceAccount:
         raise _no_account("project_id is not a project id of Google's (lower-case letters, digits and hyphens)")
     if not isinstance(fields.get("private_key_id", ""), str):
         raise _no_account("private_key_id is not a text")
-    if not fields["token_uri"].startswith(("https://", "http://")):
-        raise _no_account("token_uri is not a URL")
+    if reason := why_not(fields["token_uri"], token_hosts):
+        raise CredentialError(f"the service account's token_uri {reason}")
     try:
         key = serialization.load_pem_private_key(fields["private_key"].encode(), password=None)
     except (ValueError, TypeError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.providers.fcm.credentials import ServiceAccount
+from tocsin.providers.fcm.token_endpoint import why_not
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 _GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -36,7 +38,7 @@ class Token(Struct, frozen=True):
 
 
 class TokenRefused(Exception):  # noqa: N818 (it says what is so)
-    """Google refuses the service account: asking again will not help."""
+    """Google refuses the service account, or it names no endpoint that may be asked: asking again will not help."""
 
 
 class TokenUnavailable(Exception):  # noqa: N818
@@ -64,14 +66,16 @@ class _Refused(Struct):
 
 
 class HttpOAuthClient:
-    """See `OAuthClient`. Over HTTPS; bounded in bytes and time, and follows no redirect."""
+    """See `OAuthClient`. Over HTTPS, to `hosts` alone; bounded in bytes and time, and follows no redirect."""
 
     def __init__(
         self,
+        hosts: Collection[str],
         ca_file: Path | None = None,
         proxy: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._hosts = hosts
         self._ca_file = ca_file
         """Who may have signed the server's certificate; None: the system's authorities."""
         self._proxy = proxy
@@ -79,6 +83,8 @@ class HttpOAuthClient:
         """What carries the requests; None is the network."""
 
     async def token(self, account: ServiceAccount, now_s: float) -> Token:
+        if reason := why_not(account.token_uri, self._hosts):
+            raise TokenRefused(f"the service account's token_uri {reason}")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 status, body = await self._exchange(account, now_s)

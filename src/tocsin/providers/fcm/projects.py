@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from tocsin.providers.base import Context, Push
 from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.providers.fcm.credentials import ServiceAccount
 from tocsin.providers.fcm.oauth import OAuthClient
+from tocsin.providers.fcm.token_endpoint import GOOGLE_HOSTS
 from tocsin.providers.pools import PushRequest
 
 
@@ -25,6 +26,8 @@ class FcmOptions(Struct, frozen=True):
     pool: PoolOptions
     priority: dict[str, str]
     """`android.priority` by event."""
+    token_hosts: Collection[str] = GOOGLE_HOSTS
+    """Who may be asked for access tokens."""
 
 
 class FcmRequest(PushRequest, kw_only=True, eq=False, gc=False):

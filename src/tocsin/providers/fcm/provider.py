@@ -50,7 +50,7 @@ class Fcm:
         self._context = context
         self._report = context.dispatcher.report
         if oauth is None:
-            oauth = HttpOAuthClient(options.ca_file, options.pool.proxy)
+            oauth = HttpOAuthClient(options.token_hosts, options.ca_file, options.pool.proxy)
         self._projects = Projects(options, context, oauth, self._open_pool)
         self._judge = FcmJudge(self._projects, context.wall_clock)
 
