@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -79,17 +80,29 @@ def _check_value(variable: str, value: str, field: Any) -> None:
     """Checks what pydantic-settings would report without naming the variable.
 
     Raises:
-        SettingsError: it is not text, or not the JSON object that its field needs.
+        SettingsError: it is not text, or not the JSON that its field needs.
     """
     try:
         value.encode()
     except UnicodeEncodeError:
         raise SettingsError(f"environment variable {variable}: not UTF-8; correct or unset it") from None
-    if field is None or get_origin(field.annotation) is not dict:
+    needed = None if field is None else _container(field.annotation)
+    if needed is None:
         return
     try:
-        is_object = isinstance(json.loads(value), dict)
+        fits = isinstance(json.loads(value), needed)
     except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        raise SettingsError(f"""environment variable {variable}: must be a JSON object, like '{{"fax_new": …}}'""")
+        fits = False
+    if not fits:
+        form = """a JSON object, like '{"fax_new": …}'""" if needed is dict else """a JSON array, like '["…"]'"""
+        raise SettingsError(f"environment variable {variable}: must be {form}")
+
+
+def _container(annotation: Any) -> type[dict[Any, Any]] | type[list[Any]] | None:
+    """What JSON a field of this type is written as: an object, an array, or, with None, a value by itself."""
+    if get_origin(annotation) in (Union, UnionType):
+        annotation = next(one for one in get_args(annotation) if one is not NoneType)
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    origin = get_origin(annotation)
+    return dict if origin is dict else list if origin in (list, tuple) else None

@@ -133,6 +133,8 @@ def test_a_variable_that_looks_like_a_setting_and_is_none_is_refused_with_what_t
         ('TOCSIN_DELIVERY__LIFETIMES={"fax_new": "P999999D"}', "fax_new: Input should be less than or equal to "),
         ('TOCSIN_DELIVERY__LIFETIMES={"fax_old": "P1D"}', "unknown event 'fax_old'"),
         ("TOCSIN_DELIVERY__LIFETIMES__FAX_NEW=x", "valid timedelta"),
+        ("TOCSIN_FCM__TOKEN_HOSTS=example.com", "must be a JSON array"),
+        ("TOCSIN_SECRETS__KEY_COMMAND=vault read", "must be a JSON array"),
         ("TOCSIN_STORE__RETENTION=-P1D", "greater than 0 seconds"),
         ("TOCSIN_STORE__HISTORY=P99999999999D", "too large"),
         ("TOCSIN_STORE__MAX_BACKLOG_BYTES=99999999999999999999", "less than"),

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.conftest import APPLICATION, Run
 
 from tocsin.emulator.credentials import Files
-from tocsin.settings import Secrets, Settings
+from tocsin.settings import Secrets, Settings, load
 from tocsin.store.master_keys import KeyFile, KeyText, configured
 from tocsin.store.opening import open_store
 from tocsin.store.ports import StoreError
@@ -38,7 +38,7 @@ def everything_under(directory: Path) -> bytes:
 
 async def serving() -> None:
     """Whether a server starts on the store."""
-    async with open_store(Settings(), server=True):
+    async with open_store(load(), server=True):
         pass
 
 
@@ -47,7 +47,7 @@ def new_line() -> str:
 
 
 def test_the_first_start_makes_a_key_that_nobody_else_may_read_and_says_so(run: Run) -> None:
-    said = run("key", "list").err
+    said = run("key", "create", "producer").err
     assert "a master key was made in var/tocsin.db.key" in said
     assert "export-key" in said
     assert stat.S_IMODE(KEYS.stat().st_mode) == 0o600
@@ -75,7 +75,7 @@ def test_a_copy_is_restored_elsewhere_only_with_its_key_and_the_missing_one_is_n
 ) -> None:
     add_key(run, credentials)
     run("store", "backup", "copy.db")
-    keys = configured(Settings()).read()
+    keys = configured(load()).read()
     assert keys is not None
     exported = run("store", "export-key").out
     monkeypatch.setenv("TOCSIN_STORE__PATH", "elsewhere/tocsin.db")
@@ -94,7 +94,7 @@ def test_a_copy_is_restored_elsewhere_only_with_its_key_and_the_missing_one_is_n
 
 def test_a_server_does_not_start_without_its_key_and_makes_no_new_one(run: Run, credentials: Files) -> None:
     add_key(run, credentials)
-    keys = configured(Settings()).read()
+    keys = configured(load()).read()
     assert keys is not None
     KEYS.unlink()
     with pytest.raises(StoreError, match=keys.current.id):
@@ -124,7 +124,7 @@ def test_a_project_whose_key_is_lost_can_be_removed(run: Run, credentials: Files
 
 
 def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(run: Run) -> None:
-    run("key", "list")
+    run("key", "create", "producer")
     KEYS.chmod(0o644)
     refused = run("key", "list")
     assert refused.status == 1
@@ -133,11 +133,11 @@ def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(run: Run) ->
 
 def test_rekey_brings_everything_under_a_new_key_while_a_server_runs(run: Run, credentials: Files) -> None:
     add_key(run, credentials)
-    before = configured(Settings()).read()
+    before = configured(load()).read()
     assert before is not None
 
     async def whole() -> None:
-        async with open_store(Settings(), server=True) as server:
+        async with open_store(load(), server=True) as server:
             await server.start()
             [stored] = await server.credentials.of("apns")
             done = await asyncio.to_thread(run, "store", "rekey")
@@ -148,7 +148,7 @@ def test_rekey_brings_everything_under_a_new_key_while_a_server_runs(run: Run, c
             assert await server.credentials.of("apns") == [stored]
 
     asyncio.run(whole())
-    after = configured(Settings()).read()
+    after = configured(load()).read()
     assert after is not None
     assert before.current.id in after
     assert after.current.id != before.current.id

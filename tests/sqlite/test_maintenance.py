@@ -277,7 +277,8 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def left_beside(path: Path) -> set[str]:
-    return {file.name for file in path.parent.iterdir() if not file.name.endswith("lock")}
+    """Without the master key, which stays, and the locks."""
+    return {file.name for file in path.parent.iterdir() if not file.name.endswith(("lock", ".key"))}
 
 
 @pytest.fixture

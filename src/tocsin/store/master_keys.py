@@ -140,7 +140,7 @@ def configured(settings: Settings, environ: Mapping[str, str] | None = None) -> 
 
 
 def beside(store: Path) -> KeyFile:
-    """The file of keys for a store in a file, where no other place is named: the same by whatever name it is reached."""
+    """The file of keys for a store in a file, where no other place is named; the same through a symbolic link."""
     file = Path(os.path.realpath(store))
     return KeyFile((file if store.is_symlink() else store).with_name(f"{file.name}.key"))
 
