@@ -46,12 +46,19 @@ def new_line() -> str:
     return base64.b64encode(os.urandom(32)).decode()
 
 
-def test_the_first_start_makes_a_key_that_nobody_else_may_read_and_says_so(run: Run) -> None:
-    said = run("key", "create", "producer").err
+def test_the_first_credential_makes_a_key_that_nobody_else_may_read_and_says_so(run: Run, credentials: Files) -> None:
+    assert "master key" not in run("key", "create", "producer").err
+    assert not KEYS.exists()
+    said = run("app", "add", APPLICATION, "--key", str(credentials.apns_key), "--key-id", "ABC123DEFG").err
     assert "a master key was made in var/tocsin.db.key" in said
     assert "export-key" in said
     assert stat.S_IMODE(KEYS.stat().st_mode) == 0o600
     assert "master key" not in run("key", "list").err
+
+
+def test_the_first_start_of_a_server_makes_one_as_well(run: Run) -> None:
+    asyncio.run(serving())
+    assert stat.S_IMODE(KEYS.stat().st_mode) == 0o600
 
 
 def test_no_private_key_stands_in_clear_in_any_file(run: Run, credentials: Files) -> None:
@@ -124,7 +131,7 @@ def test_a_project_whose_key_is_lost_can_be_removed(run: Run, credentials: Files
 
 
 def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(run: Run) -> None:
-    run("key", "create", "producer")
+    asyncio.run(serving())
     KEYS.chmod(0o644)
     refused = run("key", "list")
     assert refused.status == 1
@@ -156,6 +163,15 @@ def test_rekey_brings_everything_under_a_new_key_while_a_server_runs(run: Run, c
     KEYS.write_text("\n".join(line for line in KEYS.read_text().splitlines() if not line.startswith("#")).split()[0])
     asyncio.run(serving())
     assert "0 credentials" not in run("store", "rekey").err
+
+
+def test_a_lost_key_is_not_replaced_by_a_new_one(run: Run, credentials: Files) -> None:
+    add_key(run, credentials)
+    KEYS.unlink()
+    refused = run("store", "rekey")
+    assert refused.status == 1
+    assert "which tocsin was not given" in refused.err
+    assert not KEYS.exists()
 
 
 def test_a_rotation_where_the_keys_come_from_elsewhere_takes_the_first_one(

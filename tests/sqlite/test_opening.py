@@ -58,7 +58,7 @@ async def test_a_new_store_is_for_its_users_eyes_only(path: Path) -> None:
 @pytest.mark.parametrize("name", ["a b?c#d%20.db", "ü'\".db"])
 async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     await open_once(tmp_path / name)
-    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith("lock")) == [name, f"{name}.key"]
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith("lock")) == [name]
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.store import maintenance
-from tocsin.store.ports import Store, StoreError
+from tocsin.store.ports import StoreError
 
 app = group("The store: check it, copy it (both while a server runs on it), restore a copy, and change its master key.")
 
@@ -72,20 +71,18 @@ def rekey(config: Config = None) -> None:
     Elsewhere put the new key first yourself, leave the old one after it, and run this.
     """
     settings = settings_of(config)
+    require_store(settings)
     try:
-        keys = maintenance.keys(settings)
-        # Opened once before: a store without keys gets its first one.
-        in_store(settings, _nothing)
-        made = keys.add(os.urandom)
+        made = maintenance.add_key(settings)
     except StoreError as error:
         raise CommandError(str(error)) from None
     if made is not None:
-        remark(f"a new master key {made.id} was put first in {keys}")
+        remark(f"a new master key {made.id} was put first in {maintenance.keys(settings)}")
     count = in_store(settings, lambda store: store.credentials.rewrap())
     remark(f"{count} credentials were under another master key, and are under the newest now")
 
 
-@command(app, "export-key", example="tocsin store export-key > /safe/tocsin.key")
+@command(app, "export-key", example="tocsin store export-key")
 def export_key(config: Config = None) -> None:
     """Print the master keys, for safe-keeping apart from the store's backups. Whoever has both can read the secrets."""
     settings = settings_of(config)
@@ -94,7 +91,3 @@ def export_key(config: Config = None) -> None:
     except StoreError as error:
         raise CommandError(str(error)) from None
     typer.echo(text, nl=not text.endswith("\n"))
-
-
-async def _nothing(store: Store) -> None:
-    pass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tocsin.settings import Settings
 from tocsin.store.master_keys import KeySource, configured
 from tocsin.store.ports import StoreError
-from tocsin.store.sealing import missing
+from tocsin.store.sealing import MasterKey, missing
 
 
 def name(settings: Settings) -> str:
@@ -71,6 +72,16 @@ def restore(settings: Settings, copy: Path) -> None:
 def keys(settings: Settings) -> KeySource:
     """Where the master keys of the store are."""
     return configured(settings)
+
+
+def add_key(settings: Settings) -> MasterKey | None:
+    """Make a new master key, the newest from now on; None where the keys are not tocsin's to write.
+
+    Raises:
+        StoreError: a key that the store needs is missing, or a new one cannot be written.
+    """
+    _refuse_missing_keys(settings, settings.store.path)
+    return configured(settings).add(os.urandom)
 
 
 def _refuse_missing_keys(settings: Settings, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tocsin.store.master_keys import KeySource
 from tocsin.store.sealing import Keyring, RandomBytes, Sealed, missing
@@ -16,16 +16,37 @@ class Sealer:
     """
 
     def __init__(
-        self, source: KeySource, keys: Keyring | None, random: RandomBytes, *, used: Sequence[str] = ()
+        self,
+        source: KeySource,
+        keys: Keyring | None,
+        random: RandomBytes,
+        say: Callable[[str], None],
+        *,
+        used: Sequence[str] = (),
     ) -> None:
-        """Without keys, `used` says which ones the store's records need."""
+        """`used` are the ids of the keys that the store's records need; `say` is told, for a person, of a new key."""
         self._source = source
         self._keys = keys
         self._random = random
+        self._say = say
         self._used = used
 
+    def make_first_key(self) -> None:
+        """Where there is no key yet, and no record needs one, make one. Raises StoreError."""
+        if self._keys is not None or self._used:
+            return
+        self.refresh()  # another process may have made it
+        if self._keys is None:
+            self._source.add(self._random)
+            self._say(
+                f"a master key was made in {self._source}: it encrypts the credentials in the store; keep a copy of it"
+                " apart from the store's backups (`tocsin store export-key`)"
+            )
+            self.refresh()
+
     def seal(self, identity: str, content: bytes) -> Sealed:
-        """Raises SealError where no key is known."""
+        """Raises SealError where the keys that the store needs are missing."""
+        self.make_first_key()
         return self._known().seal(identity, content, self._random)
 
     def open(self, identity: str, sealed: Sealed) -> bytes:

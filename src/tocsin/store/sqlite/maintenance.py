@@ -69,7 +69,7 @@ def used_keys(path: Path) -> list[str]:
     try:
         with closing(_open(path)) as connection:
             return sealed_rows.used_keys(connection)
-    except (StoreError, sqlite3.Error):
+    except (StoreError, sqlite3.Error, OSError):
         return []
 
 

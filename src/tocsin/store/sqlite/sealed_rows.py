@@ -42,21 +42,11 @@ def open_sealer(
         StoreError: the keys cannot be had, or one is missing.
     """
     keys, used = source.read(), used_keys(driver)
-    if keys is None and used:
-        if server:
-            raise missing(used)
-        return Sealer(source, None, random, used=used)
-    if keys is None:
-        source.add(random)
-        say(
-            f"a master key was made in {source}: it encrypts the credentials in the store; keep a copy of it apart from"
-            " the store's backups (`tocsin store export-key`)"
-        )
-        keys = source.read()
-        assert keys is not None
-    if server and (absent := [key_id for key_id in used if key_id not in keys]):
+    if server and (absent := [key_id for key_id in used if keys is None or key_id not in keys]):
         raise missing(absent)
-    sealer = Sealer(source, keys, random)
+    sealer = Sealer(source, keys, random, say, used=used)
+    if server:
+        sealer.make_first_key()
     _seal_rest(driver, sealer, say)
     return sealer
 
