@@ -1,36 +1,20 @@
-"""The API behind uvicorn, over sockets: what clients send that no client library would."""
+"""The API behind its server, over sockets: what clients send that no client library would."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
+from tests.api.raw_http import serving
 
 from tocsin.settings import Server
 
 
-@asynccontextmanager
-async def serving(app):
-    config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield port
-    finally:
-        server.should_exit = True
-        await task
-
-
 @pytest.fixture
 async def port(api):
-    async with serving(api.app) as port:
+    async with serving(api.app) as (port, _):
         yield port
 
 
@@ -105,7 +89,7 @@ async def test_a_chunked_body_is_read_like_any_other(api, port, golden):
 
 
 async def test_a_body_that_never_ends_is_given_up(open_api):
-    async with open_api(server=Server(request_timeout_s=0.2)) as api, serving(api.app) as port:
+    async with open_api(server=Server(request_timeout_s=0.2)) as api, serving(api.app) as (port, _):
         for path, secret in (("/api/push", api.sid), ("/api/events", api.producer)):
             half = request("POST", path, f"Authorization: Bearer {secret}", body=b"{" * 100)[:-50]
             status, head, _ = await exchange(port, half)

@@ -5,31 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 
 import httpx
 import pytest
+from tests.api.raw_http import serving
 
 from tocsin.api import events
-from tocsin.api.server import ApiServer
-from tocsin.settings import Server
 
 pytestmark = pytest.mark.slow
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: tocsin\r\n\r\n"
-
-
-@contextlib.asynccontextmanager
-async def serving(app, **settings):
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        server = ApiServer(app, Server(**settings))
-        task = asyncio.create_task(server.serve(sockets=[sock]))
-        await server.listening.wait()
-        try:
-            yield sock.getsockname()[1], server
-        finally:
-            server.should_exit = server.force_exit = True
-            await task
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +79,8 @@ async def test_a_head_that_is_too_long_is_refused_even_if_it_comes_in_one_piece(
 
 async def test_a_trailer_without_end_is_refused(api, server):
     chunked = (
-        b"POST /api/events HTTP/1.1\r\nAuthorization: Bearer %b\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nX: "
+        b"POST /api/events HTTP/1.1\r\nHost: tocsin\r\nAuthorization: Bearer %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\nX: "
     )
     async with connected(server[0]) as (reader, writer):
         writer.write(chunked % api.producer.encode())
@@ -204,7 +190,8 @@ def batch(golden, lines):
 
 
 async def slow_uploads(held, port, key, count, sent):
-    head = b"POST /api/events HTTP/1.1\r\nAuthorization: Bearer %b\r\nContent-Type: application/x-ndjson\r\n"
+    head = b"POST /api/events HTTP/1.1\r\nHost: tocsin\r\nAuthorization: Bearer %b\r\n"
+    head += b"Content-Type: application/x-ndjson\r\n"
     for _ in range(count):
         _, writer = await held.enter_async_context(connected(port))
         writer.write(head % key.encode() + b"Content-Length: 8000000\r\n\r\n" + sent)

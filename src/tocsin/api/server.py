@@ -1,4 +1,5 @@
-"""The API's HTTP server: uvicorn, with bounds on the time and memory that a slow, silent or endless client may take up.
+"""The API's HTTP server: uvicorn, with bounds on the time and memory that a slow, silent or endless client may take up,
+and with one reading of where a request ends.
 
 Errors that uvicorn would answer in plain text are answered here as problems (RFC 9457). The application does not see
 these requests.
@@ -13,12 +14,15 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import httptools
 import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api.final_response import final_response
+from tocsin.api.framing import FRAMING_FIELDS, expects_continue, head_without_upgrade, refusal
 from tocsin.api.problems import PROBLEM_JSON, TYPE_PREFIX, Kind, ProblemBody
+from tocsin.http2.messages import Header
 from tocsin.settings import Server as ServerSettings
 
 _SWEEP_EVERY_S: Final = 1.0
@@ -41,9 +45,12 @@ def _final_problem(
     return final_response(status, PROBLEM_JSON, body, headers)
 
 
-_MALFORMED: Final = _final_problem(
-    HTTPStatus.BAD_REQUEST, "This is not HTTP.", TYPE_PREFIX + Kind.MALFORMED.slug, Kind.MALFORMED.title
-)
+def _malformed(detail: str) -> bytes:
+    return _final_problem(HTTPStatus.BAD_REQUEST, detail, TYPE_PREFIX + Kind.MALFORMED.slug, Kind.MALFORMED.title)
+
+
+_NOT_HTTP: Final = _malformed("This is not HTTP.")
+_TUNNEL: Final = _malformed("The server opens no tunnels.")
 _HEAD_TOO_LONG: Final = _final_problem(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"Address and headers are larger than {_LONGEST_HEAD} bytes."
 )
@@ -65,6 +72,10 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes since the last complete head, piece of a body, or message. The parser copies them each time more arrive."""
     _over_limit = False
     _refused = False
+    _framing: list[Header]
+    """The fields of the head that `framing` looks at."""
+    _usual_framing: list[Header] | None = None
+    """Those of an earlier request, in HTTP/1.1. Most requests of a connection have the same."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -100,7 +111,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._receiving_since is None:
             self._receiving_since = self.loop.time()
         self._unfinished_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._unfinished_bytes > _LONGEST_HEAD and not self._refused:
             self._refuse(_HEAD_TOO_LONG)
 
@@ -108,29 +120,72 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._receiving_since is None:
             self._receiving_since = self.loop.time()
         super().on_message_begin()
+        self._framing = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in FRAMING_FIELDS:
+            self._framing.append((name, value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # `_parse` will have it parsed again.
         if self._unfinished_bytes > _LONGEST_HEAD and self._head_bytes() > _LONGEST_HEAD:
             self._refuse(_HEAD_TOO_LONG)
             raise _RefusedError
         if len(self.pipeline) >= _MOST_PIPELINED:
             self.transport.abort()
             raise _RefusedError
+        if self._framing != self._usual_framing or self.parser.get_http_version() != "1.1":
+            self._check_framing()
         self._unfinished_bytes = 0
         super().on_headers_complete()
+        # The request has its list. What comes after the body (trailers) goes to lists that nobody reads.
+        self.headers = self._framing = []
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._unfinished_bytes = 0
         self._receiving_since = None
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        if not self._refused:
-            self._refuse(_MALFORMED)
+    def _parse(self, data: bytes) -> None:
+        """Parse what has arrived. A request that offers another protocol is parsed again, without the offer: the parser
+        takes whatever follows such a head for the other protocol's, and then for the next request."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                method = self.parser.get_method()
+                if method == b"CONNECT":
+                    self._refuse(_TUNNEL)
+                    return
+                head = head_without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            except httptools.HttpParserError:
+                if not self._refused:
+                    self._refuse(_NOT_HTTP)
+                return
+            else:
+                return
+
+    def _check_framing(self) -> None:
+        version, framing = self.parser.get_http_version(), self._framing
+        why = refusal(version, framing)
+        if why is not None:
+            self._refuse(_malformed(why))
+            raise _RefusedError
+        self.expect_100_continue = expects_continue(framing)
+        if version == "1.1" and not self.expect_100_continue:
+            self._usual_framing = framing
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
