@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
@@ -23,6 +24,8 @@ __all__ = ["ENV_PREFIX", "Settings", "SettingsError", "load"]
 
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
+_ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 def _https_url(url: str) -> str:
@@ -46,6 +49,15 @@ def _is_address(url: str, scheme: str) -> bool:
         )
     except ValueError:  # from the port, or an IPv6 address
         return False
+
+
+def _origin(text: str) -> str:
+    """As a browser sends it: without the port that the scheme has anyway (RFC 6454, 6.2)."""
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise ValueError("must be an origin, as https://app.example.com or http://localhost:3000, without a path")
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + (port if port and port != _DEFAULT_PORTS[scheme] else "")
 
 
 def _every_event(values: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +104,8 @@ class Server(Section):
 class PushApi(Section):
     convention: Literal["document", "platform"] = "document"
     max_tokens_per_user: Positive = 100
+    origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    """Whose pages may use the cookie `sid`, besides those of the API's own address."""
 
 
 class Ingest(Section):

@@ -147,6 +147,7 @@ async def opened(
     convention: Literal["document", "platform"] = "document",
     max_tokens: int = 100,
     server: Server | None = None,
+    origins: tuple[str, ...] = (),
     ingest: Ingest | None = None,
     max_events: int = 100_000,
     clock: Callable[[], float] = time.time,
@@ -156,7 +157,7 @@ async def opened(
 ) -> AsyncIterator[Api]:
     settings = Settings(
         server=server or Server(),
-        push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens),
+        push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens, origins=origins),
         ingest=ingest or Ingest(),
     )
     options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from tocsin.settings import SettingsError, load
+from tocsin.settings import PushApi, SettingsError, load
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +48,22 @@ def test_a_lease_that_could_end_under_an_attempt_is_refused_with_the_rule(tmp_pa
     file.write_text("[delivery]\nlease_s = 30\n")
     with pytest.raises(SettingsError, match=r"delivery\.lease_s is 30: at least 70 is needed"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://app.example.com", "https://app.example.com"),
+        ("HTTPS://App.Example.com:443", "https://app.example.com"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+    ],
+)
+def test_an_origin_is_kept_as_a_browser_sends_it(given: str, kept: str) -> None:
+    assert PushApi(origins=(given,)).origins == (kept,)
+
+
+@pytest.mark.parametrize("given", ["null", "*", "app.example.com", "https://app.example.com/", "https://*.example.com"])
+def test_what_is_no_origin_is_refused_with_an_example(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be an origin, as https://app\.example\.com"):
+        PushApi(origins=(given,))

@@ -19,6 +19,7 @@ from tocsin.api.documentation import is_unknown_schema_path, openapi_config
 from tocsin.api.failures import NO_SUCH_ADDRESS, Failures, with_head
 from tocsin.api.fast_path import FastPath
 from tocsin.api.health import HealthRoutes
+from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import problem_response
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
@@ -40,7 +41,7 @@ def create_app(
     push_routes = push.PushRoutes(
         settings=settings,
         convention=in_force,
-        sessions=Sessions(store.access, sid_in_url=in_force.sid_in_url),
+        sessions=Sessions(store.access, OwnPages(settings.push_api.origins), sid_in_url=in_force.sid_in_url),
         registry=store.registry,
         credentials=store.credentials,
         rules=rules,

@@ -13,6 +13,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.types import HTTPScope
 
+from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
 from tocsin.domain.events import UserId
@@ -23,17 +24,26 @@ from tocsin.store.records import Role
 class Sessions:
     """Finds the user that a session belongs to."""
 
-    def __init__(self, access: Access, *, sid_in_url: bool) -> None:
+    def __init__(self, access: Access, pages: OwnPages, *, sid_in_url: bool) -> None:
         self._access = access
+        self._pages = pages
         self._sid_in_url = sid_in_url
 
     async def owner(self, scope: HTTPScope) -> UserId:
         """The signed-in user.
 
         Raises:
-            RequestError: there is no session, it is not valid, or nobody has signed in.
+            RequestError: there is no session, it is not valid, or nobody has signed in; or a page of another site sent
+                the request with the user's cookie.
         """
-        sid = bearer(scope) or _cookie_sid(scope)
+        sid = bearer(scope)
+        cookie = _cookie_sid(scope)
+        if cookie is not None:
+            if not self._pages.sent(scope):
+                raise RequestError(
+                    Kind.FOREIGN_PAGE, "A page of another site sent this request with the user's cookie."
+                )
+            sid = sid or cookie
         if sid is None and self._sid_in_url:
             sid = _url_sid(scope)
         session = None if sid is None else await self._access.session(sid)
@@ -87,13 +97,6 @@ def bearer(scope: HTTPScope) -> str | None:
 
 
 def _cookie_sid(scope: HTTPScope) -> str | None:
-    """The cookie `sid`, unless a page of another site sent the request.
-
-    Browsers attach cookies to such requests too: any web page could otherwise register a device of its own for
-    whoever visits it, and read their chat (cross-site request forgery).
-    """
-    if header(scope, b"sec-fetch-site") == b"cross-site":
-        return None
     for key, value in scope["headers"]:
         if key == b"cookie":
             for pair in value.split(b";"):

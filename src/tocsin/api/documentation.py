@@ -33,7 +33,7 @@ _FILES: Final = ("/openapi.json", "/openapi.yaml", "/openapi.yml")
 _MEANING: Final = {
     400: "The input breaks a rule; `errors` names where and why.",
     401: "No valid session or key.",
-    403: "The key is valid, but may not do this.",
+    403: "The key is valid, but may not do this; or a page of another site sent the request with the user's cookie.",
     404: "Not found.",
     408: "The body took too long to arrive.",
     409: "An `event_id` was used before for an event with other content.",
@@ -96,7 +96,7 @@ READ_TOKENS: Final[dict[str, Any]] = {
     "summary": "The current user's device tokens",
     "tags": ["apps"],
     "security": SESSION,
-    "responses": {200: _success(Tokens, "Both sections are always there."), **problems(401)},
+    "responses": {200: _success(Tokens, "Both sections are always there."), **problems(401, 403)},
 }
 
 CHANGE_TOKEN: Final[dict[str, Any]] = {
@@ -108,7 +108,7 @@ CHANGE_TOKEN: Final[dict[str, Any]] = {
     "operation_class": with_body(json=PUSH),
     "responses": {
         200: _success(PushAnswer, "Done; or, with a `status`, why nothing was changed."),
-        **problems(400, 401, 408, 413, 415),
+        **problems(400, 401, 403, 408, 413, 415),
     },
 }
 

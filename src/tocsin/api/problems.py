@@ -38,6 +38,7 @@ class Kind(Enum):
     NO_USER = (401, "unauthenticated", "Not signed in", "no-auth")
     NO_KEY = (401, "unauthenticated", "No valid key", "fail")
     FORBIDDEN = (403, "forbidden", "Not allowed with this key", "fail")
+    FOREIGN_PAGE = (403, "foreign-page", "Sent by a page of another site", "no-auth")
     NOT_FOUND = (404, "not-found", "Not found", "fail")
     WRONG_METHOD = (405, "method-not-allowed", "Method not allowed", "fail")
     TOO_SLOW = (408, "request-timeout", "Request took too long", "fail")
