@@ -90,6 +90,13 @@ FILE = {name: value for name, value in TEXT.items() if name != "text"} | {"type"
         *((_golden(message), True) for message in MESSAGES),
         (FAX | {"event_id": EVENT_ID}, True),
         (FAX | {"page_count": 2**53 - 1}, True),
+        (FAX | {"page_count": 24894.0}, True),
+        (FAX | {"page_count": 2e3}, True),
+        (FAX | {"page_count": -0.0}, True),
+        (TEXT | {"time": 1362407297.0}, True),
+        (FILE | {"time": 1362407297.0}, True),
+        (FAX | {"page_count": 1e300}, False),
+        (FAX | {"page_count": -1.0}, False),
         (FAX | {"page_count": 2**53}, False),
         (FAX | {"page_count": -1}, False),
         (FAX | {"page_count": "2"}, False),
@@ -171,13 +178,21 @@ def test_the_example_of_a_command_has_every_required_field() -> None:
     assert max(map(len, send.example(TextMessage).splitlines())) <= 96
 
 
+def test_an_integer_is_kept_as_such_however_it_is_written() -> None:
+    for written in ("2", "2.0", "20e-1", "0.2e1"):
+        raw = json.dumps(FAX).replace('"page_count": 2', f'"page_count": {written}')
+        body = parse_event(raw.encode()).body
+        assert json.loads(body)["page_count"] == 2
+        assert body.endswith(b'"page_count":2}')
+
+
 # -- the parser --------------------------------------------------------------------------------------------------------
 
 
 def test_the_fields_that_another_type_of_chat_message_brings_are_named() -> None:
     parsed = parse_event(json.dumps(FILE | {"event_id": EVENT_ID, "name": "a.pdf", "gcm": {}}).encode())
     assert (parsed.event_id, parsed.own_fields) == (EVENT_ID, ("name", "gcm"))
-    assert list(json.loads(parsed.body)) == [*FILE, "name", "gcm"]
+    assert list(json.loads(parsed.body)) == [*FILE, "gcm", "name"]
 
 
 @pytest.mark.parametrize("message", MESSAGES)
@@ -187,17 +202,71 @@ def test_the_five_events_of_the_document_bring_no_fields_of_their_own(message: s
     assert list(json.loads(parsed.body).items()) == list(_golden(message).items())
 
 
+def _with(field: str, event: Mapping[str, Any] = FILE) -> bytes:
+    return json.dumps(event).encode()[:-1] + f",{field}}}".encode("latin-1")
+
+
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "said"),
     [
-        b'{"message":"chat_message","colour":1,"name":"\xff"}',
-        b'{"message":"fax_new","colour":1,"name":"\xff"}',
-        b'{"message":"fax_new","colour":1,',
+        (b'{"message":"chat_message","colour":1,"name":"\xff"}', "$.name: not valid JSON: not UTF-8"),
+        (b'{"message":"fax_new","colour":1,"name":"\xff"}', "$.name: not valid JSON: not UTF-8"),
+        (b'{"owner":1,"x":"\xff"}', "$.x: not valid JSON: not UTF-8"),
+        (b'{"owner":1,"\xff":1}', "$: not valid JSON: not UTF-8"),
+        (b'{"message":"fax_new","colour":1,', "$: not valid JSON: Input data was truncated"),
+        (_with('"far":1e400'), "$.far: a number that is out of range"),
+        (_with('"far":' + "1" * 5000), "$.far: a number that is out of range"),
+        (_with('"far":1e400', FAX), "$.far: a number that is out of range"),
+        (b'{"message":"fax_new","page_count":1e400}', "$.page_count: a number that is out of range"),
+        (_with('"half":"\\ud83d"'), "$.half: half of a surrogate pair, which is no character"),
+        (_with('"half":"\\ude00 a"'), "$.half: half of a surrogate pair, which is no character"),
+        (_with('"half":["\\uD83D\\ud83d"]'), "$.half: half of a surrogate pair, which is no character"),
+        (
+            _with('"text":"\\ud83d"', {**TEXT, "type": "text"}),
+            "$.text: half of a surrogate pair, which is no character",
+        ),
+        (_with('"\\ud83d":1'), "$: half of a surrogate pair, which is no character"),
+        (_with('"deep":' + "[" * 65 + "]" * 65), "$.deep: nested more than 64 levels deep"),
+        (_with('"deep":' + '{"a":' * 980 + "1" + "}" * 980), "$.deep: nested more than 64 levels deep"),
+        (_with('"a":{"b":[{}]},"deep":' + "[" * 30_000 + "]" * 30_000), "$.deep: nested more than 64 levels deep"),
+        (b'{"deep":' + b"[" * 1_000_000, "$.deep: nested more than 64 levels deep"),
+        (_with('"long":"' + "x" * 40_000 + '"'), "$: longer than 32768 bytes, not counting its `text`"),
+        (_with('"text":[' + "1," * 20_000 + "1]"), "$: longer than 32768 bytes, not counting its `text`"),
     ],
+    ids=lambda value: str(value)[:60],
 )
-def test_what_is_not_json_is_told_so_wherever_it_breaks(raw: bytes) -> None:
-    with pytest.raises(EventError, match=r"^\$: not valid JSON: "):
+def test_what_cannot_be_decoded_is_told_as_what_it_is_and_where(raw: bytes, said: str) -> None:
+    with pytest.raises(EventError) as refused:
         parse_event(raw)
+    assert str(refused.value) == said
+
+
+def test_what_is_nested_as_deep_as_allowed_is_taken() -> None:
+    assert b"[" * 64 in parse_event(_with('"deep":' + "[" * 64 + "]" * 64)).body
+    assert "😀".encode() in parse_event(_with('"pair":"\\ud83d\\ude00"')).body
+
+
+def test_a_name_that_may_be_a_secret_is_not_quoted() -> None:
+    for name in ("s" * 3000, "not a name"):
+        for raw in (_with(f'"{name}":1', FAX), _with(f'"{name}":1e400'), _with(f'"{name}":' + "[" * 70 + "]" * 70)):
+            with pytest.raises(EventError, match=r"^\$\.\*: "):
+                parse_event(raw)
+
+
+def test_the_order_and_place_of_fields_make_no_other_event() -> None:
+    own = {"name": "a.pdf", "size": {"height": 1, "width": {"b": [{"y": 1, "x": 2}], "a": 2}}, "area": 1}
+    turned = {"area": 1, "size": {"width": {"a": 2, "b": [{"x": 2, "y": 1}]}, "height": 1}, "name": "a.pdf"}
+    bodies = {
+        parse_event(json.dumps(event).encode()).body
+        for event in (
+            {**FILE, **own},
+            {**turned, **FILE},
+            dict(reversed([*FILE.items(), *own.items()])),
+            {**own, "type": FILE["type"], "user_name": FILE["user_name"], **FILE},
+        )
+    }
+    assert len(bodies) == 1
+    assert json.loads(bodies.pop()) == {**FILE, **own}
 
 
 def test_of_a_type_that_is_there_twice_the_last_one_counts() -> None:

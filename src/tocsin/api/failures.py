@@ -12,7 +12,8 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
 
-from tocsin.api.problems import Kind, Problem, RequestError, Violation, quotable_name
+from tocsin.api.problems import Kind, Problem, RequestError, Violation
+from tocsin.domain.json_errors import quotable_name
 from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,6 @@ from msgspec import UNSET, Struct, UnsetType
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tocsin:problem:"
 _NAMED: Final = 200
-_LONGEST_QUOTED_NAME: Final = 40
 
 
 class Kind(Enum):
@@ -67,11 +66,6 @@ class Kind(Enum):
     def named(self) -> bool:
         """Whether `/api/push` answers it as `{"status": …}` with 200, in both conventions."""
         return self.status == _NAMED
-
-
-def quotable_name(name: str) -> str:
-    """A field's name as an error may quote it: `*` where it does not look like a name, as it may then be a secret."""
-    return name if len(name) <= _LONGEST_QUOTED_NAME and name.isascii() and name.isidentifier() else "*"
 
 
 class Violation(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from tocsin.api.problems import Kind, RequestError, bad_input, quotable_name
+from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.domain.devices import Address, DeviceToken
+from tocsin.domain.json_errors import quotable_name, undecodable
 from tocsin.providers.fields import FieldError, Fields, read
 from tocsin.providers.rules import RuleBook
 
@@ -62,10 +63,8 @@ def _object(body: bytes, known: frozenset[str]) -> Fields:
         # JSON is UTF-8, also in the fields that are ignored: `Raw` does not check that.
         body.decode()
         fields = _decode(body)
-    except msgspec.ValidationError:
-        raise bad_input("$", "must be a JSON object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise bad_input("$", "not valid JSON") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise bad_input(*undecodable(body)) from None
     for name in fields:
         if name not in known:
             raise bad_input(f"$.{quotable_name(name)}", "unknown field")

@@ -11,7 +11,8 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.domain.event_schema import json_schema
-from tocsin.domain.events import VARIANTS
+from tocsin.domain.events import MOST_BESIDE_TEXT_BYTES, VARIANTS
+from tocsin.domain.json_errors import MOST_LEVELS
 from tocsin.providers.apns import address as apns
 from tocsin.providers.apns.address import ApnsTokens
 from tocsin.providers.fcm import address as fcm
@@ -114,7 +115,7 @@ def _from_json_schema(found: Mapping[str, Any]) -> Schema:
 
 
 EVENT: Final = Schema(
-    description="Integers are written without a fraction and without an exponent: `2`, not `2.0`.",
+    description=f"At most {MOST_BESIDE_TEXT_BYTES} bytes, not counting `text`, and {MOST_LEVELS} levels of nesting.",
     any_of=[event(variant) for variant in VARIANTS],
 )
 

@@ -5,17 +5,27 @@ OpenAPI document and the options of `tocsin send` are derived from them (`event_
 platform's document, in its order.
 
 An event is decoded once. What is stored and delivered is its canonical JSON: the order of the document, UUIDs in lower
-case. What a provider can take (size, reserved names) is the provider's to check.
+case, a chat message's own fields by name. What a provider can take (size, reserved names) is the provider's to check.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, Literal, NewType
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from tocsin.domain.json_errors import (
+    NOT_ALLOWED,
+    TOO_DEEP,
+    broken_rule,
+    nested_too_deeply,
+    not_json,
+    quotable_name,
+    too_deep,
+    undecodable,
+)
 
 EventId = NewType("EventId", str)
 UserId = NewType("UserId", str)
@@ -148,18 +158,31 @@ class EventError(ValueError):
         self.reason = reason
 
 
+class _OnlyText(Struct, gc=False):
+    """Only an event's `text`, undecoded: everything else is skipped, which takes a nanosecond for each byte."""
+
+    text: Raw | UnsetType = UNSET
+
+
 # All but `ChatMessage`, which has its tag in common with `TextMessage`: other types are parsed in a second step.
 _Closed = FaxNew | RecordingNew | DialplanCallreverseStart | DialplanCallreverseStop | TextMessage
 
 _decode = msgspec.json.Decoder(_Closed).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_text = msgspec.json.Decoder(_OnlyText).decode
 _encode = msgspec.json.Encoder().encode
+_encode_by_name = msgspec.json.Encoder(order="deterministic").encode
 
-_AT = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<at>[^`]+)`)?$", re.DOTALL)
-_FIELD = re.compile(r"(?P<prefix>Object (?:missing required|contains unknown) field) `(?P<field>[^`]*)`")
+MOST_BESIDE_TEXT_BYTES: Final = 32 * 1024
+"""So long may an event's JSON be without its `text`, which is shortened where it is too long. The providers take 4096
+bytes in all, each of which takes six at most as JSON (`\\u0041`); the rest is for white space. Decoding so much takes
+at most some milliseconds, whatever it is."""
+
 _OWNER_BYTES: Final = len(b'"owner":"9aed5e94-3803-11e3-8475-0024e8f90cc0"')
 _OWNER_VALUE: Final = slice(len(b'{"owner":"'), len(b'{"owner":"') + 36)
 _CHAT_FIELDS: Final = frozenset({"message", *ChatMessage.__struct_fields__})
+_NESTING: Final = (dict, list)
+_INTEGERS: Final = {FaxNew: "page_count", TextMessage: "time", ChatMessage: "time"}
 
 
 def parse_event(raw: bytes | bytearray | memoryview) -> ParsedEvent:
@@ -170,10 +193,8 @@ def parse_event(raw: bytes | bytearray | memoryview) -> ParsedEvent:
     """
     try:
         message = _decode(raw)
-    except msgspec.ValidationError as error:
-        return _parse_chat_message(raw, error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _not_json(error) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return _parse_unusual(bytes(raw), error)
     return _parsed(message, message.__struct_config__.tag)
 
 
@@ -187,7 +208,8 @@ def _parsed(message: Message, name: str, own: dict[str, Any] | None = None) -> P
     owner_end = tag_end + _OWNER_BYTES
     body = b"{" + encoded[tag_end:owner_end] + b"," + encoded[1 : tag_end - 1] + encoded[owner_end:]
     if own:
-        body = body[:-1] + b"," + _encode(own)[1:]
+        # By name, at every level: two events that differ in the order of fields alone are the same event.
+        body = body[:-1] + b"," + _encode_by_name(own)[1:]
     return ParsedEvent(
         None if event_id is UNSET else EventId(str(event_id)),
         UserId(body[_OWNER_VALUE].decode()),
@@ -197,41 +219,69 @@ def _parsed(message: Message, name: str, own: dict[str, Any] | None = None) -> P
     )
 
 
-def _parse_chat_message(raw: bytes | bytearray | memoryview, error: msgspec.ValidationError) -> ParsedEvent:
-    """Parse what may be a chat message of a type other than `text`. `error` is why it is no other event."""
+def _parse_unusual(raw: bytes, error: Exception) -> ParsedEvent:
+    """Parse what may be an event all the same: a chat message of a type other than `text`, or an event whose integer is
+    written as `2.0`, which is an integer in JSON Schema. `error` is why the first attempt failed."""
+    _check_length(raw)
     try:
         fields = _decode_object(raw)
-    except msgspec.ValidationError as no_object:
-        raise _event_error(no_object) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as syntax_error:
-        raise _not_json(syntax_error) from None
-    if fields.get("message") != "chat_message":
-        raise _event_error(error) from None
-    # A name that is there twice has its last value: so `text` may be the type here, too.
-    variant = TextMessage if fields.get("type") == "text" else ChatMessage
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise EventError(*undecodable(raw)) from None
+    variant = _variant_of(fields)
+    whole = variant is not None and _read_integer(fields, variant)
+    if variant is None or not (whole or issubclass(variant, ChatMessage)):
+        if isinstance(error, msgspec.ValidationError):
+            raise _event_error(error) from None
+        raise EventError(*undecodable(raw)) from None
     try:
         message = msgspec.convert(fields, variant)
     except msgspec.ValidationError as own_error:
         raise _event_error(own_error) from None
     own = {name: value for name, value in fields.items() if name not in _CHAT_FIELDS} if variant is ChatMessage else {}
-    return _parsed(message, "chat_message", own)
+    for name, value in own.items():
+        if isinstance(value, _NESTING) and nested_too_deeply(value):
+            raise EventError(f"$.{quotable_name(name)}", TOO_DEEP)
+    return _parsed(message, message.__struct_config__.tag, own)
 
 
-def _not_json(error: Exception) -> EventError:
-    return EventError("$", f"not valid JSON: {error}")
+def _check_length(raw: bytes) -> None:
+    """Refuse what would take long to decode, as it can never be sent."""
+    if len(raw) <= MOST_BESIDE_TEXT_BYTES:
+        return
+    try:
+        text = _decode_text(raw).text
+    except RecursionError:
+        raise EventError(*too_deep(raw)) from None
+    except msgspec.ValidationError as error:
+        raise _event_error(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EventError("$", not_json(raw, error)) from None
+    text_bytes = len(text) if isinstance(text, Raw) and bytes(text).startswith(b'"') else 0
+    if len(raw) - text_bytes > MOST_BESIDE_TEXT_BYTES:
+        raise EventError("$", f"longer than {MOST_BESIDE_TEXT_BYTES} bytes, not counting its `text`")
+
+
+def _variant_of(fields: dict[str, Any]) -> type[Message] | None:
+    """The form of an event that these fields claim to be."""
+    if fields.get("message") != "chat_message":
+        return next((variant for variant in VARIANTS if message_of(variant) == fields.get("message")), None)
+    # A name that is there twice has its last value: so `text` may be the type here, too.
+    return TextMessage if fields.get("type") == "text" else ChatMessage
+
+
+def _read_integer(fields: dict[str, Any], variant: type[Message]) -> bool:
+    """Whether the event's integer is written as `2.0`; it is then replaced by `2`."""
+    name = _INTEGERS.get(variant, "")
+    value = fields.get(name)
+    if not isinstance(value, float) or not value.is_integer():
+        return False
+    fields[name] = int(value)
+    return True
 
 
 def _event_error(error: msgspec.ValidationError) -> EventError:
-    """msgspec's message as a path and a reason: a missing field is named by its own path."""
-    match = _AT.match(str(error))
-    assert match is not None
-    reason, at = match["reason"], match["at"] or "$"
-    if field := _FIELD.match(reason):
-        at = f"{at}.{field['field']}"
-        reason = "missing" if "missing" in field["prefix"] else "unknown field"
-    # msgspec quotes a value that is not one of those allowed; the content of an event is never quoted.
-    elif reason.startswith("Invalid value "):
+    """A validation error of msgspec as a path and a reason."""
+    at, reason = broken_rule(error)
+    if at == "$.message" and reason == NOT_ALLOWED:
         reason = f"unknown event; one of {', '.join(MESSAGES)}"
-    elif reason.startswith("Invalid enum value "):
-        reason = "none of the values allowed"
     return EventError(at, reason)
