@@ -345,3 +345,35 @@ async def test_only_json_is_read(api, content_type):
 async def test_a_huge_body_is_413(api):
     answer = await api.operate("PUT", APP, json={"certificate_pem": "x" * 70_000})
     assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+
+
+DEEP = b"[" * 980 + b"]" * 980
+DEEPER = b"[" * 30_000 + b"]" * 30_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "at"),
+    [
+        ("PUT", APP, b'{"key_pem":"\xff"}', "$.key_pem"),
+        ("PUT", APP, b'{"key_pem":1,"x":"\xff"}', "$.x"),
+        ("PUT", APP, b'{"x":' + DEEP + b"}", "$.x"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":{"a":"\xff"}}', "$.service_account"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":{"a":"\\ud800"}}', "$.service_account"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":{"a":1e400}}', "$.service_account"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":{"a":' + DEEP + b"}}", "$.service_account"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":{"a":' + DEEPER + b"}}", "$.service_account"),
+        ("PUT", "/fcm-projects/main", b'{"service_account":1,"default":"\xff"}', "$.default"),
+        ("POST", "/dead-letters/replay", b'{"ids":' + DEEPER + b"}", "$.ids"),
+        ("POST", "/dead-letters/discard", b'{"ids":' + DEEP + b"}", "$.ids"),
+        ("POST", "/dead-letters/discard", b'{"ids":' + b"[" * 60_000, "$.ids"),
+        ("POST", "/devices/restore", b'{"device_token":"\xff"}', "$.device_token"),
+        ("POST", "/devices/restore", b'{"device_token":"\\ud800"}', "$.device_token"),
+        ("POST", "/devices/restore", b'{"device_token":1e400}', "$.device_token"),
+        ("POST", "/devices/restore", b"", "$"),
+        ("POST", "/devices/restore", b"\xff", "$"),
+    ],
+)
+async def test_nothing_that_an_operator_can_send_is_an_error_of_the_server(api, method, path, body, at):
+    answer = await api.operate(method, path, content=body)
+    assert (answer.status_code, answer.json()["errors"][0]["at"]) == (400, at)
+    assert answer.headers["content-type"] == "application/problem+json"

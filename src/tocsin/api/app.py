@@ -47,8 +47,14 @@ def create_app(
         rules=rules,
     )
     event_routes = events.EventRoutes(settings=settings, keys=keys, store=store, rules=rules)
-    max_tokens = settings.push_api.max_tokens_per_user
-    admin = admin_router(keys=keys, store=store, delivery=delivery, rules=rules, max_tokens=max_tokens)
+    admin = admin_router(
+        keys=keys,
+        store=store,
+        delivery=delivery,
+        rules=rules,
+        max_tokens=settings.push_api.max_tokens_per_user,
+        body_timeout_s=settings.server.request_timeout_s,
+    )
     failures = Failures(problem_response, {push.PATH: in_force.refused})
     app = Api(
         [*push_routes.handlers(), *event_routes.handlers(), admin, *HealthRoutes(delivery, metrics).handlers()],

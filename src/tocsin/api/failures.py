@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, SerializationException, ValidationException
+from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
 
 from tocsin.api.problems import Kind, Problem, RequestError, Violation
-from tocsin.domain.json_errors import quotable_name
+from tocsin.domain.json_errors import NOT_ALLOWED
 from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -23,9 +23,7 @@ Respond = Callable[[Problem], Response[bytes]]
 NO_SUCH_ADDRESS: Final = Problem(Kind.NOT_FOUND, "There is nothing at this address.")
 STORE_RETRY_AFTER_S: Final = 5
 _QUOTED = re.compile(r"Invalid (enum )?value .*", re.DOTALL)
-_FIELD = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<field>[^`]*)`")
 _MISSING_PARAMETER = re.compile(r"^Missing required \w+ parameter '(?P<name>\w+)'")
-_AT = re.compile(r" - at `\$?(?P<at>[^`]*)`$")
 _BY_STATUS: Final = {404: Kind.NOT_FOUND, 413: Kind.TOO_LARGE, 415: Kind.WRONG_CONTENT_TYPE, 429: Kind.THROTTLED}
 _DETAILS: Final = {
     Kind.NOT_FOUND: NO_SUCH_ADDRESS.detail,
@@ -81,8 +79,6 @@ def problem_of(error: Exception, path: str) -> Problem:
             return _invalid(
                 [_violation(extra) for extra in error.extra or () if isinstance(extra, dict)] or _missing(error)
             )
-        case HTTPException() if isinstance(error.__cause__, SerializationException):
-            return _invalid([Violation(at="$", reason="not valid JSON")])
         case HTTPException() if error.status_code < 500:
             kind = _BY_STATUS.get(error.status_code, Kind.MALFORMED)
             return Problem(kind, _DETAILS.get(kind, "The request is malformed."))
@@ -111,12 +107,7 @@ def _missing(error: ValidationException) -> list[Violation]:
 
 
 def _violation(extra: dict[str, Any]) -> Violation:
-    """One of Litestar's validation errors as a violation: at `$.field` in a body, at `?name` in a query."""
-    message, key = str(extra.get("message", "invalid")), str(extra.get("key", "")).removeprefix("data")
-    at = f"?{key}" if extra.get("source") == "query" else "$" + "".join(f".{part}" for part in key.split(".") if part)
-    if path := _AT.search(message):
-        message, at = message[: path.start()], at if key else f"${path['at']}"
-    if field := _FIELD.match(message):
-        at = f"{at}.{quotable_name(field['field'])}"
-        message = "missing" if "missing" in field["how"] else "unknown field"
-    return Violation(at=at, reason=_QUOTED.sub("not one of the allowed values", message))
+    """One of Litestar's validation errors: of a parameter in the query (`?name`) or in the path (`{name}`)."""
+    message, key = str(extra.get("message", "invalid")), str(extra.get("key", ""))
+    at = f"?{key}" if extra.get("source") == "query" else f"{{{key}}}"
+    return Violation(at=at, reason=_QUOTED.sub(NOT_ALLOWED, message))

@@ -35,6 +35,16 @@ def _string(description: str | None = None, pattern: str | None = None) -> Schem
     return Schema(type=OpenAPIType.STRING, description=description, pattern=anchored)
 
 
+def _pem(description: str, *labels: str) -> Schema:
+    """A text with at least one PEM block (RFC 7468) of each label."""
+    blocks = [Schema(pattern=f"-----BEGIN {label}-----") for label in labels]
+    return Schema(type=OpenAPIType.STRING, description=description, all_of=blocks)
+
+
+def _filled(description: str | None = None) -> Schema:
+    return Schema(type=OpenAPIType.STRING, description=description, min_length=1)
+
+
 def _constant(value: str) -> Schema:
     return Schema(type=OpenAPIType.STRING, enum=[value])
 
@@ -53,6 +63,7 @@ def _object(title: str, required: dict[str, Schema], optional: dict[str, Schema]
     )
 
 
+_PRIVATE_KEY: Final = "[A-Z ]*PRIVATE KEY"
 _ANYTHING: Final = Schema(description="Not used by this operation; ignored.")
 _APNS: Final = _constant("apns")
 _FCM: Final = _constant("fcm")
@@ -126,22 +137,39 @@ APPLICATION: Final = Schema(
         _object(
             "A provider token's key",
             {
-                "key_pem": _string("The .p8 file as downloaded from Apple"),
+                "key_pem": _pem("The .p8 file as downloaded from Apple", _PRIVATE_KEY),
                 "key_id": _string("The key's id", apns.KEY_ID.pattern),
             },
         ),
-        _object("A certificate", {"certificate_pem": _string("The certificate and its private key, both in PEM")}),
+        _object(
+            "A certificate",
+            {"certificate_pem": _pem("The certificate and its private key, both in PEM", "CERTIFICATE", _PRIVATE_KEY)},
+        ),
     ]
 )
 PROJECT: Final = _object(
     "A service account",
-    {"service_account": Schema(type=OpenAPIType.OBJECT, description="The JSON file as downloaded from Google")},
+    {
+        "service_account": Schema(
+            type=OpenAPIType.OBJECT,
+            description="The JSON file as downloaded from Google",
+            properties={
+                "client_email": _filled(),
+                "private_key": _pem("An RSA key", _PRIVATE_KEY),
+                "token_uri": _filled("Where Google gives out access tokens"),
+                "project_id": _filled(),
+                "private_key_id": _string(),
+            },
+            required=["client_email", "private_key", "token_uri", "project_id"],
+        )
+    },
     {"default": Schema(type=OpenAPIType.BOOLEAN, default=False, description="Whether devices use it by default")},
 )
+MOST_IDS: Final = 10_000
 _IDS: Final = Schema(
     description="Which events; null means all",
     one_of=[
-        Schema(type=OpenAPIType.ARRAY, items=_uuid("An event"), max_items=10_000),
+        Schema(type=OpenAPIType.ARRAY, items=_uuid("An event"), max_items=MOST_IDS),
         Schema(type=OpenAPIType.NULL),
     ],
 )

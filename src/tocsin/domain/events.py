@@ -241,7 +241,7 @@ def _parse_unusual(raw: bytes, error: Exception) -> ParsedEvent:
     for name, value in own.items():
         if isinstance(value, _NESTING) and nested_too_deeply(value):
             raise EventError(f"$.{quotable_name(name)}", TOO_DEEP)
-    return _parsed(message, message.__struct_config__.tag, own)
+    return _parsed(message, message_of(variant), own)
 
 
 def _check_length(raw: bytes) -> None:

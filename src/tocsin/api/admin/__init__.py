@@ -16,29 +16,31 @@ from tocsin.api.auth import Keys
 from tocsin.api.body import JSON, content_type
 from tocsin.api.control import DeliveryControl
 from tocsin.api.documentation import ADMIN
+from tocsin.api.json_body import JsonBodies
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import Store
 
-MAX_BODY_BYTES = 64 * 1024
 
-
-def admin_router(*, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook, max_tokens: int) -> Router:
-    """Everything under `/api/admin`. No user gets more than `max_tokens` back."""
+def admin_router(
+    *, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook, max_tokens: int, body_timeout_s: float
+) -> Router:
+    """Everything under `/api/admin`. No user gets more than `max_tokens` back; a body may take `body_timeout_s` to
+    arrive."""
+    bodies = JsonBodies(body_timeout_s)
     return Router(
         "/api/admin",
         route_handlers=[
-            *ApplicationRoutes(store).handlers(),
-            *DeviceRoutes(store.registry, rules, max_tokens).handlers(),
+            *ApplicationRoutes(store, bodies).handlers(),
+            *DeviceRoutes(store.registry, rules, bodies, max_tokens).handlers(),
             *OperationRoutes(store.queue, store.registry, delivery, max_tokens).handlers(),
-            *DeadLetterRoutes(store.log).handlers(),
+            *DeadLetterRoutes(store.log, bodies).handlers(),
         ],
         guards=[keys.admin_guard, _json_only],
         security=ADMIN,
         tags=["operators"],
-        request_max_body_size=MAX_BODY_BYTES,
     )
 
 
 def _json_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuses other bodies: Litestar would also read forms and MessagePack."""
+    """Refuses other bodies, before anything of them is read."""
     content_type(connection.scope, JSON)  # type: ignore[arg-type]

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from litestar import delete, get, put
-from litestar.params import JSONBody, PathParameter
+from litestar import Request, delete, get, put
+from litestar.params import PathParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import APPLICATION, PROJECT
 from tocsin.api.shared import Shared
@@ -70,8 +71,9 @@ class ProjectCredential(Struct, frozen=True, forbid_unknown_fields=True):
 class ApplicationRoutes(Shared):
     """The routes of `/api/admin/applications` and `/api/admin/fcm-projects`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, bodies: JsonBodies) -> None:
         self._credentials = store.credentials
+        self._bodies = bodies
         self._now_ms = store.now_ms
 
     def handlers(self) -> list[ControllerRouterHandler]:
@@ -92,9 +94,10 @@ class ApplicationRoutes(Shared):
     async def list_applications(self) -> list[ApplicationView]:
         return [_application(one) for one in await self._credentials.of(apns.NAME)]
 
-    async def put_application(self, application_id: ID, data: JSONBody[ApplicationCredential]) -> ApplicationView:
+    async def put_application(self, request: Request[Any, Any, Any], application_id: ID) -> ApplicationView:
         if not apns.APPLICATION_ID.fullmatch(application_id):
             raise bad_input("{application_id}", f"must match ^{apns.APPLICATION_ID.pattern}$")
+        data = await self._bodies.read(request, ApplicationCredential)
         credential = _apns_credential(data).stored(application_id, self._now_ms())
         await self._credentials.put(credential)
         return _application(credential)
@@ -106,9 +109,10 @@ class ApplicationRoutes(Shared):
     async def list_projects(self) -> list[ProjectView]:
         return [_project(one) for one in await self._credentials.of(fcm.NAME)]
 
-    async def put_project(self, name: NAME, data: JSONBody[ProjectCredential]) -> ProjectView:
+    async def put_project(self, request: Request[Any, Any, Any], name: NAME) -> ProjectView:
         if not fcm.PROJECT_NAME.fullmatch(name):
             raise bad_input("{name}", f"must match ^{fcm.PROJECT_NAME.pattern}$")
+        data = await self._bodies.read(request, ProjectCredential)
         account = msgspec.json.encode(data.service_account)
         _read(read_service_account, account, "$.service_account")
         await self._credentials.put(stored(name, account, default=data.default, changed_ms=self._now_ms()))

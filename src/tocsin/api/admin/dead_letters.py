@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from litestar import get, post
-from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar import Request, get, post
+from litestar.params import FromPath, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import Meta, Struct
 
 from tocsin.api import documentation as doc
 from tocsin.api.event_records import EventReport, report
+from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
-from tocsin.api.schemas import DISCARD, REPLAY
+from tocsin.api.schemas import DISCARD, MOST_IDS, REPLAY
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.events import EventId
 from tocsin.store.ports import EventLog, UnknownCursor
 from tocsin.store.records import Cursor, State
 
-_DAY_S = 24 * 3600
+_DAY_S: Final = 24 * 3600
+_MOST_BYTES: Final = 1024 * 1024
+"""As many ids as are allowed, each in quotes and on a line of its own, take up half of it."""
 
 
 class LetterDevice(Struct, frozen=True):
@@ -53,7 +56,7 @@ class LetterPage(Struct, frozen=True):
 class Choice(Struct, frozen=True, forbid_unknown_fields=True):
     """Some dead letters by id, or all of them (`ids` null)."""
 
-    ids: Annotated[list[UUID], Meta(max_length=10_000)] | None
+    ids: Annotated[list[UUID], Meta(max_length=MOST_IDS)] | None
 
 
 class ReplayRequest(Choice, frozen=True, forbid_unknown_fields=True):
@@ -70,8 +73,9 @@ class Count(Struct, frozen=True):
 class DeadLetterRoutes(Shared):
     """The routes of `/api/admin/dead-letters`."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, bodies: JsonBodies) -> None:
         self._log = log
+        self._bodies = bodies
 
     def handlers(self) -> list[ControllerRouterHandler]:
         replay = doc.admin("replayDeadLetters", "Deliver dead letters again, now", 413, 415, body=REPLAY)
@@ -119,11 +123,12 @@ class DeadLetterRoutes(Shared):
             raise RequestError(Kind.NOT_FOUND, "There is no dead letter of this id.")
         return report(record)
 
-    async def replay(self, data: JSONBody[ReplayRequest]) -> Count:
+    async def replay(self, request: Request[Any, Any, Any]) -> Count:
+        data = await self._bodies.read(request, ReplayRequest, _MOST_BYTES)
         return Count(await self._log.replay(_ids(data), data.lifetime_s * 1000))
 
-    async def discard(self, data: JSONBody[Choice]) -> Count:
-        return Count(await self._log.discard(_ids(data)))
+    async def discard(self, request: Request[Any, Any, Any]) -> Count:
+        return Count(await self._log.discard(_ids(await self._bodies.read(request, Choice, _MOST_BYTES))))
 
 
 def _ids(choice: Choice) -> list[EventId] | None:

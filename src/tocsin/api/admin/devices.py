@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
-from litestar import delete, get, post
-from litestar.params import FromQuery, JSONBody, QueryParameter
+from litestar import Request, delete, get, post
+from litestar.params import FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import RESTORE
 from tocsin.api.shared import Shared
@@ -22,9 +23,12 @@ from tocsin.providers.rules import RULES, RuleBook
 from tocsin.store.ports import Registry
 from tocsin.store.records import Removal
 
-OWNER = Annotated[UUID | None, QueryParameter(description="The registrations of this user; or give `token`")]
+OWNER = Annotated[UUID | None, QueryParameter(description="The registrations of this user. Not together with `token`")]
 SYSTEM = Annotated[str, QueryParameter(schema_extra={"enum": sorted(RULES)})]
-TOKEN = Annotated[str | None, QueryParameter(description="Every registration of this token; or give `owner`")]
+TOKEN = Annotated[str | None, QueryParameter(description="Every registration of this token. Not together with `owner`")]
+
+_ONE_OF_TWO: Final = "Give either `owner` or `token`: with both, or with neither, the answer is 400."
+"""OpenAPI has no words for two parameters that exclude each other."""
 
 
 class DeviceView(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -67,16 +71,23 @@ class Restored(Struct, frozen=True):
 class DeviceRoutes(Shared):
     """The routes of `/api/admin/devices`."""
 
-    def __init__(self, registry: Registry, rules: RuleBook, max_tokens: int) -> None:
+    def __init__(self, registry: Registry, rules: RuleBook, bodies: JsonBodies, max_tokens: int) -> None:
         self._registry = registry
         self._rules = rules
+        self._bodies = bodies
         self._max_tokens = max_tokens
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
-            get("/devices", **doc.admin("listDevices", "Registrations of a user, or of a token"))(self.list_devices),
+            get(
+                "/devices",
+                **doc.admin("listDevices", "Registrations of a user, or of a token", description=_ONE_OF_TWO),
+            )(self.list_devices),
             delete("/devices", **doc.admin("removeDevice", "Remove one registration", 404))(self.remove),
-            get("/devices/history", **doc.admin("deviceHistory", "Removed registrations, with reasons"))(self.history),
+            get(
+                "/devices/history",
+                **doc.admin("deviceHistory", "Removed registrations, with reasons", description=_ONE_OF_TWO),
+            )(self.history),
             post(
                 "/devices/restore",
                 status_code=200,
@@ -113,8 +124,9 @@ class DeviceRoutes(Shared):
             for one in removals
         ]
 
-    async def restore(self, data: JSONBody[RestoreRequest]) -> Restored:
-        removed = {(one.device.provider, one.device.token): None for one in await self._removed(data.device_token)}
+    async def restore(self, request: Request[Any, Any, Any]) -> Restored:
+        token = (await self._bodies.read(request, RestoreRequest)).device_token
+        removed = {(one.device.provider, one.device.token): None for one in await self._removed(token)}
         return Restored(sum([await self._registry.restore(*one, self._max_tokens) for one in removed]))
 
     async def _registered(self, token: str) -> list[Device]:
