@@ -53,10 +53,14 @@ class MemoryListener:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.closed = self.released = False
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
 
-    async def wait_closed(self) -> None: ...
+    async def wait_closed(self) -> None:
+        assert self.closed
+        self.released = True
 
 
 class MemoryNetwork:
@@ -64,13 +68,15 @@ class MemoryNetwork:
 
     def __init__(self) -> None:
         self._factories: dict[int, Callable[[], asyncio.Protocol]] = {}
+        self.listeners: list[MemoryListener] = []
 
     async def listen(
         self, factory: Callable[[], asyncio.Protocol], host: str, port: int, tls: ssl.SSLContext | None
     ) -> MemoryListener:
         number = port or 1000 + len(self._factories)
         self._factories[number] = factory
-        return MemoryListener(number)
+        self.listeners.append(MemoryListener(number))
+        return self.listeners[-1]
 
     async def connect(
         self,

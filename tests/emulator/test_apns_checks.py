@@ -168,6 +168,8 @@ async def test_the_answer_has_the_apns_id_of_the_request_or_a_new_one(harness: H
     assert str(uuid.UUID(made)).upper() == made
     refused = await connection.ask(harness.push(apns_id=id, apns_topic="?"), BODY)
     assert refused.headers["apns-id"] == id
+    refused = await connection.ask(harness.push(apns_id=None, apns_topic="?"), BODY)
+    assert str(uuid.UUID(refused.headers["apns-id"])).upper() == refused.headers["apns-id"]
 
 
 async def test_the_sandbox_adds_a_unique_id(harness: Harness) -> None:

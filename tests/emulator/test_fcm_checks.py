@@ -11,9 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec import Struct
-from tests.emulator.harness import SCOPE, Harness, StartEmulator
+from tests.emulator.harness import BODY, SCOPE, Harness, StartEmulator
 
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+PROTOCOL_ERROR = 1
 BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 ANDROID = "type.googleapis.com/google.firebase.fcm.v1."
 GOOD: dict[str, Any] = {
@@ -87,6 +88,15 @@ REFUSALS = [
         "The registration token is not a valid FCM registration token",
         "message.token",
         "INVALID_ARGUMENT",
+    ),
+    *(
+        Case(
+            {"token": token},
+            "The registration token is not a valid FCM registration token",
+            "message.token",
+            "INVALID_ARGUMENT",
+        )
+        for token in ("abc", "x" * 15, "x" * 4097)
     ),
     *(
         Case({"data": {key: "x"}}, f"Invalid data payload key: {key}", "message.data[0].key", "INVALID_ARGUMENT")
@@ -264,3 +274,27 @@ async def test_another_grant_type_is_refused(harness: Harness) -> None:
 async def test_an_access_token_expires(start_emulator: StartEmulator) -> None:
     harness = await start_emulator(access_token_lifetime_s=0)
     assert (await harness.send_message(GOOD)).status == 401
+
+
+# -- Node's firebase-admin ---------------------------------------------------------------------------------------------
+
+
+async def _with_odd_scheme(harness: Harness) -> list[tuple[str, str]]:
+    headers = await harness.message_headers()
+    return [(name, "https:" if name == ":scheme" else value) for name, value in headers]
+
+
+async def test_a_scheme_with_a_colon_is_taken_as_google_takes_it(harness: Harness) -> None:
+    """`sendEach` of Node's firebase-admin 13 sends it."""
+    headers, body = await _with_odd_scheme(harness), json.dumps({"message": GOOD}).encode()
+    connection = await harness.connect("fcm")
+    # The first request puts the scheme into the dynamic table; the others name it by its index there.
+    answers = [await connection.ask(headers, body) for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert [entry["headers"][":scheme"] for entry in harness.emulator.inbox.find()] == ["https:"] * 3
+
+
+async def test_apple_resets_a_stream_whose_scheme_has_a_colon(harness: Harness) -> None:
+    headers = [(name, "https:" if name == ":scheme" else value) for name, value in harness.push()]
+    answer = await (await harness.connect("production")).ask(headers, BODY)
+    assert (answer.status, answer.reset) == (0, PROTOCOL_ERROR)

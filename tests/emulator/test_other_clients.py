@@ -23,6 +23,7 @@ from tocsin.emulator.faults import Match, Rule
 
 # Apps use registration tokens today; the SDK recommends installation ids.
 pytestmark = pytest.mark.filterwarnings("ignore:Message.token is deprecated")
+GONE = "registration-token-gone"
 MESSAGE = {"aps": {"alert": "A new fax"}, "message": "fax_new"}
 
 
@@ -150,10 +151,10 @@ async def test_firebase_admin_can_send_to_an_installation_id(harness: Harness, f
 
 
 async def test_firebase_admin_can_send_many_messages_at_a_time(harness: Harness, firebase: firebase_admin.App) -> None:
-    messages = [_message(token=f"token-{number}") for number in range(50)]
+    messages = [_message(token=f"registration-token-{number}") for number in range(50)]
     batch = await asyncio.to_thread(messaging.send_each, messages, app=firebase)
     assert batch.success_count == 50
-    assert {entry["token"] for entry in harness.emulator.inbox.find()} == {f"token-{number}" for number in range(50)}
+    assert {entry["token"] for entry in harness.emulator.inbox.find()} == {message.token for message in messages}
 
 
 async def test_firebase_admin_can_validate_a_message_without_sending_it(
@@ -196,6 +197,6 @@ async def test_firebase_admin_raises_an_error_for_an_unknown_key(
 async def test_firebase_admin_raises_its_own_error_for_an_unregistered_token(
     harness: Harness, firebase: firebase_admin.App
 ) -> None:
-    harness.script(Rule(match=Match(token="gone"), status=404, reason="UNREGISTERED"))
+    harness.script(Rule(match=Match(token=GONE), status=404, reason="UNREGISTERED"))
     with pytest.raises(messaging.UnregisteredError):
-        await asyncio.to_thread(messaging.send, _message(token="gone"), app=firebase)
+        await asyncio.to_thread(messaging.send, _message(token=GONE), app=firebase)

@@ -80,7 +80,13 @@ def test_emulator_json_has_everything_that_a_client_needs(begin: Start, tmp_path
     assert isinstance(key.curve, SECP256R1)
     account = json.loads(Path(summary["service_account"]).read_text())
     assert (account["token_uri"], account["project_id"]) == (summary["token_uri"], summary["project_id"])
-    assert pkcs12.load_pkcs12(Path(summary["apns_certificate_p12"]).read_bytes(), None).cert is not None
+    bundle = Path(summary["apns_certificate_p12"]).read_bytes()
+    assert pkcs12.load_pkcs12(bundle, None).cert is not None
+    assert pkcs12.load_pkcs12(bundle, b"").key is not None
+    # Go's `pkcs12` reads no newer form: pbeWithSHAAnd3-KeyTripleDES-CBC for both, a MAC with SHA-1, no PBES2.
+    assert bundle.count(bytes.fromhex("060a2a864886f70d010c0103")) == 2
+    assert bytes.fromhex("06052b0e03021a") in bundle
+    assert bytes.fromhex("06092a864886f70d01050d") not in bundle
     assert httpx.get(f"{summary['control']}/inbox").json() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from contextlib import AsyncExitStack
@@ -139,3 +140,24 @@ async def test_without_tls_the_fault_tls_fail_closes_new_connections(start_emula
             await client.get(harness.url("fcm"))
         harness.script()
         assert (await client.get(harness.url("fcm"))).status_code == 404
+
+
+async def test_the_ports_are_released_when_the_emulator_has_ended(directory: Path) -> None:
+    async with AsyncExitStack() as stack:
+        network = (await _simulate(stack, directory, 1)).network
+        assert len(network.listeners) == 5
+        assert not any(listener.closed for listener in network.listeners)
+    assert all(listener.released for listener in network.listeners)
+
+
+async def test_a_client_that_reads_nothing_does_not_keep_the_emulator_from_ending(directory: Path) -> None:
+    async with start(EmulatorOptions(directory=directory)) as emulator:
+        port = urlsplit(str(emulator.summary["control"])).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /stats HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20_000)
+        await asyncio.sleep(0.2)
+        ending = asyncio.get_running_loop().time()
+    # It waits for a second; without an end of its own, from Python 3.12 on for ever.
+    assert asyncio.get_running_loop().time() - ending < 20
+    writer.transport.abort()

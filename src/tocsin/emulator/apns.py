@@ -90,14 +90,18 @@ class ApnsHandler:
 
     def _refuse(self, reason: Reason, headers: ParsedHeaders[PushRules]) -> Reply:
         self._counters.count_answer("apns", self._environment, reason.status, reason.text)
-        return Reply(reason.status, _error_headers(headers), msgspec.json.encode({"reason": reason.text}))
+        return Reply(reason.status, self._error_headers(headers), msgspec.json.encode({"reason": reason.text}))
+
+    def _error_headers(self, headers: ParsedHeaders[PushRules]) -> list[Header]:
+        id = headers.values[2] or _new_id(self._service.random)
+        return [(b"apns-id", id), (b"content-type", b"application/json")]
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
     def _answer_with_faults(self, exchange: Exchange, headers: ParsedHeaders[PushRules]) -> Reply | None:
         rule = self._faults.select(self._attributes(headers), exchange.connection)
         if rule is not None and rule.replaces_answer:
-            reply = _scripted_reply(rule, headers)
+            reply = self._scripted_reply(rule, headers)
             cause = rule.unanswered_because
             status, reason = (0, cause) if cause else (reply.status, rule.reason)
             self._counters.count_answer("apns", self._environment, status, reason)
@@ -118,6 +122,13 @@ class ApnsHandler:
             return self._faults.with_latency(exchange, reply)
         return self._faults.apply(rule, exchange, reply)
 
+    def _scripted_reply(self, rule: Rule, headers: ParsedHeaders[PushRules]) -> Reply:
+        """The answer that a rule defines instead of the real one."""
+        body: dict[str, Any] = {"reason": rule.reason}
+        if rule.timestamp is not None:
+            body["timestamp"] = rule.timestamp
+        return Reply(rule.status or 500, self._error_headers(headers), msgspec.json.encode(body))
+
     def _attributes(self, headers: ParsedHeaders[PushRules]) -> RequestAttributes:
         token = (headers.values[0] or b"")[len(PATH_PREFIX) :].decode("latin-1").lower()
         topic = headers.shared.fields.get(b"apns-topic", b"").decode("latin-1")
@@ -128,18 +139,3 @@ def _new_id(random: Random) -> bytes:
     # Not `uuid4`: it reads random bytes from the operating system, which takes two microseconds.
     digits = b"%032X" % random.getrandbits(128)
     return b"-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
-def _error_headers(headers: ParsedHeaders[PushRules]) -> list[Header]:
-    id = headers.values[2]
-    json = (b"content-type", b"application/json")
-    return [(b"apns-id", id), json] if id else [json]
-
-
-def _scripted_reply(rule: Rule, headers: ParsedHeaders[PushRules]) -> Reply:
-    """The answer that a rule defines instead of the real one."""
-    status = rule.status or 500
-    body: dict[str, Any] = {"reason": rule.reason}
-    if rule.timestamp is not None:
-        body["timestamp"] = rule.timestamp
-    return Reply(status, _error_headers(headers), msgspec.json.encode(body))

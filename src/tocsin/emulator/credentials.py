@@ -11,12 +11,18 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
@@ -84,7 +90,7 @@ class Files(Struct, frozen=True):
 
     @property
     def certificate_p12(self) -> Path:
-        """The push certificate with its private key (PKCS #12, no password)."""
+        """The push certificate with its private key (PKCS #12, the password is empty)."""
         return self.directory / "apns-certificate.p12"
 
     @property
@@ -190,8 +196,20 @@ def _write_push_certificate(files: Files, ca_key: _Key) -> None:
     _write_private(files.certificate_key, _pem(key))
     _write_private(
         files.certificate_p12,
-        pkcs12.serialize_key_and_certificates(b"apns", key, certificate, None, NoEncryption()),
+        pkcs12.serialize_key_and_certificates(b"apns", key, certificate, None, _legacy_encryption()),
     )
+
+
+def _legacy_encryption() -> KeySerializationEncryption:
+    """For a PKCS #12 file as Apple's Keychain exports it: the only form that Go's `pkcs12` and Java before 8u301 read.
+
+    The password is empty. `build` takes none such, as it protects nothing; here nothing is to be protected.
+    """
+    builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(2048)
+    builder = builder.key_cert_algorithm(pkcs12.PBES.PBESv1SHA1And3KeyTripleDESCBC).hmac_hash(hashes.SHA1())
+    encryption: Any = builder.build(b"not empty")
+    encryption.password = b""
+    return cast(KeySerializationEncryption, encryption)
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: _Key) -> x509.CertificateBuilder:

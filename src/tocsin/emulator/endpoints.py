@@ -130,7 +130,12 @@ async def _serve_oauth(parts: Parts) -> tuple[ServiceAccount, OAuthHandler]:
 
 async def _serve_fcm(parts: Parts, account: ServiceAccount, oauth: OAuthHandler) -> str:
     """Serve FCM; returns its URL."""
-    endpoint = Endpoint(provider="fcm", port_offset=_FCM_PORT_OFFSET, initial_max_streams=parts.options.max_streams)
+    endpoint = Endpoint(
+        provider="fcm",
+        port_offset=_FCM_PORT_OFFSET,
+        initial_max_streams=parts.options.max_streams,
+        takes_odd_scheme=True,
+    )
     handler = FcmHandler(
         account.project_id, oauth, parts.inbox, parts.counters, parts.faults, clock=parts.clock, random=parts.random
     )

@@ -20,7 +20,10 @@ from tocsin.emulator.fcm_schema import REQUEST, Violation, find_violations, is_d
 DATA_LIMIT_BYTES: Final = 4096
 _MAX_TTL_S: Final = 2_419_200
 _TARGETS: Final = ("token", "fid", "topic", "condition")
-_PRINTABLE: Final = re.compile(r"[\x21-\x7e]{1,4096}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
+"""Google does not say what its registration tokens look like. Apps get 140 characters and more, never fewer than the 22
+of an installation id; documents shorten them."""
+_INSTALLATION_ID: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9-_.~%]{1,900}")
 _RESERVED: Final = frozenset({"from", "message_type", "gcm"})
 _RESERVED_PREFIXES: Final = ("google.", "gcm.")
@@ -127,13 +130,13 @@ def _only_target(message: Message) -> str:
 
 
 def _check_target(target: str, value: str) -> None:
-    if target == "token" and _PRINTABLE.fullmatch(value) is None:
+    if target == "token" and _TOKEN.fullmatch(value) is None:
         raise invalid_argument(
             "The registration token is not a valid FCM registration token",
             "message.token",
             "Invalid registration token",
         )
-    if target == "fid" and _PRINTABLE.fullmatch(value) is None:
+    if target == "fid" and _INSTALLATION_ID.fullmatch(value) is None:
         raise invalid_argument("Request contains an invalid argument.", "message.fid", "Invalid installation id")
     if target == "topic" and _TOPIC.fullmatch(value) is None:
         raise invalid_argument("Request contains an invalid argument.", "message.topic", "Invalid topic name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tocsin.http2.network import Listener, Network
 from tocsin.http2.server import Handler, ServerConnection, Switch
 
 _CONTROL: Final = "control"
+_CLOSING_S: Final = 1.0
 
 
 class ListenError(Exception):
@@ -36,6 +38,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     http1: bool = True
     """Whether HTTP/1.1 is served besides HTTP/2. APNs does not serve it."""
     requests_client_certificate: bool = False
+    takes_odd_scheme: bool = False
+    """Whether requests whose `:scheme` is `https:` are answered, as Google does; Node's firebase-admin sends them."""
     initial_max_streams: int
     """SETTINGS_MAX_CONCURRENT_STREAMS of a new connection."""
 
@@ -76,6 +80,7 @@ class Listeners:
                     max_streams=endpoint.initial_max_streams,
                     client_certificate=certificate,
                     registry=connections,
+                    takes_odd_scheme=endpoint.takes_odd_scheme,
                 )
             return Http1Connection(handler, connections)
 
@@ -118,6 +123,15 @@ class Listeners:
                 connection.close()
         # The transports write the GOAWAY frames in the next iteration of the event loop.
         await asyncio.sleep(0)
+        # From Python 3.12 on this waits for the connections, too, and some clients never read what is left to read.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_S):
+                for listener in self._listeners:
+                    await listener.wait_closed()
+        for connections in self._connections.values():
+            for connection in list(connections):
+                assert isinstance(connection, ServerConnection | Http1Connection)
+                connection.abort()
 
     async def _serve_with_tls(
         self, endpoint: Endpoint, open_connection: Callable[[str | None, bytes | None], asyncio.Protocol]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -57,12 +57,20 @@ class ServedConnection(Protocol):
         """End the connection at once, without another byte."""
 
 
+_WITHOUT_CONTENT: Final = frozenset({204, 205, 304})
+
+
 class Reply(Struct, frozen=True):
     """An answer: status, header fields, body."""
 
     status: int
     headers: Sequence[Header] = ()
     body: bytes = b""
+
+    @property
+    def content(self) -> bytes:
+        """The body as it is sent: an answer of some statuses has none (RFC 9110, 6.4.1)."""
+        return self.body if self.status not in _WITHOUT_CONTENT else b""
 
 
 class Exchange(Struct, eq=False):

@@ -14,17 +14,23 @@ from tocsin.http2.exchange import Exchange, Handler, Reply
 from tocsin.http2.messages import Header
 
 _MOST_BODY_BYTES: Final = 1024 * 1024
+_MOST_DISCARDED_BYTES: Final = 64 * 1024 * 1024
+"""So much of a body that is too large is read before the connection is closed: a client that has not sent all of it may
+not read the answer."""
 _MOST_WAITING: Final = 1000
+_TOO_LARGE: Final = Reply(413)
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OF_AN_UPGRADE: Final = (b"connection", b"upgrade", b"http2-settings")
 
 
 class _Request(Struct, frozen=True):
-    """A complete request. `last`: the client wants the connection closed after its answer."""
+    """A complete request. `last`: the client wants the connection closed after its answer. `too_large`: its body was
+    discarded."""
 
     exchange: Exchange
     last: bool
+    too_large: bool
 
 
 class Http1Connection(asyncio.Protocol):
@@ -41,8 +47,10 @@ class Http1Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._headers: list[Header] = []
+        self._head_complete = False
         self._url = b""
         self._body = b""
+        self._discarded_bytes = 0
         self._waiting: deque[_Request] = deque()
         self._current: Exchange | None = None
         self._last = False
@@ -78,21 +86,29 @@ class Http1Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers, self._url, self._body = [], b"", b""
+        self._head_complete, self._discarded_bytes = False, 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_complete:
+            return  # a trailer
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self._head_complete = True
         idle = self._transport is not None and self._current is None and not self._parser.should_upgrade()
         if idle and any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers):
             self._write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        self._body += body
-        if len(self._body) > _MOST_BODY_BYTES:
+        if not self._discarded_bytes and len(self._body) + len(body) <= _MOST_BODY_BYTES:
+            self._body += body
+            return
+        self._discarded_bytes += len(self._body) + len(body)
+        self._body = b""
+        if self._discarded_bytes > _MOST_DISCARDED_BYTES:
             self.abort()
 
     def on_message_complete(self) -> None:
@@ -103,7 +119,8 @@ class Http1Connection(asyncio.Protocol):
             return
         pseudo: list[Header] = [(b":method", self._parser.get_method()), (b":path", self._url)]
         exchange = Exchange(self, 1, pseudo + self._headers, self._body)
-        self._waiting.append(_Request(exchange, not self._parser.should_keep_alive()))
+        last = not self._parser.should_keep_alive()
+        self._waiting.append(_Request(exchange, last, too_large=self._discarded_bytes > 0))
         self._handle_next()
 
     # -- exchange.ServedConnection -------------------------------------------------------------------------------------
@@ -134,7 +151,7 @@ class Http1Connection(asyncio.Protocol):
 
     def cut(self, exchange: Exchange, reply: Reply, *, keep_headers: bool) -> None:
         encoded = self._encode(reply)
-        self._write(encoded[: len(encoded) - len(reply.body) // 2 if keep_headers else len(encoded) // 4])
+        self._write(encoded[: len(encoded) - len(reply.content) // 2 if keep_headers else len(encoded) // 4])
         self.close()
 
     def pause_reading(self, seconds: float) -> None:
@@ -162,7 +179,7 @@ class Http1Connection(asyncio.Protocol):
             request = self._waiting.popleft()
             self._current, self._last = request.exchange, request.last
             self.requests += 1
-            reply = self._handler(request.exchange)
+            reply = _TOO_LARGE if request.too_large else self._handler(request.exchange)
             if reply is not None and self._current is not None:
                 self._finish(reply)
 
@@ -198,9 +215,10 @@ class Http1Connection(asyncio.Protocol):
         phrase = _PHRASES.get(reply.status, "Unknown")
         lines = [b"HTTP/1.1 %d %s" % (reply.status, phrase.encode())]
         lines += [name + b": " + value for name, value in reply.headers]
-        lines.append(b"content-length: %d" % len(reply.body))
+        if reply.status != 204:  # RFC 9110, 8.6
+            lines.append(b"content-length: %d" % len(reply.content))
         if self._last:
             lines.append(b"connection: close")
         head = b"\r\n".join(lines) + b"\r\n\r\n"
         to_head = self._current is not None and self._current.headers[0][1] == b"HEAD"
-        return head if to_head else head + reply.body
+        return head if to_head else head + reply.content

@@ -13,6 +13,7 @@ import ngh2
 from ngh2 import Configuration, DataReceived, RequestReceived, Role, Setting, StreamClosed, TrailersReceived
 
 from tocsin.http2.exchange import Exchange, Handler, Reply
+from tocsin.http2.odd_scheme import SchemeRepair
 from tocsin.http2.switch import Switch
 
 __all__ = ["Exchange", "Handler", "Reply", "ServerConnection", "Switch"]
@@ -37,6 +38,7 @@ class ServerConnection(asyncio.Protocol):
         max_streams: SETTINGS_MAX_CONCURRENT_STREAMS at the start.
         client_certificate: DER.
         registry: contains this connection while it is open.
+        takes_odd_scheme: whether a request whose `:scheme` is `https:` is answered, and not reset.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class ServerConnection(asyncio.Protocol):
         max_streams: int = 1000,
         client_certificate: bytes | None = None,
         registry: set[asyncio.Protocol] | None = None,
+        takes_odd_scheme: bool = False,
     ) -> None:
         self._handler = handler
+        self._repair = SchemeRepair() if takes_odd_scheme else None
         self._registry = registry
         self._loop = asyncio.get_running_loop()
         # The engine limits resets and protocol oddities per second, against attackers; a fault script makes many.
@@ -87,6 +91,11 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._done:
             return
+        repair = self._repair
+        if repair is not None:
+            data = repair.feed(data)
+            if repair.needless:
+                repair = self._repair = None
         try:
             self._engine.receive_data(data)
             events = cast(list[Any], self._engine.events())
@@ -107,7 +116,8 @@ class ServerConnection(asyncio.Protocol):
                     if event.end_stream:
                         self._handle(exchange)
             elif kind is RequestReceived:
-                exchange = open_exchanges[event.stream_id] = Exchange(self, event.stream_id, event.headers)
+                headers = event.headers if repair is None else repair.as_sent(event.headers)
+                exchange = open_exchanges[event.stream_id] = Exchange(self, event.stream_id, headers)
                 if event.end_stream:
                     self._handle(exchange)
             elif kind is StreamClosed:
@@ -207,8 +217,8 @@ class ServerConnection(asyncio.Protocol):
             self._engine.send_response(exchange.stream_id, [_STATUS_FIELDS[reply.status], *reply.headers])
             head = self._engine.data_to_send()
             transport.write(head if keep_headers else head[: max(1, len(head) // 2)])
-            if keep_headers and reply.body:
-                self._engine.send_data(exchange.stream_id, reply.body, end_stream=True)
+            if keep_headers and reply.content:
+                self._engine.send_data(exchange.stream_id, reply.content, end_stream=True)
                 data = self._engine.data_to_send()
                 transport.write(data[: max(1, len(data) // 2)])
         except ngh2.NGH2Error:
@@ -252,9 +262,10 @@ class ServerConnection(asyncio.Protocol):
     def _submit(self, stream_id: int, reply: Reply) -> None:
         headers = [_STATUS_FIELDS[reply.status], *reply.headers]
         try:
-            if reply.body:
+            content = reply.body and reply.content
+            if content:
                 self._engine.send_response(stream_id, headers)
-                self._engine.send_data(stream_id, reply.body, end_stream=True)
+                self._engine.send_data(stream_id, content, end_stream=True)
             else:
                 self._engine.send_response(stream_id, headers, end_stream=True)
         except ngh2.NGH2Error:
