@@ -76,6 +76,14 @@ async def test_a_tunnel_is_refused(port):
     assert ([answer.problem()["status"] for answer in answers], ended) == ([400], True)
 
 
+@pytest.mark.parametrize("offer", [(), ("Connection: Upgrade", "Upgrade: h2c")])
+async def test_a_client_that_waits_for_100_is_told_to_go_on_each_time(api, port, golden, offer):
+    body = json.dumps(golden("fax_new")).encode()
+    head = post(api, body, "Expect: 100-continue", *offer)[: -len(body)]
+    answers, _ = await exchange(port, head, body, head, body, post(api, body, *offer))
+    assert [answer.status for answer in answers] == [100, 202, 100, 202, 202]
+
+
 # -- trailers ----------------------------------------------------------------------------------------------------------
 
 
