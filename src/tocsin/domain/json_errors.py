@@ -18,7 +18,8 @@ NOT_ALLOWED: Final = "not one of the allowed values"
 
 _LONGEST_QUOTED_NAME: Final = 40
 _MOST_SCANNED_BYTES: Final = 64 * 1024
-_AT: Final = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<at>[^`]+)`)?$", re.DOTALL)
+# Names of fields in a path are those of the schema; what looks otherwise comes from a name that somebody chose.
+_AT: Final = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<at>\$(?:\.[a-z_]+|\[[0-9.]+\])*)`)?$", re.DOTALL)
 _FIELD: Final = re.compile(r"Object (?P<how>missing required|contains unknown) field `(?P<field>[^`]*)`", re.DOTALL)
 # It begins with literal characters, for which the search is quick.
 _LONE_SURROGATE: Final = re.compile(
