@@ -157,7 +157,7 @@ PROJECT: Final = _object(
                 "client_email": _filled(),
                 "private_key": _pem("An RSA key", _PRIVATE_KEY),
                 "token_uri": _filled("Where Google gives out access tokens"),
-                "project_id": _filled(),
+                "project_id": _string(pattern=fcm.PROJECT_ID.pattern),
                 "private_key_id": _string(),
             },
             required=["client_email", "private_key", "token_uri", "project_id"],
