@@ -147,6 +147,14 @@ async def test_a_repeat_with_its_fields_in_another_order_is_no_conflict(api, gol
     assert (await api.events(event | {"size": {"a": 2, "b": 3}})).status_code == 409
 
 
+async def test_a_long_name_is_not_quoted_back(api, golden):
+    chat = golden("chat_message") | {"type": "file"}
+    for event in (golden("fax_new") | {"x" * 3000: 1}, chat | {"google." + "x" * 3000: 1}):
+        answer = await api.events(event)
+        assert (answer.status_code, answer.json()["errors"][0]["at"]) == (400, "$.*")
+        assert "xxxx" not in answer.text
+
+
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize(
     ("field", "at"),

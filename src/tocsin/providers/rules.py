@@ -12,6 +12,8 @@ from tocsin.providers.base import Rules
 from tocsin.providers.fcm.address import FcmRules
 from tocsin.providers.fitting import cut_text
 
+_LONGEST_NAME: Final = 40
+"""So long may a reserved name be that an error quotes: most of one can be anything (`google.…`)."""
 _LONGEST_TEXT: Final = 5120
 """No provider takes a larger payload (Apple, VoIP notifications)."""
 
@@ -69,7 +71,7 @@ class RuleBook(Mapping[str, Rules]):
         """
         for field in event.own_fields:
             if any(rules.reserves(field) for rules in self._by_name.values()):
-                raise EventError(f"$.{field}", "reserved by the providers")
+                raise EventError(f"$.{field if len(field) <= _LONGEST_NAME else '*'}", "reserved by the providers")
         if len(event.body) <= self._always_fits_bytes:
             return event.body
         # Cut first: to shorten a text of megabytes takes long.
