@@ -142,6 +142,14 @@ async def test_fcm_projects_are_shown_without_their_service_accounts(api, servic
     assert (await api.operate("DELETE", "/fcm-projects/main")).status_code == 404
 
 
+async def test_a_service_account_that_names_another_token_endpoint_is_refused(api, service_account):
+    foreign = service_account | {"token_uri": "https://evil.example/token"}
+    answer = await api.operate("PUT", "/fcm-projects/phones", json={"service_account": foreign})
+    assert answer.status_code == 400
+    assert "token_uri" in answer.json()["detail"]
+    assert (await api.operate("GET", "/fcm-projects")).json() == []
+
+
 async def test_a_project_of_a_domain_is_called_by_its_id(api, service_account):
     id = "example.com:calls"
     body = {"service_account": service_account | {"project_id": id}}

@@ -48,12 +48,11 @@ def create_app(
     )
     event_routes = events.EventRoutes(settings=settings, keys=keys, store=store, rules=rules)
     admin = admin_router(
+        settings=settings,
         keys=keys,
         store=store,
         delivery=delivery,
         rules=rules,
-        max_tokens=settings.push_api.max_tokens_per_user,
-        body_timeout_s=settings.server.request_timeout_s,
     )
     failures = Failures(problem_response, {push.PATH: in_force.refused})
     app = Api(

@@ -17,20 +17,20 @@ from tocsin.api.body import JSON, content_type
 from tocsin.api.control import DeliveryControl
 from tocsin.api.documentation import ADMIN
 from tocsin.api.json_body import JsonBodies
+from tocsin.providers.configured import token_hosts
 from tocsin.providers.rules import RuleBook
+from tocsin.settings import Settings
 from tocsin.store.ports import Store
 
 
-def admin_router(
-    *, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook, max_tokens: int, body_timeout_s: float
-) -> Router:
-    """Everything under `/api/admin`. No user gets more than `max_tokens` back; a body may take `body_timeout_s` to
-    arrive."""
-    bodies = JsonBodies(body_timeout_s)
+def admin_router(*, settings: Settings, keys: Keys, store: Store, delivery: DeliveryControl, rules: RuleBook) -> Router:
+    """Everything under `/api/admin`."""
+    bodies = JsonBodies(settings.server.request_timeout_s)
+    max_tokens = settings.push_api.max_tokens_per_user
     return Router(
         "/api/admin",
         route_handlers=[
-            *ApplicationRoutes(store, bodies).handlers(),
+            *ApplicationRoutes(store, bodies, token_hosts(settings)).handlers(),
             *DeviceRoutes(store.registry, rules, bodies, max_tokens).handlers(),
             *OperationRoutes(store.queue, store.registry, delivery, max_tokens).handlers(),
             *DeadLetterRoutes(store.log, bodies).handlers(),

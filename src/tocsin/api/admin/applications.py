@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -71,9 +71,11 @@ class ProjectCredential(Struct, frozen=True, forbid_unknown_fields=True):
 class ApplicationRoutes(Shared):
     """The routes of `/api/admin/applications` and `/api/admin/fcm-projects`."""
 
-    def __init__(self, store: Store, bodies: JsonBodies) -> None:
+    def __init__(self, store: Store, bodies: JsonBodies, token_hosts: Collection[str]) -> None:
+        """`token_hosts` may be asked for a project's access tokens."""
         self._credentials = store.credentials
         self._bodies = bodies
+        self._token_hosts = token_hosts
         self._now_ms = store.now_ms
 
     def handlers(self) -> list[ControllerRouterHandler]:
@@ -114,7 +116,7 @@ class ApplicationRoutes(Shared):
             raise bad_input("{name}", f"must match ^{fcm.PROJECT_NAME.pattern}$")
         data = await self._bodies.read(request, ProjectCredential)
         account = msgspec.json.encode(data.service_account)
-        _read(read_service_account, account, "$.service_account")
+        _read(lambda content: read_service_account(content, self._token_hosts), account, "$.service_account")
         await self._credentials.put(stored(name, account, default=data.default, changed_ms=self._now_ms()))
         # Read back: the store decides which project is the default.
         return next(_project(one) for one in await self._credentials.of(fcm.NAME) if one.account == name)
