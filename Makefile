@@ -8,7 +8,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast check format lock bench bench-quick torture torture-quick clean
+.PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,12 @@ demo: $(STAMP)  ## the product at work: a server, an Apple and a Google on this 
 test: $(STAMP)  ## every test
 	$(BIN)/python -m pytest
 
-# What is left out starts servers, waits for time-outs, or draws many random histories.
+# What is left out starts servers, waits for time-outs, draws many random histories, or fetches packages.
 test-fast: $(STAMP)  ## the tests for everyday work, in under two minutes
-	$(BIN)/python -m pytest tests --ignore=tests/system --ignore=tests/emulator -m "not slow"
+	$(BIN)/python -m pytest tests --ignore=tests/system --ignore=tests/emulator --ignore=tests/judges -m "not slow"
+
+judges: $(STAMP)  ## clients and servers that others wrote, against ours; says what is skipped and why
+	$(BIN)/python -m pytest tests/judges -rs
 
 check: $(STAMP)  ## lint, format, types, and the direction of imports
 	$(BIN)/ruff check .
@@ -72,4 +75,4 @@ lock:  ## pin the requirements anew (needs uv); the smaller lists follow the lar
 		$(PIN) -c dev.txt -o test.txt test.in && $(PIN) -c dev.txt -o runtime.txt runtime.in
 
 clean:  ## remove the environment and what tools leave behind
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
+	rm -rf $(VENV) .judges .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info

@@ -1,0 +1,85 @@
+"""schemathesis judges the API of a running server: over its whole published schema, with every kind of key and none."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.judges.packages import HERE
+from tests.system.running_system import RunningSystem
+from tests.torture.processes import environment
+
+RUNS = [
+    ("none", 4, ""),
+    ("anonymous", 4, ""),
+    ("session", 8, ""),
+    ("producer", 8, ""),
+    ("admin", 20, ""),
+    ("session", 60, "^/api/push"),
+    ("producer", 60, "^/api/events"),
+]
+"""A kind of key, how many examples of each operation are drawn beside those that cover the schema, and which paths,
+where not all. Most examples are of what the key opens: the rest answers 401 or 403 whatever is sent."""
+TIMEOUT_S = 110
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSystem, dict[str, str]]]:
+    """A running system, and a key of every kind."""
+    system = RunningSystem(tmp_path_factory.mktemp("schema"))
+
+    async def start() -> dict[str, str]:
+        await system.open(users=1)
+        user = await system.user()
+        return {"none": "", "session": user.session, "producer": system.secret}
+
+    def created(*command: str) -> str:
+        done = system.server.run_cli(*command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    try:
+        keys = asyncio.run(start())
+        keys |= {"anonymous": created("session", "create", "--anonymous"), "admin": created("key", "create", "admin")}
+        yield system, keys
+    finally:
+        system.close()
+
+
+@pytest.mark.parametrize(("kind", "examples", "paths"), RUNS)
+def test_every_answer_is_as_the_schema_says(
+    kind: str, examples: int, paths: str, keys: tuple[RunningSystem, dict[str, str]], tmp_path: Path
+) -> None:
+    system, secret = keys[0], keys[1][kind]
+    url = f"http://127.0.0.1:{system.server.port}/schema/openapi.json"
+    bounds = ["--max-examples", str(examples), "--seed", "1", "--continue-on-failure", "--warnings", "off"]
+    key = ["--header", f"Authorization: Bearer {secret}"] if secret else []
+    only = ["--include-path-regex", paths] if paths else []
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("schemathesis")), "--no-color"),
+            *("--config-file", str(HERE / "schemathesis.toml"), "run", url, *bounds, *only, *key),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, _short(done.stdout + done.stderr)
+    counts = re.search(r"Selected: (\d+)/(\d+)\n\s*Tested: (\d+)\n", done.stdout)
+    assert counts is not None, _short(done.stdout)
+    selected, total, tested = map(int, counts.groups())
+    assert tested == selected > 0
+    assert paths or selected == total
+    assert asyncio.run(system.get("/health/live")).status == 200
+
+
+def _short(output: str) -> str:
+    """It repeats whole bodies, of megabytes."""
+    return "\n".join(line[:500] for line in output.splitlines())
