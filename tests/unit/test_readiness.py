@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tocsin.domain.routes import LaneState, LaneStatus
 from tocsin.service.readiness import problems
 
 
-def lane(state: LaneState = LaneState.RUNNING, **fields: object) -> LaneStatus:
-    return LaneStatus(name="apns:production:org.example.app", state=state, reason="", in_flight=0, waiting=0, **fields)  # type: ignore[arg-type]
+def lane(state: LaneState = LaneState.RUNNING, **fields: Any) -> LaneStatus:
+    account = {"provider": "apns", "account": "org.example.app"}
+    return LaneStatus("apns:production:org.example.app", state, "", 0, 0, **account, **fields)
 
 
 def test_a_service_that_accepts_and_delivers_has_no_problem() -> None:
@@ -26,5 +29,10 @@ def test_every_cause_is_named() -> None:
         "the disk is full",
         "lane fcm:calls is paused: the service account is refused",
         "lane apns:production:org.example.app: topic org.example.app.voip is paused: BadTopic",
-        "lane apns:production:org.example.app: too many dead tokens; removals are quarantined",
+        "apns org.example.app: too many dead tokens; removals are quarantined until the operator decides",
     ]
+
+
+def test_one_fuse_is_blamed_once_however_many_lanes_its_account_has() -> None:
+    both = [lane(fuse_blown=True), lane(fuse_blown=True)]
+    assert len(problems(stopping=False, storage=[], lanes=both)) == 1

@@ -11,11 +11,17 @@ def problems(*, stopping: bool, storage: Iterable[str], lanes: Iterable[LaneStat
     """A sentence for each cause; none when the service accepts and delivers."""
     found = ["tocsin is stopping"] if stopping else []
     found += storage
+    blown: dict[tuple[str, str], None] = {}
     for lane in lanes:
         if lane.state is LaneState.PAUSED:
             found.append(f"lane {lane.name} is paused: {lane.reason}")
         for topic, reason in lane.misconfigured_topics.items():
             found.append(f"lane {lane.name}: topic {topic} is paused: {reason}")
         if lane.fuse_blown:
-            found.append(f"lane {lane.name}: too many dead tokens; removals are quarantined")
+            blown[lane.provider, lane.account] = None
+    # An account has one fuse, however many lanes it has.
+    found += [
+        f"{provider} {account}: too many dead tokens; removals are quarantined until the operator decides"
+        for provider, account in blown
+    ]
     return found
