@@ -65,6 +65,15 @@ class Metrics:
             ["lane", "state"],
             registry=registry,
         )
+        self.topics_paused = Gauge(
+            "tocsin_topics_paused", "Topics that are paused: misconfigured.", ["lane"], registry=registry
+        )
+        self.devices_paused = Gauge(
+            "tocsin_devices_paused",
+            "Devices that are paused, each for itself alone: misconfigured.",
+            ["lane"],
+            registry=registry,
+        )
         self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=registry)
         self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=registry)
         self.certificate_expiry = Gauge(

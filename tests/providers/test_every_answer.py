@@ -45,6 +45,7 @@ class Case(Struct, frozen=True):
 
 
 _AGES: dict[str, Any] = {"headers": {"retry-after": "9" * 400}}
+_NOTHING: dict[str, Any] = {"headers": {"retry-after": "0"}}
 AT_ITS_END = (3590.0, 3600.0)
 """Not after the event's lifetime."""
 # No answer at all: the connection lost, the stream reset, the deadline passed.
@@ -89,7 +90,9 @@ def _apns_cases() -> list[Case]:
         Case(410, "Unregistered", Result.TOKEN_DEAD, token_kept=False),
         Case(410, "ExpiredToken", Result.TOKEN_DEAD, token_kept=False),
         Case(429, "TooManyRequests", Result.RETRY, (30, 30)),
-        Case(429, "TooManyRequests", Result.RETRY, (7, 7), rule={"headers": {"retry-after": "7"}}),
+        # Retry-After makes a wait longer, and never shorter.
+        Case(429, "TooManyRequests", Result.RETRY, (30, 30), rule={"headers": {"retry-after": "7"}}),
+        Case(429, "TooManyRequests", Result.RETRY, (70, 70), rule={"headers": {"retry-after": "70"}}),
         Case(429, "TooManyProviderTokenUpdates", Result.RETRY, (1190, 1200), lane=LaneState.PAUSED),
         Case(500, "InternalServerError", Result.RETRY, (0, 2), failure=True),
         Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), failure=True),
@@ -106,6 +109,7 @@ def _apns_cases() -> list[Case]:
             rule=_AGES,
             failure=True,
         ),
+        Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), rule=_NOTHING, failure=True),
         *_LINKS,
         Case(503, "Shutdown", Result.RETRY, (0, 0.1)),
         # What nobody has described, by its status or as stated for the unknown.
@@ -134,18 +138,21 @@ def _fcm_cases() -> list[Case]:
         Case(403, "SOMETHING_NEW", Result.MISCONFIGURED, (60, 60), lane=LaneState.PAUSED),
         # A new access token, at once; then it is not the token.
         Case(401, "UNAUTHENTICATED", Result.RETRY, (0, 0.1)),
-        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.RETRY, (0, 0.1)),
+        # About one device: the project's others go on.
+        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.MISCONFIGURED, (60, 60)),
         Case(401, "UNAUTHENTICATED", Result.MISCONFIGURED, (120, 120), lane=LaneState.PAUSED, attempts=2),
-        Case(401, "THIRD_PARTY_AUTH_ERROR", Result.MISCONFIGURED, (120, 120), lane=LaneState.PAUSED, attempts=2),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), lane=LaneState.PAUSED),
         Case(429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), rule={"message": "device message rate exceeded"}),
+        Case(
+            429, "QUOTA_EXCEEDED", Result.RETRY, (60, 60), lane=LaneState.PAUSED, rule={"headers": {"retry-after": "0"}}
+        ),
         Case(
             429,
             "RESOURCE_EXHAUSTED",
             Result.RETRY,
-            (9, 9),
+            (90, 90),
             lane=LaneState.PAUSED,
-            rule={"headers": {"retry-after": "9"}},
+            rule={"headers": {"retry-after": "90"}},
         ),
         Case(500, "INTERNAL", Result.RETRY, (0, 2), failure=True),
         Case(503, "UNAVAILABLE", Result.RETRY, (10, 20), failure=True),

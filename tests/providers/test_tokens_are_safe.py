@@ -57,10 +57,10 @@ async def test_a_dead_token_is_removed_for_every_owner_and_can_be_restored(tmp_p
         assert len(await line.store.registry.find(device.token)) == 2
 
 
-async def test_a_wrong_topic_pauses_the_topic_and_never_removes_a_token(tmp_path: Path) -> None:
+async def test_a_topic_that_is_not_allowed_is_paused_and_never_removes_a_token(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         wrong, right = apns_device(topic="de.cospace.other"), apns_device()
-        line.script(Rule(match=Match(topic="de.cospace.other"), status=400, reason="DeviceTokenNotForTopic"))
+        line.script(Rule(match=Match(topic="de.cospace.other"), status=400, reason="TopicDisallowed"))
         await line.register(wrong, right)
         event = make_event()
         await line.append(event)
@@ -72,7 +72,7 @@ async def test_a_wrong_topic_pauses_the_topic_and_never_removes_a_token(tmp_path
         assert len(await line.store.registry.find(wrong.token)) == 1
         status = line.lane(LANE)
         assert status.state is LaneState.RUNNING
-        assert status.misconfigured_topics == {"de.cospace.other": "DeviceTokenNotForTopic"}
+        assert status.misconfigured_topics == {"de.cospace.other": "TopicDisallowed"}
         # The next one for that topic is not even tried, and the right one is.
         second = make_event()
         await line.append(second)

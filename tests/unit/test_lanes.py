@@ -9,10 +9,12 @@ from tests.support.line import APPLICATION, apns_device, make_event
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.domain.outcomes import Answer, Delivered, Withdrawn
 from tocsin.domain.routes import LaneState, Route
 from tocsin.providers.base import Content
 from tocsin.store.records import Handle, Item
 
+DELIVERED = Delivered(Answer(200, ""))
 ROUTE = Route("apns", APPLICATION, f"apns:production:{APPLICATION}", "production")
 
 
@@ -64,12 +66,13 @@ def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> No
     clock.now += 100
     for _ in range(3):
         lane.offer([delivery()])
-        assert len(lane.take()) == 1
+        [probe] = lane.take()
         assert lane.take() == [], "one probe at a time"
-        lane.unsent()
+        lane.not_sent(probe)
     lane.offer([delivery()])
-    assert len(lane.take()) == 1
+    [probe] = lane.take()
     lane.ended(1, healthy=1, failures=0, dead=0)
+    lane.answered(probe, DELIVERED)
     assert lane.status().state is LaneState.RUNNING
 
 
@@ -81,8 +84,9 @@ def test_a_probe_that_was_withdrawn_leaves_room_for_the_next_one() -> None:
     lane.ended(1, healthy=0, failures=5, dead=0)
     clock.now += 100
     lane.offer([delivery()])
-    assert len(lane.take()) == 1
+    [probe] = lane.take()
     lane.ended(1, healthy=0, failures=0, dead=0)
+    lane.answered(probe, Withdrawn(Answer(0, "not sent")))
     assert lane.status().state is LaneState.OPEN
     lane.offer([delivery()])
     assert len(lane.take()) == 1

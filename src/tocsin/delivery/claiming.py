@@ -41,6 +41,7 @@ class Claiming:
         self._most_items = CLAIM_ITEMS
         self._idle: asyncio.Task[Any] | None = None
         """The task that waits for something to claim."""
+        self._nap: asyncio.Timeout | None = None
 
     async def claim(self) -> list[Item]:
         """What is new, and of each lane what is due, as far as the lane has room."""
@@ -75,9 +76,17 @@ class Claiming:
         idle_s = self._idle_s(await self._schedule.due())
         self._idle = asyncio.current_task()
         try:
-            await self._queue.wait(idle_s)
+            async with asyncio.timeout(None) as self._nap:
+                await self._queue.wait(idle_s)
+        except TimeoutError:
+            pass  # woken
         finally:
-            self._idle = None
+            self._idle = self._nap = None
+
+    def wake(self) -> None:
+        """A lane has room again: what is due of it can be claimed now."""
+        if self._nap is not None:
+            self._nap.reschedule(self._loop.time())
 
     def stop(self) -> None:
         """Nothing will be claimed any more: who only waits for it is cancelled."""

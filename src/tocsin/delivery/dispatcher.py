@@ -80,7 +80,13 @@ class Dispatcher:
         self._most_deliveries = max(1, min(_PORTION_DELIVERIES, options.lane.waiting // 8))
         self._expanding = Expanding(self._providers, self._receipts)
         self._sending = Sending(
-            self.lanes, self._receipts, self._cancellations, store.now_ms, self.may_send, self._room
+            self.lanes,
+            self._receipts,
+            self._cancellations,
+            store.now_ms,
+            self.may_send,
+            self._room,
+            self._claiming.wake,
         )
         self._outcomes = Outcomes(
             self.lanes,
@@ -180,14 +186,21 @@ class Dispatcher:
         match signal:
             case TokenDeleted():
                 self._cancellations.deleted(signal.owner, signal.provider, signal.token)
+                self._forget(signal)
             case TokenRegistered() | TokenRestored():
                 self._cancellations.registered(signal.owner, signal.provider, signal.token)
+                self._forget(signal)
             case LanesWoken():
                 for lane in self.lanes.known(signal.lanes):
                     lane.resume()
-                    self._sending.pump(lane)
+                    self._sending.go_on(lane, self._now_ms())
             case _:
                 pass  # not about what is in memory here
+
+    def _forget(self, signal: TokenDeleted | TokenRegistered | TokenRestored) -> None:
+        """What this device has paused for its own sake goes on."""
+        for lane in self.lanes.forget(signal.provider, signal.owner, signal.token):
+            self._sending.go_on(lane, self._now_ms())
 
     def _lost(self, items: Sequence[Item]) -> None:
         self._settling.lost(list(items))
@@ -197,10 +210,10 @@ class Dispatcher:
 
     async def look_after(self) -> None:
         """Called about once a second: lanes that may try again, lifetimes that are over, ownership that would end."""
-        now_ms = self._now_ms()
+        now_ms, parked = self._now_ms(), await self._schedule.due()
         for lane in self.lanes:
-            self._sending.park_waiting(lane, now_ms)
-            self._sending.pump(lane)
+            lane.forget_unused(anything_parked=lane.name in parked)
+            self._sending.go_on(lane, now_ms)
         could_send, self._could_send = self._could_send, self.may_send()
         if self._could_send and not could_send:
             self._sending.resume()

@@ -13,17 +13,23 @@ import structlog
 from msgspec import Struct
 
 from tocsin.delivery.breaker import Breaker
+from tocsin.delivery.evidence import Evidence
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.memory import DELIVERY_BYTES, Memory, Share
 from tocsin.delivery.open_items import Delivery
+from tocsin.delivery.pause import Cause, Pause, ends, renews, subject
 from tocsin.delivery.pauses import Pauses
+from tocsin.delivery.ramp import Ramp
 from tocsin.domain.events import URGENT
+from tocsin.domain.outcomes import Outcome, RetryLater
 from tocsin.domain.routes import LaneState, LaneStatus, Route
 from tocsin.domain.urgency import Turns, divide
 
 log = structlog.get_logger(__name__)
 
 _SLOW_AFTER_S: Final = 1.0
+_PROBE_OUT_S: Final = 5.0
+"""For so long is parked what finds no room behind a topic's or a device's probe."""
 
 
 class LaneOptions(Struct, frozen=True):
@@ -51,6 +57,7 @@ class Lane:
     ) -> None:
         """`route` is any route of the lane; `memory` is shared with the other lanes."""
         self.name = route.lane
+        self.provider = route.provider
         self._route = route
         self._options = options
         self._clock = clock
@@ -64,23 +71,25 @@ class Lane:
         self._round_left = 0
         self.share = Share(memory or Memory())
         """What it holds in memory: whoever takes a delivery out of the lane gives it back."""
-        self.breaker = Breaker(clock, random)
-        self.pauses = Pauses(self.name, clock)
+        self.breaker = Breaker()
+        self.pauses = Pauses(self.name, clock, random)
+        self.evidence = Evidence()
         self.fuse = fuse
+        self._ramp: Ramp | None = None
+        self._resumed = False
 
     # -- deliveries in, deliveries out ---------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        return len(self._urgent) + len(self._others)
+        return len(self._urgent) + len(self._others) + self.pauses.waiting
 
     @property
     def room(self) -> int:
         """How many parked deliveries may be claimed for this lane."""
-        if not self.may_send:
-            return 0
-        if self._allowed() is not None:
-            return max(0, 1 - self.waiting)
+        allowed = self.pauses.room()
+        if allowed is not None:
+            return max(0, allowed - self.waiting)
         if self.busy:
             return 0
         # Many at a time, as each claim of parked deliveries is a write; and so few that they fit, with what is fresh.
@@ -93,8 +102,9 @@ class Lane:
 
     @property
     def may_send(self) -> bool:
-        allowed = self._allowed()
-        return allowed is None or allowed > 0
+        """Whether what comes may be sent soon: it waits in the lane while a probe is out, but not until a time."""
+        pauses = self.pauses
+        return not pauses.of_lane or pauses.until <= self._clock()
 
     @property
     def busy(self) -> bool:
@@ -104,6 +114,8 @@ class Lane:
     @property
     def slow(self) -> bool:
         """What is here stays long: what else comes is parked when the lane is full, and the others need not wait."""
+        if self.pauses.of_lane or self._ramp is not None:
+            return True
         oldest = [waiting[0].queued_at for waiting in (self._urgent, self._others) if waiting]
         if self.in_flight:
             oldest.append(self._round_at)
@@ -114,32 +126,46 @@ class Lane:
         return self.waiting >= self._options.waiting or not self.share.room_bytes
 
     def offer(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Take deliveries to be sent; returns those that are to be parked."""
+        """Take deliveries to be sent; returns those that are to be parked, each for `wait_s`."""
         if not self.may_send:
             return deliveries
         rejected: list[Delivery] = []
-        if self.pauses.topics:
-            paused = self.pauses.topic_is_paused
-            rejected = [delivery for delivery in deliveries if paused(delivery.route.topic)]
-            deliveries = [delivery for delivery in deliveries if not paused(delivery.route.topic)]
+        if self.pauses.topics or self.pauses.devices:
+            deliveries, rejected = self.pauses.sort(deliveries, self._hold)
         sizes = [delivery.size_bytes for delivery in deliveries]
         room = self.share.take_first(sizes[: max(0, self._options.waiting - self.waiting)])
+        if not room and sizes and self.pauses.room() and not self.waiting:
+            self.share.take(sizes[0])  # the probe, even when what hangs has left no room
+            room = 1
         if room < len(deliveries):
-            rejected += deliveries[room:]
-            deliveries = deliveries[:room]
+            full, deliveries = deliveries[room:], deliveries[:room]
+            self.unsent(*full)
+            rejected += full
         now = self._clock()
         for delivery in deliveries:
             delivery.queued_at = now
             (self._urgent if delivery.content.event.message in URGENT else self._others).append(delivery)
         return rejected
 
+    def wait_s(self, delivery: Delivery) -> float:
+        """For how long to park a delivery that the lane has not taken."""
+        if not (self.pauses.of_lane or self.pauses.topics or self.pauses.devices):
+            return 0.0  # it was full
+        now, about = self._clock(), self.pauses.about(delivery)
+        until = max((pause.until for pause in about), default=0.0)
+        if about and until <= now:
+            until = now + _PROBE_OUT_S
+        return max(0.0, until - now, self.pauses.until - now)
+
     def take(self) -> list[Delivery]:
         """Those whose turn it is, within the bound of what may be on the wire: urgent ones first, but some room is
         reserved for the others."""
         count = self._window - self.in_flight
-        allowed = self._allowed()
-        if allowed is not None:
-            count = min(count, allowed)
+        if self.pauses.of_lane:
+            # A probe may go out even when all the others hang.
+            count = self.pauses.room() or 0
+        elif self._ramp is not None:
+            count = min(count, self._ramp_room())
         urgent, others = self._urgent, self._others
         if count <= 0 or not (urgent or others):
             return []
@@ -149,73 +175,170 @@ class Lane:
         if not self.in_flight:
             self._round_at, self._round_left = self._clock(), len(taken)
         self.in_flight += len(taken)
-        self.breaker.sent()
-        self.pauses.sent()
+        if self.pauses.of_lane:
+            self.pauses.probe(taken[0], self.pauses.of_lane.values())
+        elif self._ramp is not None:
+            self._ramp.sent(len(taken))
         return taken
 
-    def unsent(self) -> None:
+    def not_sent(self, delivery: Delivery) -> None:
         """One that was taken is not sent after all."""
         self.in_flight -= 1
-        self.pauses.ended()
-        self.breaker.unsent()
+        self.share.give_back(delivery.size_bytes)
+        self.unsent(delivery)
+
+    def unsent(self, *deliveries: Delivery) -> None:
+        """These were to be sent, and are not: where one was a probe, the next one may be it."""
+        if self.pauses.probes:
+            self.pauses.unsent(deliveries)
 
     def to_park(self) -> list[Delivery]:
-        """Take out what waits while the lane may not send."""
-        return [] if self.may_send else self.empty()
+        """Take out what waits while it may not be sent."""
+        out = [] if self.may_send else self.empty()
+        if self.pauses.loose:
+            loose, self.pauses.loose = self.pauses.loose, []
+            self.share.give_back(sum([delivery.size_bytes for delivery in loose]))
+            out += self.offer(loose)
+        return out
 
     def empty(self) -> list[Delivery]:
         """Take out everything that waits."""
         out = [*self._urgent, *self._others]
         self._urgent.clear()
         self._others.clear()
+        self.unsent(*out)
+        out += self.pauses.take_waiting()
         self.share.give_back(sum([delivery.size_bytes for delivery in out]))
         return out
 
     # -- how attempts ended --------------------------------------------------------------------------------------------
 
     def ended(self, attempts: int, *, healthy: int, failures: int, dead: int) -> None:
-        """Count what came back: how many of the attempts were answered, how many failures the others came from, and how
-        many tokens were declared dead."""
+        """Count what came back: how many of the attempts were answered, how many failures (`counts`) the others came
+        from, and how many tokens were declared dead."""
         self.in_flight -= attempts
         self._round_left -= attempts
         if self._round_left <= 0:
             self._round_at, self._round_left = self._clock(), self.in_flight
-        self.pauses.ended()
         if healthy:
             self.breaker.healthy(healthy)
             self._window = min(self._options.in_flight, self._window + healthy)
-        elif not failures:
-            self.breaker.unsent()
         for _ in range(failures):
             self._window = min(self._window, max(self._options.first_in_flight, self._window // 2))
             if self.breaker.failure():
-                log.warning("breaker opened", lane=self.name, for_s=round(self.breaker.open_until - self._clock(), 1))
+                self.breaker.close()
+                self.pauses.open_breaker()
+                break
         if self.fuse.count(healthy, dead):
             log.error("fuse blown: too many dead tokens; removals are quarantined", lane=self.name)
 
-    def delivered(self, topic: str) -> None:
-        """A push of this topic was delivered: whatever was misconfigured no longer is."""
-        if self.pauses.delivered(topic):
-            self.breaker.close()
+    def counts(self, delivery: Delivery) -> bool:
+        """Whether the failure of an attempt counts towards the breaker: not while that is open, and not where the
+        attempt was made before the lane's last pause."""
+        return Cause.PROVIDER not in self.pauses.of_lane and (
+            delivery in self.pauses.probes or delivery.queued_at > self.pauses.since
+        )
+
+    def answered(self, delivery: Delivery, outcome: Outcome) -> None:
+        """What an attempt's outcome, or a probe's, comes to for what is paused. `ended` was told of it before."""
+        pauses, about = self.pauses, subject(outcome)
+        probed = pauses.probed_by(delivery)
+        for pause in probed:
+            if renews(pause, outcome):
+                self._begin(pause.cause, delivery, outcome)
+            elif ends(pause, outcome):
+                pauses.end(pause, delivery)
+                self._has_ended(pause)
+            else:
+                pauses.not_spoken_of(pause, outcome)
+        match about:
+            case Cause.RATE | Cause.CREDENTIAL:
+                if about not in pauses.of_lane and (probed or delivery.queued_at > pauses.since):
+                    self._begin(about, delivery, outcome)
+            case Cause.TOPIC:
+                if delivery.route.topic not in pauses.topics:
+                    self._begin(about, delivery, outcome)
+                if (topic := pauses.topics.get(delivery.route.topic)) is not None:
+                    topic.said_by(delivery)
+            case Cause.DEVICE:
+                if delivery.device.token not in pauses.devices:
+                    self._begin(about, delivery, outcome)
+                speakers = self.evidence.not_for_topic(delivery, self._clock())
+                if speakers and delivery.route.topic not in pauses.topics:
+                    pauses.topic_misconfigured(delivery.route.topic, outcome.answer.reason, speakers=speakers)
+
+    def slow_down(self, outcome: RetryLater) -> None:
+        """A rate that the lane has part in was exceeded. While the lane pauses for one already, its probe decides."""
+        if Cause.RATE not in self.pauses.of_lane:
+            self._slow_down(outcome)
+
+    def has_resumed(self) -> bool:
+        """Whether one of its pauses has ended since this was asked last."""
+        resumed, self._resumed = self._resumed, False
+        return resumed
 
     def resume(self) -> None:
         """What the lane waited for has been mended (its credential was replaced, say): it may send again at once."""
-        self.pauses.end()
+        self._resumed = True
+        self.pauses.clear()
+        self.evidence.clear()
         self.breaker.close()
+        self._ramp = None
+
+    def forget(self, owner: str, token: str) -> None:
+        """A device was deleted or registered anew: what pauses for its sake goes on."""
+        if self.pauses.topics or self.pauses.devices or self.evidence:
+            self.evidence.forget(owner, token)
+            self.pauses.forget_device(owner, token)
+
+    def forget_unused(self, *, anything_parked: bool) -> None:
+        """Called about once a second: end pauses for which nothing waits any more."""
+        pauses = self.pauses
+        if pauses.of_lane or pauses.topics or pauses.devices:
+            nothing_waits = not (anything_parked or self.waiting or self.in_flight)
+            for pause in pauses.forget_unused(nothing_waits=nothing_waits):
+                self._has_ended(pause)
+
+    def _begin(self, cause: Cause, delivery: Delivery, outcome: Outcome) -> None:
+        reason, topic = outcome.answer.reason, delivery.route.topic
+        match cause:
+            case Cause.PROVIDER:
+                self.pauses.open_breaker()
+            case Cause.RATE:
+                assert isinstance(outcome, RetryLater)
+                self._slow_down(outcome)
+            case Cause.CREDENTIAL:
+                self.pauses.misconfigured(reason)
+            case Cause.TOPIC:
+                self.pauses.topic_misconfigured(topic, reason)
+            case Cause.DEVICE:
+                self.pauses.device_misconfigured(delivery.device.token, reason)
+
+    def _slow_down(self, outcome: RetryLater) -> None:
+        renewals = 0 if self._ramp is None else self._ramp.renewals
+        self._ramp = None
+        self.pauses.slow_down(outcome.answer.reason, outcome.backoff, outcome.after_s or 0.0, renewals)
+
+    def _has_ended(self, pause: Pause) -> None:
+        self._resumed = True
+        if pause.cause is Cause.PROVIDER:
+            self.breaker.close()
+        elif pause.cause is Cause.RATE:
+            self._ramp = Ramp(self._clock(), self._options.in_flight, pause.renewals)
 
     # -- how it is -----------------------------------------------------------------------------------------------------
 
     def next_chance(self) -> float | None:
         """When a lane that may not send now may try again (loop time), or None when it may."""
-        times = [at for at in (self.pauses.until, self.breaker.open_until) if at > self._clock()]
-        return max(times, default=None)
+        return None if self.may_send else self.pauses.until
 
     def status(self) -> LaneStatus:
         state, reason = LaneState.RUNNING, ""
-        if self.pauses.is_paused:
-            state, reason = LaneState.PAUSED, self.pauses.reason
-        elif self.breaker.is_open:
-            state, reason = LaneState.OPEN, "the provider or the link to it failed too often"
+        if self.pauses.of_lane:
+            # What the operator can mend is named first.
+            cause = max(self.pauses.of_lane, key=lambda cause: cause.value)
+            state = LaneState.OPEN if cause is Cause.PROVIDER else LaneState.PAUSED
+            reason = self.pauses.of_lane[cause].reason
         route = self._route
         return LaneStatus(
             self.name,
@@ -223,17 +346,26 @@ class Lane:
             reason,
             self.in_flight,
             self.waiting,
-            {topic: why for topic, (why, _) in self.pauses.topics.items()},
+            {topic: pause.reason for topic, pause in self.pauses.topics.items()},
             self.fuse.blown,
             route.provider,
             route.environment,
             route.account,
+            len(self.pauses.devices),
         )
 
-    def _allowed(self) -> int | None:
-        """How many attempts the lane's state allows now; None is no limit."""
-        allowed = self.pauses.room()
-        return self.breaker.room() if allowed is None else allowed
+    def _hold(self, delivery: Delivery) -> bool:
+        """Whether there is room for one more that waits for a topic's or a device's probe: a quarter of the lane."""
+        most = self._options.waiting // 4
+        return self.pauses.waiting < most and not self.full and self.share.take_first([delivery.size_bytes]) == 1
+
+    def _ramp_room(self) -> int:
+        """How many may be sent now, shortly after a pause for a rate."""
+        room = None if self._ramp is None else self._ramp.room(self._clock())
+        if room is None:
+            self._ramp = None
+            return self._window
+        return room
 
 
 def _take(waiting: deque[Delivery], count: int) -> list[Delivery]:

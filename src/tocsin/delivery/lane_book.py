@@ -64,6 +64,13 @@ class LaneBook:
         """Whether nothing more should be claimed: a busy lane makes the queue wait, a slow one only parks its own."""
         return any(lane.busy and not lane.slow for lane in self._lanes.values())
 
+    def forget(self, provider: str, owner: str, token: str) -> list[Lane]:
+        """A device was deleted or registered anew; returns the lanes in which something has waited for its pause."""
+        own = [lane for lane in self._lanes.values() if lane.provider == provider]
+        for lane in own:
+            lane.forget(owner, token)
+        return [lane for lane in own if lane.pauses.loose]
+
     def statuses(self) -> list[LaneStatus]:
         return [lane.status() for lane in self._lanes.values()]
 

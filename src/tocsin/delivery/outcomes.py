@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -19,12 +19,12 @@ from tocsin.delivery.receipts import Receipts
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
 from tocsin.delivery.sending import Sending
 from tocsin.domain.outcomes import (
+    Backoff,
     Delivered,
     Misconfigured,
     Outcome,
     Refused,
     RetryLater,
-    Scope,
     TokenDead,
     Withdrawn,
 )
@@ -33,6 +33,9 @@ from tocsin.providers.base import Push, Sender
 from tocsin.store.records import Attempt, Result
 
 log = structlog.get_logger(__name__)
+
+_STILL_DEAD: Final = Backoff(60.0, 3600.0, jitter=False)
+"""For a token that the provider calls dead since before it was registered, again and again."""
 
 
 class Outcomes:
@@ -73,7 +76,7 @@ class Outcomes:
                 by_lane[name] = [pair]
         for name, own in by_lane.items():
             lane = self._lanes[name]
-            self._count(lane, own)
+            self._tell_lane(lane, own)
             lane.share.give_back(sum([delivery.size_bytes for delivery, _ in own]))
             delivered = 0
             for delivery, outcome in own:
@@ -84,29 +87,40 @@ class Outcomes:
                     self._not_delivered(lane, delivery, outcome, now_ms)
             if delivered:
                 self._metrics.attempt(name, Result.DELIVERED, "", delivered)
-            self._sending.park_waiting(lane, now_ms)
-            self._sending.pump(lane)
+            self._sending.go_on(lane, now_ms)
 
-    def _count(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
-        """How many of these attempts were answered, failed or were not made. Attempts that failed with one connection
-        are one failure."""
-        failed = shared = dead = unsent = 0
-        for _, outcome in outcomes:
+    def _tell_lane(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """How many of these attempts were answered, failed or were not made; and what each that was not delivered, and
+        each probe, says of the lane. Attempts that failed with one connection are one failure."""
+        failed = counted = shared = dead = unsent = 0
+        telling: list[tuple[Delivery, Outcome]] = []
+        reached, probes = lane.evidence.reached, lane.pauses.probes
+        for pair in outcomes:
+            delivery, outcome = pair
+            if type(outcome) is Delivered:
+                # First of all: whom a topic reaches counts before whom it does not.
+                if delivery.route.topic not in reached:
+                    lane.evidence.reach(delivery.route.topic)
+                if probes and delivery in probes:
+                    telling.append(pair)
+                continue
+            telling.append(pair)
             if type(outcome) is RetryLater and outcome.failure:
                 failed += 1
-                shared += outcome.shared_failure
+                if lane.counts(delivery):
+                    counted += 1
+                    shared += outcome.shared_failure
             elif type(outcome) is TokenDead:
                 dead += 1
             elif type(outcome) is Withdrawn:
                 unsent += 1
-        failures = failed - shared + bool(shared)
+        failures = counted - shared + bool(shared)
         lane.ended(len(outcomes), healthy=len(outcomes) - failed - unsent, failures=failures, dead=dead)
+        for delivery, outcome in telling:
+            lane.answered(delivery, outcome)
 
     def _delivered(self, lane: Lane, delivery: Delivery, outcome: Delivered, now_ms: int) -> None:
         device, item = delivery.device, delivery.item
-        pauses = lane.pauses
-        if pauses.is_misconfigured or pauses.topics:
-            lane.delivered(delivery.route.topic)
         item.attempts.append(
             Attempt(
                 now_ms,
@@ -133,13 +147,11 @@ class Outcomes:
             case RetryLater(next_route=route) if route is not None:
                 self._try_route(delivery, outcome, route, now_ms)
             case RetryLater():
-                if outcome.pause_s is not None and outcome.scope is Scope.LANE:
-                    for route in outcome.pause_also or (delivery.route,):
-                        self._lanes.of(route).pauses.pause(outcome.pause_s, answer.reason)
+                if outcome.pause_also:
+                    self._pause_also(lane, outcome, now_ms)
                 due_ms = retry_at_ms(outcome, delivery.tries, now_ms, self._random())
                 self._receipts.again(delivery, Result.RETRY, answer, due_ms, now_ms)
             case Misconfigured():
-                lane.pauses.misconfigured(answer.reason, outcome.topic)
                 due_ms = now_ms + int(delay_s(MISCONFIGURED, delivery.tries, 0.0) * 1000)
                 self._receipts.again(delivery, Result.MISCONFIGURED, answer, due_ms, now_ms)
             case Refused():
@@ -152,6 +164,12 @@ class Outcomes:
                 self._withdrawn(delivery, now_ms)
             case Delivered():
                 raise AssertionError("handled by the caller")
+
+    def _pause_also(self, lane: Lane, outcome: RetryLater, now_ms: int) -> None:
+        """The lanes that share with this one what its provider limits."""
+        for other in {self._lanes.of(route) for route in outcome.pause_also} - {lane}:
+            other.slow_down(outcome)
+            self._sending.go_on(other, now_ms)
 
     def _try_route(self, delivery: Delivery, outcome: RetryLater, route: Route, now_ms: int) -> None:
         """The provider knows another route to the same device: try it at once, on that route's lane."""
@@ -176,8 +194,8 @@ class Outcomes:
         """The registry has removed a dead token, or keeps it because it was registered again since."""
         now_ms, answer = self._now_ms(), outcome.answer
         if registered_again:
-            # At once the first time; where the provider says so again, not in a tight loop.
-            wait_s = MISCONFIGURED.first_s if delivery.tries else 0.0
+            # At once the first time; where the provider says so again, ever more slowly.
+            wait_s = delay_s(_STILL_DEAD, delivery.tries - 1, 0.0) if delivery.tries else 0.0
             self._receipts.again(delivery, Result.RETRY, answer, now_ms + int(wait_s * 1000), now_ms)
         else:
             self._metrics.token_removed(delivery.route.lane)

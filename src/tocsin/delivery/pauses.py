@@ -1,104 +1,262 @@
-"""A lane's pauses: because the provider asked for one, or because something is misconfigured, a topic or all of it."""
+"""All pauses of a lane: of the lane itself, of topics and of devices. Each is half open after its time, for one probe.
+
+Only the answer to a probe ends or renews a pause: what was sent before it began says nothing of how things are now.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
 
-from tocsin.delivery.retry import MISCONFIGURED, delay_s
+from tocsin.delivery.open_items import Delivery
+from tocsin.delivery.pause import Cause, Pause
+from tocsin.delivery.retry import MISCONFIGURED
+from tocsin.domain.outcomes import Backoff, Outcome, Withdrawn
 
 log = structlog.get_logger(__name__)
 
+_BREAKER: Final = Backoff(1.0, 60.0, jitter=False)
+_NEXT_PROBE_S: Final = 1.0
+"""After a probe whose answer did not speak of the cause."""
 _MOST_TOPICS: Final = 1000
+_MOST_DEVICES: Final = 10_000
+_UNUSED_S: Final = MISCONFIGURED.cap_s
+"""Whatever waits is tried again within so long: a pause that had no probe for longer is one that nothing waits for."""
+_FORGET_EVERY_S: Final = 10.0
 
 
 class Pauses:
-    """While something is misconfigured, one attempt at a time is made after each pause, to see whether it still is."""
+    """See the module. `random` is uniform in [0, 1)."""
 
-    def __init__(self, lane: str, clock: Callable[[], float]) -> None:
+    def __init__(self, lane: str, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self._lane = lane
         self._clock = clock
-        self._until = 0.0
-        self._count = 0
-        self._probing = False
-        self.is_misconfigured = False
-        self.reason = ""
-        self.topics: dict[str, tuple[str, float]] = {}
-        """The topics that are paused: why, and until when."""
+        self._random = random
+        self.of_lane: dict[Cause, Pause] = {}
+        self.topics: dict[str, Pause] = {}
+        self.devices: dict[str, Pause] = {}
+        """By the device's token."""
+        self.probes: dict[Delivery, list[Pause]] = {}
+        """Deliveries that are a probe, and of which pauses."""
+        self.loose: list[Delivery] = []
+        """Deliveries that no longer wait for a probe: to be given to the lane again."""
+        self.since = float("-inf")
+        """When a pause of the lane itself began last: what was sent before says nothing of the lane."""
+        self._forget_at = 0.0
+
+    # -- may anything be sent? -----------------------------------------------------------------------------------------
 
     @property
     def until(self) -> float:
-        """When the lane's pause ends (event loop's time); 0 where there is none."""
-        return self._until
-
-    @property
-    def is_paused(self) -> bool:
-        return self.is_misconfigured or self._clock() < self._until
+        """Until when the lane may send nothing; 0 where it has no pause."""
+        return max((pause.until for pause in self.of_lane.values()), default=0.0)
 
     def room(self) -> int | None:
-        """How many attempts may be made now; None is no limit."""
-        if self._until <= 0:
+        """How many the lane itself may send now; None is no limit."""
+        if not self.of_lane:
             return None
-        if self._clock() < self._until:
-            return 0
-        if self.is_misconfigured:
-            return 0 if self._probing else 1
-        self._until = 0.0
-        return None
-
-    def sent(self) -> None:
-        self._probing = self.is_misconfigured or self._until > 0
-
-    def ended(self) -> None:
-        """An attempt has come back, or was not sent after all."""
-        self._probing = False
-
-    def topic_is_paused(self, topic: str) -> bool:
-        paused = self.topics.get(topic)
-        return paused is not None and self._clock() < paused[1]
-
-    def misconfigured(self, reason: str, topic: str | None) -> None:
-        """The operator must act. One topic, or the whole lane: paused, tried again after a growing pause."""
         now = self._clock()
-        if topic is not None:
-            if topic not in self.topics:
-                log.error("topic misconfigured", lane=self._lane, topic=topic, reason=reason)
-            if len(self.topics) < _MOST_TOPICS or topic in self.topics:
-                self.topics[topic] = (reason, now + MISCONFIGURED.first_s)
-            return
-        if self.is_misconfigured and now < self._until:
-            return  # sent before it paused
-        if not self.is_misconfigured:
+        return int(all(pause.is_due(now) for pause in self.of_lane.values()))
+
+    def sort(
+        self, deliveries: Sequence[Delivery], hold: Callable[[Delivery], bool]
+    ) -> tuple[list[Delivery], list[Delivery]]:
+        """Those that may be sent, and those that are to be parked. Where `hold` has room for them, others wait for the
+        probe of their topic or device. Devices that were reached before come first: one of them is the better probe."""
+        now, may_go, to_park = self._clock(), [], []
+        topics, devices = self.topics, self.devices
+        if any(pause.is_due(now) for pause in topics.values()):
+            deliveries = sorted(deliveries, key=self._unfit_as_probe)
+        for delivery in deliveries:
+            if delivery.route.topic not in topics and delivery.device.token not in devices:
+                may_go.append(delivery)
+                continue
+            pauses = self.about(delivery)
+            if any(pause.until > now for pause in pauses):
+                to_park.append(delivery)
+            elif (probing := next((pause for pause in pauses if pause.probe is not None), None)) is not None:
+                if hold(delivery):
+                    probing.waiting.append(delivery)
+                else:
+                    to_park.append(delivery)
+            else:
+                self.probe(delivery, pauses)
+                may_go.append(delivery)
+        return may_go, to_park
+
+    def about(self, delivery: Delivery) -> list[Pause]:
+        """The pauses of its topic and its device."""
+        topic, device = self.topics.get(delivery.route.topic), self.devices.get(delivery.device.token)
+        return [pause for pause in (device, topic) if pause is not None]
+
+    def probe(self, delivery: Delivery, pauses: Iterable[Pause]) -> None:
+        """This delivery is sent to see whether these pauses are still needed."""
+        for pause in pauses:
+            pause.probe, pause.last_probe = delivery, delivery.device.token
+            self.probes.setdefault(delivery, []).append(pause)
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a topic's or a device's probe."""
+        if not (self.topics or self.devices or self.loose):
+            return 0
+        return len(self.loose) + sum(len(pause.waiting) for pause in (*self.topics.values(), *self.devices.values()))
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def probed_by(self, delivery: Delivery) -> list[Pause]:
+        """The pauses whose probe this delivery was, now that its answer is there: each is to be ended, renewed
+        (`open_breaker` and so on), or was not spoken of."""
+        return [pause for pause in self.probes.pop(delivery, ()) if pause.probe is delivery]
+
+    def end(self, pause: Pause, delivery: Delivery) -> None:
+        """The answer to this delivery, its probe, says that its cause is gone."""
+        if pause.cause is Cause.TOPIC:
+            self._end_topic(delivery.route.topic)
+        elif pause.cause is Cause.DEVICE:
+            self._end_device(delivery.device.token)
+        else:
+            self._end_of_lane(pause)
+
+    def not_spoken_of(self, pause: Pause, outcome: Outcome) -> None:
+        """The answer to its probe neither ends nor renews the pause: another probe decides."""
+        now = self._clock()
+        pause.release_probe(now if isinstance(outcome, Withdrawn) else now + _NEXT_PROBE_S)
+        self._let_go(pause)
+
+    def unsent(self, deliveries: Iterable[Delivery]) -> None:
+        """Probes that are not sent after all: the next delivery may be it."""
+        for delivery in deliveries:
+            for pause in self.probed_by(delivery):
+                pause.release_probe(pause.until)
+                self._let_go(pause)
+
+    # -- a pause begins, or begins again -------------------------------------------------------------------------------
+
+    def open_breaker(self) -> None:
+        """The provider, or the link, fails too often."""
+        pause = self.of_lane.setdefault(Cause.PROVIDER, Pause(Cause.PROVIDER))
+        reason = "the provider or the link to it failed too often"
+        for_s = pause.begin(self._begin_of_lane(), reason, _BREAKER, share=0.5 + 0.5 * self._random())
+        log.warning("breaker opened", lane=self._lane, for_s=round(for_s, 1))
+
+    def slow_down(self, reason: str, backoff: Backoff, least_s: float, renewals: int) -> None:
+        """A rate was exceeded; `renewals` is how often it was shortly before."""
+        pause = self.of_lane.get(Cause.RATE)
+        if pause is None:
+            pause = self.of_lane[Cause.RATE] = Pause(Cause.RATE)
+            pause.renewals = renewals
+        for_s = pause.begin(self._begin_of_lane(), reason, backoff, least_s=least_s)
+        log.warning("lane pauses", lane=self._lane, for_s=round(for_s, 1), reason=reason)
+
+    def misconfigured(self, reason: str) -> None:
+        """The lane's credential, application or project: the operator must act."""
+        if Cause.CREDENTIAL not in self.of_lane:
             log.error("lane paused: misconfigured", lane=self._lane, reason=reason)
-        self.is_misconfigured = True
-        self.reason = reason
-        self._until = now + delay_s(MISCONFIGURED, self._count, 0.0)
-        self._count += 1
-        self._probing = False
+        pause = self.of_lane.setdefault(Cause.CREDENTIAL, Pause(Cause.CREDENTIAL))
+        pause.begin(self._begin_of_lane(), reason, MISCONFIGURED)
 
-    def pause(self, seconds: float, reason: str) -> None:
-        """The provider asked for a pause of the whole lane."""
-        until = self._clock() + seconds
-        if until > self._until:
-            log.warning("lane pauses", lane=self._lane, for_s=round(seconds, 1), reason=reason)
-            self._until = until
-            self.reason = reason
+    def topic_misconfigured(self, topic: str, reason: str, *, speakers: Iterable[tuple[str, str]] = ()) -> None:
+        """`speakers`: the devices (owner, token) that are said not to belong to it, where that is why it is paused."""
+        pause = self.topics.get(topic)
+        if pause is None:
+            if len(self.topics) >= _MOST_TOPICS:
+                return
+            log.error("topic misconfigured", lane=self._lane, topic=topic, reason=reason)
+            pause = self.topics[topic] = Pause(Cause.TOPIC)
+            pause.by_devices = bool(speakers)
+        pause.speakers.update(speakers)
+        pause.begin(self._clock(), reason, MISCONFIGURED)
+        self._let_go(pause)
 
-    def delivered(self, topic: str) -> bool:
-        """A push of this topic was delivered; whether the lane was misconfigured, which it no longer is."""
-        was_misconfigured = self.is_misconfigured
-        if was_misconfigured:
+    def device_misconfigured(self, token: str, reason: str) -> None:
+        """One device alone: nobody else waits."""
+        pause = self.devices.get(token)
+        if pause is None:
+            if len(self.devices) >= _MOST_DEVICES:
+                self._end_device(next(iter(self.devices)))
+            pause = self.devices[token] = Pause(Cause.DEVICE)
+        pause.begin(self._clock(), reason, MISCONFIGURED)
+        self._let_go(pause)
+
+    # -- a pause whose cause is gone -----------------------------------------------------------------------------------
+
+    def forget_device(self, owner: str, token: str) -> None:
+        """The device was deleted, or is registered anew: what it said counts no longer."""
+        self._end_device(token)
+        for topic, pause in list(self.topics.items()):
+            if (owner, token) in pause.speakers:
+                pause.speakers.discard((owner, token))
+                if not pause.speakers:
+                    self._end_topic(topic)
+
+    def forget_unused(self, *, nothing_waits: bool) -> list[Pause]:
+        """End what nothing waits for any more; returns which pauses of the lane itself that were. `nothing_waits`: no
+        delivery of this lane is in the store or here."""
+        now = self._clock()
+        if now < self._forget_at:
+            return []
+        self._forget_at = now + _FORGET_EVERY_S
+        latest = now - (_FORGET_EVERY_S if nothing_waits else _UNUSED_S)
+        for topic in [topic for topic, pause in self.topics.items() if pause.is_due(latest)]:
+            self._end_topic(topic)
+        for token in [token for token, pause in self.devices.items() if pause.is_due(latest)]:
+            self._end_device(token)
+        unused = [pause for pause in self.of_lane.values() if pause.is_due(latest)]
+        for pause in unused:
+            self._end_of_lane(pause)
+        return unused
+
+    def clear(self) -> None:
+        """The credential was replaced: nothing of what was said holds any more."""
+        if self.of_lane:
+            self.since = self._clock()
             log.info("lane resumes", lane=self._lane)
-            self.end()
-        self.topics.pop(topic, None)
-        return was_misconfigured
-
-    def end(self) -> None:
-        """What was misconfigured has been mended."""
-        self.is_misconfigured = self._probing = False
-        self._until = 0.0
-        self._count = 0
-        self.reason = ""
+        self.loose += self.take_waiting()
+        self.of_lane.clear()
         self.topics.clear()
+        self.devices.clear()
+        self.probes.clear()
+
+    def take_waiting(self) -> list[Delivery]:
+        """Take out all that wait for a topic's or a device's probe."""
+        taken, self.loose = self.loose, []
+        for pause in (*self.topics.values(), *self.devices.values()):
+            taken += pause.waiting
+            pause.waiting.clear()
+        return taken
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _begin_of_lane(self) -> float:
+        self.since = self._clock()
+        return self.since
+
+    def _end_of_lane(self, pause: Pause) -> None:
+        del self.of_lane[pause.cause]
+        if not self.of_lane:
+            log.info("lane resumes", lane=self._lane)
+
+    def _end_topic(self, topic: str) -> None:
+        log.info("topic resumes", lane=self._lane, topic=topic)
+        pause = self.topics.pop(topic)
+        pause.probe = None  # its answer, if one is out, concerns nothing here any more
+        self._let_go(pause)
+
+    def _end_device(self, token: str) -> None:
+        pause = self.devices.pop(token, None)
+        if pause is not None:
+            pause.probe = None
+            self._let_go(pause)
+
+    def _let_go(self, pause: Pause) -> None:
+        """Nothing waits for this pause's probe any more."""
+        self.loose += pause.waiting
+        pause.waiting.clear()
+
+    def _unfit_as_probe(self, delivery: Delivery) -> tuple[bool, bool]:
+        """Sorts first who was not the probe before this one, and was reached before."""
+        pause, device = self.topics.get(delivery.route.topic), delivery.device
+        return pause is not None and device.token == pause.last_probe, device.last_success_ms is None

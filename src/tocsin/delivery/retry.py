@@ -25,6 +25,5 @@ def delay_s(backoff: Backoff, tries: int, random: float) -> float:
 
 
 def retry_at_ms(outcome: RetryLater, tries: int, now_ms: int, random: float) -> int:
-    """When to try again (Unix milliseconds): when the provider said, else by the outcome's back-off."""
-    wait_s = outcome.after_s if outcome.after_s is not None else delay_s(outcome.backoff, tries, random)
-    return now_ms + int(wait_s * 1000)
+    """When to try again (Unix milliseconds): by the outcome's back-off, but not before the provider said."""
+    return now_ms + int(max(outcome.after_s or 0.0, delay_s(outcome.backoff, tries, random)) * 1000)

@@ -21,7 +21,6 @@ from tocsin.store.records import Result
 
 log = structlog.get_logger(__name__)
 
-_TOPIC_PAUSE_MS: Final = 60_000
 _CANNOT_BE_SENT: Final = RetryLater(Answer(0, "the push cannot be made"), SLOWLY)
 
 
@@ -34,6 +33,7 @@ class Sending:
         now_ms: Callable[[], int],
         may_send: Callable[[], bool],
         room: asyncio.Event,
+        wake: Callable[[], None],
     ) -> None:
         self._lanes = lanes
         self._receipts = receipts
@@ -42,6 +42,8 @@ class Sending:
         self._may_send = may_send
         self._room = room
         """Set when a lane has let something go: there may be room to claim more."""
+        self._wake = wake
+        """Called when a lane's pause has ended: what is parked for it can be claimed."""
         self._loop = asyncio.get_running_loop()
         self._providers: Mapping[str, Sender] = {}
         self._report: Callable[[list[tuple[Push, Outcome]]], None] = lambda outcomes: None
@@ -60,21 +62,16 @@ class Sending:
 
     def offer(self, lane: Lane, deliveries: Sequence[Delivery], now_ms: int) -> None:
         """Give deliveries to their lane; what it does not take waits in the store until it may."""
-        rejected = lane.offer(deliveries)
-        if not rejected:
-            return
-        due_ms = now_ms
-        if (chance := lane.next_chance()) is not None:
-            due_ms += int((chance - self._loop.time()) * 1000)
-        elif not lane.full:
-            due_ms += _TOPIC_PAUSE_MS  # only a paused topic is turned away by a lane that has room
-        for delivery in rejected:
-            self._receipts.park(delivery, due_ms)
+        for delivery in lane.offer(deliveries):
+            self._receipts.park(delivery, now_ms + int(lane.wait_s(delivery) * 1000))
 
-    def park_waiting(self, lane: Lane, now_ms: int) -> None:
-        """What waits in memory while its lane may not send is parked."""
-        if waiting := lane.to_park():
-            self.offer(lane, waiting, now_ms)
+    def go_on(self, lane: Lane, now_ms: int) -> None:
+        """A pause has begun or ended, perhaps: park what waits in memory and may not be sent now, send what may."""
+        for delivery in lane.to_park():
+            self._receipts.park(delivery, now_ms + int(lane.wait_s(delivery) * 1000))
+        if lane.has_resumed():
+            self._wake()
+        self.pump(lane)
 
     def pump(self, lane: Lane) -> None:
         """Send what the lane lets go; what may no longer be sent ends here."""
@@ -87,13 +84,13 @@ class Sending:
         sends: list[Delivery] = []
         for delivery in taken:
             if delivery.content.event.expires_ms <= now_ms:
-                _not_sent(lane, delivery)
+                lane.not_sent(delivery)
                 self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED)
             elif cancelled and delivery.device in self._cancellations:
-                _not_sent(lane, delivery)
+                lane.not_sent(delivery)
                 self._receipts.end(delivery, Result.CANCELLED, now_ms, reason=DELETED)
             elif now > delivery.item.send_until or self.stopping:
-                _not_sent(lane, delivery)
+                lane.not_sent(delivery)
                 self._receipts.park(delivery, now_ms)
             else:
                 sends.append(delivery)
@@ -135,9 +132,3 @@ class Sending:
             log.exception("cannot be sent", lane=lane.name)
             failed: list[tuple[Push, Outcome]] = [(delivery, _CANNOT_BE_SENT) for delivery in deliveries]
             self._loop.call_soon(self._report, failed)
-
-
-def _not_sent(lane: Lane, delivery: Delivery) -> None:
-    """One that the lane has let go is not sent after all."""
-    lane.unsent()
-    lane.share.give_back(delivery.size_bytes)

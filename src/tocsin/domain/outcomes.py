@@ -13,7 +13,10 @@ class Scope(StrEnum):
     """Whom an answer is about, and so who waits."""
 
     DEVICE = "device"
+    TOPIC = "topic"
+    """The topic of the delivery's route: the part of an account that can be wrong by itself."""
     LANE = "lane"
+    """Whatever shares the account's credential in one environment."""
 
 
 class Backoff(Struct, frozen=True):
@@ -51,12 +54,13 @@ class TokenDead(Struct, frozen=True):
 
 
 class RetryLater(Struct, frozen=True):
-    """Not now. `after_s` is what the provider asked for (Retry-After), else `backoff` decides.
+    """Not now. `backoff` decides when, but not before `after_s`, which the provider asked for (Retry-After).
 
-    `failure`: it is the provider's or the link's failure, and counts towards the lane's breaker. `shared_failure`: it
-    counts once together with all that failed in the same report (a connection lost under a thousand requests is one).
-    `unknown`: the push may have arrived all the same. `pause_s`: for how long the whole lane waits, and the lanes of
-    the routes in `pause_also`. `next_route`: another route to the same device, to be tried at once.
+    `scope` LANE: a rate that all deliveries of the lane share was exceeded, and they all wait; so do the lanes of the
+    routes in `pause_also`. `failure`: it is the provider's or the link's failure, and counts towards the lane's
+    breaker. `shared_failure`: it counts once together with all that failed in the same report (a connection lost under
+    a thousand requests is one). `unknown`: the push may have arrived all the same. `next_route`: another route to the
+    same device, to be tried at once.
     """
 
     answer: Answer
@@ -66,7 +70,6 @@ class RetryLater(Struct, frozen=True):
     failure: bool = False
     shared_failure: bool = False
     unknown: bool = False
-    pause_s: float | None = None
     pause_also: tuple[Route, ...] = ()
     next_route: Route | None = None
 
@@ -79,13 +82,11 @@ class Refused(Struct, frozen=True):
 
 
 class Misconfigured(Struct, frozen=True):
-    """A credential, project or topic is wrong: the delivery is kept, the operator is told, it is tried again slowly.
-
-    `topic` limits it to one topic of the lane; None means the whole lane.
-    """
+    """A device, topic, credential or project is wrong: the delivery is kept, the operator is told, it is tried again
+    slowly. `scope` says what is wrong, and is paused."""
 
     answer: Answer
-    topic: str | None = None
+    scope: Scope = Scope.LANE
 
 
 class Withdrawn(Struct, frozen=True):

@@ -47,3 +47,5 @@ class LaneStatus(Struct, frozen=True):
     provider: str = ""
     environment: str = ""
     account: str = ""
+    misconfigured_devices: int = 0
+    """How many devices are paused, each for itself alone."""

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from tocsin.domain.outcomes import Answer, Backoff, Outcome, RetryLater, Scope, Withdrawn
+from tocsin.domain.outcomes import Answer, Backoff, Outcome, RetryLater, Withdrawn
 from tocsin.http2.messages import Failure, FailureKind, Request
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
 SLOWLY: Final = Backoff(60.0, 900.0)
 """For an answer that no table describes, or that cannot be read."""
-_LONGEST_RETRY_AFTER_S: Final = 86_400.0
+_LONGEST_RETRY_AFTER_S: Final = 3600.0
 
 
 def no_answer(failure: Failure) -> Outcome:
@@ -36,7 +36,6 @@ def no_answer(failure: Failure) -> Outcome:
     return RetryLater(
         Answer(0, failure.detail),
         LINK_FAILURE,
-        scope=Scope.LANE,
         failure=True,
         shared_failure=failure.kind in (FailureKind.LOST, FailureKind.CONNECT),
         unknown=failure.unknown,
@@ -46,7 +45,8 @@ def no_answer(failure: Failure) -> Outcome:
 def retry_after_s(request: Request, now_s: float) -> float | None:
     """The answer's Retry-After in seconds (RFC 9110, 10.2.3: seconds or a date), where it has one that can be read.
 
-    A day at most: what lies further ahead is a mistake, and the event's lifetime ends the wait in any case.
+    0 and a date in the past ask for nothing: None. An hour at most: what lies further ahead may be a mistake, so the
+    provider is asked again every hour.
     """
     value = request.response_header(b"retry-after")
     if value is None:
@@ -55,7 +55,7 @@ def retry_after_s(request: Request, now_s: float) -> float | None:
         wait_s = int(value) if value.isdigit() else parsedate_to_datetime(value.decode()).timestamp() - now_s
     except (ValueError, TypeError, OverflowError):
         return None
-    return float(min(max(wait_s, 0), _LONGEST_RETRY_AFTER_S))
+    return float(min(wait_s, _LONGEST_RETRY_AFTER_S)) if wait_s > 0 else None
 
 
 def judged(provider: str, judge: Callable[[R], Outcome], request: R) -> Outcome:

@@ -150,6 +150,8 @@ class Watchers:
         for lane in lanes:
             metrics.in_flight.labels(lane.name).set(lane.in_flight)
             metrics.waiting.labels(lane.name).set(lane.waiting)
+            metrics.topics_paused.labels(lane.name).set(len(lane.misconfigured_topics))
+            metrics.devices_paused.labels(lane.name).set(lane.misconfigured_devices)
             for state in (LaneState.OPEN, LaneState.PAUSED):
                 metrics.lane_paused.labels(lane.name, state.value).set(lane.state is state)
         open_by_origin: dict[str, int] = {}

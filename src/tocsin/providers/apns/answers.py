@@ -32,6 +32,8 @@ class Act(Enum):
     """Refused, and logged at error: tocsin should not have sent this."""
     MISCONFIGURED = auto()
     MISCONFIGURED_TOPIC = auto()
+    MISCONFIGURED_DEVICE = auto()
+    """About one token: any user can register another application's, so no other device waits."""
 
 
 class Row(Struct, frozen=True):
@@ -46,7 +48,7 @@ _DEVICE_RATE: Final = Row(Act.RETRY, Backoff(30.0, 900.0, jitter=False))
 
 TABLE: Final[dict[tuple[int, str], Row]] = {
     (400, "BadDeviceToken"): Row(Act.OTHER_ENVIRONMENT),
-    (400, "DeviceTokenNotForTopic"): Row(Act.MISCONFIGURED_TOPIC),
+    (400, "DeviceTokenNotForTopic"): Row(Act.MISCONFIGURED_DEVICE),
     (400, "TopicDisallowed"): Row(Act.MISCONFIGURED_TOPIC),
     (400, "BadTopic"): Row(Act.MISCONFIGURED_TOPIC),
     (400, "MissingTopic"): Row(Act.MISCONFIGURED_TOPIC),
@@ -74,7 +76,7 @@ TABLE: Final[dict[tuple[int, str], Row]] = {
     (410, "ExpiredToken"): Row(Act.TOKEN_DEAD),
     (413, "PayloadTooLarge"): Row(Act.OUR_BUG),
     (429, "TooManyRequests"): _DEVICE_RATE,
-    (429, "TooManyProviderTokenUpdates"): Row(Act.PAUSE_KEY, AT_ONCE),
+    (429, "TooManyProviderTokenUpdates"): Row(Act.PAUSE_KEY, Backoff(1.0, 1200.0, jitter=False)),
     (500, "InternalServerError"): _SERVER_FAILURE,
     (503, "ServiceUnavailable"): _SERVER_FAILURE,
     (503, "Shutdown"): Row(Act.RETRY_NEW_CONNECTION, AT_ONCE),

@@ -65,9 +65,8 @@ class ApnsJudge:
             case Act.TOKEN_DEAD:
                 return TokenDead(answer, timestamp_ms)
             case Act.RETRY:
-                scope = Scope.LANE if row.failure else Scope.DEVICE
                 after_s = retry_after_s(request, self._clock())
-                return RetryLater(answer, row.backoff, after_s, scope=scope, failure=row.failure)
+                return RetryLater(answer, row.backoff, after_s, failure=row.failure)
             case Act.RETRY_NEW_CONNECTION:
                 # The one it came on, and older ones: each of its neighbours on that connection gets this answer too.
                 channel.pool.retire(opened_before=request.started)
@@ -80,7 +79,7 @@ class ApnsJudge:
                 age_s = channel.token.age_s if channel.token is not None else 0.0
                 pause_s = max(1.0, LEAST_AGE_S - age_s)
                 same = self._routes_with_the_key_of(push)
-                return RetryLater(answer, AT_ONCE, pause_s, scope=Scope.LANE, pause_s=pause_s, pause_also=same)
+                return RetryLater(answer, row.backoff, pause_s, scope=Scope.LANE, pause_also=same)
             case Act.REFUSED:
                 return Refused(answer)
             case Act.OUR_BUG:
@@ -88,7 +87,9 @@ class ApnsJudge:
             case Act.MISCONFIGURED:
                 return Misconfigured(answer)
             case Act.MISCONFIGURED_TOPIC:
-                return Misconfigured(answer, topic=push.route.topic)
+                return Misconfigured(answer, Scope.TOPIC)
+            case Act.MISCONFIGURED_DEVICE:
+                return Misconfigured(answer, Scope.DEVICE)
 
     def _other_environment(self, push: Push, answer: Answer) -> Outcome:
         # Only both environments together are a verdict: whatever else the other one answers says nothing of the token.

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from tocsin.domain.outcomes import Backoff, Scope
+from tocsin.domain.outcomes import Backoff
 from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE
 
 
@@ -27,19 +27,20 @@ class Act(Enum):
     """This device's rate, or the whole project's: the message tells."""
     NEW_ACCESS_TOKEN = auto()
     MISCONFIGURED = auto()
+    MISCONFIGURED_DEVICE = auto()
+    """About a device behind another push service, whose credential the Firebase project lacks."""
 
 
 class Row(Struct, frozen=True):
     act: Act
     backoff: Backoff = LINK_FAILURE
     failure: bool = False
-    scope: Scope = Scope.DEVICE
 
 
 _RATE: Final = Row(Act.RATE, Backoff(60.0, 900.0, jitter=False))
-_INTERNAL: Final = Row(Act.RETRY, LINK_FAILURE, failure=True, scope=Scope.LANE)
+_INTERNAL: Final = Row(Act.RETRY, LINK_FAILURE, failure=True)
 # Google asks for at least 10 s before the first retry of a 503.
-_UNAVAILABLE: Final = Row(Act.RETRY, Backoff(20.0, 600.0, floor_s=10.0), failure=True, scope=Scope.LANE)
+_UNAVAILABLE: Final = Row(Act.RETRY, Backoff(20.0, 600.0, floor_s=10.0), failure=True)
 
 # Ordered: the first key that the answer has wins. (HTTP status, errorCode or status).
 TABLE: Final[dict[tuple[int, str], Row]] = {
@@ -48,7 +49,7 @@ TABLE: Final[dict[tuple[int, str], Row]] = {
     (403, "SENDER_ID_MISMATCH"): Row(Act.OTHER_PROJECT),
     (403, "PERMISSION_DENIED"): Row(Act.MISCONFIGURED),
     (401, "UNAUTHENTICATED"): Row(Act.NEW_ACCESS_TOKEN, AT_ONCE),
-    (401, "THIRD_PARTY_AUTH_ERROR"): Row(Act.NEW_ACCESS_TOKEN, AT_ONCE),
+    (401, "THIRD_PARTY_AUTH_ERROR"): Row(Act.MISCONFIGURED_DEVICE),
     (429, "QUOTA_EXCEEDED"): _RATE,
     (429, "RESOURCE_EXHAUSTED"): _RATE,
     (500, "INTERNAL"): _INTERNAL,

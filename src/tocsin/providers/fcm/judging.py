@@ -70,18 +70,18 @@ class FcmJudge:
                 return self._other_project(push, answer)
             case Act.RETRY:
                 after_s = retry_after_s(request, self._clock())
-                return RetryLater(answer, row.backoff, after_s, scope=row.scope, failure=row.failure)
+                return RetryLater(answer, row.backoff, after_s, failure=row.failure)
             case Act.RATE:
                 scope = Scope.DEVICE if "device" in body.message.lower() else Scope.LANE
-                after_s = retry_after_s(request, self._clock())
-                pause_s = (after_s or row.backoff.first_s) if scope is Scope.LANE else None
-                return RetryLater(answer, row.backoff, after_s, scope=scope, pause_s=pause_s)
+                return RetryLater(answer, row.backoff, retry_after_s(request, self._clock()), scope=scope)
             case Act.NEW_ACCESS_TOKEN:
                 if request.project.access.expired(authorization_of(request)):
                     return RetryLater(answer, AT_ONCE)
                 return Misconfigured(answer)
             case Act.MISCONFIGURED:
                 return Misconfigured(answer)
+            case Act.MISCONFIGURED_DEVICE:
+                return Misconfigured(answer, Scope.DEVICE)
 
     def _judge_field(self, push: Push, answer: Answer, body: ErrorBody) -> Outcome:
         if not any(field in ("message.token", "message.fid") for field in body.fields):

@@ -16,7 +16,7 @@ import structlog
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device
 from tocsin.domain.events import URGENT
-from tocsin.domain.outcomes import Answer, Backoff, Misconfigured, Outcome, Refused, RetryLater, Scope
+from tocsin.domain.outcomes import Answer, Backoff, Misconfigured, Outcome, Refused, RetryLater
 from tocsin.domain.routes import Route
 from tocsin.http2.messages import Failure, FailureKind, Header
 from tocsin.http2.pool import Pool
@@ -118,9 +118,7 @@ class Fcm:
             return
         answer = Answer(0, f"no access token: {project.access.error}")
         outcome: Outcome = (
-            Misconfigured(answer)
-            if project.access.rejected
-            else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True, scope=Scope.LANE)
+            Misconfigured(answer) if project.access.rejected else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True)
         )
         self._report([(push, outcome) for push in waiting])
 
