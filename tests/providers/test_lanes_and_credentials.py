@@ -10,7 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.support.line import APPLICATION, apns_credential, apns_device, fcm_device, make_event, running_line
+from tests.support.line import APPLICATION, PROJECT, apns_credential, apns_device, fcm_device, make_event, running_line
 
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.lane import LaneOptions
@@ -165,6 +165,90 @@ def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_bla
     assert token.expired(first), "a new one is minted, whatever the age"
     assert token.expired(first), "others that were sent with the old one are simply tried again"
     assert not token.expired(token.header()), "the new one is called expired too: it is the clock"
+
+
+def test_a_success_in_between_starts_the_count_of_expired_provider_tokens_anew(tmp_path: Path) -> None:
+    now = 1_700_000_000.0
+    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    first = token.header()
+    assert token.expired(first)
+    second = token.header()
+    assert second != first
+    token.accepted(first)
+    token.accepted(second)
+    now += 60
+    assert token.expired(second), "it was accepted: it is not the clock"
+    assert token.header() == second, "and not renewed a second time within 20 minutes: Apple would not allow it"
+    assert not token.expired(second), "twice running"
+    token.accepted(second)
+    now += 20 * 60
+    assert token.expired(second)
+    assert token.header() != second
+
+
+def test_a_provider_token_that_is_called_expired_twice_is_replaced_as_soon_as_apple_allows_it(tmp_path: Path) -> None:
+    now = 1_700_000_000.0
+    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    assert token.expired(token.header())
+    second = token.header()
+    assert not token.expired(second)
+    now += 19 * 60
+    assert token.header() == second
+    now += 2 * 60
+    third = token.header()
+    assert third != second
+    assert not token.expired(third), "the count goes on"
+
+
+def _key_pem() -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+async def test_two_expired_provider_tokens_with_successes_between_do_not_pause_the_lane(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        await line.register(apns_device())
+        for _ in range(3):
+            line.script(Rule(status=403, reason="ExpiredProviderToken", times=1))
+            events = [make_event() for _ in range(50)]
+            for event in events:
+                await line.append(event)
+            records = await line.finished(*events)
+            assert {record.attempts[-1].result for record in records} == {Result.DELIVERED}
+            assert line.lane(PRODUCTION).state is LaneState.RUNNING
+
+
+async def test_two_refused_access_tokens_with_successes_between_do_not_pause_the_lane(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        await line.register(fcm_device())
+        for _ in range(3):
+            line.script(Rule(status=401, reason="UNAUTHENTICATED", times=1))
+            events = [make_event() for _ in range(50)]
+            for event in events:
+                await line.append(event)
+            records = await line.finished(*events)
+            assert {record.attempts[-1].result for record in records} == {Result.DELIVERED}
+            assert line.lane(f"fcm:{PROJECT}").state is LaneState.RUNNING
+
+
+async def test_an_access_token_that_is_refused_twice_running_is_not_kept_for_the_probes(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        files = line.emulator.files
+        token = AccessToken(
+            read_service_account(files.service_account.read_bytes()), HttpOAuthClient(files.ca), clock=time.time
+        )
+        first = await token.ready()
+        assert token.expired(first)
+        second = await token.ready()
+        assert second not in (None, first)
+        assert not token.expired(second)
+        third = await token.ready()
+        assert third not in (None, first, second), "the next probe has a new one"
+        assert not token.expired(third), "the count goes on"
+        fourth = await token.ready()
+        token.accepted(fourth)
+        assert token.expired(fourth), "until one is accepted"
+        await token.close()
 
 
 class _AtTheRealTime(HttpOAuthClient):

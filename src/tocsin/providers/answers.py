@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -70,6 +70,19 @@ def judged(provider: str, judge: Callable[[R], Outcome], request: R) -> Outcome:
 def authorization_of(request: Request) -> bytes | None:
     """The credential that a request was sent with: it may have been renewed since."""
     return next((value for name, value in request.headers if name == b"authorization"), None)
+
+
+class DoubtfulToken(Protocol):
+    """A provider's or access token that was called expired."""
+
+    def accepted(self, used: bytes | None) -> None: ...
+
+
+def note_accepted(requests: Iterable[Request], token: DoubtfulToken) -> None:
+    """Tell a token that is in doubt by which credentials requests were accepted."""
+    for request in requests:
+        if request.status == 200:
+            token.accepted(authorization_of(request))
 
 
 def log_unknown(provider: str, request: Request, reason: str, treated_as: str) -> None:

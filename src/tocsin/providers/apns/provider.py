@@ -15,7 +15,7 @@ from tocsin.domain.outcomes import Answer, Misconfigured, Outcome, Refused
 from tocsin.domain.routes import Route
 from tocsin.http2.messages import unindexed
 from tocsin.http2.pool import Pool
-from tocsin.providers.answers import judged
+from tocsin.providers.answers import judged, note_accepted
 from tocsin.providers.apns.address import NAME, ApnsRules, parse
 from tocsin.providers.apns.channels import ApnsOptions, Channel, Channels
 from tocsin.providers.apns.credentials import read_stored
@@ -129,6 +129,10 @@ class Apns:
 
     def _finished(self, requests: list[ApnsRequest]) -> None:
         judge = self._judge.outcome
+        # The answers of one pool: all requests went through one channel.
+        token = requests[0].channel.token
+        if token is not None and token.in_doubt:
+            note_accepted(requests, token)
         outcomes: list[tuple[Push, Outcome]] = []
         for request in requests:
             if request.status == 200 and request.response_headers[-1][0] == b"apns-id":

@@ -42,7 +42,12 @@ class ProviderToken:
         self._minted = 0.0
         self._ahead = 0.0
         """How far the wall clock was ahead of the monotonic one when the token was minted."""
-        self._called_expired = False
+        self.in_doubt = False
+        """Apple has called a token expired, and has accepted none since: see `accepted`."""
+        self._renewed_for_doubt = False
+        """It was minted because the one before was called expired, whatever the age of that."""
+        self._dead = False
+        """It was called expired although it was new: it is replaced as soon as Apple allows it."""
 
     @property
     def age_s(self) -> float:
@@ -51,23 +56,35 @@ class ProviderToken:
     def header(self) -> bytes:
         """The `authorization` header's value; the same bytes until it is time for new ones."""
         if self._header is None or self.age_s >= RENEWED_AT_S or self._clock_was_set():
-            self._called_expired = False
+            self.in_doubt = False
+            self._mint()
+        elif self._dead and self.age_s >= LEAST_AGE_S:
             self._mint()
         assert self._header is not None
         return self._header
 
     def expired(self, used: bytes | None) -> bool:
-        """Apple calls the token `used` expired: renew it, whatever its age, but only once until it is due for renewal.
+        """Apple calls the token `used` expired: renew it, whatever its age, but once only; Apple allows no more before
+        it is 20 minutes old.
 
-        Returns whether trying again makes sense: False when the new one was called expired too.
+        Returns whether trying again makes sense: False when the next token is called expired too, and none was accepted
+        in between.
         """
         if used is not None and used != self._header:
             return True
-        if self._called_expired:
+        if self.in_doubt:
+            self._dead = True
             return False
-        self._called_expired = True
-        self._mint()
+        self.in_doubt = True
+        if not self._renewed_for_doubt or self.age_s >= LEAST_AGE_S:
+            self._mint()
+            self._renewed_for_doubt = True
         return True
+
+    def accepted(self, used: bytes | None) -> None:
+        """Apple has accepted the token `used`. To be called only while one is in doubt."""
+        if used == self._header:
+            self.in_doubt = self._dead = False
 
     def _clock_was_set(self) -> bool:
         return abs(self._wall_clock() - self._monotonic() - self._ahead) > _CLOCK_STEP_S
@@ -76,6 +93,7 @@ class ProviderToken:
         now_s = self._wall_clock()
         self._minted = self._monotonic()
         self._ahead = now_s - self._minted
+        self._dead = self._renewed_for_doubt = False
         claims = {"iss": self._team_id, "iat": int(now_s)}
         token = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
         self._header = b"bearer " + token.encode()

@@ -42,7 +42,8 @@ class AccessToken:
         self._monotonic = monotonic
         self._header: bytes | None = None
         self._expires = 0.0
-        self._called_invalid = False
+        self.in_doubt = False
+        """Google has called a token invalid, and has accepted none since: see `accepted`."""
         self._invalid: bytes | None = None
         """The header that Google has called invalid: it is being replaced."""
         self._renewing: asyncio.Task[None] | None = None
@@ -58,7 +59,7 @@ class AccessToken:
         now = self._monotonic()
         if now > self._expires - _RENEWED_AHEAD_S:
             if self._expires:
-                self._called_invalid = False
+                self.in_doubt = False
             self._renew_soon()
         return self._header if now < self._expires else None
 
@@ -71,19 +72,25 @@ class AccessToken:
         return header
 
     def expired(self, used: bytes | None) -> bool:
-        """Google calls the token `used` invalid: renew it, but only once until it is due for renewal.
+        """Google calls the token `used` invalid: it is not used again.
 
-        Returns whether trying again makes sense: False when the new one was called invalid too.
+        Returns whether trying again makes sense: False when the next token is called invalid too, and none was accepted
+        in between. Then the one after that is asked for when it is needed.
         """
         if used is not None and (used != self._header or used == self._invalid):
             return True
-        if self._called_invalid:
-            return False
-        self._called_invalid = True
         self._invalid = used
         self._expires = 0.0
+        if self.in_doubt:
+            return False
+        self.in_doubt = True
         self._renew_soon()
         return True
+
+    def accepted(self, used: bytes | None) -> None:
+        """Google has accepted the token `used`. To be called only while one is in doubt."""
+        if used == self._header:
+            self.in_doubt = False
 
     async def close(self) -> None:
         if self._renewing is not None:

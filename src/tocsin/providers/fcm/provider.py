@@ -20,7 +20,7 @@ from tocsin.domain.outcomes import Answer, Backoff, Misconfigured, Outcome, Refu
 from tocsin.domain.routes import Route
 from tocsin.http2.messages import Failure, FailureKind, Header
 from tocsin.http2.pool import Pool
-from tocsin.providers.answers import WITHDRAWN, judged, no_answer
+from tocsin.providers.answers import WITHDRAWN, judged, no_answer, note_accepted
 from tocsin.providers.base import AccountStatus, Context, Push
 from tocsin.providers.fcm.address import NAME, FcmAddress, FcmRules, address_field, parse
 from tocsin.providers.fcm.credentials import read_stored
@@ -178,4 +178,8 @@ class Fcm:
 
     def _finished(self, requests: list[FcmRequest]) -> None:
         judge = self._judge.outcome
+        # The answers of one pool: all requests went to one project.
+        access = requests[0].project.access
+        if access.in_doubt:
+            note_accepted(requests, access)
         self._report([(request.push, judged(NAME, judge, request)) for request in requests])
