@@ -434,6 +434,18 @@ def test_a_topics_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one(
     assert len(line.lane.take()) == 1
 
 
+def test_a_topics_probe_that_finds_the_lane_full_leaves_room_for_the_next_one() -> None:
+    line = Line(waiting=10)
+    line.answer(WRONG_TOPIC, *line.sent(push("voip")))
+    line.clock.now += 61
+    line.offer(*[push() for _ in range(10)])
+    assert len(line.offer(push("voip"))) == 1
+    assert len(line.lane.take()) == 10
+    [probe] = line.sent(push("voip"))
+    line.answer(DELIVERED, probe)
+    assert line.lane.status().misconfigured_topics == {}
+
+
 def test_a_topic_goes_on_when_the_last_device_that_paused_it_is_deleted() -> None:
     line, devices = Line(), [apns_device() for _ in range(2)]
     line.answer(WRONG_TOPIC, *line.sent(*[push("voip", device) for device in devices]))

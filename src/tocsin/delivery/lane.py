@@ -236,7 +236,7 @@ class Lane:
         """Whether the failure of an attempt counts towards the breaker: not while that is open, and not where the
         attempt was made before the lane's last pause."""
         return Cause.PROVIDER not in self.pauses.of_lane and (
-            delivery in self.pauses.probes or delivery.queued_at > self.pauses.since
+            delivery in self.pauses.probes or delivery.queued_at >= self.pauses.since
         )
 
     def answered(self, delivery: Delivery, outcome: Outcome) -> None:
@@ -253,7 +253,7 @@ class Lane:
                 pauses.not_spoken_of(pause, outcome)
         match about:
             case Cause.RATE | Cause.CREDENTIAL:
-                if about not in pauses.of_lane and (probed or delivery.queued_at > pauses.since):
+                if about not in pauses.of_lane and (probed or delivery.queued_at >= pauses.since):
                     self._begin(about, delivery, outcome)
             case Cause.TOPIC:
                 if delivery.route.topic not in pauses.topics:
@@ -281,6 +281,8 @@ class Lane:
         """What the lane waited for has been mended (its credential was replaced, say): it may send again at once."""
         self._resumed = True
         self.pauses.clear()
+        for waiting in (*self._urgent, *self._others):
+            waiting.queued_at = self._clock()  # what comes of it will speak of the new credential
         self.evidence.clear()
         self.breaker.close()
         self._ramp = None

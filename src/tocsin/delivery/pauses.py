@@ -43,7 +43,9 @@ class Pauses:
         self.loose: list[Delivery] = []
         """Deliveries that no longer wait for a probe: to be given to the lane again."""
         self.since = float("-inf")
-        """When a pause of the lane itself began last: what was sent before says nothing of the lane."""
+        """When a pause of the lane itself began last: what was queued before says nothing of the lane."""
+        self._held = 0
+        """How many wait for a topic's or a device's probe."""
         self._forget_at = 0.0
 
     # -- may anything be sent? -----------------------------------------------------------------------------------------
@@ -79,6 +81,7 @@ class Pauses:
             elif (probing := next((pause for pause in pauses if pause.probe is not None), None)) is not None:
                 if hold(delivery):
                     probing.waiting.append(delivery)
+                    self._held += 1
                 else:
                     to_park.append(delivery)
             else:
@@ -99,10 +102,8 @@ class Pauses:
 
     @property
     def waiting(self) -> int:
-        """How many deliveries wait for a topic's or a device's probe."""
-        if not (self.topics or self.devices or self.loose):
-            return 0
-        return len(self.loose) + sum(len(pause.waiting) for pause in (*self.topics.values(), *self.devices.values()))
+        """How many deliveries wait for a topic's or a device's probe, or have done so until just now."""
+        return self._held + len(self.loose)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class Pauses:
         if self.of_lane:
             self.since = self._clock()
             log.info("lane resumes", lane=self._lane)
-        self.loose += self.take_waiting()
+        self.loose = self.take_waiting()
         self.of_lane.clear()
         self.topics.clear()
         self.devices.clear()
@@ -222,10 +223,10 @@ class Pauses:
 
     def take_waiting(self) -> list[Delivery]:
         """Take out all that wait for a topic's or a device's probe."""
+        if self._held:
+            for pause in (*self.topics.values(), *self.devices.values()):
+                self._let_go(pause)
         taken, self.loose = self.loose, []
-        for pause in (*self.topics.values(), *self.devices.values()):
-            taken += pause.waiting
-            pause.waiting.clear()
         return taken
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -253,6 +254,7 @@ class Pauses:
 
     def _let_go(self, pause: Pause) -> None:
         """Nothing waits for this pause's probe any more."""
+        self._held -= len(pause.waiting)
         self.loose += pause.waiting
         pause.waiting.clear()
 
