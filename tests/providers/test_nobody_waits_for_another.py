@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from tests.support.line import (
+    APPLICATION,
+    PROJECT,
+    Line,
+    apns_credential,
+    apns_device,
+    fcm_device,
+    make_event,
+    running_line,
+)
 
 from tocsin.domain.devices import Device
 from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Match, Rule
 from tocsin.http2.pool import PoolOptions
+from tocsin.providers.apns.address import ApnsAddress
 from tocsin.store.records import Result
 
 pytestmark = pytest.mark.slow
@@ -183,4 +198,71 @@ async def test_a_pause_that_nothing_waits_for_ends(tmp_path: Path) -> None:
         deadline = time.monotonic() + 30
         while line.lane(PRODUCTION).state is not LaneState.RUNNING:
             assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+
+
+_OTHER_APPLICATION = "39JSDKGJ38.de.cospace.other"
+_OTHER_TOPIC = "de.cospace.app.voip"
+_WRONG: dict[str, tuple[Match, list[dict[str, Any]]]] = {
+    "device": (Match(provider="apns", token_prefix="dead"), [dict(status=400, reason="DeviceTokenNotForTopic")]),
+    "device of Google's": (
+        Match(provider="fcm", token_prefix="dead"),
+        [dict(status=401, reason="THIRD_PARTY_AUTH_ERROR")],
+    ),
+    "topic": (
+        Match(topic=_OTHER_TOPIC),
+        [dict(status=400, reason=reason) for reason in ("TopicDisallowed", "BadTopic", "DeviceTokenNotForTopic")],
+    ),
+    "application": (
+        Match(application=_OTHER_APPLICATION),
+        [
+            dict(status=403, reason="Forbidden"),
+            dict(status=503, reason="ServiceUnavailable", headers={"retry-after": "0"}),
+            dict(status=429, reason="TooManyRequests", headers={"retry-after": "99999999"}),
+        ],
+    ),
+    "environment": (
+        Match(environment="sandbox"),
+        [dict(no_answer=True), dict(reset=2), dict(status=500, reason="InternalServerError"), dict(delay_s=3)],
+    ),
+}
+"""What may be wrong: which requests it concerns, and with which answers."""
+_WITHIN_S = 5.0
+"""A call for a device about which nothing is wrong takes milliseconds; this bound is for slow machines."""
+
+
+@settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_whatever_is_wrong_with_some_never_delays_a_call_for_another(data: st.DataObject) -> None:
+    rules = [
+        Rule(match=match, **data.draw(st.sampled_from(answers)))
+        for name, (match, answers) in _WRONG.items()
+        if data.draw(st.booleans(), label=name)
+    ]
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(_calls_arrive(Path(directory), rules))
+
+
+async def _calls_arrive(directory: Path, rules: list[Rule]) -> None:
+    async with running_line(directory, pool=PoolOptions(request_timeout_s=2)) as line:
+        key, key_id = line.emulator.files.apns_key.read_text(), line.emulator.files.key_id
+        await line.store.credentials.put(apns_credential(key, key_id, application=_OTHER_APPLICATION))
+        await line.configure()
+        line.script(*rules)
+        # Five tokens for each of ten owners, of every kind that may be wrong.
+        other = ApnsAddress(_OTHER_APPLICATION, False, None).text()
+        for number in range(10):
+            await line.register(
+                apns_device(f"dead{number:060x}", owner=owner(number)),
+                fcm_device(f"dead-registration-token-{number}", owner=owner(number)),
+                apns_device(owner=owner(number), topic=_OTHER_TOPIC),
+                apns_device(owner=owner(number), sandbox=True),
+                replace(apns_device(owner=owner(number)), address=other),
+            )
+        good = [apns_device(owner=owner(97)), fcm_device(owner=owner(98))]
+        await line.register(*good)
+        for _ in range(10):
+            await line.append(*[make_event(owner(number)) for number in range(10) for _ in range(3)])
+            for device in good:
+                await call(line, device, _WITHIN_S)
             await asyncio.sleep(0.1)

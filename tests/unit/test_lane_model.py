@@ -89,7 +89,11 @@ class LaneModel(RuleBasedStateMachine):
     def comes(self, devices: list[Any], topic: str) -> None:
         self.now += 0.001
         route = Route("apns", APPLICATION, self.lane.name, "production", topic)
-        made = [Delivery(one, route, OpenItem(Item(make_event(one.owner), Handle()), 35.0), 0) for one in devices]
+        items = [OpenItem(Item(make_event(one.owner), Handle()), 35.0) for one in devices]
+        made = [
+            Delivery(item.content, device, route, item=item, tries=0)
+            for item, device in zip(items, devices, strict=True)
+        ]
         self.offered += len(made)
         self.offer(made)
 

@@ -94,7 +94,7 @@ def _route(topic: str) -> Route:
 def push(topic: str = "", device: Device | None = None) -> Delivery:
     device = device or apns_device()
     item = OpenItem(Item(make_event(device.owner), Handle()), 35.0)
-    return Delivery(device, _route(topic), item, 0)
+    return Delivery(item.content, device, _route(topic), item=item, tries=0)
 
 
 def owner(number: int) -> str:
