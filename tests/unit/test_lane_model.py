@@ -13,6 +13,7 @@ from tests.support.line import APPLICATION, apns_device, make_event
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.domain.devices import Device
 from tocsin.domain.outcomes import (
     Answer,
     Backoff,
@@ -26,6 +27,7 @@ from tocsin.domain.outcomes import (
     Withdrawn,
 )
 from tocsin.domain.routes import LaneState, Route
+from tocsin.providers.base import Content
 from tocsin.store.records import Handle, Item
 
 _RATE = Backoff(60.0, 900.0, jitter=False)
@@ -47,6 +49,12 @@ _ABOUT_MORE: dict[str, Outcome] = {
 }
 _DEVICES = [apns_device(owner=f"00000000-0000-4000-8000-{number:012d}") for number in range(30)]
 _TOPICS = ["", "voip", "wrong"]
+
+
+def _delivery(device: Device, lane: str, topic: str) -> Delivery:
+    event = make_event(device.owner)
+    item = OpenItem(Item(event, Handle()), Content(event))
+    return Delivery(item.content, device, Route("apns", APPLICATION, lane, "production", topic), item=item, tries=0)
 
 
 class LaneModel(RuleBasedStateMachine):
@@ -88,12 +96,7 @@ class LaneModel(RuleBasedStateMachine):
     @rule(devices=st.lists(st.sampled_from(_DEVICES), max_size=30), topic=st.sampled_from(_TOPICS))
     def comes(self, devices: list[Any], topic: str) -> None:
         self.now += 0.001
-        route = Route("apns", APPLICATION, self.lane.name, "production", topic)
-        items = [OpenItem(Item(make_event(one.owner), Handle()), 35.0) for one in devices]
-        made = [
-            Delivery(item.content, device, route, item=item, tries=0)
-            for item, device in zip(items, devices, strict=True)
-        ]
+        made = [_delivery(device, self.lane.name, topic) for device in devices]
         self.offered += len(made)
         self.offer(made)
 

@@ -25,6 +25,7 @@ from tocsin.domain.outcomes import (
     Withdrawn,
 )
 from tocsin.domain.routes import LaneState, Route
+from tocsin.providers.base import Content
 from tocsin.store.records import Handle, Item
 
 LANE = f"apns:production:{APPLICATION}"
@@ -93,7 +94,8 @@ def _route(topic: str) -> Route:
 
 def push(topic: str = "", device: Device | None = None) -> Delivery:
     device = device or apns_device()
-    item = OpenItem(Item(make_event(device.owner), Handle()), 35.0)
+    event = make_event(device.owner)
+    item = OpenItem(Item(event, Handle()), Content(event))
     return Delivery(item.content, device, _route(topic), item=item, tries=0)
 
 
