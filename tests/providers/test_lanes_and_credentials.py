@@ -169,7 +169,7 @@ def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_bla
 
 def test_a_success_in_between_starts_the_count_of_expired_provider_tokens_anew(tmp_path: Path) -> None:
     now = 1_700_000_000.0
-    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
     first = token.header()
     assert token.expired(first)
     second = token.header()
@@ -188,7 +188,7 @@ def test_a_success_in_between_starts_the_count_of_expired_provider_tokens_anew(t
 
 def test_a_provider_token_that_is_called_expired_twice_is_replaced_as_soon_as_apple_allows_it(tmp_path: Path) -> None:
     now = 1_700_000_000.0
-    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", clock=lambda: now)
+    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
     assert token.expired(token.header())
     second = token.header()
     assert not token.expired(second)
@@ -234,9 +234,9 @@ async def test_two_refused_access_tokens_with_successes_between_do_not_pause_the
 async def test_an_access_token_that_is_refused_twice_running_is_not_kept_for_the_probes(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         files = line.emulator.files
-        token = AccessToken(
-            read_service_account(files.service_account.read_bytes()), HttpOAuthClient(files.ca), clock=time.time
-        )
+        account = read_service_account(files.service_account.read_bytes())
+        google = HttpOAuthClient(files.ca)
+        token = AccessToken(account, google, wall_clock=time.time, monotonic=time.monotonic)
         first = await token.ready()
         assert token.expired(first)
         second = await token.ready()
