@@ -1,4 +1,4 @@
-"""One pause: why something is not sent to, until when, and what an answer says of it. Knows nothing of lanes."""
+"""One pause: why a lane, a topic or a device is not sent to, until when, and what a probe's answer says of it."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ class Pause:
         self.until = max(self.until, next_at)
 
     def said_by(self, delivery: Delivery) -> None:
+        """The answer to this delivery complained of the topic."""
         if len(self.speakers) < _MOST_SPEAKERS:
             self.speakers.add((delivery.device.owner, delivery.device.token))
 
