@@ -26,10 +26,13 @@ from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
 from tocsin.settings import Settings, Store
 from tocsin.store.opening import open_store
+from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.records import Role
 
 PROJECT: Final = "tocsin-emulator"
 _FETCHED_AT_ONCE: Final = 16
+_WAKE_EVERY_S: Final = 3.0
+_LANES: Final = (f"apns:production:{APPLICATION}", f"apns:sandbox:{APPLICATION}", f"fcm:{PROJECT}")
 
 
 class Plan(Struct, frozen=True):
@@ -108,6 +111,8 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
             user.changes_tokens = True
         disk = Disk(directory, server)
         await server.start()
+        waking = asyncio.create_task(_keep_waking(server))
+        stack.callback(waking.cancel)
         client = Client(server.port, secret)
         for user in users:
             for device in user.devices:
@@ -122,6 +127,7 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         await chaos.end()
         errors = await _wait_until_empty(plan, server, client)
         say("the backlog is empty; asking for every event")
+        waking.cancel()
         reports = await _fetch_reports(plan, server.port, secret, sent, errors)
         client.close()
         say("stopping, and checking the store")
@@ -195,6 +201,16 @@ async def _load_and_chaos(
             for most, with_id in ((1, True), (1, True), (1, False), (40, True), (200, True), (40, False)):
                 tasks.create_task(producer().run(most, with_id=with_id))
         loaded = True
+
+
+async def _keep_waking(server: Server) -> None:
+    """What failed often waits for minutes, and a rate pauses its lane for one: longer than the run has. As if somebody
+    mended the credentials again and again, all of it is sent again at once."""
+    while True:
+        await asyncio.sleep(_WAKE_EVERY_S)
+        with contextlib.suppress(StoreError, WriteFailure):
+            async with open_store(Settings(store=Store(path=server.database))) as store:
+                await store.schedule.wake(_LANES)
 
 
 async def _wait_until_empty(plan: Plan, server: Server, client: Client) -> list[str]:
