@@ -87,6 +87,7 @@ class LaneModel(RuleBasedStateMachine):
         if isinstance(outcome, Delivered):
             lane.evidence.reach(delivery.route.topic)
         lane.answered(delivery, outcome)
+        lane.share.give_back(delivery.size_bytes)
         if isinstance(outcome, RetryLater | Misconfigured):
             self.parked.append((self.now + 1, delivery))
         else:
@@ -160,6 +161,7 @@ class LaneModel(RuleBasedStateMachine):
             here += pause.waiting
             assert pause.probe is not None or not pause.waiting
         assert len(here) == lane.waiting <= 60
+        assert lane.share.held_bytes == sum(one.size_bytes for one in (*here, *self.out))
         assert max(Counter([*here, *self.out, *[one for _, one in self.parked]]).values(), default=1) == 1
 
     @invariant()

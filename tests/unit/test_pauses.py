@@ -74,6 +74,7 @@ class Line:
             if isinstance(outcome, Delivered):
                 lane.evidence.reach(delivery.route.topic)
             lane.answered(delivery, outcome)
+            lane.share.give_back(delivery.size_bytes)
         return list(lane.to_park())
 
     @property
@@ -188,6 +189,16 @@ def test_a_probe_goes_out_even_when_all_that_was_sent_before_it_hangs() -> None:
     line.offer()
     line.to_the_next_probe()
     assert len(line.sent(push(), push())) == 1
+
+
+def test_a_probe_goes_out_even_when_what_hangs_fills_the_lanes_memory() -> None:
+    line = Line()
+    opened(line)
+    line.to_the_next_probe()
+    line.lane.share.take(10**9)
+    assert len(line.sent(push())) == 1
+    assert line.lane.room == 0, "one, and no second one"
+    assert line.offer(push()) == [0.0]
 
 
 def test_an_open_breaker_for_which_nothing_waits_closes() -> None:

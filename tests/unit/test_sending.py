@@ -44,7 +44,7 @@ async def test_the_place_of_a_delivery_that_is_not_sent_is_filled_without_waitin
     lanes = LaneBook(LaneOptions(2, 100, 2), loop.time, lambda: 0.5)
     receipts = Receipts(Metrics(), lambda item: None)
     cancellations = Cancellations(loop.time, 240.0)
-    sending = Sending(lanes, receipts, cancellations, lambda: 0, lambda: True, asyncio.Event())
+    sending = Sending(lanes, receipts, cancellations, lambda: 0, lambda: True, asyncio.Event(), lambda: None)
     provider = Provider()
     providers: Any = {"apns": provider}
     sending.use(providers, lambda outcomes: None)
