@@ -234,8 +234,8 @@ async def test_two_refused_access_tokens_with_successes_between_do_not_pause_the
 async def test_an_access_token_that_is_refused_twice_running_is_not_kept_for_the_probes(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         files = line.emulator.files
-        account = read_service_account(files.service_account.read_bytes())
-        google = HttpOAuthClient(files.ca)
+        account = read_service_account(files.service_account.read_bytes(), ("localhost",))
+        google = HttpOAuthClient(("localhost",), files.ca)
         token = AccessToken(account, google, wall_clock=time.time, monotonic=time.monotonic)
         first = await token.ready()
         assert token.expired(first)
