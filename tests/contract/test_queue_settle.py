@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from tests.contract.factories import Stores
 from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, attempt, claim, done, make_event, parked
@@ -218,3 +220,14 @@ async def test_the_backlog_is_right_after_crashes_and_ended_leases(stores: Store
         await store.queue.settle([done(item)])
     assert await store.queue.backlog() == Backlog(0, 0)
     assert expected.size_bytes > 34 * size
+
+
+async def test_what_is_parked_just_when_its_lane_is_woken_is_woken_too(store: Store, clocks: Clocks) -> None:
+    await store.queue.append([make_event(clocks)])
+    (item,) = await store.queue.claim(1)
+    settling = asyncio.ensure_future(store.queue.settle([parked(item, clocks.now_ms + 60_000)]))
+    for _ in range(5):
+        await asyncio.sleep(0)  # it is on its way to the store
+    await store.schedule.wake([LANE])
+    assert await settling == [True]
+    assert len(await claim(store, 0, {LANE: 1})) == 1

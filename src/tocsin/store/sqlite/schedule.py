@@ -73,17 +73,15 @@ class SqliteSchedule:
 
     async def wake(self, lanes: Sequence[str]) -> None:
         now_ms = self._now_ms()
-        waiting = [lane for lane in lanes if lane in self._due]
         signal = LanesWoken(tuple(lanes))
 
-        def wake(driver: sqlite3.Connection) -> None:
-            for lane in waiting:
-                driver.execute(_WAKE, (now_ms, lane))
+        def wake(driver: sqlite3.Connection) -> list[str]:
+            # Not by what memory knows to wait: what is being settled is noted there only after its commit.
+            woken = [lane for lane in lanes if driver.execute(_WAKE, (now_ms, lane)).rowcount > 0]
             self._signals.write(driver, [signal])
+            return woken
 
-        if waiting or self._signals.has_other_readers:
-            await self._database.write(wake)
-        self._due.update(dict.fromkeys(waiting, now_ms))
+        self._due.update(dict.fromkeys(await self._database.write(wake), now_ms))
         self._claims.something.set()
         self._signals.publish([signal])
 

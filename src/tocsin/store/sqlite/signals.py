@@ -48,7 +48,7 @@ class SqliteSignals:
 
     def __init__(self, wall_clock: Callable[[], float], *, server: bool) -> None:
         self._wall_clock = wall_clock
-        self.has_other_readers = not server
+        self._has_other_readers = not server
         """Whether a server may be running that has to be told."""
         self._receivers: list[Callable[[Signal], None]] = []
         self._seen = 0
@@ -64,7 +64,7 @@ class SqliteSignals:
 
     def write(self, driver: sqlite3.Connection, signals: Sequence[Signal]) -> None:
         """Tell the server, in the transaction of the change."""
-        if self.has_other_readers:
+        if self._has_other_readers:
             at_ms = int(self._wall_clock() * 1000)
             rows.execute(driver, _INSERT, [(_encode(signal).decode(), at_ms) for signal in signals])
 
