@@ -34,6 +34,8 @@ class Claims:
             self.leases.stand_still()
             if not await self._database.probe():
                 raise StoreUnavailable(self._database.write_failure or failure)
+        else:
+            self.leases.held_up(self._database.longest_wait_s())
         self.leases.end_overdue()
         # At every claim: a clock that was set forward and back between two looks would go unnoticed.
         self.set_back_ms += self._clock.set_back_ms()

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -33,8 +34,15 @@ log = structlog.get_logger(__name__)
 class Database:
     """The file with its two workers. Not safe to share between event loops."""
 
-    def __init__(self, writer: Connection, reader: Connection, start_worker: StartWorker = ThreadWorker) -> None:
+    def __init__(
+        self,
+        writer: Connection,
+        reader: Connection,
+        start_worker: StartWorker = ThreadWorker,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._monotonic = monotonic
         self._writer = start_worker("tocsin-store-writer", Writes(writer))
         self._reader = start_worker("tocsin-store-reader", Reads(reader))
         self.write_failure: str | None = None
@@ -43,6 +51,9 @@ class Database:
         """Why the last read failed, until one succeeds again."""
         self._damage: str | None = None
         self._closed = False
+        self._unanswered: dict[asyncio.Future[Any], float] = {}
+        """The writes that are under way, the oldest first, and since when."""
+        self._longest_wait_s = 0.0
 
     def refuse_if_damaged(self) -> None:
         """For what would be acknowledged: from a damaged file it may never be read again, whatever a commit says.
@@ -80,11 +91,16 @@ class Database:
 
     async def write_with(self, call: Callable[[Connection], T], *, alone: bool = False) -> T:
         """`write` (or `write_alone`), with SQLAlchemy's connection."""
+        answer = self._submit(self._writer, call, alone=alone)
+        asked = self._unanswered[answer] = self._monotonic()
         try:
-            result, changed = await self._submit(self._writer, call, alone=alone)
+            result, changed = await answer
         except StoreUnavailable as error:
             self._write_failed(error)
             raise
+        finally:
+            del self._unanswered[answer]
+            self._longest_wait_s = max(self._longest_wait_s, self._monotonic() - asked)
         if changed and self.write_failure is not None and self._damage is None:
             log.info("the store writes again")
             self.write_failure = None
@@ -101,6 +117,13 @@ class Database:
             log.info("the store reads again")
             self.read_failure = None
         return result
+
+    def longest_wait_s(self) -> float:
+        """How long a write has waited for its answer, at most, since this was asked last; it may wait still."""
+        longest_s, self._longest_wait_s = self._longest_wait_s, 0.0
+        for asked in self._unanswered.values():
+            return max(longest_s, self._monotonic() - asked)
+        return longest_s
 
     async def probe(self) -> bool:
         """Whether the store can write. Where it could not, or not read, it is tried: the failure then clears by itself.

@@ -128,8 +128,15 @@ class Leases:
         if lost and self._lost is not None:
             self._lost(lost)
 
+    def held_up(self, wait_s: float) -> None:
+        """A write has waited for so long. A disk that stalls keeps owners from settling what they have delivered: it
+        would be offered, and delivered, again."""
+        if wait_s > self._lease_s / 4:
+            self.stand_still()
+
     def stand_still(self) -> None:
-        """The store cannot write, so nobody can settle: what is held stays held, a whole lease from when it can."""
+        """The store cannot write, or not in time, so nobody can settle: what is held stays held, a whole lease from
+        when it can."""
         self._to_renew = True
 
     def clock_set_back(self, by_ms: int) -> None:

@@ -51,7 +51,7 @@ async def open_store(path: Path, options: SqliteOptions, *, server: bool = False
             locks.refuse_another_name(path)
         # Beside the event loop: a migration takes its time.
         opened = await asyncio.to_thread(_open, path, options, held, server=server)
-        database = Database(opened.writer, opened.reader, options.start_worker)
+        database = Database(opened.writer, opened.reader, options.start_worker, options.monotonic)
         return SqliteStore(
             path, database, options, opened.sealer, version=opened.version, server=server, held=held.pop_all()
         )
