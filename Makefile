@@ -8,7 +8,8 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick clean
+.PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
+	simulate-quick clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +70,14 @@ torture: $(STAMP)  ## crashes, full disks and broken links, for a long time
 
 torture-quick: $(STAMP)  ## the same, for a short time
 	$(BIN)/python -m tests.torture --quick
+
+SEEDS ?= 2000
+FIRST ?= 1
+simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, about a second each
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --first $(FIRST)
+
+simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time
+	@$(BIN)/python -m tests.simulator --quick
 
 lock:  ## pin the requirements anew (needs uv); the smaller lists follow the larger one
 	cd requirements && rm -f dev.txt test.txt runtime.txt && $(PIN) -o dev.txt dev.in && \

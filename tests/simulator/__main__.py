@@ -1,0 +1,98 @@
+"""`python -m tests.simulator --seed N`, or many seeds: exit 0 where no invariant was violated, else 1."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Iterable
+from itertools import count
+from typing import Final
+
+from tests.simulator.bugs import BY_NAME, Bug, seeded
+from tests.simulator.known import ALL, NONE
+from tests.simulator.plan import Plan, make_plan
+from tests.simulator.run import Run, run_seed
+
+_TAIL: Final = 60
+_QUICK_S: Final = 45.0
+_DAY_S: Final = 24 * 3600.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=int, help="this one; prints its trace's digest")
+    which.add_argument("--seeds", type=int, metavar="COUNT", help="so many, from --first on")
+    which.add_argument("--quick", action="store_true", help=f"other seeds each time, for {_QUICK_S:g} s")
+    parser.add_argument("--first", type=int, default=1, help="the first of --seeds")
+    parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
+    parser.add_argument("--bug", choices=sorted(BY_NAME), help="with this bug seeded: some seed must find it")
+    parser.add_argument("--with-known", action="store_true", help="draw what finds faults that are known, too")
+    given = parser.parse_args()
+    bug = BY_NAME[given.bug] if given.bug else None
+    if given.seed is not None:
+        return _one(given.seed, bug, trace=given.trace, also=ALL if given.with_known else NONE)
+    first = secrets.randbelow(10**9) if given.quick else given.first
+    seeds = count(first) if given.quick else range(first, first + given.seeds)
+    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else None, also=ALL if given.with_known else NONE)
+
+
+def _one(seed: int, bug: Bug | None, *, trace: bool, also: frozenset[str]) -> int:
+    with seeded(bug):
+        run = run_seed(seed, plan=_plan(seed, bug), keep_all=trace, also=_also(bug, also))
+    if trace:
+        print("\n".join(run.lines))
+    print(_summary(run))
+    if run.violation is not None and not trace:
+        print("\n".join(run.lines[-_TAIL:]))
+    return 1 if run.violation is not None else 0
+
+
+def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None, also: frozenset[str]) -> int:
+    started_s = time.monotonic()
+    print(f"seeds from {first} on", flush=True)
+    runs = virtual_s = events = arrived = expected = 0.0
+    longest_s = 0.0
+    for seed in seeds:
+        with seeded(bug):
+            run = run_seed(seed, plan=_plan(seed, bug), also=_also(bug, also))
+        runs, virtual_s, events = runs + 1, virtual_s + run.virtual_s, events + run.events
+        arrived, expected = arrived + run.arrived, expected + run.expectations
+        longest_s = max(longest_s, run.longest_wait_s)
+        if run.violation is not None:
+            more = (" --with-known" if also else "") + (f" --bug '{bug.name}'" if bug else "")
+            print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
+            print(f"replay with: python -m tests.simulator --seed {seed}{more}")
+            return 1
+        if until_s is not None and time.monotonic() - started_s > until_s:
+            break
+    took_s = time.monotonic() - started_s
+    print(
+        f"{runs:.0f} seeds, {virtual_s / 3600:.1f} simulated hours in {took_s:.0f} s, {events:.0f} events, "
+        f"{arrived:.0f} pushes arrived.\nOf {expected:.0f} deliveries that nothing stood in the way of, the longest "
+        f"took {longest_s:.1f} s. No invariant was violated."
+    )
+    return 0
+
+
+def _plan(seed: int, bug: Bug | None) -> Plan:
+    return make_plan(seed) if bug is None else bug.plan(seed)
+
+
+def _also(bug: Bug | None, also: frozenset[str]) -> frozenset[str]:
+    return also if bug is None else also | bug.also
+
+
+def _summary(run: Run) -> str:
+    how = "no violation" if run.violation is None else f"VIOLATION: {run.violation}"
+    return (
+        f"seed {run.seed}: {how}\n{run.virtual_s:.0f} simulated seconds in {run.real_s:.1f} s, {run.events} events, "
+        f"{run.arrived} pushes arrived, drained after {run.drained_s:.0f} s; troubles: "
+        f"{', '.join(sorted(run.troubles)) or 'none'}; trace {run.digest}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

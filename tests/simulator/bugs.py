@@ -1,0 +1,214 @@
+"""Seeded bugs: mutations of real lines, with which the simulator shows that it can fail.
+
+Each is patched in while a seed runs, names the invariants that find it, and is found within a stated number of seeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest.mock import patch
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tests.simulator.judge import Invariant
+from tests.simulator.known import NONE
+from tests.simulator.plan import Plan, make_plan
+from tocsin.delivery import dead_tokens
+from tocsin.delivery.breaker import Breaker
+from tocsin.delivery.cancellations import Cancellations
+from tocsin.delivery.expanding import Expanding
+from tocsin.delivery.pauses import Pauses
+from tocsin.delivery.sending import Sending
+from tocsin.http2.dialler import Dialler
+from tocsin.providers.apns import answers as apns_answers
+from tocsin.providers.apns import provider as apns_provider
+from tocsin.providers.base import delivery_id
+from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.store.records import Item
+from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.queue import SqliteQueue
+from tocsin.store.sqlite.schedule import SqliteSchedule
+
+Mutate = Callable[[ExitStack], None]
+
+
+class Bug(Struct, frozen=True):
+    name: str
+    mutate: Mutate
+    found_by: tuple[Invariant, ...]
+    within: int
+    """How many seeds it takes at most, from `first` on."""
+    first: int = 1
+    troubles: frozenset[str] | None = None
+    """The kinds of trouble of the plans (`plan.TROUBLES`), in place of those that the seeds draw."""
+    also: frozenset[str] = NONE
+    """The rows that find it, where they are left out as known."""
+
+    def plan(self, seed: int) -> Plan:
+        plan = make_plan(seed)
+        return plan if self.troubles is None else replace(plan, troubles=self.troubles)
+
+
+@contextmanager
+def seeded(bug: Bug | None) -> Iterator[None]:
+    with ExitStack() as patches:
+        if bug is not None:
+            bug.mutate(patches)
+        yield
+
+
+def _by(owner: Any, name: str, by: Any) -> Mutate:
+    return lambda patches: patches.enter_context(patch.object(owner, name, by))
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------
+
+
+async def _answered_before_its_commit(queue: SqliteQueue, events: Sequence[Any]) -> None:
+    appending = asyncio.ensure_future(queue._appender.append(events))
+    appending.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def _offered_to_two(leases: Leases, items: list[Item]) -> list[Item]:
+    """Every twentieth item is offered again while its owner still has it."""
+    granted = _grant(leases, items)
+    for item in granted:
+        if item.handle.number % 20 == 0:  # type: ignore[attr-defined]
+            leases._offer_again(item, item.handle)  # type: ignore[arg-type]
+    return granted
+
+
+_grant: Final = Leases.grant
+
+
+def _not_noted(schedule: SqliteSchedule, parked: Sequence[Any]) -> None:
+    """Nobody remembers when what was parked is due."""
+
+
+# -- delivery ----------------------------------------------------------------------------------------------------------
+
+
+def _never_a_probe(breaker: Breaker) -> int | None:
+    return 0 if breaker.is_open else None
+
+
+def _forgotten(cancellations: Cancellations, owner: Any, provider: str, token: str) -> None:
+    """A deletion is not remembered: what waits in memory is sent."""
+
+
+def _without_lifetimes(patches: ExitStack) -> None:
+    """Neither when a delivery is made nor before it is sent does anybody look at its lifetime."""
+    expand, init = Expanding.expand, Sending.__init__
+
+    def expanded(expanding: Expanding, items: Any, devices: Any, now_ms: int) -> Any:
+        return expand(expanding, items, devices, 0)
+
+    def made(sending: Sending, *args: Any, **more: Any) -> None:
+        init(sending, *args, **more)
+        now_ms = sending._now_ms
+        sending._now_ms = lambda: now_ms() - 3_600_000
+
+    patches.enter_context(patch.object(Expanding, "expand", expanded))
+    patches.enter_context(patch.object(Sending, "__init__", made))
+
+
+_token: Final = dead_tokens._Dead.token
+
+
+def _dead_whenever_registered(dead: dead_tokens._Dead) -> Any:
+    """As if the provider had said that the token died just now, however old its answer is."""
+    return replace(_token(dead), before_us=2**60)
+
+
+def _global_bound(patches: ExitStack) -> None:
+    """Nothing is claimed while more than 16 KB are claimed and not settled, whoever holds them."""
+    held: dict[int, int] = {}
+    claim, settle = SqliteQueue._claim, SqliteQueue.settle
+
+    async def bounded(queue: SqliteQueue, limit: int) -> list[Item]:
+        if held.setdefault(id(queue), 0) > 16 * 1024:
+            await asyncio.sleep(0.05)
+            return []
+        items = await claim(queue, limit)
+        held[id(queue)] += sum(len(item.event.body) for item in items)
+        return items
+
+    async def settled(queue: SqliteQueue, settlements: Any) -> list[bool]:
+        done = await settle(queue, settlements)
+        held[id(queue)] = max(0, held.get(id(queue), 0) - sum(len(one.item.event.body) for one in settlements))
+        return done
+
+    patches.enter_context(patch.object(SqliteQueue, "_claim", bounded))
+    patches.enter_context(patch.object(SqliteQueue, "settle", settled))
+
+
+def _pauses_everybody(pauses: Pauses, reason: str, topic: str | None) -> None:
+    _misconfigured(pauses, reason, None)
+
+
+_misconfigured: Final = Pauses.misconfigured
+
+# -- providers and connections -----------------------------------------------------------------------------------------
+
+
+def _other_ids(patches: ExitStack) -> None:
+    numbers = itertools.count()
+    other = lambda event_id, token: delivery_id(event_id, f"{token}{next(numbers)}")  # noqa: E731
+    patches.enter_context(patch.object(apns_provider, "delivery_id", other))
+
+
+def _row(module: Any, key: tuple[int, str], like: tuple[int, str]) -> Mutate:
+    """One answer is judged as another is."""
+    return lambda patches: patches.enter_context(patch.dict(module.TABLE, {key: module.TABLE[like]}))
+
+
+def _no_back_off(dialler: Dialler[Any], why: str) -> None:
+    dialler.failures += 1
+
+
+_ISOLATION: Final = (Invariant.ISOLATION,)
+_STUCK: Final = (Invariant.DRAINS, Invariant.ISOLATION)
+_DOUBLED: Final = (Invariant.DUPLICATE, Invariant.TRUE)
+
+
+def _kinds(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+BUGS: Final = (
+    Bug("append is answered before its commit", _by(SqliteQueue, "append", _answered_before_its_commit),
+        (Invariant.ACCOUNTED,), 20, troubles=_kinds("crashes")),
+    Bug("leases end while the disk stalls", _by(Database, "longest_wait_s", lambda database: 0.0),
+        _DOUBLED, 60, troubles=_kinds("disk")),
+    Bug("an item is given to two owners", _by(Leases, "grant", _offered_to_two), _DOUBLED, 20,
+        troubles=_kinds("provider")),
+    Bug("what was parked is not woken", _by(SqliteSchedule, "parked", _not_noted),
+        _STUCK, 20, troubles=_kinds("provider")),
+    Bug("an open breaker lets no probe through", _by(Breaker, "room", _never_a_probe),
+        _STUCK, 20, troubles=_kinds("provider")),
+    Bug("a deletion is not remembered", _by(Cancellations, "deleted", _forgotten), (Invariant.SILENT,), 40),
+    Bug("lifetimes are not looked at", _without_lifetimes, (Invariant.LIFETIME,), 20, troubles=_kinds("provider")),
+    Bug("a dead token is removed although it was registered again",
+        _by(dead_tokens._Dead, "token", _dead_whenever_registered), (Invariant.LIVING,), 20,
+        troubles=_kinds("deaths", "devices")),
+    Bug("one bound of memory for all", _global_bound, _ISOLATION, 20, troubles=_kinds("provider", "network")),
+    Bug("a wrong topic pauses the whole application", _by(Pauses, "misconfigured", _pauses_everybody),
+        _ISOLATION, 20, troubles=_kinds("topics")),
+    Bug("a wrong topic of one device pauses its topic",
+        _row(apns_answers, (400, "DeviceTokenNotForTopic"), (400, "TopicDisallowed")), _ISOLATION, 40,
+        troubles=_kinds("devices"), also=_kinds("apns 400 DeviceTokenNotForTopic")),
+    Bug("a device without its Apple credential pauses the project",
+        _row(fcm_answers, (401, "THIRD_PARTY_AUTH_ERROR"), (403, "PERMISSION_DENIED")), _ISOLATION, 40,
+        troubles=_kinds("devices"), also=_kinds("fcm 401 THIRD_PARTY_AUTH_ERROR")),
+    Bug("the apns-id differs from attempt to attempt", _other_ids, (Invariant.DUPLICATE,), 20,
+        troubles=_kinds("provider", "network")),
+    Bug("connections are opened again at once", _by(Dialler, "back_off", _no_back_off), (Invariant.CONNECTIONS,), 60,
+        troubles=_kinds("provider")),
+)  # fmt: skip
+BY_NAME: Final = {bug.name: bug for bug in BUGS}

@@ -1,0 +1,211 @@
+"""The invariants that are checked all the time, each with a name. The first violation ends the simulation.
+
+What can be judged only when everything has ended is in `accounts.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, Final
+
+from msgspec import Struct
+
+from tests.simulator.clocks import Clocks
+from tests.simulator.model import Accepted, Arrival, Model, Registered, Standing
+from tests.simulator.network import Dial
+from tests.simulator.phones import Phone
+from tests.simulator.trace import Trace
+from tests.simulator.troubles import Trouble
+from tocsin.store.records import Signal, TokenDeleted
+
+ISOLATION_BOUND_S: Final = 5.0
+"""So long a delivery may take, from the moment in which its event is accepted until the provider has the push, where
+nothing is wrong with its own device, topic, application or provider. It holds for every plan: with a hundred tokens an
+owner, bodies of 14 KB, a round trip of 150 ms, an answer of 600 ms, commits of 30 ms, and probes out."""
+APPEND_BOUND_S: Final = 5.0
+"""So long a producer waits for its answer while the disk is well."""
+_MOST_USELESS_DIALS: Final = 40
+_DIALS_WITHIN_S: Final = 10.0
+_MOST_TASKS: Final = 300
+_EVENT_ID: Final = re.compile(rb"e0000000-0000-4000-8000-[0-9]{12}")
+
+
+class Invariant(StrEnum):
+    ACCOUNTED = "accepted is accounted for"
+    DUPLICATE = "a duplicate has a cause and the same id"
+    SILENT = "a deleted token is silent"
+    LIVING = "a living token is never removed"
+    ISOLATION = "nobody waits for another's device, topic, application or provider"
+    LIFETIME = "no delivery after its lifetime"
+    BOUNDED = "memory and queues are bounded"
+    CONNECTIONS = "connections are not opened in a tight loop"
+    DRAINS = "when faults end, everything drains"
+    TRUE = "every push belongs to an event and a device of its owner, and every receipt is true"
+    TIME = "nothing goes on for ever while no time passes"
+    RUNS = "nothing in tocsin ends with an unexpected exception"
+
+
+class Violation(Exception):  # noqa: N818 (it says what is so)
+    def __init__(self, invariant: Invariant, what: str) -> None:
+        super().__init__(f"{invariant.value}: {what}")
+        self.invariant = invariant
+
+
+class Expectation(Struct, eq=False):
+    """A delivery that nothing stands in the way of."""
+
+    event_id: str
+    one: Registered
+    since_s: float
+    void: bool = False
+
+
+class Judge:
+    def __init__(self, model: Model, clocks: Clocks, trace: Trace, troubles: Callable[[], list[Trouble]]) -> None:
+        self._model = model
+        self._clocks = clocks
+        self._trace = trace
+        self._troubles = troubles
+        self._loop = asyncio.get_running_loop()
+        self._expected: dict[tuple[str, str], Expectation] = {}
+        self._deadlines: deque[Expectation] = deque()
+        self.violation: Violation | None = None
+        self.ended = asyncio.Event()
+        self.arrived = 0
+        self.expectations = 0
+        self.longest_wait_s = 0.0
+
+    def violated(self, invariant: Invariant, what: str) -> None:
+        if self.violation is None:
+            self.violation = Violation(invariant, what)
+            self._trace("VIOLATION", str(self.violation))
+            self.ended.set()
+
+    # -- nobody waits for another --------------------------------------------------------------------------------------
+
+    def accepted(self, accepted: Accepted) -> None:
+        troubles = self._troubles()
+        if accepted.event.expires_ms <= self._clocks.now_ms() + int(ISOLATION_BOUND_S * 1000):
+            return  # the clock was set while it was handed in: it may expire
+        for one in accepted.targets:
+            if not one.phone.dead and not any(trouble.affects(one.phone) for trouble in troubles):
+                expectation = Expectation(accepted.event.id, one, self._loop.time())
+                key = (accepted.event.id, one.phone.token)
+                if key not in self._model.arrivals:
+                    self._expected[key] = expectation
+                    self._deadlines.append(expectation)
+                    self.expectations += 1
+
+    def trouble_began(self, trouble: Trouble) -> None:
+        """Whom it affects may wait from now on."""
+        self._void(lambda one: trouble.affects(one.phone))
+
+    def phone_changed(self, phone: Phone) -> None:
+        """It died, or somebody registers or deletes it: what is on its way to it may end otherwise."""
+        self._void(lambda one: one.phone is phone)
+
+    def _void(self, applies: Callable[[Registered], bool]) -> None:
+        for key, expectation in list(self._expected.items()):
+            if applies(expectation.one):
+                expectation.void = True
+                del self._expected[key]
+
+    def check_deadlines(self) -> None:
+        late_before = self._loop.time() - ISOLATION_BOUND_S
+        while self._deadlines and self._deadlines[0].since_s < late_before:
+            expectation = self._deadlines.popleft()
+            if expectation.void:
+                continue
+            self._expected.pop((expectation.event_id, expectation.one.phone.token), None)
+            others = "; ".join(f"{trouble.name} for {trouble.whom}" for trouble in self._troubles()) or "nothing at all"
+            waited_s = self._loop.time() - expectation.since_s
+            self.violated(
+                Invariant.ISOLATION,
+                f"event {expectation.event_id} has waited {waited_s:.1f} s for {expectation.one.phone!r}, with which "
+                f"nothing is wrong, and has not arrived. What is wrong with others: {others}",
+            )
+
+    # -- what is sent, what arrives ------------------------------------------------------------------------------------
+
+    def sent(self, requests: list[Any]) -> None:
+        """These were given to a connection just now."""
+        now_ms = self._clocks.now_ms()
+        for request in requests:
+            push = getattr(request, "push", None)
+            if push is None:
+                continue
+            event, device = push.content.event, push.device
+            if event.expires_ms <= now_ms:
+                self.violated(Invariant.LIFETIME, f"event {event.id} is sent {now_ms - event.expires_ms} ms late")
+            one = self._model.registered.get((device.owner, device.key))
+            if one is None:
+                self.violated(Invariant.TRUE, f"event {event.id} is sent to a device that its owner never registered")
+            elif one.standing is Standing.GONE and one.was_deleted:
+                late_s = self._loop.time() - one.gone_s
+                self.violated(
+                    Invariant.SILENT, f"event {event.id} is sent to {one.phone!r}, {late_s:.3f} s after its deletion"
+                )
+
+    def arrives(self, provider: str, token: bytes, id: bytes, body: bytes) -> None:
+        """A provider has accepted a push."""
+        found = _EVENT_ID.search(body)
+        event_id, name = (found[0].decode() if found else ""), token.decode("latin-1")
+        accepted = self._model.accepted.get(event_id)
+        now_s = self._loop.time()
+        self.arrived += 1
+        key = (event_id, name)
+        arrivals = self._model.arrivals.setdefault(key, [])
+        arrivals.append(Arrival(now_s, id))
+        if provider == "apns" and id != arrivals[0].id:
+            self.violated(Invariant.DUPLICATE, f"event {event_id} came again with another apns-id")
+        expectation = self._expected.pop(key, None)
+        if expectation is not None:
+            expectation.void = True
+            self.longest_wait_s = max(self.longest_wait_s, now_s - expectation.since_s)
+        if accepted is not None and not any(
+            one.phone.token == name for one in self._model.of_owner(accepted.event.owner)
+        ):
+            self.violated(Invariant.TRUE, f"event {event_id} came to a phone that its owner never registered")
+        self._trace("arrives", f"{event_id} at {provider} {name[-6:]}{' again' if len(arrivals) > 1 else ''}")
+
+    # -- devices -------------------------------------------------------------------------------------------------------
+
+    def signalled(self, signal: Signal) -> None:
+        if not isinstance(signal, TokenDeleted):
+            return
+        one = self._model.registered.get((signal.owner, f"{signal.provider}:{signal.token}"))
+        if one is None or one.standing is not Standing.REGISTERED:
+            return  # its user has asked for it, or it was gone
+        dead_s = one.phone.dead_from_s
+        if dead_s is None or dead_s < one.since_s:
+            self.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} was removed, and no answer said it is dead")
+        one.standing, one.was_deleted, one.gone_s = Standing.GONE, False, self._loop.time()
+        self._trace("removed", f"{one.phone!r} of {one.owner}")
+
+    # -- bounds --------------------------------------------------------------------------------------------------------
+
+    def check_bounds(self, *, tasks: int, lanes: list[Any], in_flight: int, waiting: int, connections: int) -> None:
+        if tasks > _MOST_TASKS:
+            self.violated(Invariant.BOUNDED, f"{tasks} tasks are alive")
+        for lane in lanes:
+            if lane.in_flight > in_flight or lane.waiting > waiting or lane.in_flight < 0:
+                self.violated(
+                    Invariant.BOUNDED, f"lane {lane.name} has {lane.in_flight} on the wire and {lane.waiting} waiting"
+                )
+        if connections > 64:
+            self.violated(Invariant.BOUNDED, f"{connections} connections are open")
+
+    def check_dials(self, dials: dict[int, list[Dial]]) -> None:
+        since_s = self._loop.time() - _DIALS_WITHIN_S
+        for port, recent in dials.items():
+            recent[:] = [dial for dial in recent if dial.at_s >= since_s]
+            useless = sum(not dial.was_of_use for dial in recent)
+            if useless > _MOST_USELESS_DIALS:
+                self.violated(
+                    Invariant.CONNECTIONS,
+                    f"port {port} was dialled {useless} times within {_DIALS_WITHIN_S:g} s for connections of no use",
+                )

@@ -1,0 +1,97 @@
+"""What the simulation knows for certain: who has registered what, what was accepted, and what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+from msgspec import Struct, field
+
+from tests.simulator.phones import Phone
+from tocsin.domain.events import Event, UserId
+
+
+class Standing(Enum):
+    CHANGING = auto()
+    """A user has asked for a change that is not answered yet."""
+    REGISTERED = auto()
+    GONE = auto()
+
+
+class Registered(Struct, eq=False):
+    """One user's registration of one phone."""
+
+    owner: UserId
+    phone: Phone
+    standing: Standing = Standing.CHANGING
+    since_s: float = 0.0
+    """When its last registration was answered (loop time)."""
+    asked_s: float = 0.0
+    """When its last registration was asked for."""
+    gone_s: float = 0.0
+    """When its deletion was answered."""
+    was_deleted: bool = False
+    """Its user has deleted it, and that was answered."""
+
+
+class Accepted(Struct, eq=False):
+    """An event that was accepted."""
+
+    event: Event
+    asked_s: float
+    answered_s: float
+    targets: list[Registered]
+    """Those that were registered for certain when it was handed in."""
+
+
+class Arrival(Struct, frozen=True):
+    """A push that a provider accepted."""
+
+    at_s: float
+    id: bytes
+
+
+class Model(Struct):
+    clock: Callable[[], float]
+    registered: dict[tuple[str, str], Registered] = field(default_factory=dict)
+    """By owner and key."""
+    accepted: dict[str, Accepted] = field(default_factory=dict)
+    arrivals: dict[tuple[str, str], list[Arrival]] = field(default_factory=dict)
+    """By event id and token."""
+    crashes: list[float] = field(default_factory=list)
+    """When tocsin crashed (loop time)."""
+
+    def of(self, owner: UserId, phone: Phone) -> Registered:
+        return self.registered.setdefault((owner, phone.key), Registered(owner, phone))
+
+    def of_owner(self, owner: UserId) -> list[Registered]:
+        return [one for one in self.registered.values() if one.owner == owner]
+
+    def standing(self, standing: Standing) -> list[Registered]:
+        return [one for one in self.registered.values() if one.standing is standing]
+
+    # -- what users do -------------------------------------------------------------------------------------------------
+
+    def registering(self, one: Registered) -> None:
+        one.standing, one.asked_s = Standing.CHANGING, self.clock()
+
+    def was_registered(self, one: Registered) -> None:
+        one.standing, one.since_s, one.was_deleted = Standing.REGISTERED, self.clock(), False
+
+    def deleting(self, one: Registered) -> None:
+        one.standing = Standing.CHANGING
+
+    def was_deleted(self, one: Registered) -> None:
+        one.standing, one.gone_s, one.was_deleted = Standing.GONE, self.clock(), True
+
+    # -- what producers do ---------------------------------------------------------------------------------------------
+
+    def was_accepted(self, event: Event, asked_s: float) -> Accepted | None:
+        """None where it is a repetition."""
+        if event.id in self.accepted:
+            return None
+        targets = [
+            one for one in self.of_owner(event.owner) if one.standing is Standing.REGISTERED and one.since_s <= asked_s
+        ]
+        accepted = self.accepted[event.id] = Accepted(event, asked_s, self.clock(), targets)
+        return accepted

@@ -1,0 +1,70 @@
+"""The phones of a simulation: each has one token, which one user or several have registered."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from tocsin.domain.devices import Address, Device, DeviceToken, Registration
+from tocsin.domain.events import UserId
+from tocsin.emulator.credentials import PROJECT_ID, TEAM_ID
+from tocsin.providers.apns.address import ApnsAddress
+
+APPLICATIONS: Final = tuple(f"{TEAM_ID}.app.{name}" for name in ("one", "two", "three"))
+PROJECT: Final = PROJECT_ID
+SUFFIXES: Final = ("", ".voip")
+
+
+class Phone(Struct, eq=False):
+    """A device token, and how the provider reaches it."""
+
+    number: int
+    provider: str
+    token: str
+    application: str = ""
+    topic: str = ""
+    sandbox: bool = False
+    """As its app registers it."""
+    really_sandbox: bool = False
+    """The environment that Apple knows the token in."""
+    dead_from_s: float | None = None
+    """Since when the provider calls the token dead (loop time), or did when it was dead last."""
+    dead: bool = False
+    dead_since_ms: int = 0
+    """What the provider says of it (Unix milliseconds)."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.provider}:{self.token}"
+
+    @property
+    def address(self) -> Address:
+        if self.provider == "fcm":
+            return Address("")
+        return ApnsAddress(self.application, self.sandbox, self.topic).text()
+
+    def registration(self, owner: UserId) -> Registration:
+        return Registration(owner, self.provider, DeviceToken(self.token), self.address)
+
+    def __repr__(self) -> str:
+        return f"phone {self.number} ({self.provider}{'' if not self.topic else ' ' + self.topic})"
+
+
+def make_phone(number: int, random: Random, *, wrong_environment: bool) -> Phone:
+    if random.random() < 0.4:
+        return Phone(number, "fcm", f"registration{number:06d}aaaaa:APA91b{'x' * 100}{number:06d}")
+    application = random.choice(APPLICATIONS)
+    sandbox = random.random() < 0.2
+    topic = application.partition(".")[2] + random.choice(SUFFIXES)
+    really = sandbox != (wrong_environment and random.random() < 0.2)
+    return Phone(number, "apns", f"{number:064x}", application, topic, sandbox, really)
+
+
+def owner_of(number: int) -> UserId:
+    return UserId(f"00000000-0000-4000-8000-{number:012d}")
+
+
+def key_of(device: Device) -> str:
+    return device.key

@@ -1,0 +1,109 @@
+"""From a seed to a plan: how large the world is, which kinds of trouble it has, and for how long.
+
+Each seed leaves most kinds out (swarm testing: Groce et al., 2012): a fault shows better without the others around it.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from tests.simulator.network import Latency
+
+TROUBLES: Final = (
+    *("devices", "deaths", "topics", "applications", "provider", "network"),
+    *("disk", "clock", "crashes", "restarts", "operator"),
+)
+PRODUCERS: Final = 2
+_MOST_DELIVERIES_A_SECOND: Final = 40.0
+"""On average: a simulated delivery costs about half a millisecond of real time."""
+_MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    seed: int
+    troubles: frozenset[str]
+    """What goes wrong, of `TROUBLES`; empty is a run without faults."""
+    bad_provider: str
+    """The provider whose troubles may be as broad as the provider; the other has none that are."""
+    fault_s: float
+    """For how long things go wrong."""
+    owners: int
+    most_phones: int
+    rich_owners: int
+    """Owners with `rich_phones` phones each."""
+    rich_phones: int
+    churn: bool
+    """Users register and delete while the run goes on."""
+    wrong_environments: bool
+    event_every_s: float
+    most_events_at_once: int
+    body_bytes: int
+    """The text of a chat message has up to so many."""
+    lifetime_s: float
+    """Of events that are not urgent."""
+    repeats: bool
+    """Producers repeat what was accepted."""
+    trouble_every_s: float
+    latency: Latency
+    provider_latency_ms: tuple[float, float]
+    """Mean and 99th percentile."""
+    commit_s: float
+    max_streams: int
+    start_with_one_stream: bool
+    token_update_interval_s: float
+    lane_in_flight: int
+    lane_waiting: int
+    request_timeout_s: float
+    lease_s: float
+
+
+def make_plan(seed: int) -> Plan:
+    random = Random(f"{seed}:plan")
+    troubles = _troubles(random)
+    rich = random.random() < 0.25
+    owners, most_phones = random.randint(3, 25), random.randint(1, 5)
+    rich_owners, rich_phones = random.randint(1, 3) if rich else 0, random.randint(20, 100)
+    at_once = random.choice((1, 5, 20))
+    phones_each = (owners * (most_phones + 1) / 2 + rich_owners * rich_phones) / (owners + rich_owners)
+    least_every_s = (at_once + 1) / 2 * phones_each * PRODUCERS / _MOST_DELIVERIES_A_SECOND
+    timeout_s = random.choice((10.0, 30.0))
+    return Plan(
+        seed=seed,
+        troubles=troubles,
+        bad_provider=random.choice(("apns", "fcm")),
+        fault_s=random.uniform(40, 150),
+        owners=owners,
+        most_phones=most_phones,
+        rich_owners=rich_owners,
+        rich_phones=rich_phones,
+        churn=random.random() < 0.6,
+        wrong_environments=random.random() < 0.3,
+        event_every_s=max(least_every_s, random.choice((0.2, 0.5, 1.0, 3.0))),
+        most_events_at_once=at_once,
+        body_bytes=random.choice((20, 20, 200, 3000, 14_000)),
+        lifetime_s=random.choice((28 * 24 * 3600.0, 28 * 24 * 3600.0, 120.0)),
+        repeats=random.random() < 0.4,
+        trouble_every_s=random.choice((3.0, 8.0, 20.0)),
+        latency=Latency(random.choice((0.001, 0.01, 0.05)), random.choice((0.002, 0.02))),
+        provider_latency_ms=random.choice(((2.0, 10.0), (30.0, 150.0), (100.0, 600.0))),
+        commit_s=random.choice((0.001, 0.005, 0.03)),
+        max_streams=random.choice((1000, 1000, 100)),
+        start_with_one_stream=random.random() < 0.3,
+        token_update_interval_s=1200.0 if random.random() < 0.3 else 0.0,
+        lane_in_flight=random.choice((4000, 500)),
+        lane_waiting=random.choice((8000, 1000)),
+        request_timeout_s=timeout_s,
+        lease_s=random.choice((120.0, 2 * timeout_s + 10)),
+    )
+
+
+def _troubles(random: Random) -> frozenset[str]:
+    share = random.random()
+    if share < 0.1:
+        return frozenset()
+    if share < 0.55:
+        return frozenset(random.sample(_MILD, random.randint(1, 3)))
+    return frozenset([name for name in TROUBLES if random.random() < 0.4])

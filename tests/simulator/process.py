@@ -1,0 +1,218 @@
+"""One life of tocsin: from opening its store until it is stopped, or killed.
+
+Wired as `service/wiring.py` wires it, with the clocks, randomness, network and disk of the simulation, and without the
+API: producers and users call the store's ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar, cast
+
+from msgspec import Struct
+
+from tests.simulator.clocks import Clocks
+from tests.simulator.disk import Disk, SimulatedWorkers
+from tests.simulator.loop import VirtualLoop
+from tests.simulator.network import ProcessNetwork, SimulatedNetwork
+from tests.simulator.oauth import SimulatedHttp
+from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
+from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.events import MESSAGES
+from tocsin.domain.routes import LaneStatus
+from tocsin.http2.pool import PoolOptions
+from tocsin.providers.apns.channels import ApnsOptions
+from tocsin.providers.apns.provider import Apns
+from tocsin.providers.base import Context
+from tocsin.providers.configured import Providers
+from tocsin.providers.fcm.oauth import HttpOAuthClient
+from tocsin.providers.fcm.projects import FcmOptions
+from tocsin.providers.fcm.provider import Fcm
+from tocsin.service.periodic import run_all
+from tocsin.service.watchers import Watchers
+from tocsin.settings import Settings
+from tocsin.store.records import Signal
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
+from tocsin.telemetry import Metrics
+
+T = TypeVar("T")
+
+_ATTEMPT_OVERHEAD_S: Final = 5.0
+_SETTLE_AT_END_S: Final = 2.0
+_DRAIN_S: Final = 5.0
+
+
+class ProcessOptions(Struct, frozen=True, kw_only=True):
+    """What does not change from one life to the next."""
+
+    apns_production_url: str
+    apns_sandbox_url: str
+    fcm_url: str
+    token_origin: str
+    """Where the emulator gives access tokens."""
+    ca_file: Path
+    lane: LaneOptions
+    pool: PoolOptions
+    lease_s: float
+    max_backlog_events: int
+    max_backlog_bytes: int
+
+
+class Outside(Struct, frozen=True, kw_only=True):
+    """What a life of tocsin gets from the simulation."""
+
+    clocks: Clocks
+    network: SimulatedNetwork
+    disk: Disk
+    random: Callable[[str], Random]
+    sent: Callable[[list[Any]], None]
+    """Told of requests when they are given to a connection."""
+    signalled: Callable[[Signal], None]
+
+
+class Killed(Exception):  # noqa: N818 (it says what is so)
+    """The process died before it answered: whether the call took effect is not known."""
+
+
+def _context(dispatcher: Dispatcher, network: ProcessNetwork, clocks: Clocks, random: Random) -> Context:
+    """What providers get. Where a context has a monotonic clock, its default would be the real one."""
+    given: dict[str, Any] = {
+        "dispatcher": dispatcher,
+        "network": network,
+        "wall_clock": clocks.wall,
+        "random": random,
+        "monotonic": clocks.monotonic,
+    }
+    return Context(**{name: value for name, value in given.items() if name in Context.__struct_fields__})
+
+
+class Process:
+    def __init__(self, options: ProcessOptions, outside: Outside, path: Path, name: str) -> None:
+        self._options = options
+        self._outside = outside
+        self._name = name
+        self._loop = cast(VirtualLoop, asyncio.get_running_loop())
+        self._older_tasks = self._loop.newest_task
+        self._callers: set[asyncio.Task[Any]] = set()
+        self._workers = SimulatedWorkers(outside.disk)
+        self._network = ProcessNetwork(outside.network, outside.sent)
+        self._died: asyncio.Future[None] = self._loop.create_future()
+        self.path = path
+        self.alive = False
+        self.store: SqliteStore
+        self.dispatcher: Dispatcher
+        self.providers: Providers
+
+    async def start(self) -> None:
+        """Raises StoreError, StorageFailure: the store cannot be used (at present)."""
+        options, outside = self._options, self._outside
+        random = outside.random(f"tocsin {self._name}")
+        bounds = SqliteOptions(
+            max_events=options.max_backlog_events,
+            max_bytes=options.max_backlog_bytes,
+            lease_s=options.lease_s,
+            wall_clock=outside.clocks.wall,
+            monotonic=outside.clocks.monotonic,
+            random=random,
+            start_worker=self._workers,
+        )
+        self.store = await open_store(self.path, bounds, server=True)
+        await self.store.start()
+        self.store.signals.subscribe(self._signalled)
+        metrics = Metrics()
+        delivery = DispatcherOptions(options.lane, marks_kept_s=2 * options.lease_s)
+        self.dispatcher = Dispatcher(self.store, delivery, metrics, random=random.random)
+        context = _context(self.dispatcher, self._network, outside.clocks, random)
+        self._http = SimulatedHttp(self._network, options.token_origin, PoolOptions(), random)
+        priority = dict.fromkeys(MESSAGES, "HIGH")
+        fcm = FcmOptions(options.fcm_url, options.ca_file, options.pool, priority)
+        apns = ApnsOptions(options.apns_production_url, options.apns_sandbox_url, options.ca_file, options.pool)
+        oauth = HttpOAuthClient(fcm.token_hosts, options.ca_file, transport=self._http)
+        self.providers = Providers([Fcm(fcm, context, oauth), Apns(apns, context)])
+        self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
+        watchers = Watchers(Settings(), self.store, self.providers, self.dispatcher, metrics, list)
+        await watchers.configure()
+        self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")
+        self._duties = self._loop.create_task(run_all(watchers.duties), name="duties")
+        self.alive = True
+
+    # -- for the actors ------------------------------------------------------------------------------------------------
+
+    async def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What the process answers.
+
+        Raises:
+            Killed: it died before that.
+        """
+        task: asyncio.Task[T] = self._loop.create_task(coroutine)
+        either: list[asyncio.Future[Any]] = [task, self._died]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled():
+            return task.result()
+        task.cancel()
+        raise Killed
+
+    def lanes(self) -> list[LaneStatus]:
+        return self.dispatcher.lanes.statuses()
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are alive that were made since this life began, those of the actors included."""
+        return len(self._loop.tasks_since(self._older_tasks))
+
+    def crashed(self) -> BaseException | None:
+        """What has ended one of its main tasks, which go on for as long as it lives."""
+        for task in (self._dispatching, self._duties):
+            if task.done() and self.alive:
+                return asyncio.CancelledError() if task.cancelled() else task.exception() or RuntimeError("ended")
+        return None
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> bool:
+        """In order, as a signal makes the service end; whether all that was delivered could be settled."""
+        self._duties.cancel()
+        await self.dispatcher.stop(_DRAIN_S)
+        for provider in self.providers.values():
+            await provider.close()
+        try:
+            async with asyncio.timeout(_SETTLE_AT_END_S):
+                await asyncio.gather(self._dispatching, return_exceptions=True)
+        except TimeoutError:
+            pass
+        settled = self._dispatching.done() and not self._dispatching.cancelled()
+        await self.kill()
+        return settled
+
+    async def kill(self) -> None:
+        """At once: from now on nothing is written, sent or answered. What was synced is in the file."""
+        self.alive = False
+        self._workers.die()
+        self._network.die()
+        if not self._died.done():
+            self._died.set_result(None)
+        await asyncio.sleep(0)
+        # Nothing that these still do has an effect; they are only taken away.
+        own = [task for task in self._loop.tasks_since(self._older_tasks) if task not in self._callers]
+        for task in own:
+            task.cancel()
+        if own:
+            await asyncio.wait(own, timeout=1)
+        if hasattr(self, "providers"):
+            for provider in self.providers.values():
+                await provider.close()
+            await self._http.end()
+        if hasattr(self, "store"):
+            await self.store.close()
+
+    def spare(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """These tasks are not the process's, though made after it: the actors'."""
+        self._callers = tasks
+
+    def _signalled(self, signal: Signal) -> None:
+        if not self._died.done():
+            self._outside.signalled(signal)

@@ -1,0 +1,226 @@
+"""Runs one seed: builds the world, lets things go wrong, mends them, waits until everything has ended, and judges."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import ngh2
+import structlog
+from msgspec import Struct
+
+from tests.simulator import actors
+from tests.simulator.accounts import check_record
+from tests.simulator.guard import nothing_real
+from tests.simulator.judge import Invariant, Violation
+from tests.simulator.known import NONE
+from tests.simulator.loop import VirtualLoop
+from tests.simulator.model import Arrival, Standing
+from tests.simulator.plan import PRODUCERS, Plan, make_plan
+from tests.simulator.template import deterministic_signatures, template
+from tests.simulator.trace import Trace
+from tests.simulator.world import World
+
+DRAIN_BOUND_S: Final = 25 * 60.0
+"""So long after the last fault has ended every delivery has its end: the longest back-off is a quarter of an hour,
+and a key whose token was changed too often is paused for 20 minutes."""
+
+
+class Run(Struct):
+    """How one seed went."""
+
+    seed: int
+    violation: Violation | None
+    digest: str
+    lines: list[str]
+    virtual_s: float
+    real_s: float
+    events: int
+    arrived: int
+    expectations: int
+    longest_wait_s: float
+    drained_s: float
+    callbacks: int
+    troubles: frozenset[str]
+
+
+def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, also: frozenset[str] = NONE) -> Run:
+    """One simulation. Nothing in it comes from anywhere but the seed.
+
+    Args:
+        plan: in place of the seed's own.
+        keep_all: keep every line of the trace, not only the last ones.
+        also: what is to be drawn although it finds faults that are known (`known.ALL`).
+    """
+    made = template()
+    started_s = time.perf_counter()
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=_fast_directory()))
+    loop = VirtualLoop(Random(f"{seed}:loop"))
+    try:
+        shutil.copytree(made / "emulator", directory / "emulator")
+        for name in ("tocsin.db", "tocsin.db.key"):
+            shutil.copy(made / name, directory / name)
+        simulation = Simulation(plan or make_plan(seed), directory, loop, keep_all=keep_all, also=also)
+        with ExitStack() as held:
+            held.enter_context(deterministic_signatures())
+            held.enter_context(_logs_go_to(simulation.trace))
+            held.enter_context(nothing_real())
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(simulation.run())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return simulation.result(time.perf_counter() - started_s)
+
+
+def _fast_directory() -> str | None:
+    """Where a sync costs nothing: what is synced is what the simulation copies."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@contextmanager
+def _logs_go_to(trace: Trace) -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[trace.log],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.ReturnLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _emulator_may_fail_to_close(kind: type[BaseException] | None, *_: Any) -> bool:
+    """At its end the emulator writes to connections whose engine has ended before; nothing depends on it."""
+    return kind is not None and issubclass(kind, ngh2.NGH2Error)
+
+
+class Simulation:
+    def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, *, keep_all: bool, also: frozenset[str]) -> None:
+        self._plan = plan
+        self._directory = directory
+        self._loop = loop
+        self._also = also
+        self._drained_s = 0.0
+        self._world: World | None = None
+        self.trace = Trace(loop.time, keep_all=keep_all)
+
+    async def run(self) -> None:
+        self._loop.set_exception_handler(self._unexpected)
+        self._loop.when_stuck = self._no_time_passes
+        world = self._world = World(self._plan, self._directory, self.trace, also=self._also)
+        ended = world.judge.ended
+        self.trace("plan", f"{sorted(self._plan.troubles)}, bad provider {self._plan.bad_provider}")
+        async with AsyncExitStack() as held:
+            held.push(_emulator_may_fail_to_close)
+            await world.start(held)
+            story = self._loop.create_task(self._story(world), name="story")
+            watching = self._loop.create_task(world.watch(), name="watch")
+            given_up = self._loop.create_task(ended.wait(), name="violated")
+            world.actors |= {story, watching, given_up}
+            await asyncio.wait([story, watching, given_up], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*world.actors,):
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+                task.cancel()
+            await world.process.kill()
+
+    async def _story(self, world: World) -> None:
+        plan = self._plan
+        await actors.put_credentials(world)
+        await actors.register_everybody(world)
+        await asyncio.sleep(2)
+        acting = [actors.producer(world, str(number)) for number in range(PRODUCERS)]
+        if plan.churn:
+            acting.append(actors.users(world))
+        if "operator" in plan.troubles:
+            acting.append(actors.operator(world))
+        unlucky = self._act(world, actors.misfortune(world))
+        tasks = [self._act(world, one) for one in acting]
+        await asyncio.sleep(plan.fault_s)
+        await self._mend(world, unlucky, tasks)
+        await self._drain(world)
+        await self._check(world)
+
+    def _act(self, world: World, coroutine: Any) -> asyncio.Task[Any]:
+        task = self._loop.create_task(coroutine)
+        world.actors.add(task)
+        return task
+
+    async def _mend(self, world: World, unlucky: asyncio.Task[Any], tasks: list[asyncio.Task[Any]]) -> None:
+        """No more faults; everybody finishes what they are doing."""
+        world.stopping = True
+        await asyncio.wait([unlucky, *tasks])
+        for task in [unlucky, *tasks]:
+            task.result()
+        world.end_all()
+        self.trace("mended", "nothing goes wrong from now on")
+
+    async def _drain(self, world: World) -> None:
+        began_s = self._loop.time()
+        while self._loop.time() - began_s < DRAIN_BOUND_S:
+            await asyncio.sleep(5)
+            backlog = await world.ask(lambda process: process.store.queue.backlog())
+            if not backlog.events:
+                break
+        else:
+            for lane in world.process.lanes():
+                self.trace("lane", f"{lane.name} {lane.state}: {lane.in_flight} on the wire, {lane.waiting} waiting")
+            world.judge.violated(
+                Invariant.DRAINS, f"{backlog.events} events are left {DRAIN_BOUND_S:g} s after the last fault"
+            )
+        self._drained_s = self._loop.time() - began_s
+
+    async def _check(self, world: World) -> None:
+        model, judge = world.model, world.judge
+        by_event: dict[str, dict[str, list[Arrival]]] = {}
+        for (event_id, token), arrivals in model.arrivals.items():
+            by_event.setdefault(event_id, {})[token] = arrivals
+            if event_id not in model.accepted:
+                judge.violated(Invariant.TRUE, f"event {event_id} arrived, and was never accepted")
+        for id, accepted in model.accepted.items():
+            record = await world.ask(lambda process, one=accepted: process.store.log.record(one.event.id))  # type: ignore[misc]
+            check_record(judge, model, accepted, record, by_event.get(id, {}), world.all_troubles)
+        for one in model.standing(Standing.REGISTERED):
+            found = await world.ask(lambda process, one=one: process.store.registry.devices_of([one.owner]))  # type: ignore[misc]
+            if one.phone.key not in [device.key for device in found.get(one.owner, [])]:
+                judge.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} is not registered any more")
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.trace("exception", f"{context['message']}: {error!r}")
+        world = self._world
+        if error is not None and world is not None and hasattr(world, "process") and world.process.alive:
+            world.judge.violated(Invariant.RUNS, f"{context['message']}: {error!r}")
+
+    def _no_time_passes(self, why: str) -> None:
+        assert self._world is not None
+        self._world.judge.violated(Invariant.TIME, why)
+
+    def result(self, real_s: float) -> Run:
+        assert self._world is not None
+        judge = self._world.judge
+        return Run(
+            self._plan.seed,
+            judge.violation,
+            self.trace.digest,
+            self.trace.lines,
+            self._loop.time(),
+            real_s,
+            len(self._world.model.accepted),
+            judge.arrived,
+            judge.expectations,
+            judge.longest_wait_s,
+            self._drained_s,
+            self._loop.callbacks,
+            self._plan.troubles,
+        )

@@ -1,0 +1,80 @@
+"""What takes long to make and is the same in every simulation: the emulator's credentials and an empty store.
+
+Made once per process, before virtual time begins. Keys whose signatures would be on the wire are derived from a number,
+and ECDSA signs deterministically (RFC 6979), so that every run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from jwt.algorithms import ECAlgorithm
+from jwt.utils import der_to_raw_signature
+from structlog.testing import capture_logs
+
+from tocsin.emulator.credentials import Files, write_credentials, write_service_account
+from tocsin.emulator.oauth_assertion import GOOGLE_AUDIENCE
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions
+
+_KEY_ID: Final = "SIMULATED1"
+_OTHER_KEY: Final = 1_002
+_KEY: Final = 1_001
+
+
+@lru_cache(1)
+def template() -> Path:
+    """A directory with `emulator/`, `tocsin.db` and its master key, to be copied."""
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulator-"))
+    emulator = directory / "emulator"
+    emulator.mkdir()
+    (emulator / "key_id").write_text(_KEY_ID)
+    (emulator / f"AuthKey_{_KEY_ID}.p8").write_text(apns_key())
+    files = write_credentials(emulator)
+    write_service_account(files, "http://localhost:1/token")
+    account = json.loads(files.service_account.read_text())
+    # It is in the header of each assertion. The RSA key may be any: its signatures have one length.
+    files.service_account.write_text(json.dumps(account | {"private_key_id": "0" * 40}))
+    with capture_logs():
+        asyncio.run(_make_store(directory / "tocsin.db"))
+    return directory
+
+
+async def _make_store(path: Path) -> None:
+    store = await open_store(path, SqliteOptions(max_events=1, max_bytes=1, lease_s=1), server=True)
+    await store.close()
+
+
+def apns_key(*, other: bool = False) -> str:
+    """The key that the emulator knows, or with `other` one that it does not."""
+    key = ec.derive_private_key(_OTHER_KEY if other else _KEY, ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def service_account(files: Files, *, other: bool = False) -> bytes:
+    """The account that the emulator knows, or with `other` one of a project that it does not."""
+    account = json.loads(files.service_account.read_text())
+    account["token_uri"] = GOOGLE_AUDIENCE
+    return json.dumps(account | ({"project_id": "somebody-else"} if other else {})).encode()
+
+
+@contextmanager
+def deterministic_signatures() -> Iterator[None]:
+    """ECDSA without random numbers (RFC 6979)."""
+
+    def sign(algorithm: Any, message: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
+        signature = key.sign(message, ec.ECDSA(algorithm.hash_alg(), deterministic_signing=True))
+        return der_to_raw_signature(signature, key.curve)
+
+    with patch.object(ECAlgorithm, "sign", sign):
+        yield

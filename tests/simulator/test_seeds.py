@@ -1,0 +1,67 @@
+"""The simulator finds nothing, with other seeds each time; and it finds what is seeded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.simulator.bugs import BUGS, Bug, seeded
+from tests.simulator.known import KNOWN, is_known
+from tests.simulator.run import run_seed
+from tests.simulator.troubles import ROWS, Scope
+
+ROOT: Final = Path(__file__).parent.parent.parent
+ALWAYS: Final = (2, 9, 13, 16)
+"""Troubles of devices, topics, applications, one provider and the network, and an operator."""
+WITHOUT_FAULTS: Final = 8
+
+
+def explained(seed: int, violation: object, lines: list[str]) -> str:
+    return "\n".join([f"python -m tests.simulator --seed {seed}", *lines[-40:], str(violation)])
+
+
+@pytest.mark.parametrize("seed", ALWAYS)
+def test_no_device_topic_application_or_provider_delays_another(seed: int) -> None:
+    """And none of the other invariants is violated. The bound is `judge.ISOLATION_BOUND_S`."""
+    run = run_seed(seed)
+    assert run.violation is None, explained(seed, run.violation, run.lines)
+    assert run.expectations > 20
+
+
+def test_without_faults_everything_arrives() -> None:
+    run = run_seed(WITHOUT_FAULTS)
+    assert run.troubles == frozenset()
+    assert run.violation is None, explained(WITHOUT_FAULTS, run.violation, run.lines)
+    assert run.arrived >= run.expectations > 100
+
+
+@pytest.mark.slow
+def test_seeds_that_differ_from_run_to_run_find_nothing() -> None:
+    """`make simulate-quick`: the seeds are printed."""
+    command = [sys.executable, "-m", "tests.simulator", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110)
+    assert run.returncode == 0, run.stdout
+    assert "No invariant was violated" in run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_seeded_bug_is_found(bug: Bug) -> None:
+    for seed in range(bug.first, bug.first + bug.within):
+        with seeded(bug):
+            run = run_seed(seed, plan=bug.plan(seed), also=bug.also)
+        if run.violation is not None:
+            assert run.violation.invariant in bug.found_by, explained(seed, run.violation, run.lines)
+            return
+    raise AssertionError(f"{bug.within} seeds from {bug.first} on have not found it")
+
+
+def test_what_is_left_out_as_known_is_a_row() -> None:
+    names = {row.name for row in ROWS}
+    assert {name for name, _ in KNOWN} <= names
+    assert not any(is_known(row, scope) for row in ROWS for scope in (Scope.TOPIC, Scope.APPLICATION))

@@ -1,0 +1,271 @@
+"""The world around tocsin: the emulator, the network, the disk, what goes wrong with them, and tocsin's lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeVar, cast
+
+from tests.simulator.clocks import Clocks
+from tests.simulator.disk import Disk, copy_of_what_was_synced
+from tests.simulator.judge import Invariant, Judge
+from tests.simulator.known import is_known
+from tests.simulator.loop import VirtualLoop
+from tests.simulator.model import Model
+from tests.simulator.network import ProcessNetwork, SimulatedNetwork
+from tests.simulator.phones import PROJECT, Phone
+from tests.simulator.plan import Plan
+from tests.simulator.process import Killed, Outside, Process, ProcessOptions
+from tests.simulator.template import apns_key, service_account
+from tests.simulator.trace import Trace
+from tests.simulator.troubles import Row, Scope, Trouble, draw_trouble, rules
+from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.credentials import Credential
+from tocsin.emulator.faults import Latency, Script
+from tocsin.emulator.options import EmulatorOptions
+from tocsin.emulator.run import Emulator, start
+from tocsin.http2.pool import PoolOptions
+from tocsin.providers.apns.credentials import ApnsCredential
+from tocsin.providers.fcm.credentials import stored
+from tocsin.store.ports import StorageFailure, WriteFailure
+
+T = TypeVar("T")
+
+_UP_AGAIN_S: Final = 20.0
+"""After a start: connections are opened, and what was left behind is claimed."""
+_TRY_AGAIN_S: Final = 0.5
+_ONLY_HERE: Final = ("apns", "fcm")
+
+
+class World:
+    def __init__(self, plan: Plan, directory: Path, trace: Trace, *, also: frozenset[str]) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.clocks = Clocks()
+        self.loop = cast(VirtualLoop, asyncio.get_running_loop())
+        self.model = Model(self.loop.time)
+        self.troubles: list[Trouble] = []
+        """Those that are on, and those that somebody may still feel."""
+        self.all_troubles: list[Trouble] = []
+        self.judge = Judge(self.model, self.clocks, trace, self.felt)
+        self.disk = Disk(self.random("disk"), plan.commit_s)
+        self.network = SimulatedNetwork(self.random("network"), plan.latency, trace)
+        self.phones: list[Phone] = []
+        self.actors: set[asyncio.Task[Any]] = set()
+        self._also = also
+        self._directory = directory
+        self._lives = 0
+        self.events = 0
+        """How many events were made."""
+        self.stopping = False
+        """Who acts is to come to an end."""
+        self._up = asyncio.Event()
+        self.process: Process
+        self.emulator: Emulator
+
+    def random(self, name: str) -> Random:
+        """Randomness of its own for each use: what one draws does not change what another does."""
+        return Random(f"{self.plan.seed}:{name}")
+
+    # -- start and end -------------------------------------------------------------------------------------------------
+
+    async def start(self, held: AsyncExitStack) -> None:
+        plan = self.plan
+        options = EmulatorOptions(
+            directory=self._directory / "emulator",
+            tls=False,
+            max_streams=plan.max_streams,
+            start_with_one_stream=plan.start_with_one_stream,
+            token_update_interval_s=plan.token_update_interval_s,
+        )
+        self.emulator = await held.enter_async_context(
+            start(options, clock=self.clocks.wall, random=self.random("emulator"), network=ProcessNetwork(self.network))
+        )
+        add = self.emulator.inbox.add
+
+        def observed(provider: str, environment: str | None, token: bytes, id: bytes, *rest: Any, **more: Any) -> None:
+            self.judge.arrives(provider, token, id, rest[1])
+            add(provider, environment, token, id, *rest, **more)
+
+        self.emulator.inbox.add = observed  # type: ignore[method-assign]
+        urls = cast("dict[str, str]", self.emulator.summary["apns"])
+        self._options = ProcessOptions(
+            apns_production_url=urls["production"],
+            apns_sandbox_url=urls["sandbox"],
+            fcm_url=str(self.emulator.summary["fcm"]),
+            token_origin=str(self.emulator.summary["token_uri"]).removesuffix("/token"),
+            ca_file=self.emulator.files.ca,
+            lane=LaneOptions(plan.lane_in_flight, plan.lane_waiting),
+            pool=PoolOptions(request_timeout_s=plan.request_timeout_s),
+            lease_s=plan.lease_s,
+            max_backlog_events=10**6,
+            max_backlog_bytes=10**9,
+        )
+        self.ports = {
+            "apns": self._ports(urls["production"], urls["sandbox"]),
+            "fcm": self._ports(self._options.fcm_url),
+        }
+        self.apply()
+        await self._start_process(self._directory / "tocsin.db")
+
+    @staticmethod
+    def _ports(*urls: str) -> list[int]:
+        return [int(url.rpartition(":")[2]) for url in urls]
+
+    async def _start_process(self, path: Path) -> None:
+        self._lives += 1
+        outside = Outside(
+            clocks=self.clocks,
+            network=self.network,
+            disk=self.disk,
+            random=self.random,
+            sent=self.judge.sent,
+            signalled=self.judge.signalled,
+        )
+        while True:
+            process = Process(self._options, outside, path, str(self._lives))
+            process.spare(self.actors)
+            try:
+                await process.start()
+                break
+            except StorageFailure as failure:
+                self.trace("process", f"cannot start: {failure.reason}")
+                await process.kill()
+                await asyncio.sleep(1)
+        self.process = process
+        self.trace("process", f"life {self._lives} has begun")
+        self._up.set()
+
+    async def crash(self) -> None:
+        """Kill tocsin at this very moment; start it on a copy of what was synced."""
+        trouble = self.begin(Trouble(name="tocsin crashed", scope=Scope.EVERYTHING, recovery_s=_UP_AGAIN_S))
+        self._up.clear()
+        self.model.crashes.append(self.loop.time())
+        path = copy_of_what_was_synced(self.process.path, self._directory / f"life{self._lives + 1}")
+        await self.process.kill()
+        await self._start_process(path)
+        self.end(trouble)
+
+    async def restart(self) -> None:
+        """Stop tocsin in order, and start it again."""
+        trouble = self.begin(Trouble(name="tocsin restarts", scope=Scope.EVERYTHING, recovery_s=_UP_AGAIN_S))
+        self._up.clear()
+        if not await self.process.stop():
+            # The disk did not answer in time: what was delivered and is not on record is delivered again.
+            self.model.crashes.append(self.loop.time())
+        await self._start_process(self.process.path)
+        self.end(trouble)
+
+    async def ask(self, call: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
+        """What tocsin answers, in this life or a later one: who gets no answer, or a refusal for now, asks again."""
+        while True:
+            await self._up.wait()
+            try:
+                return await self.process.call(call(self.process))
+            except (Killed, WriteFailure):
+                await asyncio.sleep(_TRY_AGAIN_S)
+
+    # -- troubles ------------------------------------------------------------------------------------------------------
+
+    def felt(self) -> list[Trouble]:
+        """The troubles that somebody may feel now."""
+        now_s = self.loop.time()
+        self.troubles = [trouble for trouble in self.troubles if not trouble.is_over(now_s)]
+        return self.troubles
+
+    def draw(self, random: Random, scope: Scope) -> Trouble | None:
+        # A trouble as broad as the provider is only ever one provider's: the other one's phones must not feel it.
+        provider = self.plan.bad_provider if scope is not Scope.DEVICE else random.choice(_ONLY_HERE)
+        if scope in (Scope.APPLICATION, Scope.TOPIC):
+            provider = "apns"
+        return draw_trouble(random, scope, provider, self.phones, self._passed_over)
+
+    def _passed_over(self, row: Row, scope: Scope) -> bool:
+        if (
+            row.fails
+            and scope is Scope.DEVICE
+            and any(one.fails and one.scope is Scope.DEVICE and one.provider == row.provider for one in self.felt())
+        ):
+            return True  # with one more, several devices would say it
+        return is_known(row, scope, self._also)
+
+    def begin(self, trouble: Trouble) -> Trouble:
+        self.trace("begins", f"{trouble.name} for {trouble.whom}")
+        self.troubles.append(trouble)
+        self.all_troubles.append(trouble)
+        self.judge.trouble_began(trouble)
+        self.apply()
+        return trouble
+
+    def end(self, trouble: Trouble) -> None:
+        if trouble.ended_s is None:
+            self.trace("ends", f"{trouble.name} for {trouble.whom}")
+            trouble.ended_s = self.loop.time()
+            self.apply()
+
+    def end_all(self) -> None:
+        """From now on nothing goes wrong."""
+        for trouble in self.troubles:
+            self.end(trouble)
+        self.network.mend()
+        self.disk.mend()
+
+    def apply(self) -> None:
+        """Give the emulator the rules of the troubles that are on."""
+        active = [trouble for trouble in self.troubles if trouble.ended_s is None]
+        mean_ms, p99_ms = self.plan.provider_latency_ms
+        latency = Latency(mean_ms=mean_ms, p99_ms=p99_ms)
+        self.emulator.faults.replace(Script(rules=rules(active, self.phones), latency=latency))
+
+    def kill_phone(self, phone: Phone, registered_ms: int) -> None:
+        """From now on its provider says that the token is dead."""
+        phone.dead, phone.dead_from_s = True, self.loop.time()
+        phone.dead_since_ms = max(self.clocks.now_ms(), registered_ms + 1)
+        self.trace("dies", repr(phone))
+        self.judge.phone_changed(phone)
+        self.apply()
+
+    def revive(self, phone: Phone) -> None:
+        """Its app registers it again: the provider knows it."""
+        if phone.dead:
+            phone.dead = False
+            self.apply()
+
+    def set_clock(self, offset_s: float) -> None:
+        self.trace("clock", f"set by {offset_s - self.clocks.offset_s:+.1f} s")
+        self.clocks.offset_s = offset_s
+        self.judge.trouble_began(Trouble(name="the clock was set", scope=Scope.EVERYTHING))
+
+    # -- credentials ---------------------------------------------------------------------------------------------------
+
+    def apns_credential(self, application: str, *, wrong: bool = False, spare: bool = False) -> Credential:
+        """`spare`: the same key in another form, which makes tocsin replace its connections."""
+        pem = apns_key(other=wrong) + ("\n" if spare else "")
+        return ApnsCredential(pem, self.emulator.files.key_id).stored(application, 0)
+
+    def fcm_credential(self, *, wrong: bool = False) -> Credential:
+        return stored(PROJECT, service_account(self.emulator.files, other=wrong), default=True, changed_ms=0)
+
+    # -- watching ------------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Check what is checked all the time, once a second."""
+        while True:
+            await asyncio.sleep(1)
+            self.judge.check_deadlines()
+            self.judge.check_dials(self.network.dials)
+            if not self._up.is_set():
+                continue
+            process = self.process
+            if (error := process.crashed()) is not None:
+                self.judge.violated(Invariant.RUNS, f"tocsin has ended: {error!r}")
+            self.judge.check_bounds(
+                tasks=process.tasks,
+                lanes=process.lanes(),
+                in_flight=self.plan.lane_in_flight,
+                waiting=self.plan.lane_waiting,
+                connections=sum(pool.connections for one in process.providers.values() for pool in one.pools()),
+            )
