@@ -9,13 +9,7 @@ from typing import Final
 
 from tests.simulator.troubles import Row, Scope
 
-KNOWN: Final[dict[tuple[str, Scope], str]] = {
-    ("apns 400 DeviceTokenNotForTopic", Scope.DEVICE): "it pauses the topic for all its devices",
-    ("fcm 401 THIRD_PARTY_AUTH_ERROR", Scope.DEVICE): "it pauses the whole project",
-    ("fcm expires its access tokens", Scope.PROVIDER): "a token that was called invalid twice is kept for 55 minutes",
-    ("apns 503 Shutdown", Scope.PROVIDER): "each such answer has its connection replaced, in a tight loop",
-    ("apns 400 IdleTimeout", Scope.PROVIDER): "each such answer has its connection replaced, in a tight loop",
-}
+KNOWN: Final[dict[tuple[str, Scope], str]] = {}
 """By the row's name and the scope: what is wrong."""
 
 

@@ -38,10 +38,6 @@ def of_rows(troubles: str, *names: str) -> Case:
 
 
 CASES = (
-    of_rows("devices", "apns 400 DeviceTokenNotForTopic"),
-    of_rows("devices", "fcm 401 THIRD_PARTY_AUTH_ERROR"),
-    of_rows("provider", "fcm expires its access tokens"),
-    of_rows("provider", "apns 503 Shutdown", "apns 400 IdleTimeout"),
     Case(frozenset({FAILING_DEVICES}), frozenset({"devices"}), "one device's failures open the breaker of its lane"),
 )
 

@@ -85,8 +85,9 @@ class Claiming:
 
     def wake(self) -> None:
         """A lane has room again: what is due of it can be claimed now."""
-        if self._nap is not None:
-            self._nap.reschedule(self._loop.time())
+        nap, self._nap = self._nap, None  # once: it cannot be ended twice
+        if nap is not None:
+            nap.reschedule(self._loop.time())
 
     def stop(self) -> None:
         """Nothing will be claimed any more: who only waits for it is cancelled."""

@@ -243,9 +243,10 @@ class Connection(asyncio.Protocol, Generic[R]):
             self._owner.finished(late)
             self._owner.changed(self)
 
-    def drain(self) -> None:
-        """Take no new requests; close when those in flight have ended (at once, from the loop, if there are none)."""
-        self._drain("")
+    def drain(self, why: str = "") -> None:
+        """Take no new requests; close when those in flight have ended (at once, from the loop, if there are none).
+        `why` is for where the peer wishes it."""
+        self._drain(why)
         if not self._streams:
             self._loop.call_soon(self.close)
 

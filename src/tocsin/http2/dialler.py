@@ -49,14 +49,14 @@ class Dialler(Generic[C]):
         """Opens a connection, or waits for the end of the back-off to do so; None while no dial is under way."""
         self._not_before = 0.0
         self.failures = 0
-        """In a row, without an answer between them."""
+        """In a row, without a success between them."""
 
     def start(self) -> None:
         """Open a connection; only while none is being opened."""
         self.task = self._loop.create_task(self._dial())
 
     def succeeded(self) -> None:
-        """An answer came: the next failure is the first again."""
+        """A request succeeded: the next failure is the first again."""
         self.failures = 0
 
     def back_off(self, why: str) -> None:

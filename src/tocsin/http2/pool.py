@@ -137,11 +137,15 @@ class Pool(Generic[R]):
             connection.resume()
         self._pump()
 
-    def retire(self, *, opened_before: float = float("inf")) -> None:
-        """New requests go to new connections; those in flight finish on the old ones (opened before that loop time)."""
+    def retire(self, *, opened_before: float = float("inf"), why: str = "") -> None:
+        """New requests go to new connections; those in flight finish on the old ones (opened before that loop time).
+
+        `why`: the peer has asked for it in an answer. Where it asks on every connection, they are opened ever more
+        slowly.
+        """
         for connection in self._connections:
             if connection.opened_at < opened_before:
-                connection.drain()
+                connection.drain(why)
 
     def wind_up(self) -> None:
         """No more requests will come: finish those that are here, then close."""
@@ -166,7 +170,7 @@ class Pool(Generic[R]):
     # -- connection.Owner ----------------------------------------------------------------------------------------------
 
     def finished(self, requests: list[R]) -> None:
-        if self._dialler.failures and any(request.status for request in requests):
+        if self._dialler.failures and any(200 <= request.status < 300 for request in requests):
             self._dialler.succeeded()
         self._pending.returned(requests)
         self._done(requests)
