@@ -93,7 +93,7 @@ def _apns_cases() -> list[Case]:
         # Retry-After makes a wait longer, and never shorter.
         Case(429, "TooManyRequests", Result.RETRY, (30, 30), rule={"headers": {"retry-after": "7"}}),
         Case(429, "TooManyRequests", Result.RETRY, (70, 70), rule={"headers": {"retry-after": "70"}}),
-        Case(429, "TooManyProviderTokenUpdates", Result.RETRY, (1190, 1200), lane=LaneState.PAUSED),
+        Case(429, "TooManyProviderTokenUpdates", Result.RETRY, (1250, 1260), lane=LaneState.PAUSED),
         Case(500, "InternalServerError", Result.RETRY, (0, 2), failure=True),
         Case(503, "ServiceUnavailable", Result.RETRY, (0, 2), failure=True),
         Case(503, "ServiceUnavailable", Result.RETRY, (11, 11), rule={"headers": {"retry-after": "11"}}, failure=True),

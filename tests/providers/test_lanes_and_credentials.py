@@ -18,7 +18,7 @@ from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns.credentials import read_stored
-from tocsin.providers.apns.provider_token import ProviderToken
+from tocsin.providers.apns.provider_token import LEAST_AGE_S, ProviderToken
 from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account
 from tocsin.providers.fcm.oauth import HttpOAuthClient, Token
@@ -181,7 +181,7 @@ def test_a_success_in_between_starts_the_count_of_expired_provider_tokens_anew(t
     assert token.header() == second, "and not renewed a second time within 20 minutes: Apple would not allow it"
     assert not token.expired(second), "twice running"
     token.accepted(second)
-    now += 20 * 60
+    now += LEAST_AGE_S
     assert token.expired(second)
     assert token.header() != second
 

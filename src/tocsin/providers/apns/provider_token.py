@@ -12,7 +12,8 @@ from typing import Final
 import jwt
 
 RENEWED_AT_S: Final = 50 * 60
-LEAST_AGE_S: Final = 20 * 60
+LEAST_AGE_S: Final = 20 * 60 + 60
+"""Apple counts its 20 minutes from when it saw the token first, which is later than when it was made."""
 _CLOCK_STEP_S: Final = 300.0
 """A wall clock that was set by more has put a wrong time into the token."""
 
