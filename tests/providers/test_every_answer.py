@@ -216,7 +216,7 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
     assert line.lane(attempt.lane).state is case.lane
     assert line.metric(attempt.lane, case.result, case.reason if case.status else "link") == 1
     if case.failure or case.result is not Result.RETRY:
-        assert line.dispatcher.lanes[attempt.lane].breaker.consecutive == int(case.failure)
+        assert line.dispatcher.lanes[attempt.lane].breaker.in_a_row == int(case.failure)
     if case.result is Result.DELIVERED and lane_name == FCM_LANE:
         assert attempt.provider_id
     assert bool(await line.store.registry.find(device.token)) is case.token_kept

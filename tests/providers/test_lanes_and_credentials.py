@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.line import APPLICATION, PROJECT, apns_credential, apns_device, fcm_device, make_event, running_line
 
-from tocsin.delivery.breaker import Breaker
+from tocsin.delivery.breaker import LINK, Breaker
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule
@@ -34,8 +34,8 @@ async def test_a_lane_that_only_fails_opens_its_breaker_parks_its_own_and_leaves
     tmp_path: Path,
 ) -> None:
     async with running_line(tmp_path) as line:
-        bad, good = apns_device(), apns_device(sandbox=True)
-        await line.register(bad, good)
+        bad, good = [apns_device() for _ in range(5)], apns_device(sandbox=True)
+        await line.register(*bad, good)
         line.script(Rule(match=Match(environment="production"), status=503, reason="ServiceUnavailable"))
         events = [make_event() for _ in range(200)]
         for start in range(0, 200, 20):
@@ -52,7 +52,7 @@ async def test_a_lane_that_only_fails_opens_its_breaker_parks_its_own_and_leaves
         line.script()
         await line.finished(*events, timeout_s=30)
         assert line.lane(PRODUCTION).state is LaneState.RUNNING
-        assert len({entry["id"] for entry in line.emulator.inbox.find()}) == 400
+        assert len({entry["id"] for entry in line.emulator.inbox.find()}) == 200 * 6
 
 
 async def test_a_lane_that_never_answers_holds_only_its_own_bound_and_the_others_flow(tmp_path: Path) -> None:
@@ -296,7 +296,14 @@ async def test_an_access_token_that_google_calls_expired_is_replaced_and_nothing
 async def test_half_of_twenty_attempts_failing_opens_the_breaker() -> None:
     breaker = Breaker()
     opened = []
-    for _ in range(12):
-        opened.append(breaker.failure())
+    for number in range(12):
+        opened.append(breaker.failure(f"device {number}"))
         breaker.healthy(1)
     assert opened == [False] * 10 + [True] * 2, "the tenth failure is the nineteenth attempt"
+
+
+async def test_one_device_never_opens_the_breaker_and_a_link_that_fails_does() -> None:
+    breaker = Breaker()
+    assert not any(breaker.failure("device") for _ in range(100))
+    breaker.close()
+    assert [breaker.failure(LINK) for _ in range(5)] == [False] * 4 + [True]

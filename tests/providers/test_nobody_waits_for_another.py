@@ -120,16 +120,28 @@ async def test_devices_of_many_owners_blame_their_topic_and_no_other(tmp_path: P
         assert line.lane(PRODUCTION).misconfigured_topics == {}
 
 
+async def test_a_device_whose_pushes_all_fail_never_delays_another_device(tmp_path: Path) -> None:
+    async with running_line(tmp_path) as line:
+        bad, good = apns_device(owner=owner(1)), apns_device(owner=owner(2))
+        await line.register(bad, good)
+        line.script(Rule(match=Match(token=bad.token), status=503, reason="ServiceUnavailable"))
+        events = [make_event(bad.owner) for _ in range(30)]
+        await line.append(*events)
+        for event in events:
+            await line.attempted(event)
+        assert line.lane(PRODUCTION).state is LaneState.RUNNING
+        await call(line, good)
+
+
 async def test_what_comes_while_a_probe_is_out_goes_as_soon_as_it_is_answered(tmp_path: Path) -> None:
     async with running_line(tmp_path, random_number=lambda: 0.0) as line:
-        device = apns_device()
-        await line.register(device)
+        await line.register(*[apns_device() for _ in range(5)])
         line.script(
             Rule(status=503, reason="ServiceUnavailable", times=5),
             Rule(delay_s=0.7, times=1),
         )
-        # Five failures open the breaker for half a second; then the provider answers after 0.7 s.
-        await line.append(*[make_event() for _ in range(5)])
+        # Failures of five devices open the breaker for half a second; then the provider answers after 0.7 s.
+        await line.append(make_event())
         await until(line, LaneState.OPEN, in_flight=0)
         await until(line, LaneState.OPEN, in_flight=1)
         began = time.monotonic()
@@ -137,16 +149,16 @@ async def test_what_comes_while_a_probe_is_out_goes_as_soon_as_it_is_answered(tm
         await line.append(*calls)
         records = await line.finished(*calls, timeout_s=10)
         assert {record.attempts[-1].result for record in records} == {Result.DELIVERED}
-        assert {len(record.attempts) for record in records} == {1}
+        assert {len(record.attempts) for record in records} == {5}, "one for each device"
         assert time.monotonic() - began < 5, "and not after a fixed minute"
 
 
 async def test_requests_that_hung_before_the_breaker_opened_do_not_keep_it_open(tmp_path: Path) -> None:
     async with running_line(tmp_path, pool=PoolOptions(request_timeout_s=1.5), random_number=lambda: 0.0) as line:
-        await line.register(apns_device())
-        # Half of them are lost at once, the others are never answered; then Apple is well again.
+        await line.register(*[apns_device() for _ in range(5)])
+        # The last of them are lost at once, the others are never answered; then Apple is well again.
         line.script(Rule(no_answer=True, times=20), Rule(reset=2, times=5))
-        await line.append(*[make_event() for _ in range(25)])
+        await line.append(*[make_event() for _ in range(5)])
         await until(line, LaneState.OPEN)
         await until(line, LaneState.RUNNING)
         # The twenty time-outs come only now.
@@ -190,9 +202,9 @@ async def test_a_token_called_dead_since_before_its_registration_is_tried_ever_m
 
 async def test_a_pause_that_nothing_waits_for_ends(tmp_path: Path) -> None:
     async with running_line(tmp_path, random_number=lambda: 0.0) as line:
-        await line.register(apns_device())
+        await line.register(*[apns_device() for _ in range(5)])
         line.script(Rule(status=503, reason="ServiceUnavailable", times=5))
-        events = [make_event(lifetime_s=0.3) for _ in range(5)]
+        events = [make_event(lifetime_s=0.3)]
         await line.append(*events)
         await line.finished(*events)
         assert line.lane(PRODUCTION).state is LaneState.OPEN

@@ -21,6 +21,5 @@ ALL: Final = frozenset({name for name, _ in KNOWN} | {FAILING_DEVICES})
 def is_known(row: Row, scope: Scope, also: frozenset[str] = NONE) -> bool:
     """Whether to leave a row out. `also`: the known ones that are to be drawn nevertheless, by name."""
     if row.fails and scope is Scope.DEVICE:
-        # They count towards the breaker of their lane, as if several devices had said it.
         return FAILING_DEVICES not in also
     return (row.name, scope) in KNOWN and row.name not in also

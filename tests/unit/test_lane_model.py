@@ -83,7 +83,8 @@ class LaneModel(RuleBasedStateMachine):
         self.now += 0.001
         failed = isinstance(outcome, RetryLater) and outcome.failure
         healthy = int(not failed and not isinstance(outcome, Withdrawn))
-        lane.ended(1, healthy=healthy, failures=int(failed and lane.counts(delivery)), dead=0)
+        failures = [delivery.device.token] if failed and lane.counts(delivery) else []
+        lane.ended(1, healthy=healthy, failures=failures)
         if isinstance(outcome, Delivered):
             lane.evidence.reach(delivery.route.topic)
         lane.answered(delivery, outcome)
@@ -177,7 +178,7 @@ class LaneModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everything is well again: whatever waits is delivered."""
-        self.lane.ended(0, healthy=0, failures=0, dead=0)
+        self.lane.ended(0, healthy=0)
         for _ in range(4000):
             while self.out:
                 self.report(self.out.pop(), _ABOUT_ONE["delivered"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.support.line import APPLICATION, apns_device, make_event
 
+from tocsin.delivery.breaker import LINK
 from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.open_items import Delivery, OpenItem
@@ -52,7 +53,7 @@ def test_a_room_of_one_is_the_others_every_fourth_time_so_that_urgent_events_nev
     for _ in range(12):
         lane.offer([delivery("dialplan_callreverse_start") for _ in range(2)])
         taken += [one.content.event.message for one in lane.take()]
-        lane.ended(1, healthy=1, failures=0, dead=0)
+        lane.ended(1, healthy=1)
     assert taken.count("fax_new") == 3
 
 
@@ -61,7 +62,7 @@ def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> No
     lane = make_lane(clock)
     lane.offer([delivery() for _ in range(10)])
     sent = lane.take()
-    lane.ended(len(sent), healthy=0, failures=5, dead=0)
+    lane.ended(len(sent), healthy=0, failures=[LINK] * 5)
     assert lane.status().state is LaneState.OPEN
     clock.now += 100
     for _ in range(3):
@@ -71,7 +72,7 @@ def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> No
         lane.not_sent(probe)
     lane.offer([delivery()])
     [probe] = lane.take()
-    lane.ended(1, healthy=1, failures=0, dead=0)
+    lane.ended(1, healthy=1)
     lane.answered(probe, DELIVERED)
     assert lane.status().state is LaneState.RUNNING
 
@@ -81,11 +82,11 @@ def test_a_probe_that_was_withdrawn_leaves_room_for_the_next_one() -> None:
     lane = make_lane(clock)
     lane.offer([delivery()])
     lane.take()
-    lane.ended(1, healthy=0, failures=5, dead=0)
+    lane.ended(1, healthy=0, failures=[LINK] * 5)
     clock.now += 100
     lane.offer([delivery()])
     [probe] = lane.take()
-    lane.ended(1, healthy=0, failures=0, dead=0)
+    lane.ended(1, healthy=0)
     lane.answered(probe, Withdrawn(Answer(0, "not sent")))
     assert lane.status().state is LaneState.OPEN
     lane.offer([delivery()])
@@ -97,9 +98,9 @@ def test_a_lane_begins_with_a_small_window_that_every_answer_widens() -> None:
     lane.offer([delivery() for _ in range(200)])
     assert len(lane.take()) == 10
     assert lane.take() == [], "nothing has come back yet"
-    lane.ended(10, healthy=10, failures=0, dead=0)
+    lane.ended(10, healthy=10)
     assert len(lane.take()) == 20
-    lane.ended(20, healthy=20, failures=0, dead=0)
+    lane.ended(20, healthy=20)
     assert len(lane.take()) == 35
 
 

@@ -46,13 +46,13 @@ def test_a_lane_that_does_not_answer_all_is_slow_although_nothing_waits_in_it() 
     lane.offer([delivery() for _ in range(10)])
     assert len(lane.take()) == 10
     clock.now += 0.9
-    lane.ended(1, healthy=1, failures=0, dead=0)
+    lane.ended(1, healthy=1)
     assert not lane.slow
     clock.now += 0.2
     assert lane.slow
-    lane.ended(1, healthy=1, failures=0, dead=0)
+    lane.ended(1, healthy=1)
     assert lane.slow
-    lane.ended(8, healthy=8, failures=0, dead=0)
+    lane.ended(8, healthy=8)
     assert not lane.slow
 
 
@@ -63,11 +63,11 @@ def test_a_lane_that_answers_within_a_moment_is_never_slow_however_busy_it_is() 
         lane.offer([delivery() for _ in range(5)])
         lane.take()
         clock.now += 0.1
-        lane.ended(5, healthy=5, failures=0, dead=0)
+        lane.ended(5, healthy=5)
         lane.offer([delivery()])
         lane.take()
         assert not lane.slow
-        lane.ended(1, healthy=1, failures=0, dead=0)
+        lane.ended(1, healthy=1)
 
 
 def test_a_lane_asks_for_what_fits_beside_what_is_new() -> None:

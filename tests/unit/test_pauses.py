@@ -67,9 +67,9 @@ class Line:
         self.clock.now += 0.001
         lane = self.lane
         failed = isinstance(outcome, RetryLater) and outcome.failure
-        counted = sum(lane.counts(one) for one in deliveries) if failed else 0
+        counted = [one.device.token for one in deliveries if lane.counts(one)] if failed else []
         healthy = 0 if failed or isinstance(outcome, Withdrawn) else len(deliveries)
-        lane.ended(len(deliveries), healthy=healthy, failures=counted, dead=0)
+        lane.ended(len(deliveries), healthy=healthy, failures=counted)
         for delivery in deliveries:
             if isinstance(outcome, Delivered):
                 lane.evidence.reach(delivery.route.topic)

@@ -213,9 +213,9 @@ class Lane:
 
     # -- how attempts ended --------------------------------------------------------------------------------------------
 
-    def ended(self, attempts: int, *, healthy: int, failures: int, dead: int) -> None:
-        """Count what came back: how many of the attempts were answered, how many failures (`counts`) the others came
-        from, and how many tokens were declared dead."""
+    def ended(self, attempts: int, *, healthy: int, failures: Sequence[str] = (), dead: int = 0) -> None:
+        """Count what came back: how many of the attempts were answered, the devices of those that failed (as far as
+        it `counts`; or `breaker.LINK`), and how many tokens were declared dead."""
         self.in_flight -= attempts
         self._round_left -= attempts
         if self._round_left <= 0:
@@ -223,9 +223,9 @@ class Lane:
         if healthy:
             self.breaker.healthy(healthy)
             self._window = min(self._options.in_flight, self._window + healthy)
-        for _ in range(failures):
+        for device in failures:
             self._window = min(self._window, max(self._options.first_in_flight, self._window // 2))
-            if self.breaker.failure():
+            if self.breaker.failure(device):
                 self.breaker.close()
                 self.pauses.open_breaker()
                 break

@@ -8,6 +8,7 @@ from typing import Final, cast
 
 import structlog
 
+from tocsin.delivery.breaker import LINK
 from tocsin.delivery.dead_tokens import DeadTokens
 from tocsin.delivery.expanding import DELETED, EXPIRED
 from tocsin.delivery.lane import Lane
@@ -92,7 +93,8 @@ class Outcomes:
     def _tell_lane(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
         """How many of these attempts were answered, failed or were not made; and what each that was not delivered, and
         each probe, says of the lane. Attempts that failed with one connection are one failure."""
-        failed = counted = shared = dead = unsent = 0
+        failed = dead = unsent = 0
+        failures: list[str] = []
         telling: list[tuple[Delivery, Outcome]] = []
         reached, probes = lane.evidence.reached, lane.pauses.probes
         for pair in outcomes:
@@ -108,13 +110,13 @@ class Outcomes:
             if type(outcome) is RetryLater and outcome.failure:
                 failed += 1
                 if lane.counts(delivery):
-                    counted += 1
-                    shared += outcome.shared_failure
+                    failures.append(LINK if outcome.shared_failure else delivery.device.token)
             elif type(outcome) is TokenDead:
                 dead += 1
             elif type(outcome) is Withdrawn:
                 unsent += 1
-        failures = counted - shared + bool(shared)
+        if LINK in failures:
+            failures = [*(device for device in failures if device != LINK), LINK]
         lane.ended(len(outcomes), healthy=len(outcomes) - failed - unsent, failures=failures, dead=dead)
         for delivery, outcome in telling:
             lane.answered(delivery, outcome)
