@@ -11,7 +11,6 @@ from itertools import count
 from typing import Final
 
 from tests.simulator.bugs import BY_NAME, Bug, seeded
-from tests.simulator.known import ALL, NONE
 from tests.simulator.plan import Plan, make_plan
 from tests.simulator.run import Run, run_seed
 
@@ -29,19 +28,18 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of --seeds")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
     parser.add_argument("--bug", choices=sorted(BY_NAME), help="with this bug seeded: some seed must find it")
-    parser.add_argument("--with-known", action="store_true", help="draw what finds faults that are known, too")
     given = parser.parse_args()
     bug = BY_NAME[given.bug] if given.bug else None
     if given.seed is not None:
-        return _one(given.seed, bug, trace=given.trace, also=ALL if given.with_known else NONE)
+        return _one(given.seed, bug, trace=given.trace)
     first = secrets.randbelow(10**9) if given.quick else given.first
     seeds = count(first) if given.quick else range(first, first + given.seeds)
-    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else None, also=ALL if given.with_known else NONE)
+    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else None)
 
 
-def _one(seed: int, bug: Bug | None, *, trace: bool, also: frozenset[str]) -> int:
+def _one(seed: int, bug: Bug | None, *, trace: bool) -> int:
     with seeded(bug):
-        run = run_seed(seed, plan=_plan(seed, bug), keep_all=trace, also=_also(bug, also))
+        run = run_seed(seed, plan=_plan(seed, bug), keep_all=trace)
     if trace:
         print("\n".join(run.lines))
     print(_summary(run))
@@ -50,19 +48,19 @@ def _one(seed: int, bug: Bug | None, *, trace: bool, also: frozenset[str]) -> in
     return 1 if run.violation is not None else 0
 
 
-def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None, also: frozenset[str]) -> int:
+def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None) -> int:
     started_s = time.monotonic()
     print(f"seeds from {first} on", flush=True)
     runs = virtual_s = events = arrived = expected = 0.0
     longest_s = 0.0
     for seed in seeds:
         with seeded(bug):
-            run = run_seed(seed, plan=_plan(seed, bug), also=_also(bug, also))
+            run = run_seed(seed, plan=_plan(seed, bug))
         runs, virtual_s, events = runs + 1, virtual_s + run.virtual_s, events + run.events
         arrived, expected = arrived + run.arrived, expected + run.expectations
         longest_s = max(longest_s, run.longest_wait_s)
         if run.violation is not None:
-            more = (" --with-known" if also else "") + (f" --bug '{bug.name}'" if bug else "")
+            more = f" --bug '{bug.name}'" if bug else ""
             print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
             print(f"replay with: python -m tests.simulator --seed {seed}{more}")
             return 1
@@ -79,10 +77,6 @@ def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float |
 
 def _plan(seed: int, bug: Bug | None) -> Plan:
     return make_plan(seed) if bug is None else bug.plan(seed)
-
-
-def _also(bug: Bug | None, also: frozenset[str]) -> frozenset[str]:
-    return also if bug is None else also | bug.also
 
 
 def _summary(run: Run) -> str:

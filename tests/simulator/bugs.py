@@ -16,7 +16,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.simulator.judge import Invariant
-from tests.simulator.known import NONE
 from tests.simulator.plan import Plan, make_plan
 from tocsin.delivery import dead_tokens
 from tocsin.delivery.breaker import Breaker
@@ -47,8 +46,6 @@ class Bug(Struct, frozen=True):
     first: int = 1
     troubles: frozenset[str] | None = None
     """The kinds of trouble of the plans (`plan.TROUBLES`), in place of those that the seeds draw."""
-    also: frozenset[str] = NONE
-    """The rows that find it, where they are left out as known."""
 
     def plan(self, seed: int) -> Plan:
         plan = make_plan(seed)
@@ -94,8 +91,17 @@ def _not_noted(schedule: SqliteSchedule, parked: Sequence[Any]) -> None:
 # -- delivery ----------------------------------------------------------------------------------------------------------
 
 
-def _never_a_probe(breaker: Breaker) -> int | None:
-    return 0 if breaker.is_open else None
+def _never_a_probe(pauses: Pauses) -> int | None:
+    return 0 if pauses.of_lane else None
+
+
+_links: Final = itertools.count()
+_failure: Final = Breaker.failure
+
+
+def _whoever_it_was(breaker: Breaker, device: str) -> bool:
+    """Every failure counts, as if it were another device's each time."""
+    return _failure(breaker, f"{device} {next(_links)}")
 
 
 def _forgotten(cancellations: Cancellations, owner: Any, provider: str, token: str) -> None:
@@ -148,11 +154,9 @@ def _global_bound(patches: ExitStack) -> None:
     patches.enter_context(patch.object(SqliteQueue, "settle", settled))
 
 
-def _pauses_everybody(pauses: Pauses, reason: str, topic: str | None) -> None:
-    _misconfigured(pauses, reason, None)
+def _pauses_everybody(pauses: Pauses, topic: str, reason: str, *, speakers: Any = ()) -> None:
+    pauses.misconfigured(reason)
 
-
-_misconfigured: Final = Pauses.misconfigured
 
 # -- providers and connections -----------------------------------------------------------------------------------------
 
@@ -190,7 +194,7 @@ BUGS: Final = (
         troubles=_kinds("provider")),
     Bug("what was parked is not woken", _by(SqliteSchedule, "parked", _not_noted),
         _STUCK, 20, troubles=_kinds("provider")),
-    Bug("an open breaker lets no probe through", _by(Breaker, "room", _never_a_probe),
+    Bug("an open breaker lets no probe through", _by(Pauses, "room", _never_a_probe),
         _STUCK, 20, troubles=_kinds("provider")),
     Bug("a deletion is not remembered", _by(Cancellations, "deleted", _forgotten), (Invariant.SILENT,), 40),
     Bug("lifetimes are not looked at", _without_lifetimes, (Invariant.LIFETIME,), 20, troubles=_kinds("provider")),
@@ -198,14 +202,16 @@ BUGS: Final = (
         _by(dead_tokens._Dead, "token", _dead_whenever_registered), (Invariant.LIVING,), 20,
         troubles=_kinds("deaths", "devices")),
     Bug("one bound of memory for all", _global_bound, _ISOLATION, 20, troubles=_kinds("provider", "network")),
-    Bug("a wrong topic pauses the whole application", _by(Pauses, "misconfigured", _pauses_everybody),
+    Bug("a wrong topic pauses the whole application", _by(Pauses, "topic_misconfigured", _pauses_everybody),
         _ISOLATION, 20, troubles=_kinds("topics")),
     Bug("a wrong topic of one device pauses its topic",
         _row(apns_answers, (400, "DeviceTokenNotForTopic"), (400, "TopicDisallowed")), _ISOLATION, 40,
-        troubles=_kinds("devices"), also=_kinds("apns 400 DeviceTokenNotForTopic")),
+        troubles=_kinds("devices")),
     Bug("a device without its Apple credential pauses the project",
         _row(fcm_answers, (401, "THIRD_PARTY_AUTH_ERROR"), (403, "PERMISSION_DENIED")), _ISOLATION, 40,
-        troubles=_kinds("devices"), also=_kinds("fcm 401 THIRD_PARTY_AUTH_ERROR")),
+        troubles=_kinds("devices")),
+    Bug("one device's failures open the breaker", _by(Breaker, "failure", _whoever_it_was), _ISOLATION, 40,
+        troubles=_kinds("devices")),
     Bug("the apns-id differs from attempt to attempt", _other_ids, (Invariant.DUPLICATE,), 20,
         troubles=_kinds("provider", "network")),
     Bug("connections are opened again at once", _by(Dialler, "back_off", _no_back_off), (Invariant.CONNECTIONS,), 60,

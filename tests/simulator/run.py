@@ -20,7 +20,6 @@ from tests.simulator import actors
 from tests.simulator.accounts import check_record
 from tests.simulator.guard import nothing_real
 from tests.simulator.judge import Invariant, Violation
-from tests.simulator.known import NONE
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.model import Arrival, Standing
 from tests.simulator.plan import PRODUCERS, Plan, make_plan
@@ -51,13 +50,12 @@ class Run(Struct):
     troubles: frozenset[str]
 
 
-def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, also: frozenset[str] = NONE) -> Run:
+def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False) -> Run:
     """One simulation. Nothing in it comes from anywhere but the seed.
 
     Args:
         plan: in place of the seed's own.
         keep_all: keep every line of the trace, not only the last ones.
-        also: what is to be drawn although it finds faults that are known (`known.ALL`).
     """
     made = template()
     started_s = time.perf_counter()
@@ -67,7 +65,7 @@ def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, als
         shutil.copytree(made / "emulator", directory / "emulator")
         for name in ("tocsin.db", "tocsin.db.key"):
             shutil.copy(made / name, directory / name)
-        simulation = Simulation(plan or make_plan(seed), directory, loop, keep_all=keep_all, also=also)
+        simulation = Simulation(plan or make_plan(seed), directory, loop, keep_all=keep_all)
         with ExitStack() as held:
             held.enter_context(deterministic_signatures())
             held.enter_context(_logs_go_to(simulation.trace))
@@ -105,11 +103,10 @@ def _emulator_may_fail_to_close(kind: type[BaseException] | None, *_: Any) -> bo
 
 
 class Simulation:
-    def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, *, keep_all: bool, also: frozenset[str]) -> None:
+    def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, *, keep_all: bool) -> None:
         self._plan = plan
         self._directory = directory
         self._loop = loop
-        self._also = also
         self._drained_s = 0.0
         self._world: World | None = None
         self.trace = Trace(loop.time, keep_all=keep_all)
@@ -117,7 +114,7 @@ class Simulation:
     async def run(self) -> None:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.when_stuck = self._no_time_passes
-        world = self._world = World(self._plan, self._directory, self.trace, also=self._also)
+        world = self._world = World(self._plan, self._directory, self.trace)
         ended = world.judge.ended
         self.trace("plan", f"{sorted(self._plan.troubles)}, bad provider {self._plan.bad_provider}")
         async with AsyncExitStack() as held:

@@ -10,9 +10,7 @@ from typing import Final
 import pytest
 
 from tests.simulator.bugs import BUGS, Bug, seeded
-from tests.simulator.known import KNOWN, is_known
 from tests.simulator.run import run_seed
-from tests.simulator.troubles import ROWS, Scope
 
 ROOT: Final = Path(__file__).parent.parent.parent
 ALWAYS: Final = (2, 9, 13, 16)
@@ -54,14 +52,8 @@ def test_seeds_that_differ_from_run_to_run_find_nothing() -> None:
 def test_a_seeded_bug_is_found(bug: Bug) -> None:
     for seed in range(bug.first, bug.first + bug.within):
         with seeded(bug):
-            run = run_seed(seed, plan=bug.plan(seed), also=bug.also)
+            run = run_seed(seed, plan=bug.plan(seed))
         if run.violation is not None:
             assert run.violation.invariant in bug.found_by, explained(seed, run.violation, run.lines)
             return
     raise AssertionError(f"{bug.within} seeds from {bug.first} on have not found it")
-
-
-def test_what_is_left_out_as_known_is_a_row() -> None:
-    names = {row.name for row in ROWS}
-    assert {name for name, _ in KNOWN} <= names
-    assert not any(is_known(row, scope) for row in ROWS for scope in (Scope.TOPIC, Scope.APPLICATION))

@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar, cast
 from tests.simulator.clocks import Clocks
 from tests.simulator.disk import Disk, copy_of_what_was_synced
 from tests.simulator.judge import Invariant, Judge
-from tests.simulator.known import is_known
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.model import Model
 from tests.simulator.network import ProcessNetwork, SimulatedNetwork
@@ -41,7 +40,7 @@ _ONLY_HERE: Final = ("apns", "fcm")
 
 
 class World:
-    def __init__(self, plan: Plan, directory: Path, trace: Trace, *, also: frozenset[str]) -> None:
+    def __init__(self, plan: Plan, directory: Path, trace: Trace) -> None:
         self.plan = plan
         self.trace = trace
         self.clocks = Clocks()
@@ -55,7 +54,6 @@ class World:
         self.network = SimulatedNetwork(self.random("network"), plan.latency, trace)
         self.phones: list[Phone] = []
         self.actors: set[asyncio.Task[Any]] = set()
-        self._also = also
         self._directory = directory
         self._lives = 0
         self.events = 0
@@ -184,13 +182,12 @@ class World:
         return draw_trouble(random, scope, provider, self.phones, self._passed_over)
 
     def _passed_over(self, row: Row, scope: Scope) -> bool:
-        if (
+        # With one more, several devices would say it.
+        return (
             row.fails
             and scope is Scope.DEVICE
             and any(one.fails and one.scope is Scope.DEVICE and one.provider == row.provider for one in self.felt())
-        ):
-            return True  # with one more, several devices would say it
-        return is_known(row, scope, self._also)
+        )
 
     def begin(self, trouble: Trouble) -> Trouble:
         self.trace("begins", f"{trouble.name} for {trouble.whom}")
