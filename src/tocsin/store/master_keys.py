@@ -142,7 +142,7 @@ def configured(settings: Settings, environ: Mapping[str, str] | None = None) -> 
 def beside(store: Path) -> KeyFile:
     """The file of keys for a store in a file, where no other place is named; the same through a symbolic link."""
     file = Path(os.path.realpath(store))
-    return KeyFile((file if store.is_symlink() else store).with_name(f"{file.name}.key"))
+    return KeyFile((file if os.path.islink(store) else store).with_name(f"{file.name}.key"))
 
 
 def parse(text: str, name: str) -> Keyring:
