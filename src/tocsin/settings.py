@@ -34,6 +34,12 @@ def _https_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _endpoint_url(url: str) -> str:
+    if not _is_address(url, "https") or "@" in url or "#" in url:
+        raise ValueError("must be an https:// URL, without user and password")
+    return url
+
+
 def _proxy_url(url: str) -> str:
     if not _is_address(url, "http"):
         raise ValueError("must be http://[user:password@]host:port")
@@ -80,11 +86,14 @@ def _store_file(path: Path) -> Path:
     return _file_name(path)
 
 
+EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
 HttpsUrl = Annotated[str, AfterValidator(_https_url)]
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST.total_seconds(), allow_inf_nan=False)]
 Duration = Annotated[timedelta, Field(gt=timedelta(), le=_LONGEST)]
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 FileName = Annotated[Path, AfterValidator(_file_name)]
+Name = Annotated[str, Field(min_length=1)]
+SignatureAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
 class Section(BaseModel):
@@ -106,6 +115,63 @@ class PushApi(Section):
     max_tokens_per_user: Positive = 100
     origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Whose pages may use the cookie `sid`, besides those of the API's own address."""
+
+
+class Sessions(Section):
+    """Sign-in that a platform already has, besides tocsin's own sessions: JWTs, introspection, or both."""
+
+    issuer: Name | None = None
+    audiences: tuple[Name, ...] = ()
+    user_claim: Name = "sub"
+    """The claim with the user's UUID."""
+    leeway_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    algorithms: Annotated[tuple[SignatureAlgorithm, ...], Field(min_length=1)] = ("RS256",)
+    """Those with a shared secret (HS256) are not among them: a public key could be taken for one."""
+    jwks_url: EndpointUrl | None = None
+    jwks_file: FileName | None = None
+    jwks_refresh_s: Annotated[Seconds, Field(ge=1)] = 300.0
+    jwks_valid_s: Seconds = 86_400.0
+    """How long the keys count after they were last read."""
+    introspection_url: EndpointUrl | None = None
+    introspection_client_id: Name | None = None
+    introspection_client_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
+    introspection_client_secret_file: FileName | None = None
+    cache_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    refused_cache_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    cache_entries: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
+    ca_file: FileName | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """For a whole exchange with the issuer or the sign-in service."""
+
+    @property
+    def keys_from(self) -> str | Path | None:
+        """The URL or the file with the issuer's keys; None where JWTs are not accepted."""
+        return self.jwks_url or self.jwks_file
+
+    @model_validator(mode="after")
+    def _complete(self) -> Sessions:
+        if self.jwks_url is not None and self.jwks_file is not None:
+            raise ValueError("jwks_url and jwks_file are both set; keep one of them")
+        if self.keys_from is not None and (self.issuer is None or not self.audiences):
+            raise ValueError("jwks_url and jwks_file need issuer and audiences: what a token's iss and aud must be")
+        if self.keys_from is None and self.introspection_url is None and (self.issuer or self.audiences):
+            raise ValueError("issuer and audiences need jwks_url, jwks_file or introspection_url")
+        secrets = (self.introspection_client_secret, self.introspection_client_secret_file)
+        client = (self.introspection_client_id, *secrets)
+        if self.introspection_url is None and any(part is not None for part in client):
+            raise ValueError("introspection_client_… needs introspection_url")
+        if self.introspection_url is not None and (
+            self.introspection_client_id is None or sum(secret is not None for secret in secrets) != 1
+        ):
+            raise ValueError(
+                "introspection_url needs introspection_client_id, and one of introspection_client_secret"
+                " and introspection_client_secret_file"
+            )
+        if self.jwks_valid_s <= self.jwks_refresh_s:
+            raise ValueError("jwks_valid_s must be longer than jwks_refresh_s")
+        if self.refused_cache_s > self.cache_s:
+            raise ValueError("refused_cache_s must not be longer than cache_s")
+        return self
 
 
 class Ingest(Section):
@@ -200,6 +266,7 @@ class Settings(BaseSettings):
 
     server: Server = Server()
     push_api: PushApi = PushApi()
+    sessions: Sessions = Sessions()
     ingest: Ingest = Ingest()
     store: Store = Store()
     secrets: Secrets = Secrets()

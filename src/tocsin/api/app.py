@@ -23,6 +23,8 @@ from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import problem_response
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
+from tocsin.sign_in.own import OwnSessions
+from tocsin.sign_in.verdicts import Verifier
 from tocsin.store.ports import Store
 
 
@@ -33,15 +35,18 @@ def create_app(
     rules: RuleBook,
     delivery: DeliveryControl,
     metrics: CollectorRegistry | None = None,
+    verifier: Verifier | None = None,
 ) -> Litestar:
     """The API as an ASGI application. `rules` are those of the configured providers; without `metrics` there is no
-    `/metrics`."""
+    `/metrics`, and without `verifier` there are only tocsin's own sessions."""
     in_force = convention(settings.push_api.convention, rules)
     keys = Keys(store.access)
     push_routes = push.PushRoutes(
         settings=settings,
         convention=in_force,
-        sessions=Sessions(store.access, OwnPages(settings.push_api.origins), sid_in_url=in_force.sid_in_url),
+        sessions=Sessions(
+            verifier or OwnSessions(store.access), OwnPages(settings.push_api.origins), sid_in_url=in_force.sid_in_url
+        ),
         registry=store.registry,
         credentials=store.credentials,
         rules=rules,

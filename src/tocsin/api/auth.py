@@ -1,7 +1,7 @@
 """Who is calling: a user by session, a backend or an operator by key.
 
-Secrets are read from the request and passed to `Access`, which stores only their hashes. They are never logged,
-quoted or kept.
+Secrets are read from the request and passed to `sign_in` or to `Access`, which stores only their hashes. They are never
+logged, quoted or kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
 from tocsin.domain.events import UserId
+from tocsin.sign_in.verdicts import Refused, SignedIn, Unavailable, Verifier
 from tocsin.store.ports import Access
 from tocsin.store.records import Role
 
@@ -24,8 +25,8 @@ from tocsin.store.records import Role
 class Sessions:
     """Finds the user that a session belongs to."""
 
-    def __init__(self, access: Access, pages: OwnPages, *, sid_in_url: bool) -> None:
-        self._access = access
+    def __init__(self, verifier: Verifier, pages: OwnPages, *, sid_in_url: bool) -> None:
+        self._verifier = verifier
         self._pages = pages
         self._sid_in_url = sid_in_url
 
@@ -33,8 +34,8 @@ class Sessions:
         """The signed-in user.
 
         Raises:
-            RequestError: there is no session, it is not valid, or nobody has signed in; or a page of another site sent
-                the request with the user's cookie.
+            RequestError: there is no session, it is not valid, or nobody has signed in (401); that cannot be known at
+                present (503); or a page of another site sent the request with the user's cookie.
         """
         sid = bearer(scope)
         cookie = _cookie_sid(scope)
@@ -46,12 +47,17 @@ class Sessions:
             sid = sid or cookie
         if sid is None and self._sid_in_url:
             sid = _url_sid(scope)
-        session = None if sid is None else await self._access.session(sid)
-        if session is None:
-            raise RequestError(Kind.NO_SESSION, "This needs the session of a signed-in user.")
-        if session.owner is None:
-            raise RequestError(Kind.NO_USER, "Nobody has signed in to this session.")
-        return session.owner
+        verdict = None if sid is None else await self._verifier.verify(sid)
+        match verdict:
+            case SignedIn():
+                return verdict.owner
+            case Unavailable():
+                detail = "The sign-in service cannot be asked at present; nothing was changed. Try again later."
+                raise RequestError(Kind.SIGN_IN_UNAVAILABLE, detail, retry_after_s=verdict.retry_after_s)
+            case Refused(nobody=True):
+                raise RequestError(Kind.NO_USER, "Nobody has signed in to this session.")
+            case _:
+                raise RequestError(Kind.NO_SESSION, "This needs the session of a signed-in user.")
 
 
 class Keys(Shared):

@@ -48,6 +48,7 @@ class Kind(Enum):
     INTERNAL = (500, "internal-error", "Internal error", "fail")
     OVERLOADED = (503, "overloaded", "Overloaded", "fail")
     BACKLOG_FULL = (503, "backlog-full", "Backlog full", "fail")
+    SIGN_IN_UNAVAILABLE = (503, "sign-in-unavailable", "Sign-in service unavailable", "fail")
     STORE_UNAVAILABLE = (503, "store-unavailable", "Store unavailable", "fail")
     OUTCOME_UNKNOWN = (503, "outcome-unknown", "Outcome unknown", "fail")
 

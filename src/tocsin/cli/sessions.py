@@ -9,9 +9,11 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import duration_ms, id_or_secret, user_id
+from tocsin.cli.inputs import duration_ms, id_or_secret, read_secret, user_id
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, remark, utc
+from tocsin.sign_in.configured import SignInError, configured
+from tocsin.sign_in.verdicts import Refused, SignedIn, Unavailable, Verdict
 from tocsin.store.ports import Store
 from tocsin.store.records import Session
 
@@ -88,6 +90,48 @@ def revoke(
     if not in_store(settings_of(config), lambda store: store.access.revoke_session(given)):
         raise CommandError("no session has this id or secret; see: tocsin session list")
     remark("The session is revoked.")
+
+
+@command(app, "check", example="tocsin session check < sid.txt")
+def check(config: Config = None, as_json: AsJson = False) -> None:
+    """Read a session or a token from standard input, and say whose it is, or why it is not taken. It is not printed.
+
+    It asks whom a server with this configuration would ask. Exit status 1 where it is not taken, or that is not known.
+    """
+    text = read_secret(Path("-"), "standard input").strip()
+    settings = settings_of(config)
+
+    async def verify(store: Store) -> Verdict:
+        sign_in = configured(settings.sessions, store.access)
+        try:
+            return await sign_in.verify(text)
+        finally:
+            await sign_in.close()
+
+    try:
+        verdict = in_store(settings, verify)
+    except SignInError as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print_json(_judged(verdict))
+    match verdict:
+        case SignedIn():
+            if not as_json:
+                typer.echo(f"taken: user {verdict.owner}, by {verdict.by}")
+        case Refused():
+            raise CommandError(f"not taken: {verdict.reason}")
+        case Unavailable():
+            raise CommandError(f"it is not known whether it is taken: {verdict.reason}; a server answers 503")
+
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON shows it; `taken` is null where it is not known."""
+    match verdict:
+        case SignedIn():
+            return {"taken": True, "owner": verdict.owner, "by": verdict.by, "reason": None}
+        case Refused() | Unavailable():
+            taken = False if isinstance(verdict, Refused) else None
+            return {"taken": taken, "owner": None, "by": None, "reason": verdict.reason}
 
 
 def _described(session: Session) -> dict[str, Any]:

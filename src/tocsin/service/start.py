@@ -16,6 +16,7 @@ from tocsin.api.unavailable import Unavailable
 from tocsin.providers.configured import MakeProviders
 from tocsin.service.wiring import Service
 from tocsin.settings import Settings
+from tocsin.sign_in.configured import SignInError
 from tocsin.store.opening import open_store
 from tocsin.store.ports import StorageFailure, Store
 from tocsin.telemetry import configure_logging
@@ -56,7 +57,11 @@ async def serve(
             except StorageFailure as failure:
                 store = await _when_mended(failure, settings, sock, held)
             if store is not None:
-                await Service(settings, store, make_providers=make_providers).run(sock, ready)
+                try:
+                    service = Service(settings, store, make_providers=make_providers)
+                except SignInError as error:
+                    raise ServiceError(str(error)) from None
+                await service.run(sock, ready)
 
 
 @contextlib.asynccontextmanager

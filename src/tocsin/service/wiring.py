@@ -21,10 +21,11 @@ from tocsin.domain.routes import LaneStatus
 from tocsin.http2.network import SystemNetwork
 from tocsin.providers.base import Context
 from tocsin.providers.configured import MakeProviders, configured
-from tocsin.service.periodic import run_all
+from tocsin.service.periodic import Duty, run_all
 from tocsin.service.readiness import problems
 from tocsin.service.watchers import Watchers
 from tocsin.settings import Settings
+from tocsin.sign_in.configured import configured as configured_sign_in
 from tocsin.store.ports import Store
 from tocsin.telemetry import Metrics
 
@@ -40,6 +41,9 @@ class Service:
     """A running tocsin: delivery, the API beside it, and what looks after both.
 
     `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them.
+
+    Raises:
+        SignInError: a file that `[sessions]` names cannot be used.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Service:
         longest_s = max(provider.request_timeout_s for provider in self.providers.values())
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
+        self.sign_in = configured_sign_in(settings.sessions, store.access)
         self._stopping = False
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
@@ -91,12 +96,13 @@ class Service:
             rules=self.providers.rules,
             delivery=self,
             metrics=self.metrics.registry,
+            verifier=self.sign_in,
         )
         server = ApiServer(app, self.settings.server)
         tasks = [
             asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
             asyncio.create_task(server.serve(sockets=[sock]), name="api"),
-            asyncio.create_task(run_all(self.watchers.duties), name="duties"),
+            asyncio.create_task(run_all(self._duties()), name="duties"),
         ]
         stopped = asyncio.create_task(stop.wait())
         await server.listening.wait()
@@ -113,6 +119,13 @@ class Service:
             stopped.cancel()
         for task in crashed:
             await task
+
+    def _duties(self) -> list[Duty]:
+        duties = list(self.watchers.duties)
+        if self.sign_in.keys is not None:
+            every_s = self.settings.sessions.jwks_refresh_s
+            duties.append(Duty("issuer's keys", every_s, self.sign_in.keys.refresh, first_s=0.0))
+        return duties
 
     async def _stop(
         self,
@@ -138,6 +151,7 @@ class Service:
         await asyncio.gather(duties, return_exceptions=True)
         server.force_exit = True
         await asyncio.gather(serving, return_exceptions=True)
+        await self.sign_in.close()
         log.info("stopped")
 
 
