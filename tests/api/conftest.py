@@ -24,7 +24,9 @@ from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.settings import Ingest, PushApi, Server, Settings
-from tocsin.store.ports import Store
+from tocsin.sign_in.own import OwnSessions
+from tocsin.sign_in.verdicts import Verifier
+from tocsin.store.ports import Access, Store
 from tocsin.store.records import Role, Signal
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions
@@ -153,6 +155,7 @@ async def opened(
     clock: Callable[[], float] = time.time,
     rules: RuleBook = RULES,
     metrics: CollectorRegistry | None = None,
+    sign_in: Callable[[Access], Verifier] = OwnSessions,
     **ports: Any,
 ) -> AsyncIterator[Api]:
     settings = Settings(
@@ -167,7 +170,14 @@ async def opened(
         await store.credentials.put(ApnsCredential(p256_key(), "ABC123DEFG").stored(APPLICATION, 0))
         delivery = StubDelivery()
         seen: Any = StoreWith(store, ports)
-        app = create_app(settings=settings, store=seen, rules=rules, delivery=delivery, metrics=metrics)
+        app = create_app(
+            settings=settings,
+            store=seen,
+            rules=rules,
+            delivery=delivery,
+            metrics=metrics,
+            verifier=sign_in(store.access),
+        )
         api = Api(app, store, delivery)
         api.sid = await api.sign_in()
         api.producer, _ = await store.access.create_key(Role.PRODUCER, "fax", None)

@@ -67,3 +67,68 @@ def test_an_origin_is_kept_as_a_browser_sends_it(given: str, kept: str) -> None:
 def test_what_is_no_origin_is_refused_with_an_example(given: str) -> None:
     with pytest.raises(ValidationError, match=r"must be an origin, as https://app\.example\.com"):
         PushApi(origins=(given,))
+
+
+SIGN_IN = {
+    "keys without an issuer": ("jwks_url='https://i/jwks'\naudiences=['a']", "need issuer and audiences"),
+    "keys without an audience": ("jwks_url='https://i/jwks'\nissuer='i'", "need issuer and audiences"),
+    "keys in two places": (
+        "jwks_url='https://i/jwks'\njwks_file='k'\nissuer='i'\naudiences=['a']",
+        "both set; keep one",
+    ),
+    "keys over plain HTTP": ("jwks_url='http://i/jwks'", "sessions.jwks_url: must be an https:// URL"),
+    "keys with a password": ("jwks_url='https://a:hunter2@i/jwks'", "must be an https:// URL, without user"),
+    "an issuer that nothing uses": ("issuer='i'", "need jwks_url, jwks_file or introspection_url"),
+    "no signature": ("algorithms=['none']", "sessions.algorithms.0"),
+    "a shared secret": ("algorithms=['RS256', 'HS256']", "sessions.algorithms.1"),
+    "no algorithm": ("algorithms=[]", "sessions.algorithms"),
+    "a long leeway": ("leeway_s=3600", "sessions.leeway_s"),
+    "introspection without a client": ("introspection_url='https://i/in'", "needs introspection_client_id"),
+    "introspection without a secret": (
+        "introspection_url='https://i/in'\nintrospection_client_id='t'",
+        "one of introspection_client_secret",
+    ),
+    "introspection with two secrets": (
+        "introspection_url='https://i/in'\nintrospection_client_id='t'\nintrospection_client_secret='hunter2'\n"
+        "introspection_client_secret_file='f'",
+        "one of introspection_client_secret",
+    ),
+    "an empty secret": (
+        "introspection_url='https://i/in'\nintrospection_client_id='t'\nintrospection_client_secret=''",
+        "sessions.introspection_client_secret",
+    ),
+    "a client that nothing uses": ("introspection_client_secret='hunter2'", "needs introspection_url"),
+    "refusals kept longer": ("cache_s=5\nrefused_cache_s=6", "refused_cache_s must not be longer"),
+    "keys that end before they are read again": ("jwks_valid_s=300", "jwks_valid_s must be longer"),
+}
+
+
+@pytest.mark.parametrize("name", SIGN_IN)
+def test_a_sign_in_that_is_incomplete_or_unsafe_is_refused_with_the_rule(tmp_path: Path, name: str) -> None:
+    content, said = SIGN_IN[name]
+    file = tmp_path / "tocsin.toml"
+    file.write_text("[sessions]\n" + content)
+    with pytest.raises(SettingsError) as refused:
+        load(file, environ={})
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_sign_in_can_be_set_by_the_environment_alone_and_its_secret_is_not_shown() -> None:
+    settings = load(
+        environ={
+            "TOCSIN_SESSIONS__INTROSPECTION_URL": "https://sign-in.example.com/introspect",
+            "TOCSIN_SESSIONS__INTROSPECTION_CLIENT_ID": "tocsin",
+            "TOCSIN_SESSIONS__INTROSPECTION_CLIENT_SECRET": "hunter2",
+            "TOCSIN_SESSIONS__AUDIENCES": '["ios", "android"]',
+        }
+    )
+    assert settings.sessions.audiences == ("ios", "android")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["ios", "{}", '"ios"', "[" * 100_000, ""])
+def test_a_list_in_the_environment_that_is_none_is_refused_with_the_name_of_its_variable(value: str) -> None:
+    variable = "TOCSIN_SESSIONS__AUDIENCES"
+    with pytest.raises(SettingsError, match=f"{variable}: must be a JSON array"):
+        load(environ={variable: value})

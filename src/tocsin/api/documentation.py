@@ -41,8 +41,9 @@ _MEANING: Final = {
     413: "The body is too large, or has too many lines.",
     415: "The content type says that the body is something else.",
     500: "An unexpected error in tocsin; its log has the details.",
-    503: "The store is unavailable: nothing was changed. With the type `outcome-unknown` it is not known whether"
-    " anything was changed; repeating the request is safe. See `Retry-After`.",
+    503: "The store, or for `/api/push` the sign-in service, is unavailable: nothing was changed. With the type"
+    " `outcome-unknown` it is not known whether anything was changed; repeating the request is safe. See"
+    " `Retry-After`.",
 }
 _INGEST_503: Final = (
     "The backlog is full, the store is unavailable, or too many large bodies arrive at once: nothing was accepted. With"

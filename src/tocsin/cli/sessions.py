@@ -12,7 +12,6 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import duration_ms, id_or_secret, read_secret, user_id
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, remark, utc
-from tocsin.sign_in.configured import SignInError, configured
 from tocsin.sign_in.verdicts import Refused, SignedIn, Unavailable, Verdict
 from tocsin.store.ports import Store
 from tocsin.store.records import Session
@@ -92,12 +91,16 @@ def revoke(
     remark("The session is revoked.")
 
 
-@command(app, "check", example="tocsin session check < sid.txt")
+@command(app, "check", example="tocsin session check")
 def check(config: Config = None, as_json: AsJson = False) -> None:
-    """Read a session or a token from standard input, and say whose it is, or why it is not taken. It is not printed.
+    """Read a session or a token from standard input, and say whose it is, or why it is not taken.
 
-    It asks whom a server with this configuration would ask. Exit status 1 where it is not taken, or that is not known.
+    It is never printed. Whom a server with this configuration would ask is asked. The exit status is 1 where it is not
+    taken, or where that cannot be known.
     """
+    # Only here: HTTP and JWTs take long to import, and no other command of this group needs them.
+    from tocsin.sign_in.configured import SignInError, configured
+
     text = read_secret(Path("-"), "standard input").strip()
     settings = settings_of(config)
 

@@ -105,7 +105,7 @@ class Introspection:
         if failure != self._failure:
             self._failure = failure
             if failure is not None:
-                log.error("the sign-in service cannot be used", reason=failure)
+                log.warning("the sign-in service cannot be used", reason=failure)
             else:
                 log.info("the sign-in service can be used")
         return verdict if failure is None else Unavailable(failure)

@@ -7,6 +7,7 @@ Whether the issuer can be reached now matters to nobody whose key is known, unti
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
@@ -81,10 +82,11 @@ class IssuerKeys:
             return Unavailable(self._failure)
         if self._are_too_old():
             return Unavailable("the issuer's keys were not confirmed for longer than sessions.jwks_valid_s")
-        if issued_s is not None and issued_s > self._confirmed_s and self._asked_at is not None:
+        if issued_s is not None and issued_s > self._confirmed_s:
             # The issuer may have taken a new key since. After the next reading it is known.
-            wait_s = self._asked_at + _ASK_AGAIN_S - self._monotonic()
-            return Unavailable("its kid is unknown, and the keys were read before it was issued", max(1, int(wait_s)))
+            wait_s = 0.0 if self._asked_at is None else self._asked_at + _ASK_AGAIN_S - self._monotonic()
+            reason = "its kid is unknown, and the keys were read before it was issued"
+            return Unavailable(reason, max(1, math.ceil(wait_s)))
         return Refused("its kid is none of the issuer's keys")
 
     def _may_ask(self) -> bool:
@@ -117,7 +119,7 @@ class IssuerKeys:
             self._reading = None
         if failure != self._failure:
             if failure is not None:
-                log.error("the issuer's keys cannot be read; those that are known are used", reason=failure)
+                log.warning("the issuer's keys cannot be read; those that are known are used", reason=failure)
             else:
                 log.info("the issuer's keys are read")
         self._failure = failure

@@ -43,12 +43,14 @@ class JsonWebTokens:
         except ValueError as error:
             return Refused(str(error))
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if algorithm not in self._algorithms:
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms:
             return Refused("its alg is none of sessions.algorithms")
-        if (broken := _unusable(header)) or (broken := self._violation(claims)):
+        if not isinstance(key_id, str):
+            return Refused("it names no key: its header has no kid")
+        broken = _unusable(header) or self._violation(claims)
+        if broken is not None:
             # Before its key is looked for: what is refused anyway does not have the keys read.
             return Refused(broken)
-        assert isinstance(key_id, str)
         key = await self._keys.find(key_id, algorithm, number(claims.get("iat")))
         if isinstance(key, Refused | Unavailable):
             return key
@@ -89,12 +91,10 @@ def _read(what: str, part: str) -> dict[str, Any]:
 
 
 def _unusable(header: Mapping[str, Any]) -> str | None:
-    """The rule that the header breaks, besides that of the algorithm."""
+    """The rule that the header breaks, besides those of `alg` and `kid`."""
     if "crit" in header or "b64" in header:
         return "its header has crit or b64, of which nothing is supported"
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
         return "its typ is neither JWT nor at+jwt"
-    if not isinstance(header.get("kid"), str):
-        return "it names no key: its header has no kid"
     return None
