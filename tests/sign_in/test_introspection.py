@@ -158,7 +158,7 @@ async def test_a_service_that_misbehaves_lets_nobody_in_and_signs_nobody_out(
     world.server.say(INTROSPECT, active())
     assert await status(api) == 200, "a failure is not remembered"
     printed = capsys.readouterr()
-    assert "sign-in service cannot be used" in printed.out + printed.err
+    assert "a service cannot be used" in printed.out + printed.err
     for secret in (SID, "known", "s3cret", "sign in</html>"):
         assert secret not in printed.out + printed.err
 
@@ -174,6 +174,21 @@ async def test_a_service_that_is_down_is_503_for_those_who_are_not_remembered(wo
     assert await status(api) == 503
     world.server.start()
     assert await status(api) == 200
+
+
+async def test_a_session_that_makes_the_service_fail_does_not_fill_the_log(
+    world: World, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.server.answers[INTROSPECT] = lambda asked: active() if SID.encode() in asked.body else Reply(status=500)
+    _, sign_in = await start(world.introspecting(cache_s=0, refused_cache_s=0))
+    for _ in range(10):
+        assert isinstance(await sign_in.verify("poison"), Unavailable)
+        assert isinstance(await sign_in.verify(SID), SignedIn)
+    world.now_s += 10
+    await sign_in.verify(SID)
+    printed = capsys.readouterr().out
+    assert printed.count("a service cannot be used") == 1
+    assert printed.count("a service can be used again") == 1
 
 
 async def test_invented_sessions_drive_out_nobody_who_is_known(world: World, start: Start) -> None:

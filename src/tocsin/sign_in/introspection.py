@@ -14,16 +14,14 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import quote_plus
 
-import structlog
 from msgspec import Struct
 
 from tocsin.sign_in.cache import VerdictCache
 from tocsin.sign_in.claims import Expected, user_of, violation
 from tocsin.sign_in.exchange import Exchange, ExchangeFailed
+from tocsin.sign_in.outage import Outage
 from tocsin.sign_in.strict_json import read_object
 from tocsin.sign_in.verdicts import Refused, SignedIn, Unavailable, Verdict
-
-log = structlog.get_logger(__name__)
 
 _MOST_ASKED: Final = 1000
 """Sessions that are asked about at a time."""
@@ -73,8 +71,7 @@ class Introspection:
         self._signed_in = VerdictCache(limits.most, monotonic)
         self._refused = VerdictCache(limits.most, monotonic)
         self._asked: dict[bytes, asyncio.Task[Verdict]] = {}
-        self._failure: str | None = None
-        """Why the last request failed; None where it did not."""
+        self._outage = Outage("introspection", monotonic)
 
     async def verify(self, text: str) -> Verdict:
         if not (text.isascii() and text.isprintable()):
@@ -102,12 +99,7 @@ class Introspection:
             failure = str(error)
         except ValueError as error:
             failure = f"the answer of the sign-in service: {error}"
-        if failure != self._failure:
-            self._failure = failure
-            if failure is not None:
-                log.warning("the sign-in service cannot be used", reason=failure)
-            else:
-                log.info("the sign-in service can be used")
+        self._outage.note(failure)
         return verdict if failure is None else Unavailable(failure)
 
     def _remembered(self, key: bytes, answer: bytes) -> Verdict:

@@ -11,13 +11,10 @@ import math
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-import structlog
-
 from tocsin.sign_in.exchange import ExchangeFailed
 from tocsin.sign_in.key_set import KeySet, PublicKey, read_key_set
+from tocsin.sign_in.outage import Outage
 from tocsin.sign_in.verdicts import Refused, Unavailable
-
-log = structlog.get_logger(__name__)
 
 _ASK_AGAIN_S: Final = 60.0
 """How often tokens with an unknown `kid` may have the keys read: whoever invents them cannot load the issuer."""
@@ -49,8 +46,8 @@ class IssuerKeys:
         """When the keys were last asked for with success (monotonic)."""
         self._confirmed_s = 0.0
         """The same, in Unix seconds."""
-        self._failure: str | None = "the issuer's keys were not read yet"
-        """Why the last reading failed; None where it did not."""
+        self._outage = Outage("the issuer's keys", monotonic)
+        """What the last reading found."""
         self._asked_at: float | None = None
         """When an unknown key had them read (monotonic)."""
         self._reading: asyncio.Task[None] | None = None
@@ -58,7 +55,7 @@ class IssuerKeys:
     async def refresh(self) -> float | None:
         """Read the keys. Returns in how many seconds to try again where that failed."""
         await self._read()
-        return None if self._failure is None else _AFTER_FAILURE_S
+        return None if self._outage.reason is None else _AFTER_FAILURE_S
 
     async def find(self, key_id: str, algorithm: str, issued_s: float | None) -> PublicKey | Refused | Unavailable:
         """The key with this id, for this algorithm. `issued_s` is when the token says that it was issued."""
@@ -78,9 +75,9 @@ class IssuerKeys:
         return self._monotonic() - self._confirmed_at > self._valid_s
 
     def _missing(self, issued_s: float | None) -> Refused | Unavailable:
-        if self._failure is not None:
-            return Unavailable(self._failure)
-        if self._are_too_old():
+        if self._outage.reason is not None:
+            return Unavailable(self._outage.reason)
+        if self._keys is None or self._are_too_old():
             return Unavailable("the issuer's keys were not confirmed for longer than sessions.jwks_valid_s")
         if issued_s is not None and issued_s > self._confirmed_s:
             # The issuer may have taken a new key since. After the next reading it is known.
@@ -117,9 +114,4 @@ class IssuerKeys:
             failure = f"the issuer's keys: {error}"
         finally:
             self._reading = None
-        if failure != self._failure:
-            if failure is not None:
-                log.warning("the issuer's keys cannot be read; those that are known are used", reason=failure)
-            else:
-                log.info("the issuer's keys are read")
-        self._failure = failure
+        self._outage.note(failure)
