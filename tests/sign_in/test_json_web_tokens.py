@@ -68,6 +68,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "exp is a list": (lambda w: w.token(exp=[9999999999]), "its exp"),
     "exp is infinite": (lambda w: signed(HEADER, json.dumps(w.claims(exp=0.5)).replace("0.5", "1e999")), "its exp"),
     "exp is NaN": (lambda w: signed(HEADER, json.dumps(w.claims(exp=float("nan")))), "not valid JSON"),
+    "exp has 400 digits": (lambda w: w.token(exp=10**400), "its exp"),
     "not yet valid": (lambda w: w.token(nbf=int(w.now_s) + 31), "not valid yet"),
     "nbf is text": (lambda w: w.token(nbf="0"), "its nbf"),
     "issued in the future": (lambda w: w.token(iat=int(w.now_s) + 3600), "not valid yet"),

@@ -5,7 +5,6 @@ All that is compared here was set in the configuration, or is the time now; noth
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,6 +16,9 @@ from tocsin.sign_in.verdicts import Refused, SignedIn
 
 # `uuid.UUID` also takes braces, `urn:uuid:` and no hyphens.
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+_LATEST_S: Final = 2**53
+"""Up to here a float is as exact as an integer."""
 
 
 class Expected(Struct, frozen=True):
@@ -63,10 +65,10 @@ def user_of(claims: Mapping[str, Any], expected: Expected, by: str) -> SignedIn 
 
 
 def number(value: object) -> float | None:
-    """A NumericDate (RFC 7519, section 2), as it is; None for anything else."""
-    if isinstance(value, bool):
+    """A NumericDate (RFC 7519, section 2), as it is; None for anything else, and for one that no clock will show."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)) else None
+    return value if -_LATEST_S < value < _LATEST_S else None
 
 
 def _is_for(audience: object, ours: frozenset[str]) -> bool:
