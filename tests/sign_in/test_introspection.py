@@ -137,6 +137,11 @@ BAD_ANSWERS: dict[str, Reply] = {
     "slow": Reply([bytes([byte]) for byte in GOOD], pause_s=0.2),
     "not UTF-8": Reply(b'{"active":true,"sub":"\xff"}'),
     "deep": Reply(b"[" * 100_000),
+    "no HTTP, and it quotes the session": Reply(raw=b"HTTP/1.1 " + SID.encode() + b"\r\n\r\n"),
+    "a bad header that quotes the session": Reply(raw=b"HTTP/1.1 200 OK\r\n" + SID.encode() + b"\r\n\r\n"),
+    "headers without end": Reply(raw=b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500_000),
+    "100 Continue without end": Reply(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 200_000),
+    "cut off": Reply(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n" + GOOD),
     "it quotes the session": Reply(SID.encode(), 500, {"x-token": SID}),
 }
 

@@ -114,6 +114,8 @@ BAD_SETS: dict[str, Reply] = {
     "slow": Reply([bytes([byte]) for byte in GOOD], pause_s=0.2),
     "silent": Reply([GOOD[:5], GOOD[5:]], pause_s=5.0),
     "compressed": Reply(gzip.compress(GOOD + b" " * 50_000_000), headers={"content-encoding": "gzip"}),
+    "headers without end": Reply(raw=b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500_000),
+    "cut off": Reply(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n" + GOOD),
     "a page": Reply(b"<html>Please wait</html>"),
     "nothing": Reply(b""),
     "a list": Reply(json.dumps([jwk("rsa-1")]).encode()),

@@ -34,6 +34,8 @@ class Reply(Struct, frozen=True):
     status: int = 200
     headers: dict[str, str] = {}
     pause_s: float = 0.0
+    raw: bytes | None = None
+    """Sent in place of all that."""
 
 
 Answer = Callable[[Asked], Reply]
@@ -101,7 +103,11 @@ def _handler(owner: HttpsServer) -> type[BaseHTTPRequestHandler]:
             answer = owner.answers.get(self.path)
             reply = Reply(status=404) if answer is None else answer(asked)
             pieces = [reply.body] if isinstance(reply.body, bytes) else reply.body
+            self.close_connection = True
             with contextlib.suppress(OSError):
+                if reply.raw is not None:
+                    self.wfile.write(reply.raw)
+                    return
                 self.send_response(reply.status)
                 for name, value in reply.headers.items():
                     self.send_header(name, value)
@@ -112,7 +118,6 @@ def _handler(owner: HttpsServer) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(piece)
                     self.wfile.flush()
                     time.sleep(reply.pause_s)
-            self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
             pass
