@@ -207,7 +207,7 @@ async def test_keys_that_nobody_has_confirmed_in_time_are_unavailable(world: Wor
     assert isinstance(await sign_in.verify(signed({"alg": "RS256", "kid": "x"}, world.claims())), Refused)
     world.now_s += 3601
     sign_in.keys._asked_at = world.now_s  # type: ignore[union-attr]  # the minute is used up
-    assert isinstance(await sign_in.verify(world.token()), Unavailable)
+    assert isinstance(await sign_in.verify(world.token(iat=1)), Unavailable)
 
 
 async def test_a_server_with_another_certificate_is_not_believed(world: World, start: Start, tmp_path: Path) -> None:
