@@ -201,6 +201,16 @@ async def test_an_answer_larger_than_any_token_is_not_read(account: dict[str, An
         await asked(account, server.uri, server.ca)
 
 
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 secret-words\r\n\r\n", b"HTTP/1.1 200 OK\r\nsecret-words\r\n\r\n"])
+async def test_an_answer_that_is_no_http_is_quoted_nowhere(
+    account: dict[str, Any], server: TokenServer, answer: bytes
+) -> None:
+    server.answer = answer
+    with pytest.raises(TokenUnavailable, match="RemoteProtocolError") as unavailable:
+        await asked(account, server.uri, server.ca)
+    assert "secret-words" not in str(unavailable.value)
+
+
 async def test_what_cannot_be_reached_may_be_asked_again(account: dict[str, Any]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -91,8 +91,9 @@ class HttpOAuthClient:
         except TimeoutError:
             raise TokenUnavailable(f"{account.token_uri}: no answer within {_TIMEOUT_S:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise TokenUnavailable(f"{account.token_uri}: {reason}") from None
+            # What is said of an answer that is not HTTP quotes it.
+            said = "" if isinstance(error, httpx.ProtocolError) else str(error)
+            raise TokenUnavailable(f"{account.token_uri}: {said or type(error).__name__}") from None
         return _granted(account, status, body)
 
     async def close(self) -> None:
