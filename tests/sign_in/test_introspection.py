@@ -192,7 +192,8 @@ async def test_a_session_that_makes_the_service_fail_does_not_fill_the_log(
         assert isinstance(await sign_in.verify(SID), SignedIn)
     world.now_s += 10
     await sign_in.verify(SID)
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out + captured.err
     assert printed.count("a service cannot be used") == 1
     assert printed.count("a service can be used again") == 1
 
