@@ -13,6 +13,7 @@ from typing import Final
 from tocsin.store.ports import StoreError
 from tocsin.store.sqlite import locks, sealed_rows
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
+from tocsin.store.sqlite.durable import make_directory, make_durable
 from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
 from tocsin.store.sqlite.migrations import MigrationError, head, is_current
 
@@ -111,7 +112,7 @@ def backup(path: Path, target: Path) -> None:
             raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
         _copy(path, partial)
         _give_name(partial, target)
-        _make_durable(target.parent)
+        make_durable(target.parent)
     except FileExistsError as error:
         raise StoreError(f"{error.filename2 or error.filename}: exists; a backup never overwrites") from None
     except OSError as error:
@@ -165,7 +166,7 @@ def restore(path: Path, copy: Path) -> None:
     file = Path(os.path.realpath(path))
     partial = _partial(file)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(file.parent)
         with out_of_use(file):
             _copy(copy, partial)
             _refuse_unusable(partial, copy)
@@ -195,7 +196,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
         _write_log_into_file(path)
     # A new store beside the log of an old one would take that for its own.
     aside = _set_aside(path)
-    _make_durable(path.parent)
+    make_durable(path.parent)
     try:
         os.replace(partial, path)
     except OSError as error:
@@ -204,7 +205,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
         if error.errno == errno.EBUSY:
             raise StoreError(f"{path}: is a mount of its own, and cannot be replaced; mount its directory") from None
         raise
-    _make_durable(path.parent)
+    make_durable(path.parent)
     for _, away in aside:
         away.unlink(missing_ok=True)
 
@@ -273,7 +274,7 @@ def _copy(path: Path, partial: Path) -> None:
     with closing(_open(path)) as source:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         _fill(partial, source)
-    _make_durable(partial)
+    make_durable(partial)
 
 
 def _fill(partial: Path, source: sqlite3.Connection) -> None:
@@ -285,14 +286,6 @@ def _fill(partial: Path, source: sqlite3.Connection) -> None:
         (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(f"the copy is damaged: {verdict}")
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -20,6 +20,7 @@ from tocsin.store.sealer import Sealer
 from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import SQLITE_NEEDED, close, data_version, open_connection, raw
 from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.durable import make_directory
 from tocsin.store.sqlite.failures import explained
 from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
@@ -99,10 +100,11 @@ def _open(path: Path, options: SqliteOptions, held: ExitStack, *, server: bool) 
 
 def _create(path: Path) -> None:
     """The database holds tokens and private keys: nobody but its user may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.is_dir():  # which SQLite reports like a lack of rights
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not path.exists():
+        # The file's own name is durable when the log beside it is: SQLite syncs the directory with that.
+        make_directory(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
