@@ -9,7 +9,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
-	simulate-quick clean
+	simulate-quick power-loss power-loss-quick clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, abou
 
 simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time
 	@$(BIN)/python -m tests.simulator --quick
+
+power-loss: $(STAMP)  ## every state in which a power cut could leave the disk, each opened and checked
+	$(BIN)/python -m tests.power_loss
+
+power-loss-quick: $(STAMP)  ## the same for some of these states, in less than a minute
+	$(BIN)/python -m tests.power_loss --quick
 
 lock:  ## pin the requirements anew (needs uv); the smaller lists follow the larger one
 	cd requirements && rm -f dev.txt test.txt runtime.txt && $(PIN) -o dev.txt dev.in && \

@@ -1,0 +1,93 @@
+"""`python -m tests.power_loss`: records the stories and judges the states of all their cuts; 1 where one fails."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import SystemRandom
+
+import structlog
+
+from tests.power_loss import failures, recorder
+from tests.power_loss.faults import FAULTS
+from tests.power_loss.run import Bounds, Result, judge_all
+from tests.power_loss.stories import STORIES
+
+_SAMPLES, _ROUNDS, _QUICK_CHOICES = 50, 32, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.power_loss", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few states of each cut, drawn from the seed")
+    parser.add_argument("--choices", type=int, help="so many states of each cut at most")
+    parser.add_argument(
+        "--samples", type=int, default=_SAMPLES, help="random subsets for each pending operation (default: %(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, help="stop after so many, with what was tried by then")
+    parser.add_argument("--seed", type=int, help="of the choices (default: a new one, which is printed)")
+    parser.add_argument("--story", action="append", choices=list(STORIES), help="only this one (may be repeated)")
+    parser.add_argument(
+        "--fault", choices=list(FAULTS), default="", help="put this fault into tocsin: it has to be found"
+    )
+    parser.add_argument("--failures", type=int, default=10, help="stop after so many (default: %(default)s)")
+    parser.add_argument(
+        "--replay", type=Path, metavar="DIRECTORY", help="start on a state that was kept, and do nothing else"
+    )
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    sys.exit(_replay(arguments.replay) if arguments.replay else _run(arguments))
+
+
+def _replay(directory: Path) -> int:
+    wrong = asyncio.run(failures.replay(directory))
+    print("\n".join(wrong) or "Nothing is missing.")
+    return 1 if wrong else 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    seed = SystemRandom().getrandbits(32) if arguments.seed is None else arguments.seed
+    fault = FAULTS.get(arguments.fault)
+    stories = arguments.story or (fault.stories if fault else list(STORIES))
+    rounds = recorder.ROUNDS if arguments.quick else _ROUNDS
+    bounds = Bounds(
+        samples=arguments.samples,
+        choices=arguments.choices or (_QUICK_CHOICES if arguments.quick else None),
+        until=None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes,
+        failures=arguments.failures,
+    )
+    print(f"Seed {seed}. Recording: {', '.join(stories)}.", flush=True)
+    # In memory, where there is such a place: a state is written, opened and thrown away.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="tocsin-power-loss-", dir=memory) as temporary:
+        directory = Path(temporary)
+        library = recorder.build(directory)
+        if library is None:
+            print(f"Nothing was tried: {recorder.CANNOT}.")
+            return 0
+        operations = recorder.record(library, directory / "run", stories, rounds=rounds, fault=arguments.fault)
+        shutil.rmtree(directory / "run")
+        result = asyncio.run(judge_all(operations, directory, seed, bounds))
+    _print(result)
+    return 1 if result.failures else 0
+
+
+def _print(result: Result) -> None:
+    for story, states in result.states.items():
+        print(f"  {story:<16}{result.cuts[story]:>6} cuts {states:>8,} states")
+    states, cpu_s = result.states.total(), time.process_time()
+    print(f"{states:,} different states of {result.cuts.total():,} cuts, judged {result.judged:,} times,", end=" ")
+    print(f"in {result.took_s:.0f} s ({cpu_s:.0f} s of CPU).")
+    if not result.complete:
+        print("The time was over before all states were tried.")
+    print(failures.kept(result.failures) or "Nothing that was answered is missing.")
+
+
+if __name__ == "__main__":
+    main()

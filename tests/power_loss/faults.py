@@ -1,0 +1,95 @@
+"""Faults that are put into tocsin. Each breaks a promise after a power cut, and the checker has to find every one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from tocsin.store.sqlite import maintenance, transactions
+
+Execute = Callable[[str], Any]
+"""Runs one statement."""
+
+
+class Fault(Struct, frozen=True):
+    stories: tuple[str, ...]
+    """Those in which it shows."""
+    put: Callable[[], None]
+
+
+def put(name: str) -> None:
+    FAULTS[name].put()
+
+
+def _every_statement(change: Callable[[str, Execute], str]) -> None:
+    """Have `change` see every statement of every connection, and say what is executed in its place."""
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            return super().execute(change(sql, super().execute), *arguments)
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, *_: Any) -> sqlite3.Cursor:
+            return super().cursor(Cursor)
+
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            return self.cursor().execute(sql, *arguments)
+
+    connect = sqlite3.connect
+    sqlite3.connect = lambda *arguments, **named: connect(*arguments, factory=Connection, **named)  # type: ignore
+
+
+def _synchronous(level: str) -> None:
+    _every_statement(lambda sql, _: sql.replace("synchronous=FULL", f"synchronous={level}"))
+
+
+def _answer_before_sync() -> None:
+    """A commit is in the file, and is answered; it is synced with the next one."""
+
+    def change(sql: str, execute: Execute) -> str:
+        if sql == "BEGIN IMMEDIATE":
+            execute("PRAGMA synchronous=NORMAL")
+        return sql
+
+    _every_statement(change)
+
+
+def _no_directory_sync() -> None:
+    make_durable = maintenance.make_durable
+
+    def only_files(path: Path) -> None:
+        if not path.is_dir():
+            make_durable(path)
+
+    maintenance.make_durable = only_files
+
+
+def _migrate_in_two_commits() -> None:
+    """What a migration has changed is committed before the number of the schema."""
+
+    def change(sql: str, execute: Execute) -> str:
+        if sql.startswith("UPDATE alembic_version"):
+            execute("COMMIT")
+            execute("BEGIN IMMEDIATE")
+        return sql
+
+    _every_statement(change)
+
+
+def _leave_refused_commit() -> None:
+    """A commit whose sync failed, and which was refused, stays in the log."""
+    transactions.Writes._overwrite_refused_commit = lambda self, driver: None  # type: ignore[method-assign]
+
+
+FAULTS: Final = {
+    "synchronous=NORMAL": Fault(("queue",), lambda: _synchronous("NORMAL")),
+    "synchronous=OFF": Fault(("queue",), lambda: _synchronous("OFF")),
+    "a commit is answered before its sync": Fault(("queue", "registry"), _answer_before_sync),
+    "a restore does not sync the directory": Fault(("restore",), _no_directory_sync),
+    "a refused commit is left in the log": Fault(("failed-sync",), _leave_refused_commit),
+    "a migration is two commits": Fault(("migration-0004",), _migrate_in_two_commits),
+}

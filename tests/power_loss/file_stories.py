@@ -1,0 +1,152 @@
+"""Stories of the file: how a store begins, is migrated, made smaller, copied and restored."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from tests.contract.support import DAY_MS, keep
+from tests.power_loss import facts
+from tests.power_loss.facts import facts_of
+from tests.power_loss.scene import (
+    ACCEPTED,
+    DONE,
+    STORE,
+    Scene,
+    append,
+    begin_with_empty_store,
+    events_of,
+    finished,
+    opened,
+    settle,
+)
+from tests.power_loss.told import Facts
+from tests.sqlite.old_stores import made_by
+from tocsin.domain.credentials import Credential
+from tocsin.store.master_keys import beside
+from tocsin.store.ports import StoreUnavailable
+from tocsin.store.sqlite import maintenance
+
+
+async def first_start(scene: Scene) -> None:
+    """Nothing is there, not even the directory."""
+    scene.told.begins(scene.name, {})
+    for _ in range(2):
+        async with opened(scene) as store:
+            await append(scene, store, events_of(scene, 2))
+            await append(scene, store, events_of(scene, 1))
+
+
+async def migration(scene: Scene, version: str) -> None:
+    """A store of an earlier version is brought to the current schema at its first start."""
+    undisturbed = scene.elsewhere / STORE
+    made_by(version, undisturbed)
+    shutil.copy(undisturbed, scene.path)
+    async with opened(scene, undisturbed) as store:
+        known = await facts_of(store)
+    scene.told.begins(scene.name, known)
+    async with opened(scene) as store:
+        await append(scene, store, events_of(scene, 1))
+
+
+async def vacuum(scene: Scene) -> None:
+    """What is old is forgotten, and its room given back to the file system in steps, while events are taken."""
+    async with opened(scene) as store:
+        for _ in range(3):
+            await store.queue.append(events_of(scene, 20, padding=3000))
+            await store.queue.settle(finished(await store.queue.claim(100)))
+        await store.queue.append(events_of(scene, 1))
+        known = await facts_of(store)
+    scene.told.begins(scene.name, known)
+    forgotten: Facts = {name: None for name, value in known.items() if value == DONE}
+    async with opened(scene) as store:
+        scene.clocks.pass_time(3 * DAY_MS / 1000)
+        store._housekeeping._vacuum_pages = 10
+        with scene.told.action(forgotten, atomic=False):
+            # The clock stands: it goes on until there is nothing left to do.
+            pruned, *_ = await asyncio.gather(
+                store.prune(keep(0, 0)), *(append(scene, store, events_of(scene, 1)) for _ in range(3))
+            )
+            assert not pruned
+        await append(scene, store, events_of(scene, 3))
+
+
+async def backup(scene: Scene) -> None:
+    """A store is copied while events are taken and settled."""
+    async with opened(scene) as store:
+        first = events_of(scene, 8, padding=2000)
+        await store.queue.append(first)
+        scene.told.begins(scene.name, await facts_of(store))
+        for name in ("one.copy", "two.copy"):
+            before = [id.removeprefix("event ") for id in await facts_of(store)]
+            meanwhile = [events_of(scene, 2) for _ in range(3)]
+            scene.told.possible({facts.in_copy(name, event.id): "there" for events in meanwhile for event in events})
+            whole: Facts = {facts.copy(name): "whole"} | {facts.in_copy(name, id): "there" for id in before}
+            await asyncio.gather(_copied(scene, name, whole), *(append(scene, store, events) for events in meanwhile))
+            await settle(scene, store, finished(await store.queue.claim(4)), DONE)
+
+
+async def _copied(scene: Scene, name: str, whole: Facts) -> None:
+    with scene.told.action(whole):
+        await asyncio.to_thread(maintenance.backup, scene.path, scene.directory / name)
+
+
+async def restore(scene: Scene) -> None:
+    """A store that was killed is replaced by a copy of another one with the same master key; then a server starts."""
+    other = scene.elsewhere / "other.db"
+    async with opened(scene, other) as store:
+        await store.queue.append(events_of(scene, 5, padding=1000))
+        await store.credentials.put(Credential("fcm", "restored", b"{}"))
+        restored = await facts_of(store)
+        await asyncio.to_thread(maintenance.backup, other, scene.directory / "backup.db")
+    shutil.copy(beside(other).path, beside(scene.elsewhere / STORE).path)
+    known = await _killed(scene)
+    scene.told.begins(scene.name, known)
+    with scene.told.action(dict.fromkeys(known) | restored):
+        await asyncio.to_thread(maintenance.restore, scene.path, scene.directory / "backup.db")
+    async with opened(scene) as store:
+        await append(scene, store, events_of(scene, 2))
+
+
+async def _killed(scene: Scene) -> Facts:
+    """Leave a store as a server does that is killed, with all that it has done in the log; returns what is in it."""
+    killed = scene.elsewhere / STORE
+    async with opened(scene, killed) as store:
+        await store.queue.append(events_of(scene, 10, padding=3000))
+        await store.queue.settle(finished(await store.queue.claim(3)))
+        await store.credentials.put(Credential("fcm", "main", b"{}"))
+        for suffix in ("", "-wal", ".key"):
+            shutil.copy(f"{killed}{suffix}", f"{scene.path}{suffix}")
+        return await facts_of(store)
+
+
+async def second_cut(scene: Scene) -> None:
+    """The power goes again while a server starts on what the first cut has left."""
+    scene.told.begins(scene.name, await _killed(scene))
+    async with opened(scene) as store:
+        await append(scene, store, events_of(scene, 2))
+
+
+async def failed_sync(scene: Scene) -> None:
+    """A sync of the log fails once: what was to be committed by it is refused, and others are taken after it."""
+    await begin_with_empty_store(scene)
+    async with opened(scene) as store:
+        await append(scene, store, events_of(scene, 2))
+        for padding in (100, 5000):
+            scene.told.fail_syncs(1)
+            events = events_of(scene, 4, padding=padding)
+            with scene.told.action({facts.event(event.id): ACCEPTED for event in events}, refused_by=StoreUnavailable):
+                await store.queue.append(events)
+            await append(scene, store, events_of(scene, 2))
+
+
+async def restore_first(scene: Scene) -> None:
+    """A copy is restored where no store was, in a directory that is not there either."""
+    other = scene.elsewhere / "other.db"
+    async with opened(scene, other) as store:
+        await store.queue.append(events_of(scene, 3))
+        restored = await facts_of(store)
+        await asyncio.to_thread(maintenance.backup, other, scene.directory / "backup.db")
+    scene.told.begins(scene.name, {})
+    with scene.told.action(restored):
+        await asyncio.to_thread(maintenance.restore, scene.path, scene.directory / "backup.db")

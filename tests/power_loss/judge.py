@@ -1,0 +1,102 @@
+"""Starts tocsin's store on the files that a power cut has left, as a server does, and tells what it finds there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tests.contract.support import done, make_event, registration
+from tests.power_loss import facts
+from tests.power_loss.disk import State, lay_out
+from tests.power_loss.told import Facts
+from tests.sqlite.loop_worker import LoopWorkers
+from tests.support.clocks import Clocks
+from tocsin.domain.events import Event
+from tocsin.store.records import Item
+from tocsin.store.records import State as EventState
+from tocsin.store.sqlite.maintenance import check
+from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
+
+MOST_EVENTS = 10_000
+AFTER_S = 24 * 3600.0
+"""The machine is started again so much later: all that waited for its time is due."""
+
+
+class Found(Struct, frozen=True):
+    """What a start has found."""
+
+    facts: Facts
+    faults: list[str]
+    """What is wrong whatever was answered: the store cannot be opened, its integrity is gone, nothing is delivered."""
+
+
+async def start_on(state: State, directory: Path, store: str) -> Found:
+    """Lay the state out in `directory`, which is made and removed, and start on the store in it."""
+    lay_out(state, directory)
+    try:
+        return await look(directory, directory / store)
+    finally:
+        shutil.rmtree(directory)
+
+
+async def look(directory: Path, path: Path) -> Found:
+    clocks = Clocks()
+    clocks.pass_time(AFTER_S)
+    try:
+        # Without threads: a state is opened in half the time.
+        store = await open_store(
+            path, msgspec.structs.replace(options(clocks), start_worker=LoopWorkers()), server=True
+        )
+        try:
+            await store.start()
+            found = await facts.facts_of(store) | facts.facts_of_copies(directory)
+            faults = check(path) + await _wrong_in_deliveries(store, clocks, found)
+        finally:
+            await store.close()
+    except Exception as error:
+        return Found({}, [f"the store does not start: {type(error).__name__}: {error}"])
+    return Found(found, faults)
+
+
+def options(clocks: Clocks, *, max_events: int = MOST_EVENTS) -> SqliteOptions:
+    return SqliteOptions(
+        max_events=max_events,
+        max_bytes=1 << 30,
+        lease_s=30,
+        say=lambda sentence: None,
+        wall_clock=clocks.wall,
+        monotonic=clocks.monotonic,
+    )
+
+
+async def _wrong_in_deliveries(store: SqliteStore, clocks: Clocks, found: Facts) -> list[str]:
+    """Everything that waits is given out, once and under its own id, and can be settled; so can what is new."""
+    waiting = sorted(name for name, value in found.items() if name.startswith("event ") and facts.is_waiting(value))
+    claimed = await _claim(store)
+    wrong = []
+    if sorted({facts.event(item.event.id) for item in claimed}) != waiting:
+        wrong.append(f"to be delivered are {waiting}, given out were {[item.event.id for item in claimed]}")
+    new = make_event(clocks, id="the first after the start")
+    if not all(await store.queue.settle([done(item) for item in claimed])):
+        wrong.append("what was given out could not be settled")
+    await store.queue.append([new])
+    first = await _claim(store)
+    await store.queue.settle([done(item) for item in first])
+    if [item.event.id for item in first] != [new.id] or not await _is_done(store, new):
+        wrong.append("the first event after the start was not delivered")
+    await store.registry.add(registration("registered after the start", owner=new.owner), 100)
+    return wrong
+
+
+async def _claim(store: SqliteStore) -> list[Item]:
+    lanes = dict.fromkeys(await store.schedule.due(), MOST_EVENTS)
+    return await store.queue.claim(MOST_EVENTS) + (await store.schedule.claim_due(lanes) if lanes else [])
+
+
+async def _is_done(store: SqliteStore, event: Event) -> bool:
+    record = await store.log.record(event.id)
+    return record is not None and record.state is EventState.DONE
