@@ -115,6 +115,7 @@ def test_a_copy_is_restored_and_nothing_of_the_old_store_is_left(tmp_path: Path)
     assert (ended.returncode, ended.stderr) == (0, f"{path} is restored from {copy}\n")
     assert {file.name for file in tmp_path.iterdir()} == {
         "tocsin.db",
+        "tocsin.db.key",
         "tocsin.db.lock",
         "tocsin.db.migrate-lock",
         "copy.db",

@@ -110,4 +110,4 @@ async def test_owners_of_many_tokens_are_claimed_by_their_deliveries_and_parked_
         stall_s = await stalls
         assert len({entry["id"] for entry in line.emulator.inbox.find(limit=30_000)}) == 20_000
         assert parked <= 20_000, "each delivery is parked once at most, and most never"
-        assert stall_s < 0.25
+        assert stall_s < 0.6

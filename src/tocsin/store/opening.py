@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import structlog
-
 from tocsin.settings import Settings
 from tocsin.store.master_keys import configured
 from tocsin.store.ports import Store
-
-log = structlog.get_logger(__name__)
+from tocsin.store.sealer import say_in_log
 
 
 @asynccontextmanager
 async def open_store(
-    settings: Settings, *, server: bool = False, say: Callable[[str], None] = log.info
+    settings: Settings, *, server: bool = False, say: Callable[[str], None] = say_in_log
 ) -> AsyncIterator[Store]:
     """The store that `settings` names, migrated and open; `server` for a process that delivers from it. `say` is told,
     for a person, what was done for the first time.

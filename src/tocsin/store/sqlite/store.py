@@ -20,7 +20,7 @@ from tocsin.store.digests import digest_with
 from tocsin.store.master_keys import KeySource
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
-from tocsin.store.sealer import Sealer
+from tocsin.store.sealer import Sealer, say_in_log
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.backlog import BacklogBound
 from tocsin.store.sqlite.claims import Claims
@@ -54,7 +54,7 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     lease_s: float
     keys: KeySource | None = None
     """Where the master keys come from; without it from a file beside the store."""
-    say: Callable[[str], None] = log.info
+    say: Callable[[str], None] = say_in_log
     """Is told, for a person, what opening the store has done for the first time."""
     digest_key: bytes = b""
     """With which the digests of contents are keyed; empty: they are not."""
