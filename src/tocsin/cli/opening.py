@@ -53,12 +53,17 @@ def require_store(settings: Settings) -> None:
 
 
 def in_store(
-    settings: Settings, operation: Callable[[Store], Awaitable[T]], *, create: bool = False, in_steps: bool = False
+    settings: Settings,
+    operation: Callable[[Store], Awaitable[T]],
+    *,
+    create: bool = False,
+    in_steps: bool = False,
+    say: Callable[[str], None] = remark,
 ) -> T:
     """Open the store, run one operation in it, and close it. A server may be running on the same store.
 
     Set `create` for an operation that adds something: it makes the store where there is none. Set `in_steps` for one
-    that writes more than once: when it fails, some of it may be done.
+    that writes more than once: when it fails, some of it may be done. `say` is told what was done for the first time.
 
     Raises:
         CommandError: there is no store, or it cannot be opened, read or written, or it is not known whether it was
@@ -68,7 +73,7 @@ def in_store(
         require_store(settings)
 
     async def run() -> T:
-        async with open_store(settings, say=remark) as store:
+        async with open_store(settings, say=say) as store:
             return await operation(store)
 
     name = maintenance.name(settings)

@@ -80,7 +80,14 @@ def running_environment(directory: Path) -> Iterator[Environment]:
         emulator.wait_until(summary.exists)
         described = msgspec.json.decode(summary.read_bytes())
         config.write_text(configuration(directory, described))
-        secrets = in_store(load(config), lambda store: _prepare(store, described), create=True, in_steps=True)
+        # Of a master key nobody needs to hear: the store is thrown away at the end.
+        secrets = in_store(
+            load(config),
+            lambda store: _prepare(store, described),
+            create=True,
+            in_steps=True,
+            say=lambda _: None,
+        )
         with running("server", run_server, directory / "server.log") as server:
             server.wait_until(ready.exists)
             yield Environment(ready.read_text().strip(), described, config, secrets, (emulator, server))
