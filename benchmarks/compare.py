@@ -72,6 +72,8 @@ class Side:
 
 def run_side(checkout: Path, events: int) -> None:
     """Print a line when ready; then, for each line of the standard input, deliver and print the figures."""
+    # The figures alone go to standard output, whatever a library has to say.
+    out, sys.stdout = sys.stdout, sys.stderr
     import tocsin
     from benchmarks import load
 
@@ -88,12 +90,12 @@ def run_side(checkout: Path, events: int) -> None:
         requests = load.batches(environment, events, environment.groups[0])
         for _ in range(_WARM_UP_ROUNDS):
             load.deliver(environment, requests, events)
-        print("{}", flush=True)
+        print("{}", file=out, flush=True)
         for _ in sys.stdin:
             before = time.clock_gettime(clock)
             took_s = load.deliver(environment, requests, events)
             cpu_s = time.clock_gettime(clock) - before
-            print(json.dumps({"cpu_us": cpu_s / events * 1e6, "per_s": events / took_s}), flush=True)
+            print(json.dumps({"cpu_us": cpu_s / events * 1e6, "per_s": events / took_s}), file=out, flush=True)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
