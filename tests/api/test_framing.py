@@ -207,7 +207,7 @@ async def run(*command, **more):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl_with_http2_can_post_an_event(api, port, golden):
     if "HTTP2" not in (await run("curl", "--version")).stdout:
-        pytest.skip("this curl was built without HTTP/2")
+        pytest.skip(reason="this curl was built without HTTP/2")
     url, key = f"http://127.0.0.1:{port}/api/events", f"Authorization: Bearer {api.producer}"
     done = await run("curl", "-sS", "--http2", url, "-H", key, "--json", json.dumps(golden("fax_new")))
     assert json.loads(done.stdout)["accepted"] == 1, done.stderr
@@ -240,5 +240,5 @@ async def test_javas_http_client_can_post_events(api, port, golden, tmp_path: Pa
     url, event = f"http://127.0.0.1:{port}/api/events", json.dumps(golden("fax_new"))
     done = await run("java", str(tmp_path / "Post.java"), url, api.producer, event)
     if "compiler" in done.stderr:
-        pytest.skip("this Java has no compiler")
+        pytest.skip(reason="this Java has no compiler")
     assert done.stdout.splitlines() == ["202 HTTP_1_1"] * 3, done.stderr

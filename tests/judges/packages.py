@@ -34,7 +34,7 @@ def or_skip(make: Callable[[], _T]) -> _T:
     try:
         return make()
     except Absent as absent:
-        pytest.skip(str(absent))
+        pytest.skip(reason=str(absent))
 
 
 def program(name: str) -> str:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from tocsin.bounded_answer import read_bounded
+
 _MOST_BYTES: Final = 256 * 1024
 _MOST_CONNECTIONS: Final = 32
 
@@ -78,15 +80,10 @@ class Exchange:
     async def _exchange(
         self, method: str, url: str, form: Mapping[str, str] | None, headers: Mapping[str, str]
     ) -> tuple[int, bytes | None]:
-        """The status, and the body unless it is too large. It is read as it came: nothing is decompressed."""
+        """The status, and the body unless it is too large."""
         asked = {"accept": "application/json", "accept-encoding": "identity", **headers}
         async with self._client.stream(method, url, data=form, headers=asked) as response:
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    return response.status_code, None
-            return response.status_code, bytes(body)
+            return response.status_code, await read_bounded(response, _MOST_BYTES)
 
 
 def _place(url: str) -> str:

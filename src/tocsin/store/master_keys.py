@@ -83,7 +83,7 @@ class KeyFile:
                 # Nobody else adds one meanwhile.
                 fcntl.flock(directory, fcntl.LOCK_EX)
                 before = self._content()
-                keys = [] if before is None else _lines(before)
+                keys = [] if before is None else [one for _, one in _lines(before)]
                 _write(self.path, _NOTE + "".join(f"{one}\n" for one in (line, *keys)))
                 os.fsync(directory)
         except OSError as error:
@@ -148,10 +148,7 @@ def beside(store: Path) -> KeyFile:
 def parse(text: str, name: str) -> Keyring:
     """Raises StoreError; the message says which line is wrong, and never shows it."""
     keys: list[MasterKey] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
+    for number, line in _lines(text):
         try:
             keys.append(MasterKey(base64.b64decode(line, validate=True)))
         except (binascii.Error, ValueError):
@@ -172,8 +169,10 @@ def refuse_readable_by_others(path: Path, status: os.stat_result) -> None:
         raise StoreError(f"{path}: others may read or change it (mode {mode:04o}); run `chmod 600 {path}`")
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+def _lines(text: str) -> list[tuple[int, str]]:
+    """The lines with keys, with their numbers from 1: neither empty nor a comment."""
+    stripped = [line.strip() for line in text.splitlines()]
+    return [(number, line) for number, line in enumerate(stripped, 1) if line and not line.startswith("#")]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import jwt
 import msgspec
 from msgspec import Struct
 
+from tocsin.bounded_answer import read_bounded
 from tocsin.providers.fcm.credentials import ServiceAccount
 from tocsin.providers.fcm.token_endpoint import why_not
 
@@ -109,11 +110,9 @@ class HttpOAuthClient:
             ) as client,
             client.stream("POST", account.token_uri, data=form, headers={"accept-encoding": "identity"}) as response,
         ):
-            body = b""
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise TokenUnavailable(f"{account.token_uri}: the answer is larger than {_MOST_BYTES} bytes")
+            body = await read_bounded(response, _MOST_BYTES)
+            if body is None:
+                raise TokenUnavailable(f"{account.token_uri}: the answer is larger than {_MOST_BYTES} bytes")
             return response.status_code, body
 
 
