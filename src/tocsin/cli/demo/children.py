@@ -76,7 +76,7 @@ def running(name: str, arguments: Sequence[str], log: Path) -> Iterator[Child]:
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tocsin.cli.demo.child", *arguments],
+            [sys.executable, "-m", "tocsin.cli.child", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=output,

@@ -1,4 +1,4 @@
-"""Runs `tocsin` as a child of the demo: `python -m tocsin.cli.demo.child serve …`. It ends when its parent has ended.
+"""Runs `tocsin` as a child of another program: `python -m tocsin.cli.child serve …`. It ends when its parent has ended.
 
 The parent holds the other end of standard input, and never writes to it. It is closed with the parent, however that
 ends: by SIGKILL, too.
