@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -122,6 +123,22 @@ def java_class_path() -> str:
         shutil.rmtree(directory / "repository")
         _note_fetched(directory, manifest)
     return str(directory / "lib" / "*")
+
+
+def generator() -> Path:
+    """A directory for PYTHONPATH with the generator of clients that `python/requirements.txt` names.
+
+    Raises:
+        Absent: it cannot be fetched.
+    """
+    manifest = HERE / "python" / "requirements.txt"
+    directory = CACHE / "python"
+    if not _is_fetched(directory, manifest):
+        _renew(directory, manifest)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        _fetch("the Python packages", [*pip, "--target", "packages", "-r", manifest.name], directory)
+        _note_fetched(directory, manifest)
+    return directory / "packages"
 
 
 def java() -> list[str]:
