@@ -24,8 +24,8 @@ from tests.support.clocks import Clocks
 
 from tocsin.domain.devices import Address, Device, DeviceToken
 from tocsin.domain.events import UserId
-from tocsin.store.ports import Store
-from tocsin.store.records import DeadToken, Learned
+from tocsin.store.ports import Store, UnknownCursor
+from tocsin.store.records import Cursor, DeadToken, Learned
 
 LATER = Address("application=x&sandbox=true")
 
@@ -564,3 +564,54 @@ async def test_what_is_learned_of_a_registration_says_nothing_of_the_next_one(st
     again = await register(store, "a")
     await store.registry.learn([Learned(read, LATER, 7)])
     assert (await store.registry.devices_of([OWNER]))[OWNER] == [again]
+
+
+async def test_many_are_registered_in_their_order_and_as_one_after_the_other(store: Store) -> None:
+    await register(store, "old")
+    many = [
+        registration("a"),
+        registration("b", owner=OTHER_OWNER),
+        registration("c"),
+        registration("a", address="new"),
+    ]
+    evicted = await store.registry.add_many(many, 2)
+    assert [device.token for device in evicted] == ["old"]
+    assert await tokens_of(store) == ["c", "a"]
+    assert (await device_of(store, "a")).address == "new"
+    assert await tokens_of(store, OTHER_OWNER) == ["b"]
+
+
+async def test_many_are_registered_durably(stores: Stores) -> None:
+    store = await stores.open()
+    await store.registry.add_many([registration(str(number)) for number in range(50)], 100)
+    store = await stores.crash()
+    assert await tokens_of(store) == [str(number) for number in range(50)]
+
+
+async def test_pages_hold_every_device_once(store: Store) -> None:
+    owners = [OWNER, OTHER_OWNER, *SAME_KEY]
+    for number in range(25):
+        await register(store, str(number), owner=owners[number % len(owners)], provider=("apns", "fcm")[number % 2])
+    found: list[Device] = []
+    page = await store.registry.page(10)
+    assert len(page.devices) == 10
+    found += page.devices
+    # What comes and goes between two pages moves none of the others.
+    await store.registry.delete(found[0].owner, found[0].provider, found[0].token)
+    await register(store, "late")
+    while page.next is not None:
+        page = await store.registry.page(10, start=page.next)
+        found += page.devices
+    seen = [device.token for device in found if device.token != "late"]
+    assert sorted(seen, key=int) == [str(number) for number in range(25)]
+
+
+async def test_a_page_of_nothing_is_empty_and_the_last(store: Store) -> None:
+    page = await store.registry.page(10)
+    assert (page.devices, page.next) == ([], None)
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "-1", "9" * 40, "1.5"])
+async def test_a_page_begins_only_where_the_store_has_said(store: Store, cursor: str) -> None:
+    with pytest.raises(UnknownCursor):
+        await store.registry.page(10, start=Cursor(cursor))

@@ -17,6 +17,7 @@ from tocsin.cli import (
     event,
     fcm,
     keys,
+    moving,
     quarantine,
     send,
     serve,
@@ -53,6 +54,12 @@ def _root(
 command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
 command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
 command(app, "demo", example="tocsin demo")(demo.demo)
+command(
+    devices.app,
+    "import",
+    example="tocsin device import devices.csv --dry-run\ntocsin device import devices.csv --refused refused.csv",
+)(moving.import_)
+command(devices.app, "export", example="tocsin device export devices.csv")(moving.export)
 app.add_typer(applications.app, name="app")
 app.add_typer(fcm.app, name="fcm")
 app.add_typer(sessions.app, name="session")

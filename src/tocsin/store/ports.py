@@ -24,6 +24,7 @@ from tocsin.store.records import (
     Cursor,
     DeadLetterPage,
     DeadToken,
+    DevicePage,
     EventRecord,
     Item,
     Job,
@@ -220,6 +221,9 @@ class Registry(Protocol):
     async def add(self, registration: Registration, max_tokens: int) -> list[Device]:
         """Register, or register again; returns what was evicted to keep the owner within `max_tokens`."""
 
+    async def add_many(self, registrations: Sequence[Registration], max_tokens: int) -> list[Device]:
+        """Register all, in their order and as `add` does, or none; returns what was evicted."""
+
     async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         """Remove one user's registration; whether there was one.
 
@@ -229,6 +233,15 @@ class Registry(Protocol):
 
     async def devices_of(self, owners: Sequence[UserId]) -> dict[UserId, list[Device]]:
         """The devices of each owner, as they are now, in order of registration; owners without any are absent."""
+
+    async def page(self, limit: int, *, start: Cursor | None = None) -> DevicePage:
+        """Up to `limit` devices of all users, in an order that means nothing; `start` is the `next` of the page before.
+
+        What is registered or removed while pages are read may be on one of them or not; all else is on one.
+
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+        """
 
     async def remove_dead(self, tokens: Sequence[DeadToken], *, quarantine: bool = False) -> list[bool]:
         """Remove dead tokens for all their owners; returns, for each, whether its device's owner has registered it

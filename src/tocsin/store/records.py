@@ -144,6 +144,13 @@ class DeadLetterPage(Struct, frozen=True):
     next: Cursor | None
 
 
+class DevicePage(Struct, frozen=True):
+    """Some devices; `next` is where the page after this one begins, None at the end."""
+
+    devices: list[Device]
+    next: Cursor | None
+
+
 class Retention(Struct, frozen=True, kw_only=True):
     """How long what is no longer needed is kept, in seconds."""
 

@@ -17,8 +17,11 @@ from msgspec.structs import replace
 
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
+from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
+    Cursor,
     DeadToken,
+    DevicePage,
     Learned,
     Quarantine,
     QuarantineChanged,
@@ -48,6 +51,10 @@ _ITS_ROWS: Final = f"BETWEEN {{key}} AND {{key}} + {_ROWS_OF_A_KEY - 1}"
 _OF_OWNERS: Final = (
     f"SELECT json_group_array({_DEVICE_JSON}) FROM json_each(?) AS key "
     f"CROSS JOIN device ON device.id {_ITS_ROWS.format(key='key.value')}"
+)
+_PAGE: Final = (
+    f"SELECT json_group_array({_DEVICE_JSON}), max(id)"
+    f" FROM (SELECT id, {_COLUMNS} FROM device WHERE id > ? ORDER BY id LIMIT ?) AS device"
 )
 _OF_ITS_KEY: Final = f"FROM device WHERE id {_ITS_ROWS.format(key='?1')}"
 _INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS})
@@ -108,23 +115,40 @@ class SqliteRegistry:
     # -- registering and deleting --------------------------------------------------------------------------------------
 
     async def add(self, registration: Registration, max_tokens: int) -> list[Device]:
+        return await self.add_many([registration], max_tokens)
+
+    async def add_many(self, registrations: Sequence[Registration], max_tokens: int) -> list[Device]:
         self._database.refuse_if_damaged()
-        owner = registration.owner
 
         def add(driver: sqlite3.Connection) -> tuple[list[Device], list[Signal]]:
-            device = Device(
-                owner, registration.provider, registration.token, registration.address, self._next_us(), self._number()
-            )
-            driver.execute(_REGISTER, _values(device))
-            # Never the one that is just being registered, whatever a clock that was set back says of its age.
-            registered = _by_owner(_text_of(driver, [owner])).get(owner, [])
-            others = [other for other in registered if other.key != device.key]
-            evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
-            for old in evicted:
-                self._remove(driver, old, removals.EVICTED)
-            return evicted, [TokenRegistered(owner, device.provider, device.token), *map(_deleted, evicted)]
+            evicted: list[Device] = []
+            signals: list[Signal] = []
+            for registration in registrations:
+                old = self._register(driver, registration, max_tokens)
+                evicted += old
+                told = TokenRegistered(registration.owner, registration.provider, registration.token)
+                signals += [told, *map(_deleted, old)]
+            return evicted, signals
 
-        return await self._change(add, lambda _: [owner])
+        return await self._change(add, lambda _: [registration.owner for registration in registrations])
+
+    def _register(self, driver: sqlite3.Connection, registration: Registration, max_tokens: int) -> list[Device]:
+        """Register one; returns what was evicted."""
+        owner = registration.owner
+        device = Device(
+            owner, registration.provider, registration.token, registration.address, self._next_us(), self._number()
+        )
+        driver.execute(_REGISTER, _values(device))
+        (count,) = driver.execute(f"SELECT count(*) {_OF_ITS_KEY}", (_key(owner),)).fetchone()
+        if count <= max_tokens:
+            return []
+        # Never the one that is just being registered, whatever a clock that was set back says of its age.
+        registered = _by_owner(_text_of(driver, [owner])).get(owner, [])
+        others = [other for other in registered if other.key != device.key]
+        evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
+        for old in evicted:
+            self._remove(driver, old, removals.EVICTED)
+        return evicted
 
     async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
@@ -213,6 +237,20 @@ class SqliteRegistry:
         await self._change(learn, lambda _: [one.device.owner for one in learned])
 
     # -- what the operator asks ----------------------------------------------------------------------------------------
+
+    async def page(self, limit: int, *, start: Cursor | None = None) -> DevicePage:
+        after = -1 if start is None else _row_of(start)
+
+        def read(driver: sqlite3.Connection) -> DevicePage:
+            some = f"SELECT id, {_COLUMNS} FROM device WHERE id > ? ORDER BY id LIMIT ?"
+            found = driver.execute(
+                f"SELECT json_group_array({_DEVICE_JSON}), max(id) FROM ({some}) AS device", (after, limit)
+            )
+            text, last = found.fetchone()
+            devices = _decode_devices(text)
+            return DevicePage(devices, Cursor(str(last)) if len(devices) == limit else None)
+
+        return await self._database.read(read)
 
     async def find(self, token: DeviceToken) -> list[Device]:
         return await self._database.read(lambda driver: _select(driver, "token = ?", (token,)))
@@ -351,6 +389,12 @@ def _dead_registrations(dead: DeadToken, found: Sequence[Device]) -> list[Device
 def _is_registration(found: Device, device: Device) -> bool:
     # By the owner too: generations that a migration made are the times of registration, which two owners may share.
     return found.generation == device.generation and found.owner == device.owner
+
+
+def _row_of(cursor: Cursor) -> int:
+    if not (cursor.isascii() and cursor.isdecimal() and int(cursor) < 2**63):
+        raise UnknownCursor("not a place where a page begins")
+    return int(cursor)
 
 
 def _deleted(device: Device) -> TokenDeleted:
