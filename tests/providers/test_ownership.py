@@ -12,8 +12,8 @@ from tests.support.line import Line, apns_device, fcm_device, make_event, runnin
 
 from tocsin.emulator.faults import Latency
 from tocsin.http2.pool import PoolOptions
+from tocsin.store.leases import Lease
 from tocsin.store.records import Item, Result
-from tocsin.store.sqlite.leases import Lease
 
 pytestmark = pytest.mark.slow
 

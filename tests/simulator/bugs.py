@@ -28,9 +28,9 @@ from tocsin.providers.apns import answers as apns_answers
 from tocsin.providers.apns import provider as apns_provider
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.store.leases import Leases
 from tocsin.store.records import Item
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.leases import Leases
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.schedule import SqliteSchedule
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from tocsin.domain.events import URGENT, Event, EventId
+from tocsin.store.appending import Append, KnownId, unknown
 from tocsin.store.digests import Digest
 from tocsin.store.ports import EventIdConflict
 from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.fresh import FreshEvents
 
 _INSERT = "INSERT INTO event(id, owner, message, urgent, accepted_ms, expires_ms, size, digest, body) VALUES {rows}"
 # Events of older versions have no digest where tocsin made the id: they are known by their content while it is kept.
@@ -24,21 +27,32 @@ _KNOWN = (
 _decode_known = msgspec.json.Decoder(list[tuple[str, str, str]]).decode
 
 
-class Append:
-    """One producer's batch on its way into the next commit."""
+class FileInserts:
+    """See `store.appending.Inserts`."""
 
-    __slots__ = ("counted", "error", "events", "seqs")
+    def __init__(self, database: Database, fresh: FreshEvents, digest: Digest) -> None:
+        self._database = database
+        self._fresh = fresh
+        self._digest = digest
 
-    def __init__(self, events: Sequence[Event], counted: tuple[int, int]) -> None:
-        self.events = events
-        self.counted = counted
-        """What the backlog was told to expect of it: events and bytes."""
-        self.seqs: list[tuple[int, Event]] = []
-        """What was inserted, with the numbers that it got."""
-        self.error: Exception | None = None
+    def refuse(self) -> None:
+        self._database.refuse_if_damaged()
 
-    def failed(self, error: Exception) -> None:
-        self.error, self.seqs = error, []
+    async def known(self, ids: Sequence[EventId]) -> Mapping[str, str]:
+        return await self._database.read(lambda driver: known_ids(driver, ids, self._digest))
+
+    async def insert(self, appends: Sequence[Append]) -> None:
+        try:
+            await self._database.write(lambda driver: insert(driver, appends, self._digest))
+        except sqlite3.IntegrityError:
+            raise KnownId from None
+
+    async def insert_unknown(self, appends: Sequence[Append]) -> None:
+        await self._database.write(lambda driver: insert_unknown(driver, appends, self._digest))
+
+    def inserted(self, append: Append) -> None:
+        # Not read back: what was appended is given on to the claims.
+        self._fresh.appended(append.inserted)
 
 
 def insert(driver: sqlite3.Connection, appends: Sequence[Append], digest: Digest) -> None:
@@ -56,7 +70,7 @@ def insert_unknown(driver: sqlite3.Connection, appends: Sequence[Append], digest
     fresh: list[tuple[Append, Sequence[Event]]] = []
     for append in appends:
         try:
-            fresh.append((append, _unknown(append.events, known, digest)))
+            fresh.append((append, unknown(append.events, known, digest)))
         except EventIdConflict as conflict:
             append.error = conflict
     _insert(driver, fresh, digest)
@@ -93,20 +107,5 @@ def _insert(driver: sqlite3.Connection, fresh: Sequence[tuple[Append, Sequence[E
     (last,) = driver.execute("SELECT last_insert_rowid()").fetchone()
     seq = last - len(values) + 1
     for append, events in fresh:
-        append.seqs = list(zip(range(seq, seq + len(events)), events, strict=True))
+        append.inserted = list(zip(range(seq, seq + len(events)), events, strict=True))
         seq += len(events)
-
-
-def _unknown(events: Sequence[Event], known: dict[str, str], digest: Digest) -> Sequence[Event]:
-    """Those that are not on record yet; they are added to `known` (id to digest) once the whole batch is good."""
-    added: dict[str, str] = {}
-    fresh = []
-    for index, event in enumerate(events):
-        before, own = added.get(event.id, known.get(event.id)), digest(event.body)
-        if before is None:
-            added[event.id] = own
-            fresh.append(event)
-        elif before != own:
-            raise EventIdConflict(index)
-    known.update(added)
-    return fresh

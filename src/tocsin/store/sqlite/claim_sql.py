@@ -15,7 +15,7 @@ from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.urgency import reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import rows
-from tocsin.store.sqlite.leases import Lease
+from tocsin.store.sqlite.leases import FileLease
 
 CLAIM_BYTES: Final = 8 * 1024 * 1024
 """How much content is claimed at a time; always one event, however large it is."""
@@ -134,7 +134,7 @@ def _fetch_parked(driver: sqlite3.Connection, statement: str, limit: int, *which
     for row, body in zip(found, bodies, strict=False):
         seq, id, owner, message, accepted, expires, _, parked_id, tries, round, targets, lane = row
         event = Event(EventId(id), UserId(owner), message, accepted, expires, body)
-        items.append((Item(event, Lease(seq, parked_id), _decode_targets(targets), lane, tries, round), parked_id))
+        items.append((Item(event, FileLease(seq, parked_id), _decode_targets(targets), lane, tries, round), parked_id))
     return items
 
 

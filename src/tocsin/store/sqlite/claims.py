@@ -1,34 +1,21 @@
-"""What every claim has in common: nothing is given out that could not be settled, nor to a caller that is gone."""
+"""Claims on a file: nothing is given out while it cannot be written."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any
-
+from tocsin.store.claims import Claims
+from tocsin.store.clock import ClockWatch
 from tocsin.store.ports import StoreUnavailable
-from tocsin.store.records import Item
-from tocsin.store.sqlite.clock import ClockWatch
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.leases import FileLeases
 
 
-class Claims:
-    def __init__(self, database: Database, leases: Leases, clock: ClockWatch) -> None:
+class FileClaims(Claims):
+    def __init__(self, database: Database, leases: FileLeases, clock: ClockWatch) -> None:
+        super().__init__(leases, clock)
         self._database = database
-        self._clock = clock
         self.leases = leases
-        self.set_back_ms = 0
-        """By how much the wall clock was set back, until the due times have been put right."""
-        self.something = asyncio.Event()
-        """Set when there may be something to claim."""
 
-    async def prepare(self) -> None:
-        """Before something is given out: what cannot be settled would be delivered, and delivered again.
-
-        Raises:
-            StoreUnavailable: the store cannot write.
-        """
+    async def can_settle(self) -> None:
         failure = self._database.write_failure
         if failure is not None:
             self.leases.stand_still()
@@ -36,23 +23,3 @@ class Claims:
                 raise StoreUnavailable(self._database.write_failure or failure)
         else:
             self.leases.held_up(self._database.longest_wait_s())
-        self.leases.end_overdue()
-        # At every claim: a clock that was set forward and back between two looks would go unnoticed.
-        self.set_back_ms += self._clock.set_back_ms()
-
-    async def to_the_end(self, claim: Coroutine[Any, Any, list[Item]]) -> list[Item]:
-        """Run a claim; what was claimed for a caller that is gone meanwhile is released."""
-        task = asyncio.ensure_future(claim)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(self._release_claimed)
-            raise
-
-    def release(self, items: Sequence[Item]) -> None:
-        self.leases.release(items)
-        self.something.set()
-
-    def _release_claimed(self, claim: asyncio.Future[list[Item]]) -> None:
-        if not claim.cancelled() and claim.exception() is None:
-            self.release(claim.result())

@@ -23,7 +23,7 @@ from tocsin.store.records import (
 )
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.leases import Lease
+from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.settle_sql import park
 from tocsin.store.states import AFTER_DISCARD, after_replay, dead_devices
@@ -116,7 +116,7 @@ class SqliteEventLog:
                 self._discard(driver, [seq])
                 continue
             again = Event(event.id, event.owner, event.message, event.accepted_ms, now_ms + lifetime_ms, event.body)
-            lease = Lease(seq)
+            lease = FileLease(seq)
             parked = [Parked(lane, now_ms, 0, tuple(devices)) for lane, devices in by_lane.items()]
             park(driver, Item(again, lease, round=round + 1), lease, parked, now_ms)
             driver.execute(_REPLAY, (len(parked), again.expires_ms, seq))

@@ -15,7 +15,7 @@ from tocsin.domain.urgency import Turns, reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.leases import FileLeases
 
 _TAIL_EVENTS: Final = 20_000
 _TAIL_BYTES: Final = 32 * 1024 * 1024
@@ -90,7 +90,7 @@ class Fresh:
 class FreshEvents:
     """Both urgencies, and the order in which they are given out."""
 
-    def __init__(self, database: Database, leases: Leases, appended_elsewhere: Callable[[int, int], None]) -> None:
+    def __init__(self, database: Database, leases: FileLeases, appended_elsewhere: Callable[[int, int], None]) -> None:
         self._database = database
         self._leases = leases
         self._appended_elsewhere = appended_elsewhere

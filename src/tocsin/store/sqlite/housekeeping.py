@@ -18,9 +18,9 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from tocsin.store.clock import ClockWatch
 from tocsin.store.records import Retention, State
 from tocsin.store.sqlite import rows, signals
-from tocsin.store.sqlite.clock import ClockWatch
 from tocsin.store.sqlite.database import Database
 
 log = structlog.get_logger(__name__)

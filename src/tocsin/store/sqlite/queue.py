@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import compress
 
 from tocsin.domain.events import Event
+from tocsin.store.appending import Appender
+from tocsin.store.clock import TOLERATED_MS
 from tocsin.store.digests import Digest
-from tocsin.store.ports import LostItems, StoreUnavailable
+from tocsin.store.leases import leases_of
+from tocsin.store.ports import LostItems
 from tocsin.store.records import Backlog, Item, Settlement
+from tocsin.store.settling import Settling
 from tocsin.store.sqlite import settle_sql
-from tocsin.store.sqlite.appending import Appender
-from tocsin.store.sqlite.backlog import BacklogBound
-from tocsin.store.sqlite.claims import Claims
-from tocsin.store.sqlite.clock import TOLERATED_MS
+from tocsin.store.sqlite.append_sql import FileInserts
+from tocsin.store.sqlite.backlog import FileBacklog
+from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.fresh import FreshEvents
-from tocsin.store.sqlite.leases import Lease, leases_of
+from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, take_over
 from tocsin.store.sqlite.schedule import SqliteSchedule
 
@@ -35,9 +37,9 @@ class SqliteQueue:
     def __init__(
         self,
         database: Database,
-        claims: Claims,
+        claims: FileClaims,
         schedule: SqliteSchedule,
-        backlog: BacklogBound,
+        backlog: FileBacklog,
         digest: Digest,
         *,
         wall_clock: Callable[[], float],
@@ -48,7 +50,9 @@ class SqliteQueue:
         self._backlog = backlog
         self._wall_clock = wall_clock
         self._fresh = FreshEvents(database, claims.leases, backlog.appended_elsewhere)
-        self._appender = Appender(database, backlog, self._fresh, digest, claims.something)
+        inserts = FileInserts(database, self._fresh, digest)
+        self._appender = Appender(inserts, backlog, digest, claims.something.set)
+        self._settling = Settling(claims.leases, self._now_ms, self._record)
         self._claiming = asyncio.Lock()
         self._overview: Overview | None = None
 
@@ -104,34 +108,11 @@ class SqliteQueue:
         self._claims.release(items)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        leases = leases_of([settlement.item for settlement in settlements])
-        held = self._claims.leases.end(leases)
-        to_record, own, earlier = settlements, leases, set[asyncio.Future[None]]()
-        if not all(held):
-            to_record = list(compress(settlements, held))
-            own = list(compress(leases, held))
-            # Who settles again while the first commit is on its way waits for the same.
-            earlier = {lease.commit for lease in leases if lease.commit is not None}
-        if to_record:
-            commit = asyncio.ensure_future(self._record(to_record, own))
-            for lease in own:
-                lease.commit = commit
-            # The commit goes on without a caller that has given up: what was delivered is on record.
-            await asyncio.shield(commit)
-        for commit_before in earlier:
-            await asyncio.shield(commit_before)
-        return [lease.commit is not None for lease in leases]
+        return await self._settling.settle(settlements)
 
-    async def _record(self, settlements: Sequence[Settlement], leases: Sequence[Lease]) -> None:
-        now_ms = self._now_ms()
-        settlements = self._claims.leases.as_meant(settlements, now_ms)
-        try:
-            done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, leases, now_ms))
-        except BaseException as error:
-            self._claims.leases.not_settled([settlement.item for settlement in settlements])
-            if isinstance(error, StoreUnavailable):
-                self._claims.leases.stand_still()
-            raise
+    async def _record(self, settlements: Sequence[Settlement], now_ms: int) -> None:
+        leases = leases_of([settlement.item for settlement in settlements], FileLease)
+        done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, leases, now_ms))
         finished: dict[int, int] = {}
         for settlement, lease in zip(settlements, leases, strict=True):
             if settlement.parked:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
+from tocsin.store.known import KnownDevices
 from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
     Cursor,
@@ -33,7 +34,6 @@ from tocsin.store.records import (
 )
 from tocsin.store.sqlite import quarantine, removals, rows
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.known import KnownDevices
 from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
 

@@ -14,7 +14,7 @@ from typing import Final
 from tocsin.domain.urgency import Turns
 from tocsin.store.records import Item, LanesWoken, Parked
 from tocsin.store.sqlite import claim_sql
-from tocsin.store.sqlite.claims import Claims
+from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.settle_sql import LONGEST_DELAY_MS
@@ -34,7 +34,7 @@ class SqliteSchedule:
     def __init__(
         self,
         database: Database,
-        claims: Claims,
+        claims: FileClaims,
         signals: SqliteSignals,
         *,
         wall_clock: Callable[[], float],

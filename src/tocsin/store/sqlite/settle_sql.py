@@ -10,7 +10,7 @@ import msgspec
 
 from tocsin.store.records import DEAD_LETTER, Item, Parked, Settlement
 from tocsin.store.sqlite import rows
-from tocsin.store.sqlite.leases import Lease
+from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.states import after_settlement
 
 LONGEST_DELAY_MS: Final = 28 * 24 * 3600 * 1000
@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def settle(
-    driver: sqlite3.Connection, settlements: Sequence[Settlement], leases: Sequence[Lease], now_ms: int
+    driver: sqlite3.Connection, settlements: Sequence[Settlement], leases: Sequence[FileLease], now_ms: int
 ) -> set[int]:
     """Record and park; returns the numbers of the events that have no device left to wait for.
 
@@ -83,11 +83,11 @@ def settle(
     return set(by_seq) - still
 
 
-def park(driver: sqlite3.Connection, item: Item, lease: Lease, parked: Sequence[Parked], now_ms: int) -> None:
+def park(driver: sqlite3.Connection, item: Item, lease: FileLease, parked: Sequence[Parked], now_ms: int) -> None:
     rows.execute(driver, _PARK, _parked_rows(item, lease, parked, now_ms + LONGEST_DELAY_MS))
 
 
-def _parked_rows(item: Item, lease: Lease, parked: Sequence[Parked], latest_due: int) -> list[tuple[Any, ...]]:
+def _parked_rows(item: Item, lease: FileLease, parked: Sequence[Parked], latest_due: int) -> list[tuple[Any, ...]]:
     event = item.event
     urgent = int(event.urgent)
     return [

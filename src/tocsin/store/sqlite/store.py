@@ -16,15 +16,15 @@ import structlog
 from msgspec import Struct
 
 from tocsin.domain.nodes import NodeStatus
+from tocsin.store.clock import ClockWatch
 from tocsin.store.digests import digest_with
 from tocsin.store.master_keys import KeySource
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
 from tocsin.store.sealer import Sealer, say_in_log
 from tocsin.store.sqlite.access import SqliteAccess
-from tocsin.store.sqlite.backlog import BacklogBound
-from tocsin.store.sqlite.claims import Claims
-from tocsin.store.sqlite.clock import ClockWatch
+from tocsin.store.sqlite.backlog import FileBacklog
+from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.connection import data_version
 from tocsin.store.sqlite.credentials import SqliteCredentials
 from tocsin.store.sqlite.database import Database
@@ -32,7 +32,7 @@ from tocsin.store.sqlite.event_log import SqliteEventLog
 from tocsin.store.sqlite.failures import explained
 from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.jobs import SqliteJobs
-from tocsin.store.sqlite.leases import Leases
+from tocsin.store.sqlite.leases import FileLeases
 from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
@@ -84,8 +84,8 @@ class SqliteStore:
         self._held = held
         self._wall_clock = options.wall_clock
         clocks = {"wall_clock": options.wall_clock, "monotonic": options.monotonic}
-        claims = Claims(database, Leases(options.lease_s, options.monotonic), ClockWatch(**clocks))
-        backlog = BacklogBound(database, options.max_events, options.max_bytes, options.monotonic)
+        claims = FileClaims(database, FileLeases(options.lease_s, options.monotonic), ClockWatch(**clocks))
+        backlog = FileBacklog(database, options.max_events, options.max_bytes, options.monotonic)
         self.signals = SqliteSignals(options.wall_clock, server=server)
         self.schedule = SqliteSchedule(database, claims, self.signals, wall_clock=options.wall_clock)
         self.queue = SqliteQueue(

@@ -6,7 +6,7 @@ from tests.contract.support import OTHER_OWNER, OWNER
 
 from tocsin.domain.devices import Address, Device, DeviceToken
 from tocsin.domain.events import UserId
-from tocsin.store.sqlite.known import KnownDevices
+from tocsin.store.known import KnownDevices
 
 THIRD = UserId("77777777-3803-11e3-8475-0024e8f90cc0")
 

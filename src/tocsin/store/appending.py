@@ -1,48 +1,79 @@
-"""Appends what producers hand over: what gathers while one commit runs goes into the next (group commit).
-
-What was appended is given on to the claims without being read back (`fresh.py`).
-"""
+"""Appends what producers hand over: what gathers while one commit runs goes into the next (group commit)."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Protocol
 
-from tocsin.domain.events import Event
+from tocsin.domain.events import Event, EventId
+from tocsin.store.backlog import BacklogBound
 from tocsin.store.digests import Digest
-from tocsin.store.ports import WriteFailure
-from tocsin.store.sqlite import append_sql
-from tocsin.store.sqlite.append_sql import Append
-from tocsin.store.sqlite.backlog import BacklogBound
-from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.fresh import FreshEvents
+from tocsin.store.ports import EventIdConflict, WriteFailure
+
+
+class Append:
+    """One producer's batch on its way into the next commit."""
+
+    __slots__ = ("counted", "error", "events", "inserted")
+
+    def __init__(self, events: Sequence[Event], counted: tuple[int, int]) -> None:
+        self.events = events
+        self.counted = counted
+        """What the backlog was told to expect of it: events and bytes."""
+        self.inserted: list[tuple[int, Event]] = []
+        """What was inserted, each with a number by which its store knows where."""
+        self.error: Exception | None = None
+
+    def failed(self, error: Exception) -> None:
+        self.error, self.inserted = error, []
+
+
+class KnownId(Exception):  # noqa: N818 (it says what is so)
+    """An id is known, or twice in a batch; nothing was inserted."""
+
+
+class Inserts(Protocol):
+    """How a store inserts events, each call in a transaction of its own."""
+
+    def refuse(self) -> None:
+        """Raises StoreUnavailable where nothing can be accepted at present."""
+
+    async def known(self, ids: Sequence[EventId]) -> Mapping[str, str]:
+        """Those of the ids that are on record, with the digest of their content."""
+
+    async def insert(self, appends: Sequence[Append]) -> None:
+        """Insert the batches of several producers, and note in each what was inserted. Raises KnownId, WriteFailure."""
+
+    async def insert_unknown(self, appends: Sequence[Append]) -> None:
+        """The same, without what is on record already; a batch in which an id is in conflict is left out whole, and
+        gets the error. Raises WriteFailure."""
+
+    def inserted(self, append: Append) -> None:
+        """Told of each batch when its commit is done."""
 
 
 class Appender:
     def __init__(
         self,
-        database: Database,
+        inserts: Inserts,
         backlog: BacklogBound,
-        fresh: FreshEvents,
         digest: Digest,
-        something: asyncio.Event,
+        something: Callable[[], None],
     ) -> None:
-        self._database = database
+        self._inserts = inserts
         self._backlog = backlog
-        self._fresh = fresh
         self._digest = digest
         self._something = something
-        """Set when there is something to claim."""
+        """Called when there is something to claim."""
         self._waiting: deque[tuple[Append, asyncio.Future[None]]] = deque()
         self._committing = False
 
     async def append(self, events: Sequence[Event]) -> None:
         """See `ports.EventQueue.append`."""
-        self._database.refuse_if_damaged()
+        self._inserts.refuse()
         counted = (len(events), sum([len(event.body) for event in events]))
         if not self._backlog.is_followed:
             await self._backlog.measure(*counted)
@@ -65,7 +96,7 @@ class Appender:
     async def _unknown(self, events: Sequence[Event]) -> tuple[int, int]:
         """How many of them are not on record yet, and their size."""
         ids = [event.id for event in events]
-        known = set(await self._database.read(lambda driver: append_sql.known_ids(driver, ids, self._digest)))
+        known = set(await self._inserts.known(ids))
         count = size = 0
         for event in events:
             if event.id not in known:
@@ -82,43 +113,41 @@ class Appender:
                 await self._commit([append for append, _ in taken])
                 for append, done in taken:
                     self._answer(append, done)
-                self._something.set()
+                self._something()
         finally:
             self._committing = False
 
     async def _commit(self, appends: Sequence[Append]) -> None:
-        digest = self._digest
         try:
             try:
-                await self._database.write(lambda driver: append_sql.insert(driver, appends, digest))
-            except sqlite3.IntegrityError:
+                await self._inserts.insert(appends)
+            except KnownId:
                 # Some of the ids are known. Most are not: so they are looked up only now.
-                await self._database.write(lambda driver: append_sql.insert_unknown(driver, appends, digest))
+                await self._inserts.insert_unknown(appends)
         except WriteFailure as error:
             for append in appends:
                 append.failed(error)
         except Exception:
-            # One producer's batch (a value that SQLite cannot take): that one fails, those beside it do not.
+            # One producer's batch (a value that the store cannot take): that one fails, those beside it do not.
             for append in appends:
-                append.error, append.seqs = None, []
+                append.error, append.inserted = None, []
                 await self._commit_alone(append)
 
     async def _commit_alone(self, append: Append) -> None:
         try:
-            insert = partial(append_sql.insert_unknown, appends=[append], digest=self._digest)
-            await self._database.write(lambda driver: insert(driver))
+            await self._inserts.insert_unknown([append])
         except Exception as error:
             append.failed(error)
 
     def _answer(self, append: Append, done: asyncio.Future[None]) -> None:
-        self._fresh.appended(append.seqs)
+        self._inserts.inserted(append)
         events, size = append.counted
         if append.error is not None:
             self._backlog.count(-events, -size)
             done.set_exception(append.error)
             return
-        if len(append.seqs) < len(append.events):
-            inserted = (len(append.seqs), sum([len(event.body) for _, event in append.seqs]))
+        if len(append.inserted) < len(append.events):
+            inserted = (len(append.inserted), sum([len(event.body) for _, event in append.inserted]))
             self._backlog.count(inserted[0] - events, inserted[1] - size)
         done.set_result(None)
 
@@ -126,3 +155,22 @@ class Appender:
 def _raise_unexpected(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         raise task.exception()  # type: ignore[misc]
+
+
+def unknown(events: Sequence[Event], known: dict[str, str], digest: Digest) -> Sequence[Event]:
+    """Those that are not on record yet; they are added to `known` (id to digest) once the whole batch is good.
+
+    Raises:
+        EventIdConflict: an id is known with other content.
+    """
+    added: dict[str, str] = {}
+    fresh = []
+    for index, event in enumerate(events):
+        before, own = added.get(event.id, known.get(event.id)), digest(event.body)
+        if before is None:
+            added[event.id] = own
+            fresh.append(event)
+        elif before != own:
+            raise EventIdConflict(index)
+    known.update(added)
+    return fresh

