@@ -20,7 +20,6 @@ from tocsin.delivery.receipts import Receipts
 from tocsin.delivery.retry import MISCONFIGURED, delay_s, retry_at_ms
 from tocsin.delivery.sending import Sending
 from tocsin.domain.outcomes import (
-    Backoff,
     Delivered,
     Misconfigured,
     Outcome,
@@ -35,8 +34,9 @@ from tocsin.store.records import Attempt, Result
 
 log = structlog.get_logger(__name__)
 
-_STILL_DEAD: Final = Backoff(60.0, 3600.0, jitter=False)
-"""For a token that the provider calls dead since before it was registered, again and again."""
+_STILL_DEAD: Final = MISCONFIGURED
+"""For a token that the provider calls dead since before it was registered, again and again. All attempts count, those
+that a lost connection ended too: so the longest wait may follow the first such answer."""
 
 
 class Outcomes:
