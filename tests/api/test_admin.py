@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tocsin.domain.devices import Address, DeviceToken, Registration
+from tocsin.domain.devices import Address, Complaint, DeviceToken, Registration
 from tocsin.domain.routes import LaneState, LaneStatus
 from tocsin.providers.apns.address import ApnsAddress
 from tocsin.providers.apns.credentials import read_stored
-from tocsin.store.records import Attempt, DeadToken, Result, Settlement, TokenDeleted, TokenRestored
+from tocsin.store.records import Attempt, DeadToken, Learned, Result, Settlement, TokenDeleted, TokenRestored
 
 APP = "/applications/39JSDKGJ38.de.cospace.other"
 TOKEN = "ab" * 32
@@ -223,6 +223,21 @@ async def test_removing_a_registration_leaves_the_one_that_differs_in_case(api):
     assert (await api.tokens())["fcm"]["device_tokens"] == [TOKEN]
     params = {"owner": api.owner, "system": "apns", "token": "no token of Apple's"}
     assert (await api.operate("DELETE", "/devices", params=params)).status_code == 404
+
+
+async def test_what_a_provider_says_of_a_device_alone_is_shown_with_it(api):
+    app, since_ms = "39JSDKGJ38.de.cospace.app", 1_800_000_000_000
+    registration = Registration(api.owner, "apns", DeviceToken("a" * 64), ApnsAddress(app).text())
+    await api.store.registry.add(registration, 100)
+    (device,) = await api.store.registry.find(registration.token)
+    said = Complaint("400 DeviceTokenNotForTopic", since_ms, since_ms, app, "de.cospace.app")
+    await api.store.registry.learn([Learned(device, complaint=said)])
+    (shown,) = (await api.operate("GET", "/devices", params={"owner": api.owner})).json()
+    assert shown["complaint"] == "400 DeviceTokenNotForTopic"
+    assert datetime.fromisoformat(shown["complaint_since"]) == datetime.fromtimestamp(since_ms / 1000, UTC)
+    await api.store.registry.learn([Learned(device, success_ms=1)])
+    (shown,) = (await api.operate("GET", "/devices", params={"owner": api.owner})).json()
+    assert "complaint" not in shown
 
 
 async def test_a_device_is_removed_explained_and_restored(api):

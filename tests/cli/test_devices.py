@@ -9,12 +9,12 @@ import pytest
 from tests.cli.conftest import APPLICATION, OWNER, Run
 
 from tocsin.cli import opening
-from tocsin.domain.devices import Address, DeviceToken, Registration
+from tocsin.domain.devices import Address, Complaint, DeviceToken, Registration
 from tocsin.domain.events import UserId
 from tocsin.providers.apns.address import ApnsAddress
 from tocsin.settings import load
 from tocsin.store.ports import Store
-from tocsin.store.records import DeadToken
+from tocsin.store.records import DeadToken, Learned
 
 APNS = DeviceToken("a6" * 32)
 FCM = DeviceToken("APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx")
@@ -159,6 +159,21 @@ def test_the_owner_or_the_token_must_be_given(run: Run, verb: str) -> None:
 @pytest.mark.parametrize("verb", ["remove", "restore"])
 def test_an_unknown_token_fails(run: Run, verb: str) -> None:
     assert run("device", verb, "unknown").status == 1
+
+
+def test_what_a_provider_says_of_a_device_alone_is_shown_with_it(registered: Run) -> None:
+    said = Complaint("400 DeviceTokenNotForTopic", 1_800_000_000_000, 1_800_000_000_000, APPLICATION, "de.cospace.app")
+
+    async def complain(store: Store) -> None:
+        (device,) = await store.registry.find(APNS)
+        await store.registry.learn([Learned(device, complaint=said)])
+
+    in_store(complain)
+    apns, fcm = registered("device", "list", "--owner", OWNER, "--json").json
+    assert (apns["complaint"], apns["complaint_since"]) == ("400 DeviceTokenNotForTopic", "2027-01-15T08:00:00.000Z")
+    assert "complaint" not in fcm
+    out = registered("device", "list", "--token", APNS).out
+    assert "400 DeviceTokenNotForTopic since 2027-01-15 08:00:00 UTC" in out
 
 
 @pytest.fixture

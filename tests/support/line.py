@@ -164,11 +164,12 @@ async def running_line(
     drain_s: float = 1.0,
     random_number: Callable[[], float] = random.random,
     more: MakeMore | None = None,
+    wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Line]:
-    """`more` makes further providers beside the two that tocsin ships."""
+    """`more` makes further providers beside the two that tocsin ships; `wall_clock` is the store's."""
     options = EmulatorOptions(directory=directory / "emulator", **(emulator_options or {}))  # type: ignore[arg-type]
     async with start(options) as emulator:
-        bounds = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=lease_s)
+        bounds = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=lease_s, wall_clock=wall_clock)
         store = await open_store(directory / "tocsin.db", bounds, server=True)
         try:
             async with _delivering(

@@ -86,7 +86,7 @@ class LaneModel(RuleBasedStateMachine):
         failures = [delivery.device.token] if failed and lane.counts(delivery) else []
         lane.ended(1, healthy=healthy, failures=failures)
         if isinstance(outcome, Delivered):
-            lane.evidence.reach(delivery.route.topic)
+            lane.evidence.reach(delivery.route.topic, 0)
         lane.answered(delivery, outcome)
         lane.share.give_back(delivery.size_bytes)
         if isinstance(outcome, RetryLater | Misconfigured):

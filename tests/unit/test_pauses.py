@@ -72,7 +72,7 @@ class Line:
         lane.ended(len(deliveries), healthy=healthy, failures=counted)
         for delivery in deliveries:
             if isinstance(outcome, Delivered):
-                lane.evidence.reach(delivery.route.topic)
+                lane.evidence.reach(delivery.route.topic, 0)
             lane.answered(delivery, outcome)
             lane.share.give_back(delivery.size_bytes)
         return list(lane.to_park())

@@ -42,10 +42,18 @@ def list_(owner: OwnerOption = None, token: TokenOption = None, config: Config =
         print_json([_described(device) for device in found])
         return
     rows = [
-        (one.owner, _reached_through(one), utc(one.registered_us // 1000), utc(one.last_success_ms), one.token)
+        (
+            one.owner,
+            _reached_through(one),
+            utc(one.registered_us // 1000),
+            utc(one.last_success_ms),
+            _complaint(one),
+            one.token,
+        )
         for one in found
     ]
-    print_table(("owner", "reached through", "registered", "last success", "token"), rows, empty="No devices.")
+    columns = ("owner", "reached through", "registered", "last success", "complaint", "token")
+    print_table(columns, rows, empty="No devices.")
 
 
 @command(
@@ -136,7 +144,17 @@ def _described(device: Device) -> dict[str, Any]:
         **RULES.of(device).describe(device.address),
         "registered": iso(device.registered_us // 1000),
         "last_success": iso(device.last_success_ms),
-    }
+    } | _described_complaint(device)
+
+
+def _described_complaint(device: Device) -> dict[str, Any]:
+    said = device.complaint
+    return {} if said is None else {"complaint": said.reason, "complaint_since": iso(said.since_ms)}
+
+
+def _complaint(device: Device) -> str:
+    said = device.complaint
+    return "" if said is None else f"{said.reason} since {utc(said.since_ms)}"
 
 
 def _reached_through(device: Device) -> str:

@@ -27,12 +27,14 @@ from tocsin.delivery.receipts import Receipts
 from tocsin.delivery.senders import Senders
 from tocsin.delivery.sending import Sending
 from tocsin.delivery.settling import Settling
+from tocsin.delivery.topics import TopicNotes
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 from tocsin.domain.outcomes import Outcome
 from tocsin.providers.base import Push, Sender
 from tocsin.store.ports import Store, WriteFailure
 from tocsin.store.records import (
+    CredentialsChanged,
     Item,
     LanesWoken,
     Signal,
@@ -73,6 +75,7 @@ class Dispatcher:
         self.lanes = LaneBook(options.lane, loop.time, random)
         self._cancellations = Cancellations(loop.time, options.marks_kept_s)
         self._learning = Learning(store.registry)
+        self._topics = TopicNotes(store.registry, self.lanes, loop.time)
         dead_tokens = DeadTokens(store.registry, lambda delivery: self.lanes[delivery.route.lane].fuse)
         self._settling = Settling(store.queue, dead_tokens, self._learning, metrics, self._room)
         self._receipts = Receipts(metrics, self._settling.finished)
@@ -190,6 +193,8 @@ class Dispatcher:
             case TokenRegistered() | TokenRestored():
                 self._cancellations.registered(signal.owner, signal.provider, signal.token)
                 self._forget(signal)
+            case CredentialsChanged():
+                self.lanes.forget_topics(signal.provider)
             case LanesWoken():
                 for lane in self.lanes.known(signal.lanes):
                     lane.resume()
@@ -219,7 +224,8 @@ class Dispatcher:
             self._sending.resume()
         self._cancellations.forget_old()
         await self._settling.extend(self._loop.time() + self._expanding.in_time_s)
-        await self._learning.write_reached()
+        await self._learning.write_noted()
+        await self._topics.write()
         while expired := await self._schedule.expire(CLAIM_ITEMS):
             await self._deliver(expired)
 
@@ -236,7 +242,8 @@ class Dispatcher:
             await self._claiming.wait_for_room()
         self._settling.something.set()
         with suppress(WriteFailure):
-            await self._learning.write_reached()
+            await self._learning.write_noted()
+            await self._topics.write()
 
     def _has_ended(self) -> bool:
         return self._stopping and not self._receipts.out and self._settling.has_nothing()

@@ -5,9 +5,11 @@ Any user can register a token of another application, so one device proves nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from tocsin.delivery.open_items import Delivery
+from tocsin.store.records import TopicReached
 
 _OWNERS: Final = 20
 _WITHIN_S: Final = 60.0
@@ -18,23 +20,37 @@ class Evidence:
     """For one lane: the topics on which a device was reached, and who was said not to belong to each of the others."""
 
     def __init__(self) -> None:
-        self.reached: set[str] = set()
-        """Topics on which a device was reached since the credential was last changed: these are right. Looked at
-        directly where a call per delivery would cost too much."""
+        self.right: set[str] = set()
+        """Topics on which a device was reached since the credential was last changed."""
+        self.lately: set[str] = set()
+        """Those on which one was reached in this hour: it is not noted again. Looked at directly where a call per
+        delivery would cost too much."""
+        self.to_note: dict[str, int] = {}
+        """When a device was reached on a topic (Unix milliseconds), until the registry has it."""
         self._said: dict[str, dict[str, tuple[str, float]]] = {}
         """By topic and owner: the token, and when it was said."""
 
-    def reach(self, topic: str) -> None:
-        """A device was reached on this topic."""
+    def reach(self, topic: str, now_ms: int) -> None:
+        """A device was reached on this topic, for the first time in this hour."""
         self._said.pop(topic, None)
-        if len(self.reached) < _MOST_TOPICS:
-            self.reached.add(topic)
+        if len(self.right) < _MOST_TOPICS:
+            self.right.add(topic)
+        if len(self.lately) < _MOST_TOPICS:
+            self.lately.add(topic)
+            if topic:
+                self.to_note[topic] = now_ms
+
+    def noted(self, reached: Iterable[TopicReached]) -> None:
+        """The registry has these."""
+        for one in reached:
+            if self.to_note.get(one.topic) == one.at_ms:
+                del self.to_note[one.topic]
 
     def not_for_topic(self, delivery: Delivery, now: float) -> set[tuple[str, str]]:
         """A device is said not to belong to its topic. Where that blames the topic itself: the devices (owner, token)
         of which it was said."""
         topic, device = delivery.route.topic, delivery.device
-        if not topic or topic in self.reached:
+        if not topic or topic in self.right:
             return set()
         said = self._said.get(topic)
         if said is None:
@@ -59,7 +75,8 @@ class Evidence:
 
     def clear(self) -> None:
         """The credential was changed: which topics are right has to be seen again."""
-        self.reached.clear()
+        self.right.clear()
+        self.lately.clear()
         self._said.clear()
 
     def __bool__(self) -> bool:

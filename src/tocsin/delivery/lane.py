@@ -58,6 +58,7 @@ class Lane:
         """`route` is any route of the lane; `memory` is shared with the other lanes."""
         self.name = route.lane
         self.provider = route.provider
+        self.account = route.account
         self._route = route
         self._options = options
         self._clock = clock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import structlog
 
@@ -10,6 +10,7 @@ from tocsin.delivery.fuse import Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.memory import Memory, Share
 from tocsin.domain.routes import LaneStatus, Route
+from tocsin.store.records import TopicReached
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,8 @@ class LaneBook:
         self._random = random
         self._lanes: dict[str, Lane] = {}
         self._fuses: dict[Account, Fuse] = {}
+        self._right: dict[Account, set[str]] = {}
+        """Topics that are known to be right from before the start; a lane is told when it is made."""
         self._memory = Memory()
 
     def __iter__(self) -> Iterator[Lane]:
@@ -39,6 +42,7 @@ class LaneBook:
         if lane is None:
             fuse = self._fuse((route.provider, route.account))
             lane = self._lanes[route.lane] = Lane(route, self._options, fuse, self._clock, self._random, self._memory)
+            lane.evidence.right.update(self._right.get((route.provider, route.account), ()))
         return lane
 
     def room(self, name: str) -> int:
@@ -70,6 +74,25 @@ class LaneBook:
         for lane in own:
             lane.forget(owner, token)
         return [lane for lane in own if lane.pauses.loose]
+
+    def topics_are_right(self, reached: Iterable[TopicReached]) -> None:
+        """What the registry knows from before the start: on these topics devices were reached with the credential that
+        is still used."""
+        for one in reached:
+            self._right.setdefault((one.provider, one.account), set()).add(one.topic)
+
+    def forget_topics(self, provider: str) -> None:
+        """A credential of this provider has changed: what is known from before the start holds no longer."""
+        for account in [account for account in self._right if account[0] == provider]:
+            del self._right[account]
+
+    def topics_reached(self) -> list[TopicReached]:
+        """What the registry does not know yet."""
+        return [
+            TopicReached(lane.provider, lane.account, topic, at_ms)
+            for lane in self._lanes.values()
+            for topic, at_ms in lane.evidence.to_note.items()
+        ]
 
     def statuses(self) -> list[LaneStatus]:
         return [lane.status() for lane in self._lanes.values()]

@@ -25,6 +25,7 @@ from tocsin.domain.outcomes import (
     Outcome,
     Refused,
     RetryLater,
+    Scope,
     TokenDead,
     Withdrawn,
 )
@@ -77,7 +78,7 @@ class Outcomes:
                 by_lane[name] = [pair]
         for name, own in by_lane.items():
             lane = self._lanes[name]
-            self._tell_lane(lane, own)
+            self._tell_lane(lane, own, now_ms)
             lane.share.give_back(sum([delivery.size_bytes for delivery, _ in own]))
             delivered = 0
             for delivery, outcome in own:
@@ -90,19 +91,19 @@ class Outcomes:
                 self._metrics.attempt(name, Result.DELIVERED, "", delivered)
             self._sending.go_on(lane, now_ms)
 
-    def _tell_lane(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]]) -> None:
+    def _tell_lane(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]], now_ms: int) -> None:
         """How many of these attempts were answered, failed or were not made; and what each that was not delivered, and
         each probe, says of the lane. Attempts that failed with one connection are one failure."""
         failed = dead = unsent = 0
         failures: list[str] = []
         telling: list[tuple[Delivery, Outcome]] = []
-        reached, probes = lane.evidence.reached, lane.pauses.probes
+        reached, probes = lane.evidence.lately, lane.pauses.probes
         for pair in outcomes:
             delivery, outcome = pair
             if type(outcome) is Delivered:
                 # First of all: whom a topic reaches counts before whom it does not.
                 if delivery.route.topic not in reached:
-                    lane.evidence.reach(delivery.route.topic)
+                    lane.evidence.reach(delivery.route.topic, now_ms)
                 if probes and delivery in probes:
                     telling.append(pair)
                 continue
@@ -139,7 +140,11 @@ class Outcomes:
         )
         if delivery.tried:
             self._learning.address(device, self._provider_of(device.provider).learned(delivery), now_ms)
-        elif device.last_success_ms is None or now_ms - device.last_success_ms > NOTED_EVERY_MS:
+        elif (
+            device.last_success_ms is None
+            or now_ms - device.last_success_ms > NOTED_EVERY_MS
+            or device.complaint is not None
+        ):
             self._learning.reached(device, now_ms)
         self._receipts.one_less(item)
 
@@ -154,6 +159,8 @@ class Outcomes:
                 due_ms = retry_at_ms(outcome, delivery.tries, now_ms, self._random())
                 self._receipts.again(delivery, Result.RETRY, answer, due_ms, now_ms)
             case Misconfigured():
+                if outcome.scope is Scope.DEVICE:
+                    self._learning.complained(delivery.device, delivery.route, answer, now_ms)
                 due_ms = now_ms + int(delay_s(MISCONFIGURED, delivery.tries, 0.0) * 1000)
                 self._receipts.again(delivery, Result.MISCONFIGURED, answer, due_ms, now_ms)
             case Refused():

@@ -24,6 +24,28 @@ class Registration(Struct, frozen=True):
     address: Address = Address("")
 
 
+class Complaint(Struct, frozen=True, array_like=True, gc=False):
+    """What its provider says of one device alone: pushes to it are kept and tried again, and nobody else waits.
+
+    It ends when a push is taken for the device, and with the registration.
+    """
+
+    reason: str
+    """The provider's answer: status and reason."""
+    since_ms: int
+    """When it was said first, Unix milliseconds."""
+    last_ms: int
+    """When it was said last, as far as it was noted: about once a day."""
+    account: str
+    """The application or project by which the push was sent."""
+    topic: str
+    """The topic that the device does not belong to; empty where the complaint is not about one."""
+
+    def lasting(self, days: int) -> str:
+        """Why the registration was put into quarantine, as its history tells it."""
+        return f"{self.reason} for {days} days"
+
+
 class Device(Struct, frozen=True, array_like=True, gc=False):
     """One registration of a device token by one user, as the store has it.
 
@@ -40,6 +62,8 @@ class Device(Struct, frozen=True, array_like=True, gc=False):
     generation: int
     last_success_ms: int | None = None
     """When a provider last took a push for it, Unix milliseconds; noted about once a day."""
+    complaint: Complaint | None = None
+    """What the provider has said of it since; None where it was reached, or was not tried yet."""
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from tocsin.domain.nodes import NodeStatus
 from tocsin.domain.routes import LaneState
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
+from tocsin.service.complaints import quarantine_complaining
 from tocsin.service.periodic import Duty
 from tocsin.settings import Settings
 from tocsin.store.ports import Store
@@ -28,6 +29,7 @@ _RETRY_S: Final = 1.0
 _DAY_S: Final = 24 * 3600.0
 _WARN_CERTIFICATE_S: Final = 30 * _DAY_S
 _PRUNE_EVERY_S: Final = 10.0
+_COMPLAINTS_EVERY_S: Final = 3600.0
 _PRUNE_AGAIN_S: Final = 0.2
 
 
@@ -69,6 +71,7 @@ class Watchers:
             Duty("delivery", _LOOK_AFTER_EVERY_S, self._look_after_delivery),
             Duty("status", _LOOK_AFTER_EVERY_S, self._publish_status),
             Duty("pruning", _PRUNE_EVERY_S, self._prune),
+            Duty("complaints", _COMPLAINTS_EVERY_S, self._look_at_complaints, first_s=0.0),
         ]
         store.signals.subscribe(self._signalled)
 
@@ -80,6 +83,7 @@ class Watchers:
         """
         self._changed.update(self._providers)
         await self._take_over_changed()
+        await self._take_over_topics()
         await self._look_at_certificates()
         if self._changed:
             self._credentials.now()
@@ -115,10 +119,25 @@ class Watchers:
             await self._look_at_certificates()
         return _RETRY_S if failed else None
 
+    async def _take_over_topics(self) -> None:
+        """Which topics are right is known from before the start, as far as the credential is still the same."""
+        changed_ms = {
+            (name, credential.account): credential.changed_ms
+            for name in self._providers
+            for credential in await self._store.credentials.of(name)
+        }
+        reached = await self._store.registry.topics()
+        self._dispatcher.lanes.topics_are_right(
+            one for one in reached if one.at_ms > changed_ms.get((one.provider, one.account), one.at_ms)
+        )
+
     async def _look_at_quarantine(self) -> None:
-        held = dict.fromkeys(await self._store.registry.quarantined_accounts())
+        held = dict.fromkeys(await self._store.registry.quarantined_accounts(by_fuse=True))
         self._dispatcher.lanes.quarantined(held)
         self._anything_quarantined = bool(held)
+
+    async def _look_at_complaints(self) -> None:
+        await quarantine_complaining(self._store.registry)
 
     async def _look_at_certificates(self) -> None:
         expiry, now_s = self._metrics.certificate_expiry, self._store.now_ms() / 1000

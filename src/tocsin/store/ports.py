@@ -36,6 +36,7 @@ from tocsin.store.records import (
     Session,
     Settlement,
     Signal,
+    TopicReached,
 )
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -250,6 +251,19 @@ class Registry(Protocol):
     async def learn(self, learned: Sequence[Learned]) -> None:
         """Note what deliveries have taught. Of many, some may be noted when the rest fails: they may be given again."""
 
+    async def note_topics(self, reached: Sequence[TopicReached]) -> None:
+        """Note on which topics devices were reached. Of each topic, what is noted last counts."""
+
+    async def topics(self) -> list[TopicReached]:
+        """On which topics devices were reached, and when that was noted last."""
+
+    async def quarantine_complaining(self, days: int, limit: int) -> list[Device]:
+        """Put up to `limit` registrations into quarantine, and return them: those whose complaint is about a topic and
+        was still said that many days after it was said first, while another device was reached on that topic.
+
+        They are restored as all that is in quarantine is; their complaint then begins anew. No fuse is concerned.
+        """
+
     async def find(self, token: DeviceToken) -> list[Device]:
         """Every registration of a token, whoever holds it."""
 
@@ -267,8 +281,11 @@ class Registry(Protocol):
     async def quarantine(self) -> list[Quarantine]:
         """What is in quarantine, by account. All of it is counted: `quarantined_accounts` costs less."""
 
-    async def quarantined_accounts(self) -> list[tuple[str, str]]:
-        """The accounts that have anything in quarantine, each as provider and account: quick, however much it is."""
+    async def quarantined_accounts(self, *, by_fuse: bool = False) -> list[tuple[str, str]]:
+        """The accounts that have anything in quarantine, each as provider and account: quick, however much it is.
+
+        `by_fuse`: only what `remove_dead` has put there.
+        """
 
     async def release_quarantine(self, account: str, max_tokens: int) -> int:
         """Bring the quarantined registrations of an account back, as `restore` does; returns how many.

@@ -9,7 +9,7 @@ from typing import Final, NewType
 
 from msgspec import Struct
 
-from tocsin.domain.devices import Address, Device, DeviceToken
+from tocsin.domain.devices import Address, Complaint, Device, DeviceToken
 from tocsin.domain.events import Event, UserId
 
 Cursor = NewType("Cursor", str)
@@ -181,11 +181,25 @@ class DeadToken(Struct, frozen=True):
 
 
 class Learned(Struct, frozen=True, gc=False):
-    """What a delivery taught about a registration; it is noted if the registration is still that one."""
+    """What a delivery taught about a registration; it is noted if the registration is still that one.
+
+    A success ends what was complained of before.
+    """
 
     device: Device
     address: Address | None = None
     success_ms: int | None = None
+    complaint: Complaint | None = None
+
+
+class TopicReached(Struct, frozen=True, gc=False):
+    """A device of this account was reached on this topic, so the topic is right."""
+
+    provider: str
+    account: str
+    topic: str
+    at_ms: int
+    """When that was last noted, which is done about once an hour."""
 
 
 class Removal(Struct, frozen=True):

@@ -32,7 +32,11 @@ _ONE_OF_TWO: Final = "Give either `owner` or `token`: with both, or with neither
 
 
 class DeviceView(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One registration. Deliveries have found out what begins with `learned_`."""
+    """One registration. Deliveries have found out what begins with `learned_`.
+
+    `complaint` is what its provider answers for this device alone, first said at `complaint_since`; it goes when a push
+    is taken for the device.
+    """
 
     owner: str
     system: str
@@ -45,6 +49,8 @@ class DeviceView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     learned_project: str | UnsetType = UNSET
     learned_field: str | UnsetType = UNSET
     last_success_at: str | UnsetType = UNSET
+    complaint: str | UnsetType = UNSET
+    complaint_since: str | UnsetType = UNSET
 
 
 class RemovalView(Struct, frozen=True):
@@ -146,6 +152,8 @@ class DeviceRoutes(Shared):
             device_token=device.token,
             registered_at=rfc3339(device.registered_us // 1000),
             last_success_at=UNSET if device.last_success_ms is None else rfc3339(device.last_success_ms),
+            complaint=UNSET if device.complaint is None else device.complaint.reason,
+            complaint_since=UNSET if device.complaint is None else rfc3339(device.complaint.since_ms),
             **{name: value for name, value in address.items() if name in DeviceView.__struct_fields__},
         )
 

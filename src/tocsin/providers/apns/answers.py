@@ -33,7 +33,8 @@ class Act(Enum):
     MISCONFIGURED = auto()
     MISCONFIGURED_TOPIC = auto()
     MISCONFIGURED_DEVICE = auto()
-    """About one token: any user can register another application's, so no other device waits."""
+    """About one token: any user can register another application's, so no other device waits. The device's record
+    says so; after a week of nothing else the registration goes into quarantine (`service/complaints.py`)."""
 
 
 class Row(Struct, frozen=True):

@@ -24,10 +24,11 @@ _COUNTED: Final = (
     f"SELECT provider, account, count(*), min(removed_ms) FROM {_HELD} GROUP BY provider, account"
     " ORDER BY account, provider"
 )
+_BY_FUSE: Final = "removal INDEXED BY removal_by_fuse WHERE quarantined = 1 AND for_topic = 0"
 _NEXT_ACCOUNT: Final = (
-    f"SELECT provider, account FROM {_HELD} AND provider = ? AND account > ? ORDER BY provider, account LIMIT 1"
+    "SELECT provider, account FROM {held} AND provider = ? AND account > ? ORDER BY provider, account LIMIT 1"
 )
-_NEXT_PROVIDER: Final = f"SELECT provider, account FROM {_HELD} AND provider > ? ORDER BY provider, account LIMIT 1"
+_NEXT_PROVIDER: Final = "SELECT provider, account FROM {held} AND provider > ? ORDER BY provider, account LIMIT 1"
 # The oldest first: were the newest forgotten first, what comes meanwhile would get its number, and be taken for it.
 _OF_ACCOUNT: Final = f"{_HELD} AND provider = ? AND account = ? AND id <= ? ORDER BY removed_ms LIMIT {STEP_ROWS}"
 # Whether it may come back: not where the token was registered again since, and not where it was removed again later.
@@ -75,10 +76,20 @@ def counted(driver: sqlite3.Connection) -> list[Quarantine]:
 
 def accounts(driver: sqlite3.Connection) -> list[tuple[str, str]]:
     """The accounts (provider, account) that have anything in quarantine: one look into the index for each of them."""
+    return _accounts(driver, _HELD)
+
+
+def accounts_by_fuse(driver: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Those of them whose fuse has put something there."""
+    return _accounts(driver, _BY_FUSE)
+
+
+def _accounts(driver: sqlite3.Connection, held: str) -> list[tuple[str, str]]:
+    next_account, next_provider = _NEXT_ACCOUNT.format(held=held), _NEXT_PROVIDER.format(held=held)
     found: list[tuple[str, str]] = []
     last = ("", "")
     while True:
-        row = driver.execute(_NEXT_ACCOUNT, last).fetchone() or driver.execute(_NEXT_PROVIDER, last[:1]).fetchone()
+        row = driver.execute(next_account, last).fetchone() or driver.execute(next_provider, last[:1]).fetchone()
         if row is None:
             return found
         last = row

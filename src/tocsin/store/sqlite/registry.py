@@ -31,8 +31,9 @@ from tocsin.store.records import (
     TokenDeleted,
     TokenRegistered,
     TokenRestored,
+    TopicReached,
 )
-from tocsin.store.sqlite import quarantine, removals, rows
+from tocsin.store.sqlite import quarantine, removals, rows, topics
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -41,7 +42,9 @@ T = TypeVar("T")
 
 _OF_A_REGISTRATION: Final = "owner, provider, token, address, registered_us, generation"
 _COLUMNS: Final = f"{_OF_A_REGISTRATION}, last_success_ms"
-_DEVICE_JSON: Final = f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))})"
+_DEVICE_JSON: Final = (
+    f"json_array({', '.join('device.' + column for column in _COLUMNS.split(', '))}, json(device.complaint))"
+)
 
 # A device's row id is its owner's key and a number: the devices of an owner lie side by side, and an integer finds
 # them, with half the page reads that the owner as the key takes. Owners may share a key; the rows tell them apart.
@@ -62,7 +65,7 @@ _INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS})
     WHERE {{condition}} ON CONFLICT(token, provider, owner) DO """
 _REGISTER: Final = (
     _INSERT.format(condition="TRUE")
-    + "UPDATE SET address = ?5, registered_us = ?6, generation = ?7, last_success_ms = NULL"
+    + "UPDATE SET address = ?5, registered_us = ?6, generation = ?7, last_success_ms = NULL, complaint = NULL"
 )
 # A token registered again since is as its user wants it: it is left alone.
 _BRING_BACK: Final = _INSERT.format(condition=f"(SELECT count(*) {_OF_ITS_KEY} AND owner = ?2) < ?8") + "NOTHING"
@@ -74,16 +77,19 @@ _BRING_SEVERAL_BACK: Final = f"""WITH back(key, {_OF_A_REGISTRATION}) AS (VALUES
         {_OF_A_REGISTRATION}
     FROM back"""
 # Not by the index of tokens: the rows themselves were read a moment ago, to reach these devices.
-_LEARN: Final = f"""WITH learned(key, owner, provider, token, generation, address, success_ms) AS (VALUES {{rows}})
+_LEARN: Final = f"""WITH learned(key, owner, provider, token, generation, address, success_ms, complaint)
+        AS (VALUES {{rows}})
     UPDATE device NOT INDEXED SET
         address = coalesce(learned.address, device.address),
-        last_success_ms = coalesce(learned.success_ms, last_success_ms)
+        last_success_ms = coalesce(learned.success_ms, last_success_ms),
+        complaint = iif(learned.success_ms IS NULL, coalesce(learned.complaint, device.complaint), NULL)
     FROM learned
     WHERE device.id {_ITS_ROWS.format(key="learned.key")} AND device.owner = learned.owner
         AND device.provider = learned.provider AND device.token = learned.token
         AND device.generation = learned.generation"""
 
 _LEARNED_AT_ONCE: Final = 2000
+_DAY_MS: Final = 24 * 3600 * 1000
 
 _decode_devices = msgspec.json.Decoder(list[Device]).decode
 _encode = msgspec.json.Encoder().encode
@@ -226,6 +232,7 @@ class SqliteRegistry:
                 one.device.generation,
                 one.address,
                 one.success_ms,
+                None if one.complaint is None else _encode(one.complaint).decode(),
             )
             for one in learned
         ]
@@ -235,6 +242,26 @@ class SqliteRegistry:
             return None, []
 
         await self._change(learn, lambda _: [one.device.owner for one in learned])
+
+    async def note_topics(self, reached: Sequence[TopicReached]) -> None:
+        await self._database.write(lambda driver: topics.note(driver, reached))
+
+    async def topics(self) -> list[TopicReached]:
+        return await self._database.read(topics.read)
+
+    async def quarantine_complaining(self, days: int, limit: int) -> list[Device]:
+        self._database.refuse_if_damaged()
+
+        def quarantine(driver: sqlite3.Connection) -> tuple[list[Device], list[Signal]]:
+            found = _select(driver, topics.UNFIT, (days * _DAY_MS, limit))
+            for device in found:
+                assert device.complaint is not None
+                reason, account = device.complaint.lasting(days), device.complaint.account
+                self._remove(driver, device, reason, account, quarantined=True, for_topic=True)
+            accounts = dict.fromkeys(device.complaint.account for device in found if device.complaint is not None)
+            return found, [*map(_deleted, found), *map(QuarantineChanged, accounts)]
+
+        return await self._change(quarantine, lambda found: [device.owner for device in found])
 
     # -- what the operator asks ----------------------------------------------------------------------------------------
 
@@ -270,8 +297,8 @@ class SqliteRegistry:
     async def quarantine(self) -> list[Quarantine]:
         return await self._database.read(quarantine.counted)
 
-    async def quarantined_accounts(self) -> list[tuple[str, str]]:
-        return await self._database.read(quarantine.accounts)
+    async def quarantined_accounts(self, *, by_fuse: bool = False) -> list[tuple[str, str]]:
+        return await self._database.read(quarantine.accounts_by_fuse if by_fuse else quarantine.accounts)
 
     async def release_quarantine(self, account: str, max_tokens: int) -> int:
         def release(driver: sqlite3.Connection, held: Held) -> Step:
@@ -360,9 +387,17 @@ class SqliteRegistry:
         return await asyncio.shield(asyncio.ensure_future(write_and_tell()))
 
     def _remove(
-        self, driver: sqlite3.Connection, device: Device, reason: str, account: str = "", *, quarantined: bool = False
+        self,
+        driver: sqlite3.Connection,
+        device: Device,
+        reason: str,
+        account: str = "",
+        *,
+        quarantined: bool = False,
+        for_topic: bool = False,
     ) -> None:
-        removals.remember(driver, device, int(self._wall_clock() * 1000), reason, account, quarantined=quarantined)
+        now_ms = int(self._wall_clock() * 1000)
+        removals.remember(driver, device, now_ms, reason, account, quarantined=quarantined, for_topic=for_topic)
         key = (device.owner, device.provider, device.token)
         driver.execute("DELETE FROM device WHERE owner = ? AND provider = ? AND token = ?", key)
 
@@ -415,7 +450,7 @@ def _values(device: Device) -> tuple[Any, ...]:
 
 def _select(driver: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[Device]:
     (text,) = driver.execute(
-        f"SELECT json_group_array({_DEVICE_JSON}) FROM device WHERE {where}", parameters
+        f"SELECT json_group_array({_DEVICE_JSON}) FROM (SELECT * FROM device WHERE {where}) AS device", parameters
     ).fetchone()
     return _decode_devices(text)
 

@@ -20,8 +20,8 @@ BY_THE_OPERATOR: Final = "removed by the operator"
 EVICTED: Final = "evicted: the user registered more tokens than allowed"
 
 _REMEMBER: Final = (
-    "INSERT INTO removal(owner, provider, token, account, device, removed_ms, reason, quarantined) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO removal(owner, provider, token, account, device, removed_ms, reason, quarantined, for_topic) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 # By the index of tokens (`+`): one user may have more removals than one token has.
 _OF_REGISTRATION: Final = (
@@ -39,11 +39,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 def remember(
-    driver: sqlite3.Connection, device: Device, now_ms: int, reason: str, account: str, *, quarantined: bool
+    driver: sqlite3.Connection,
+    device: Device,
+    now_ms: int,
+    reason: str,
+    account: str,
+    *,
+    quarantined: bool,
+    for_topic: bool = False,
 ) -> None:
-    """Note that a registration was removed, just now."""
+    """Note that a registration was removed, just now. `for_topic`: in quarantine without a fuse."""
     text = _encode(device).decode()
-    row = (device.owner, device.provider, device.token, account, text, now_ms, reason, quarantined)
+    row = (device.owner, device.provider, device.token, account, text, now_ms, reason, quarantined, for_topic)
     driver.execute(_REMEMBER, row)
 
 

@@ -77,7 +77,20 @@ device = Table(
     # A number that no other registration of the token has had.
     Column("generation", Integer, nullable=False),
     Column("last_success_ms", Integer),
+    # `domain.devices.Complaint`, a JSON array; few have one.
+    Column("complaint", Text),
     Index("device_token", "token", "provider", "owner", unique=True),
+    Index("device_complaint", "provider", sqlite_where=text("complaint IS NOT NULL")),
+)
+
+# On which topics a device was reached, and when that was last noted: these are right.
+topic = Table(
+    "topic",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("reached_ms", Integer, nullable=False),
 )
 
 removal = Table(
@@ -93,9 +106,12 @@ removal = Table(
     Column("removed_ms", Integer, nullable=False),
     Column("reason", Text, nullable=False),
     Column("quarantined", Boolean, nullable=False, server_default="0"),
+    # In quarantine for what was said of this device alone: no fuse has put it there.
+    Column("for_topic", Boolean, nullable=False, server_default="0"),
     # What is quarantined is not forgotten, and not to be passed over at every look for what is.
     Index("removal_old", "removed_ms", sqlite_where=text("quarantined = 0")),
     Index("removal_quarantined", "provider", "account", "removed_ms", sqlite_where=text("quarantined = 1")),
+    Index("removal_by_fuse", "provider", "account", sqlite_where=text("quarantined = 1 AND for_topic = 0")),
 )
 
 session = Table(
