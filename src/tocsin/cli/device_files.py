@@ -24,7 +24,6 @@ from tocsin.domain.json_errors import undecodable
 from tocsin.providers.fields import FieldError, Fields, read
 from tocsin.providers.rules import RuleBook
 
-COLUMNS: Final = ("owner", "system", "device_token", "application_id", "sandbox", "apns_topic", "registered")
 _LONGEST_LINE: Final = 64 * 1024
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -157,17 +156,18 @@ def _texts(file: IO[bytes]) -> Iterator[str]:
 
 def write(devices: Iterable[Device], format: Format, rules: RuleBook, file: IO[str], *, names: bool) -> None:
     """Write registrations; `names` writes CSV's line of columns first."""
-    described = [_described(device, rules) for device in devices]
+    columns = ("owner", "system", "device_token", *sorted(rules.fields), "registered")
+    described = [_described(device, rules, columns) for device in devices]
     if format is Format.NDJSON:
         file.writelines(_encode(one).decode() + "\n" for one in described)
         return
-    table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    table = csv.DictWriter(file, columns, lineterminator="\n")
     if names:
         table.writeheader()
     table.writerows({name: _cell(value) for name, value in one.items()} for one in described)
 
 
-def _described(device: Device, rules: RuleBook) -> Mapping[str, Any]:
+def _described(device: Device, rules: RuleBook, columns: Sequence[str]) -> Mapping[str, Any]:
     described = rules.of(device).describe(device.address)
     values = {
         "owner": device.owner,
@@ -176,7 +176,7 @@ def _described(device: Device, rules: RuleBook) -> Mapping[str, Any]:
         **described,
         "registered": rfc3339(device.registered_us // 1000),
     }
-    return {name: values[name] for name in COLUMNS if name in values}
+    return {name: values[name] for name in columns if name in values}
 
 
 def _cell(value: Any) -> Any:

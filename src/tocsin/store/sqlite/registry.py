@@ -57,7 +57,7 @@ _OF_OWNERS: Final = (
 )
 _PAGE: Final = (
     f"SELECT json_group_array({_DEVICE_JSON}), max(id)"
-    f" FROM (SELECT id, {_COLUMNS} FROM device WHERE id > ? ORDER BY id LIMIT ?) AS device"
+    f" FROM (SELECT id, {_COLUMNS}, complaint FROM device WHERE id > ? ORDER BY id LIMIT ?) AS device"
 )
 _OF_ITS_KEY: Final = f"FROM device WHERE id {_ITS_ROWS.format(key='?1')}"
 _INSERT: Final = f"""INSERT INTO device(id, {_COLUMNS})
@@ -269,11 +269,7 @@ class SqliteRegistry:
         after = -1 if start is None else _row_of(start)
 
         def read(driver: sqlite3.Connection) -> DevicePage:
-            some = f"SELECT id, {_COLUMNS} FROM device WHERE id > ? ORDER BY id LIMIT ?"
-            found = driver.execute(
-                f"SELECT json_group_array({_DEVICE_JSON}), max(id) FROM ({some}) AS device", (after, limit)
-            )
-            text, last = found.fetchone()
+            text, last = driver.execute(_PAGE, (after, limit)).fetchone()
             devices = _decode_devices(text)
             return DevicePage(devices, Cursor(str(last)) if len(devices) == limit else None)
 
