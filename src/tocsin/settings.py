@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -108,6 +109,9 @@ class Server(Section):
     max_connections: Positive = 4096
     request_timeout_s: Seconds = 20.0
     """How long a client may take to send one request, headers and body."""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """The proxies in front of the API; empty where clients come directly. None: that is not known, and so no limit
+    goes by address."""
 
 
 class PushApi(Section):
