@@ -8,7 +8,7 @@ from tests.contract.support import OTHER_OWNER, OWNER
 from tests.support.clocks import Clocks
 
 from tocsin.store.ports import Store
-from tocsin.store.records import Role
+from tocsin.store.records import Area, KeyLimits, Rate, Role
 
 
 async def test_a_secret_opens_its_session_also_after_a_crash(stores: Stores, clocks: Clocks) -> None:
@@ -30,6 +30,33 @@ async def test_a_secret_opens_its_key(store: Store, role: Role) -> None:
     secret, key = await store.access.create_key(role, "fax backend", None)
     assert (key.role, key.name) == (role, "fax backend")
     assert await store.access.key(secret) == key
+
+
+LIMITS = [
+    KeyLimits(events=frozenset({"fax_new", "recording_new"})),
+    KeyLimits(rate=Rate(50, 1)),
+    KeyLimits(events=frozenset({"chat_message"}), rate=Rate(1000, 3600)),
+    KeyLimits(read_only=True),
+    KeyLimits(areas=frozenset({Area.DEVICES, Area.DELIVERIES})),
+    KeyLimits(read_only=True, areas=frozenset(Area)),
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+async def test_a_key_keeps_its_limits_also_after_a_crash(stores: Stores, limits: KeyLimits) -> None:
+    store = await stores.open()
+    secret, key = await store.access.create_key(Role.ADMIN, "ops", None, limits)
+    assert key.limits == limits
+    assert (await store.access.key(secret), await store.access.keys()) == (key, [key])
+    store = await stores.crash()
+    assert (await store.access.key(secret), await store.access.keys()) == (key, [key])
+
+
+async def test_a_key_is_not_limited_where_nobody_says_so(store: Store) -> None:
+    secret, _ = await store.access.create_key(Role.ADMIN, "ops", None)
+    opened = await store.access.key(secret)
+    assert opened is not None
+    assert opened.limits == KeyLimits()
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "ses_000000000000", "\ud800", "' OR 1=1 --"])

@@ -32,6 +32,7 @@ from tocsin.providers.fcm.address import FcmAddress
 from tocsin.providers.fcm.credentials import ServiceAccount
 from tocsin.store.ports import EventIdConflict
 from tocsin.store.records import (
+    NO_LIMITS,
     Attempt,
     EventRecord,
     Item,
@@ -365,7 +366,7 @@ async def test_a_migrated_credential_is_replaced_and_removed_like_a_new_one(migr
 
 async def test_sessions_and_keys_are_kept(migrated: SqliteStore) -> None:
     assert [(one.id, one.owner) for one in await migrated.access.sessions()] == [("ses_1", OWNER)]
-    assert [(one.id, one.role) for one in await migrated.access.keys()] == [("key_1", "admin")]
+    assert [(one.id, one.role, one.limits) for one in await migrated.access.keys()] == [("key_1", "admin", NO_LIMITS)]
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.records import (
+    NO_LIMITS,
     ApiKey,
     Backlog,
     Bound,
@@ -28,6 +29,7 @@ from tocsin.store.records import (
     EventRecord,
     Item,
     Job,
+    KeyLimits,
     Learned,
     Quarantine,
     Removal,
@@ -308,7 +310,10 @@ class Access(Protocol):
     async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
         """Returns the secret (`sid`), which is not kept, and the session. No owner: nobody has signed in yet."""
 
-    async def create_key(self, role: Role, name: str, expires_ms: int | None) -> tuple[str, ApiKey]: ...
+    async def create_key(
+        self, role: Role, name: str, expires_ms: int | None, limits: KeyLimits = NO_LIMITS
+    ) -> tuple[str, ApiKey]:
+        """Returns the secret, which is not kept, and the key."""
 
     async def session(self, secret: str) -> Session | None:
         """The session that a secret opens, unless revoked or expired."""

@@ -228,6 +228,37 @@ class Quarantine(Struct, frozen=True):
 class Role(StrEnum):
     PRODUCER = "producer"
     ADMIN = "admin"
+    MONITORING = "monitoring"
+
+
+class Area(StrEnum):
+    """A part of what the operator's routes are about."""
+
+    CREDENTIALS = "credentials"
+    DEVICES = "devices"
+    DELIVERIES = "deliveries"
+
+
+class Rate(Struct, frozen=True):
+    """So many, within so many seconds. Both are at least 1."""
+
+    count: int
+    per_s: int
+
+
+class KeyLimits(Struct, frozen=True, omit_defaults=True):
+    """What a key may not do of that which its role may. By default nothing is limited."""
+
+    events: frozenset[str] = frozenset()
+    """The names of the events that a producer may send; empty: all of them."""
+    rate: Rate | None = None
+    """Of the events that a producer sends."""
+    read_only: bool = False
+    areas: frozenset[Area] = frozenset()
+    """Those of an admin; empty: all of them."""
+
+
+NO_LIMITS: Final = KeyLimits()
 
 
 class ApiKey(Struct, frozen=True):
@@ -236,6 +267,7 @@ class ApiKey(Struct, frozen=True):
     name: str
     created_ms: int
     expires_ms: int | None
+    limits: KeyLimits = NO_LIMITS
 
 
 class Session(Struct, frozen=True):

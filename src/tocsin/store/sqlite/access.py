@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
 from sqlalchemy import Connection, Table, delete, insert, or_, select
 
 from tocsin.domain.events import UserId
-from tocsin.store.records import AccessRevoked, ApiKey, Role, Session
+from tocsin.store.records import NO_LIMITS, AccessRevoked, ApiKey, KeyLimits, Role, Session
 from tocsin.store.sqlite import schema
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.database import Database
@@ -66,10 +67,13 @@ class SqliteAccess:
         await self._insert(schema.session, _hash(secret), session)
         return secret, session
 
-    async def create_key(self, role: Role, name: str, expires_ms: int | None) -> tuple[str, ApiKey]:
+    async def create_key(
+        self, role: Role, name: str, expires_ms: int | None, limits: KeyLimits = NO_LIMITS
+    ) -> tuple[str, ApiKey]:
         secret = f"tocsin_{role.value}_{secrets.token_urlsafe(32)}"
-        key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms)
-        await self._insert(schema.api_key, _hash(secret), key)
+        key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms, limits)
+        stored = None if limits == NO_LIMITS else msgspec.json.encode(limits).decode()
+        await self._insert(schema.api_key, _hash(secret), key, limits=stored)
         return secret, key
 
     async def session(self, secret: str) -> Session | None:
@@ -112,8 +116,8 @@ class SqliteAccess:
             return None
         return holder
 
-    async def _insert(self, table: Table, hashed: bytes, holder: Session | ApiKey) -> None:
-        values = {field: getattr(holder, field) for field in holder.__struct_fields__}
+    async def _insert(self, table: Table, hashed: bytes, holder: Session | ApiKey, **as_stored: str | None) -> None:
+        values = {field: getattr(holder, field) for field in holder.__struct_fields__} | as_stored
 
         def write(connection: Connection) -> None:
             connection.execute(insert(table).values(hash=hashed, **values))
@@ -141,4 +145,5 @@ def _session(row: Any) -> Session:
 
 
 def _key(row: Any) -> ApiKey:
-    return ApiKey(row.id, Role(row.role), row.name, row.created_ms, row.expires_ms)
+    limits = NO_LIMITS if row.limits is None else msgspec.json.decode(row.limits, type=KeyLimits)
+    return ApiKey(row.id, Role(row.role), row.name, row.created_ms, row.expires_ms, limits)

@@ -133,6 +133,8 @@ api_key = Table(
     Column("name", Text, nullable=False),
     Column("created_ms", Integer, nullable=False),
     Column("expires_ms", Integer),
+    # `store.records.KeyLimits`, JSON; null where it has none.
+    Column("limits", Text),
 )
 
 credential = Table(
