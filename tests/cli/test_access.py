@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.conftest import OWNER, Run
@@ -26,6 +27,43 @@ def test_a_key_is_listed_without_its_secret(run: Run) -> None:
     assert listed == {field: value for field, value in created.items() if field != "key"}
     assert listed["expires"] is not None
     assert created["key"] not in run("key", "list").out
+
+
+LIMITED = [
+    (
+        ["producer", "--events", "fax_new, chat_message"],
+        {"events": ["chat_message", "fax_new"]},
+        "chat_message,fax_new",
+    ),
+    (["producer", "--rate", "50/s"], {"rate": "50/s"}, "50/s"),
+    (
+        ["producer", "--rate", "600/min", "--events", "fax_new"],
+        {"rate": "600/min", "events": ["fax_new"]},
+        "600/min fax_new",
+    ),
+    (["producer", "--rate", "1000/h"], {"rate": "1000/h"}, "1000/h"),
+    (["admin", "--read-only"], {"read_only": True}, "read-only"),
+    (["admin", "--area", "devices"], {"areas": ["devices"]}, "devices"),
+    (
+        ["admin", "--area", "deliveries,credentials", "--read-only"],
+        {"areas": ["credentials", "deliveries"], "read_only": True},
+        "read-only credentials,deliveries",
+    ),
+    (["monitoring"], {}, "-"),
+    (["admin"], {}, "-"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "limits", "shown"), LIMITED, ids=lambda value: "")
+def test_what_a_key_is_limited_to_is_listed(run: Run, arguments: list[str], limits: dict[str, Any], shown: str) -> None:
+    created = run("key", "create", *arguments, "--json").json
+    (listed,) = run("key", "list", "--json").json
+    assert listed == {field: value for field, value in created.items() if field != "key"}
+    expected = {"events": None, "rate": None, "read_only": False, "areas": None} | limits
+    assert {field: listed[field] for field in expected} == expected
+    line = run("key", "list").out.splitlines()[1]
+    assert f"{arguments[0]}  " in line
+    assert f"  {shown}  " in line
 
 
 def test_a_key_is_revoked_by_its_id(run: Run) -> None:
@@ -97,7 +135,20 @@ def test_a_key_never_expires_only_when_that_is_asked_for(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["key", "create", "reader"], "'producer', 'admin'"),
+        (["key", "create", "reader"], "'producer', 'admin', 'monitoring'"),
+        (["key", "create", "producer", "--events", "fax_new,fax"], "--events fax_new,fax: 'fax' is none of fax_new, "),
+        (["key", "create", "producer", "--events", ""], "--events : '' is none of fax_new, "),
+        (["key", "create", "producer", "--rate", "50"], "--rate 50: must be a number of events per s, min or h"),
+        (["key", "create", "producer", "--rate", "0/s"], "--rate 0/s: must be a number of events per s, min or h"),
+        (["key", "create", "producer", "--rate", "-1/s"], "must be a number of events per s, min or h"),
+        (["key", "create", "producer", "--rate", "5/day"], "must be a number of events per s, min or h"),
+        (["key", "create", "producer", "--read-only"], "--read-only: only for admin keys"),
+        (["key", "create", "producer", "--area", "devices"], "--area: only for admin keys"),
+        (["key", "create", "admin", "--rate", "5/s"], "--rate: only for producer keys"),
+        (["key", "create", "admin", "--events", "fax_new"], "--events: only for producer keys"),
+        (["key", "create", "monitoring", "--read-only"], "--read-only: only for admin keys"),
+        (["key", "create", "monitoring", "--rate", "5/s"], "--rate: only for producer keys"),
+        (["key", "create", "admin", "--area", "users"], "'users' is none of credentials, devices, deliveries"),
         (["key", "create", "producer", "--expires-in", "soon"], "like 90d, or never"),
         (["key", "create", "producer", "--expires-in", "0d"], "like 90d, or never"),
         (["key", "create", "producer", "--expires-in", "-1d"], "like 90d, or never"),
