@@ -103,6 +103,7 @@ class Environment:
     emulator: dict[str, Any]
     emulator_process: Process
     producer_key: str = ""
+    monitoring_key: str = ""
     sid: str = ""
     url: str = ""
     server: Process | None = None
@@ -139,7 +140,7 @@ class Environment:
         """One of the server's metrics; 0 where it has none of this name yet."""
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
-            connection.request("GET", "/metrics")
+            connection.request("GET", "/metrics", headers={"authorization": f"Bearer {self.monitoring_key}"})
             for line in connection.getresponse().read().decode().splitlines():
                 if line.startswith(f"{name} "):
                     return float(line.split()[1])
@@ -172,6 +173,9 @@ class Environment:
             "TOCSIN_APNS__CA_FILE": self.emulator["ca"],
             "TOCSIN_FCM__URL": self.emulator["fcm"],
             "TOCSIN_FCM__CA_FILE": self.emulator["ca"],
+            # Limits that are counted, and not reached.
+            "TOCSIN_LIMITS__USER_PER_MINUTE": "1000000000",
+            "TOCSIN_LIMITS__KEY_PER_S": "1000000000",
         }
         started = time.perf_counter()
         with (self.directory / "server.log").open("ab") as log:
@@ -256,6 +260,7 @@ async def _fill(environment: Environment, groups: Sequence[Group]) -> None:
         account = Path(environment.emulator["service_account"]).read_bytes()
         await store.credentials.put(stored(PROJECT, account, default=True, changed_ms=0))
         environment.producer_key, _ = await store.access.create_key(Role.PRODUCER, "benchmark", None)
+        environment.monitoring_key, _ = await store.access.create_key(Role.MONITORING, "benchmark", None)
         environment.sid, _ = await store.access.create_session(owner(0), None)
         first = 0
         for group in groups:

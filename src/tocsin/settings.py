@@ -26,6 +26,7 @@ __all__ = ["ENV_PREFIX", "Settings", "SettingsError", "load"]
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[!-9;-~]+):([0-9]{1,5})")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
@@ -65,6 +66,13 @@ def _origin(text: str) -> str:
         raise ValueError("must be an origin, as https://app.example.com or http://localhost:3000, without a path")
     scheme, host, port = found.groups()
     return f"{scheme}://{host}" + (port if port and port != _DEFAULT_PORTS[scheme] else "")
+
+
+def _host_and_port(text: str) -> str:
+    found = _HOST_AND_PORT.fullmatch(text)
+    if found is None or int(found[2]) > 65535:
+        raise ValueError("must be host:port, as 127.0.0.1:9090 or [::1]:9090")
+    return text
 
 
 def _every_event(values: dict[str, Any]) -> dict[str, Any]:
@@ -110,8 +118,18 @@ class Server(Section):
     request_timeout_s: Seconds = 20.0
     """How long a client may take to send one request, headers and body."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] | None = None
-    """The proxies in front of the API; empty where clients come directly. None: that is not known, and so no limit
-    goes by address."""
+    """The proxies in front of the API; empty where clients come directly. None: that is not known, and no limit goes
+    by address."""
+    private_host: Annotated[str, AfterValidator(_host_and_port)] | None = None
+    """Another address (host:port) to listen on, for health with its details and for metrics: there without a key."""
+
+    @property
+    def private_address(self) -> tuple[str, int] | None:
+        """Host and port of `private_host`."""
+        if self.private_host is None:
+            return None
+        host, _, port = self.private_host.rpartition(":")
+        return host.strip("[]"), int(port)
 
 
 class PushApi(Section):
@@ -119,6 +137,19 @@ class PushApi(Section):
     max_tokens_per_user: Positive = 100
     origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     """Whose pages may use the cookie `sid`, besides those of the API's own address."""
+
+
+class Limits(Section):
+    """How often one caller may call this server; 0: no limit. Those by address count only where
+    `server.trusted_proxies` is set."""
+
+    user_per_minute: Annotated[int, Field(ge=0, le=10**9)] = 600
+    key_per_s: Annotated[int, Field(ge=0, le=10**9)] = 5000
+    """Requests. A key may have a rate of its own besides, of events."""
+    address_per_s: Annotated[int, Field(ge=0, le=10**9)] = 200
+    """Requests without a valid key."""
+    wrong_secrets_per_minute: Annotated[int, Field(ge=0, le=10**9)] = 300
+    """Wrong keys and sessions from one address."""
 
 
 class Sessions(Section):
@@ -270,6 +301,7 @@ class Settings(BaseSettings):
 
     server: Server = Server()
     push_api: PushApi = PushApi()
+    limits: Limits = Limits()
     sessions: Sessions = Sessions()
     ingest: Ingest = Ingest()
     store: Store = Store()

@@ -19,6 +19,7 @@ from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
 from tocsin.api.app import create_app
+from tocsin.api.limits import Limits
 from tocsin.domain.events import UserId
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
@@ -156,6 +157,7 @@ async def opened(
     rules: RuleBook = RULES,
     metrics: CollectorRegistry | None = None,
     sign_in: Callable[[Access], Verifier] = OwnSessions,
+    limits: Limits | None = None,
     **ports: Any,
 ) -> AsyncIterator[Api]:
     settings = Settings(
@@ -177,6 +179,7 @@ async def opened(
             delivery=delivery,
             metrics=metrics,
             verifier=sign_in(store.access),
+            limits=limits,
         )
         api = Api(app, store, delivery)
         api.sid = await api.sign_in()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
-
-from tocsin.domain.routes import LaneState, LaneStatus
 
 
 @pytest.mark.parametrize(
@@ -73,32 +70,6 @@ async def test_a_wrong_method_is_405_with_allow(api, method, path, allow):
 async def test_options_tells_the_methods(api, path, allow):
     answer = await api.client.options(path)
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allow, b"")
-
-
-async def test_readiness_says_why_not(api):
-    assert (await api.client.get("/health/live")).status_code == 200
-    ready = await api.client.get("/health/ready")
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "problems": [], "lanes": []})
-    api.delivery.sentences = ["the store cannot write: disk full"]
-    api.delivery.status = [LaneStatus("fcm:main", LaneState.OPEN, "UNAVAILABLE", 1, 2)]
-    ready = await api.client.get("/health/ready")
-    assert ready.status_code == 503
-    assert ready.json() == {
-        "ready": False,
-        "problems": ["the store cannot write: disk full"],
-        "lanes": [{"name": "fcm:main", "state": "open", "reason": "UNAVAILABLE"}],
-    }
-    assert (await api.client.get("/health/live")).status_code == 200
-
-
-async def test_metrics_are_those_of_the_registry_that_was_given(open_api):
-    metrics = CollectorRegistry()
-    Counter("tocsin_things", "Things.", registry=metrics).inc(3)
-    async with open_api(metrics=metrics) as api:
-        answer = await api.client.get("/metrics")
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/plain; version=")
-        assert "tocsin_things_total 3.0" in answer.text
 
 
 async def test_the_openapi_document_needs_nobody_elses_server(api):

@@ -117,7 +117,13 @@ class RunningSystem:
         return self.server.last_lines()
 
     async def get(self, path: str) -> Response:
-        client = self.client()
+        return await self._get(self.client(), path)
+
+    async def health(self) -> Response:
+        """Whether it is ready, and why not: from the private address."""
+        return await self._get(Client(self.server.private_port), "/health/ready")
+
+    async def _get(self, client: Client, path: str) -> Response:
         try:
             return await client.call("GET", path)
         finally:
@@ -125,7 +131,7 @@ class RunningSystem:
 
     async def problems(self) -> list[str]:
         """Why it is not ready; empty where it is."""
-        response = await self.get("/health/ready")
+        response = await self.health()
         assert (response.status == 200) == response.json()["ready"]
         problems: list[str] = response.json()["problems"]
         return problems

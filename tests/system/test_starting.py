@@ -75,13 +75,13 @@ def _break(system: RunningSystem, kind: str) -> None:
 
 
 async def _start_again(system: RunningSystem) -> Response:
-    """The response to `/health/ready` as soon as the server listens again."""
+    """Whether it is ready, and why not, as soon as the server listens again."""
     responses: list[Response] = []
 
     async def answered() -> bool:
         assert system.server.running, system.explain()
         with contextlib.suppress(NoResponse):
-            responses.append(await system.get("/health/ready"))
+            responses.append(await system.health())
         return bool(responses)
 
     system.server.kill()
@@ -102,6 +102,8 @@ async def test_a_server_that_starts_on_a_failing_disk_refuses_everything_and_wor
     assert starting.json()["ready"] is False
     assert "the disk" in starting.json()["problems"][0]
     assert str(system.directory) not in starting.body.decode()
+    public = await system.get("/health/ready")
+    assert (public.status, public.json()) == (503, {"ready": False})
     refused = await system.post(system.events(user, 2000))
     assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
     assert refused.headers["retry-after"].isdigit()

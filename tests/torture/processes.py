@@ -177,7 +177,9 @@ class Server(_Process):
         self.directory = directory
         self.database = directory / "tocsin.db"
         self.config = directory / "tocsin.toml"
-        self.port = free_ports(1)
+        self.port = free_ports(2)
+        self.private_port = self.port + 1
+        """Of health with its details, and metrics."""
         self.extra: dict[str, str] = {}
         """More environment variables: a preloaded shim."""
         self._ready = directory / "ready"
@@ -185,7 +187,7 @@ class Server(_Process):
 
     def configure(self, emulator: Emulator, settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         given: dict[str, dict[str, Any]] = {
-            "server": {"port": self.port, "drain_s": 5.0},
+            "server": {"port": self.port, "private_host": f"127.0.0.1:{self.private_port}", "drain_s": 5.0},
             "store": {"path": str(self.database)},
             "apns": {
                 "production_url": emulator.summary["apns"]["production"],

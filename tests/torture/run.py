@@ -125,7 +125,7 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         say("the load has ended; one more kill, then waiting until the backlog is empty")
         await chaos.kill()
         await chaos.end()
-        errors = await _wait_until_empty(plan, server, client)
+        errors = await _wait_until_empty(plan, server, Client(server.private_port))
         say("the backlog is empty; asking for every event")
         waking.cancel()
         reports = await _fetch_reports(plan, server.port, secret, sent, errors)
@@ -216,7 +216,7 @@ async def _keep_waking(server: Server) -> None:
 async def _wait_until_empty(plan: Plan, server: Server, client: Client) -> list[str]:
     """Wait until the backlog is empty; then compare its count with that of a new process, which counts the file.
 
-    Returns what is wrong.
+    `client` calls the private address. Returns what is wrong.
     """
     errors = []
     deadline = time.monotonic() + plan.drain_s
@@ -236,7 +236,7 @@ async def _wait_until_empty(plan: Plan, server: Server, client: Client) -> list[
 
 
 async def backlog(client: Client) -> int:
-    """Accepted events that are not settled, as the server counts them."""
+    """Accepted events that are not settled, as the server counts them. `client` calls the private address."""
     while True:
         with contextlib.suppress(NoResponse):
             response = await client.call("GET", "/metrics")

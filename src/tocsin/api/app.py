@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Litestar, Request
 from litestar.routes import HTTPRoute
-from litestar.types import HTTPScope, Message, Receive, Send
+from litestar.types import ControllerRouterHandler, HTTPScope, Message, Receive, Send
 from prometheus_client import CollectorRegistry
 
 from tocsin.api import events, push
 from tocsin.api.admin import admin_router
-from tocsin.api.auth import Keys, Sessions
+from tocsin.api.admission import Admission
+from tocsin.api.auth import Sessions
 from tocsin.api.control import DeliveryControl
 from tocsin.api.conventions import convention
 from tocsin.api.documentation import is_unknown_schema_path, openapi_config
 from tocsin.api.failures import NO_SUCH_ADDRESS, Failures, with_head
 from tocsin.api.fast_path import FastPath
 from tocsin.api.health import HealthRoutes
+from tocsin.api.limits import Limits
+from tocsin.api.needs import NEEDS, check_complete
 from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import problem_response
 from tocsin.providers.rules import RuleBook
@@ -36,49 +39,62 @@ def create_app(
     delivery: DeliveryControl,
     metrics: CollectorRegistry | None = None,
     verifier: Verifier | None = None,
+    limits: Limits | None = None,
 ) -> Litestar:
     """The API as an ASGI application. `rules` are those of the configured providers; without `metrics` there is no
-    `/metrics`, and without `verifier` there are only tocsin's own sessions."""
+    `/metrics`, without `verifier` there are only tocsin's own sessions, and without `limits` its own are used.
+
+    Raises:
+        LookupError: it is not said of a route who may call it.
+    """
     in_force = convention(settings.push_api.convention, rules)
-    keys = Keys(store.access)
+    limits = limits or Limits(settings)
+    sessions = Sessions(
+        verifier or OwnSessions(store.access), OwnPages(settings.push_api.origins), sid_in_url=in_force.sid_in_url
+    )
+    admission = Admission(sessions, store.access, limits)
     push_routes = push.PushRoutes(
-        settings=settings,
-        convention=in_force,
-        sessions=Sessions(
-            verifier or OwnSessions(store.access), OwnPages(settings.push_api.origins), sid_in_url=in_force.sid_in_url
-        ),
-        registry=store.registry,
-        credentials=store.credentials,
-        rules=rules,
+        settings=settings, convention=in_force, registry=store.registry, credentials=store.credentials, rules=rules
     )
-    event_routes = events.EventRoutes(settings=settings, keys=keys, store=store, rules=rules)
-    admin = admin_router(
-        settings=settings,
-        keys=keys,
-        store=store,
-        delivery=delivery,
-        rules=rules,
-    )
+    event_routes = events.EventRoutes(settings=settings, limits=limits, store=store, rules=rules)
+    admin = admin_router(settings=settings, store=store, delivery=delivery, rules=rules)
     failures = Failures(problem_response, {push.PATH: in_force.refused})
+    health = HealthRoutes(delivery, metrics, admission)
     app = Api(
-        [*push_routes.handlers(), *event_routes.handlers(), admin, *HealthRoutes(delivery, metrics).handlers()],
+        [*push_routes.handlers(), *event_routes.handlers(), admin, *health.handlers()],
+        guards=[admission.guard],
         exception_handlers=failures.handlers(),
         openapi_config=openapi_config(),
         logging_config=None,
         debug=False,
     )
-    app.fast_paths = {
-        ("GET", push.PATH): FastPath(push_routes.tokens, failures),
-        ("POST", events.PATH): FastPath(event_routes.ingest, failures),
-    }
+    check_complete(app.routes)
+    for (method, path), serve in {
+        ("GET", push.PATH): push_routes.tokens,
+        ("POST", events.PATH): event_routes.ingest,
+    }.items():
+        app.fast_paths[method, path] = FastPath(serve, NEEDS[method, path], admission, failures)
     return app
+
+
+def create_private_app(delivery: DeliveryControl, metrics: CollectorRegistry) -> Litestar:
+    """Health with its details, and metrics: for an address of their own, where nobody needs a key."""
+    return Api(
+        HealthRoutes(delivery, metrics, None).handlers(),
+        exception_handlers=Failures(problem_response, {}).handlers(),
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
 
 
 class Api(Litestar):
     """Litestar, stricter about paths (`/api/push/` is not `/api/push`), and with HEAD wherever there is GET."""
 
-    fast_paths: Mapping[tuple[str, str], FastPath]
-    """The routes that are served without Litestar's pipeline, by method and path."""
+    def __init__(self, route_handlers: Sequence[ControllerRouterHandler], **options: Any) -> None:
+        super().__init__(route_handlers, **options)
+        self.fast_paths: dict[tuple[str, str], FastPath] = {}
+        """The routes that are served without Litestar's pipeline, by method and path."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":

@@ -1,41 +1,33 @@
-"""Who is calling: a user by session, a backend or an operator by key.
+"""Reads the secret of a request, and finds the user that a session belongs to.
 
-Secrets are read from the request and passed to `sign_in` or to `Access`, which stores only their hashes. They are never
-logged, quoted or kept.
+Secrets are passed to `sign_in` or to `Access`, which stores only their hashes. They are never logged, quoted or kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import parse_qsl
 
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
 from litestar.types import HTTPScope
 
 from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import Kind, RequestError
-from tocsin.api.shared import Shared
 from tocsin.domain.events import UserId
 from tocsin.sign_in.verdicts import Refused, SignedIn, Unavailable, Verifier
-from tocsin.store.ports import Access
-from tocsin.store.records import Role
 
 
 class Sessions:
-    """Finds the user that a session belongs to."""
+    """Finds the session of a request, and the user that it belongs to."""
 
     def __init__(self, verifier: Verifier, pages: OwnPages, *, sid_in_url: bool) -> None:
         self._verifier = verifier
         self._pages = pages
         self._sid_in_url = sid_in_url
 
-    async def owner(self, scope: HTTPScope) -> UserId:
-        """The signed-in user.
+    def given(self, scope: HTTPScope) -> str:
+        """The session that the request has, valid or not.
 
         Raises:
-            RequestError: there is no session, it is not valid, or nobody has signed in (401); that cannot be known at
-                present (503); or a page of another site sent the request with the user's cookie.
+            RequestError: there is none (401), or a page of another site sent the request with the user's cookie (403).
         """
         sid = bearer(scope)
         cookie = _cookie_sid(scope)
@@ -47,7 +39,18 @@ class Sessions:
             sid = sid or cookie
         if sid is None and self._sid_in_url:
             sid = _url_sid(scope)
-        verdict = None if sid is None else await self._verifier.verify(sid)
+        if sid is None:
+            raise _no_session()
+        return sid
+
+    async def owner(self, sid: str) -> UserId:
+        """The signed-in user.
+
+        Raises:
+            RequestError: the session is not valid, or nobody has signed in (401); or that cannot be known at present
+                (503).
+        """
+        verdict = await self._verifier.verify(sid)
         match verdict:
             case SignedIn():
                 return verdict.owner
@@ -57,32 +60,7 @@ class Sessions:
             case Refused(nobody=True):
                 raise RequestError(Kind.NO_USER, "Nobody has signed in to this session.")
             case _:
-                raise RequestError(Kind.NO_SESSION, "This needs the session of a signed-in user.")
-
-
-class Keys(Shared):
-    """Checks the role of a key."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-
-    async def require(self, scope: HTTPScope, *roles: Role) -> None:
-        """Check that the request has a valid key with one of these roles.
-
-        Raises:
-            RequestError: there is no valid key (401), or it has another role (403).
-        """
-        secret = bearer(scope)
-        key = None if secret is None else await self._access.key(secret)
-        if key is not None and key.role in roles:
-            return
-        wanted = " or ".join(roles)
-        if key is None:
-            raise RequestError(Kind.NO_KEY, f"This needs a valid {wanted} key: `Authorization: Bearer <key>`.")
-        raise RequestError(Kind.FORBIDDEN, f"This needs a key with the role {wanted}.")
-
-    async def admin_guard(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        await self.require(connection.scope, Role.ADMIN)  # type: ignore[arg-type]
+                raise _no_session()
 
 
 def header(scope: HTTPScope, name: bytes) -> bytes | None:
@@ -100,6 +78,10 @@ def bearer(scope: HTTPScope) -> str | None:
         return None
     scheme, _, secret = value.partition(b" ")
     return (secret.strip().decode("latin-1") or None) if scheme.lower() == b"bearer" else None
+
+
+def _no_session() -> RequestError:
+    return RequestError(Kind.NO_SESSION, "This needs the session of a signed-in user.")
 
 
 def _cookie_sid(scope: HTTPScope) -> str | None:

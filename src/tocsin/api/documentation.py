@@ -28,18 +28,22 @@ SESSION: Final[list[SecurityRequirement]] = [{"session": []}, {"sessionCookie": 
 PRODUCER: Final[list[SecurityRequirement]] = [{"producerKey": []}]
 PRODUCER_OR_ADMIN: Final[list[SecurityRequirement]] = [{"producerKey": []}, {"adminKey": []}]
 ADMIN: Final[list[SecurityRequirement]] = [{"adminKey": []}]
+ANYBODY_OR_MONITORING: Final[list[SecurityRequirement]] = [{}, {"adminKey": []}, {"monitoringKey": []}]
 
 _PATH: Final = "/schema"
 _FILES: Final = ("/openapi.json", "/openapi.yaml", "/openapi.yml")
 _MEANING: Final = {
     400: "The input breaks a rule; `errors` names where and why.",
     401: "No valid session or key.",
-    403: "The key is valid, but may not do this; or a page of another site sent the request with the user's cookie.",
+    403: "The key is valid, but may not do this: it has another role (`forbidden`), may only read (`read-only-key`), is"
+    " for other areas (`area-not-allowed`) or other events (`event-not-allowed`). Or a page of another site sent the"
+    " request with the user's cookie (`foreign-page`).",
     404: "Not found.",
     408: "The body took too long to arrive.",
     409: "An `event_id` was used before for an event with other content.",
     413: "The body is too large, or has too many lines.",
     415: "The content type says that the body is something else.",
+    429: "Too many requests, events, or wrong keys. See `Retry-After`.",
     500: "An unexpected error in tocsin; its log has the details.",
     503: "The store, or for `/api/push` the sign-in service, is unavailable: nothing was changed. With the type"
     " `outcome-unknown` it is not known whether anything was changed; repeating the request is safe. See"
@@ -60,7 +64,7 @@ class PushAnswer(Struct, frozen=True, omit_defaults=True):
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """The documented errors of a route."""
-    return {status: _problem(_MEANING[status]) for status in (*statuses, 500, 503)}
+    return {status: _problem(_MEANING[status]) for status in (*statuses, 429, 500, 503)}
 
 
 def _problem(description: str) -> ResponseSpec:
@@ -178,6 +182,7 @@ def openapi_config() -> OpenAPIConfig:
                 "sessionCookie": SecurityScheme(type="apiKey", name="sid", security_scheme_in="cookie"),
                 "producerKey": _bearer("A producer key: `tocsin key create producer`"),
                 "adminKey": _bearer("An admin key: `tocsin key create admin`"),
+                "monitoringKey": _bearer("A monitoring key: `tocsin key create monitoring`"),
             }
         ),
     )

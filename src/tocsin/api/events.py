@@ -16,18 +16,19 @@ from litestar.types import ControllerRouterHandler, HTTPScope, Receive
 from msgspec import UNSET
 
 from tocsin.api import documentation as doc
-from tocsin.api.auth import Keys
+from tocsin.api.admission import Caller, caller_of
 from tocsin.api.body import JSON, NDJSON, announced_bytes, content_type, read_body
 from tocsin.api.event_records import EventReport, report
 from tocsin.api.failures import STORE_RETRY_AFTER_S
 from tocsin.api.fast_path import Success
 from tocsin.api.ingest import Batch, Ingest
-from tocsin.api.problems import Kind, RequestError
+from tocsin.api.limits import Limits
+from tocsin.api.problems import Kind, RequestError, Violation
 from tocsin.domain.events import EventId
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.store.ports import CommitUnknown, EventIdConflict, Store
-from tocsin.store.records import Role
+from tocsin.store.records import NO_LIMITS, ApiKey
 
 PATH: Final = "/api/events"
 _SMALL_BODY_BYTES: Final = 64 * 1024
@@ -78,14 +79,14 @@ class EventRoutes:
         self,
         *,
         settings: Settings,
-        keys: Keys,
+        limits: Limits,
         store: Store,
         rules: RuleBook,
     ) -> None:
         self._ingest = Ingest(settings, rules)
         self._max_bytes = settings.ingest.max_bytes
         self._timeout_s = settings.server.request_timeout_s
-        self._keys = keys
+        self._limits = limits
         self._store = store
         # Both limit the memory that producers can fill. The events of a batch take up several times its bytes: so few
         # batches are parsed at once. A batch waits for that when it has arrived completely: never for a slow client.
@@ -99,31 +100,34 @@ class EventRoutes:
         ]
 
     async def ingest_by_litestar(self, request: Request[Any, Any, Any]) -> ASGIResponse:
-        return (await self.ingest(request.scope, request.receive)).response()
+        return (await self.ingest(request.scope, request.receive, caller_of(request.scope))).response()
 
-    async def ingest(self, scope: HTTPScope, receive: Receive) -> Success:
+    async def ingest(self, scope: HTTPScope, receive: Receive, caller: Caller) -> Success:
         """Serve `POST /api/events`.
 
         Raises:
             RequestError, BacklogFull, BatchTooLarge, StoreUnavailable: no event was accepted; or it is not known
                 (`outcome-unknown`).
         """
-        await self._keys.require(scope, Role.PRODUCER)
+        key = _key(caller)
+        self._limits.may_send(key)
         many = content_type(scope, JSON, NDJSON) == NDJSON
         size = announced_bytes(scope)
         if size is not None and size <= _SMALL_BODY_BYTES:
-            return await self._append(await self._read(scope, receive), many)
+            return await self._append(key, await self._read(scope, receive), many)
         with self._room.receiving(receive) as counted:
             body = await self._read(scope, counted)
             async with self._large:
-                return await self._append(body, many)
+                return await self._append(key, body, many)
 
     async def _read(self, scope: HTTPScope, receive: Receive) -> bytes:
         return await read_body(scope, receive, self._max_bytes, self._timeout_s)
 
-    async def _append(self, body: bytes, many: bool) -> Success:
+    async def _append(self, key: ApiKey, body: bytes, many: bool) -> Success:
         now_ms = self._store.now_ms()
         batch = await self._ingest.many(body, now_ms) if many else self._ingest.one(body, now_ms)
+        if key.limits is not NO_LIMITS:
+            self._check(key, batch, many)
         try:
             await self._store.queue.append(batch.events)
         except EventIdConflict as conflict:
@@ -138,11 +142,35 @@ class EventRoutes:
         return Success(_accepted(batch), 202)
 
     async def explain(self, request: Request[Any, Any, Any], event_id: FromPath[UUID]) -> EventReport:
-        await self._keys.require(request.scope, Role.PRODUCER, Role.ADMIN)
+        only = _key(caller_of(request.scope)).limits.events
         record = await self._store.log.record(EventId(str(event_id)))
-        if record is None:
-            raise RequestError(Kind.NOT_FOUND, "No such event: it was never accepted, or its retention has ended.")
+        if record is None or (only and record.event.message not in only):
+            other = ", or this key is limited to other events" if only else ""
+            raise RequestError(
+                Kind.NOT_FOUND, f"No such event: it was never accepted, or its retention has ended{other}."
+            )
         return report(record)
+
+    def _check(self, key: ApiKey, batch: Batch, many: bool) -> None:
+        """Checks the batch against the limits of the key, which it then uses up.
+
+        Raises:
+            RequestError: an event is not among those of the key (403), or there are too many (429).
+        """
+        only = key.limits.events
+        for index, event in enumerate(batch.events):
+            if only and event.message not in only:
+                line = batch.line_of(index) if many else UNSET
+                reason = f"this key may send {', '.join(sorted(only))} only"
+                where = f"line {line}: " if many else ""
+                detail = f"{where}$.message: {reason}; nothing was accepted."
+                raise RequestError(Kind.OTHER_EVENT, detail, Violation(at="$.message", line=line, reason=reason))
+        self._limits.events(key, len(batch.events))
+
+
+def _key(caller: Caller) -> ApiKey:
+    assert caller.key is not None  # as `needs` says
+    return caller.key
 
 
 def _accepted(batch: Batch) -> bytes:

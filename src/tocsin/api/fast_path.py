@@ -14,7 +14,9 @@ from litestar.response.base import ASGIResponse
 from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
+from tocsin.api.admission import Admission, Caller
 from tocsin.api.failures import Failures
+from tocsin.api.needs import Needs
 
 NO_STORE: Final = (b"cache-control", b"no-store")
 _CONTENT_TYPE: Final = (b"content-type", b"application/json")
@@ -37,19 +39,22 @@ class Success(Struct, frozen=True):
         return ASGIResponse(body=self.body, status_code=self.status, headers=[("cache-control", "no-store")])
 
 
-Serve = Callable[[HTTPScope, Receive], Awaitable[Success]]
+Serve = Callable[[HTTPScope, Receive, Caller], Awaitable[Success]]
 
 
 class FastPath:
     """One route, served without Litestar."""
 
-    def __init__(self, serve: Serve, failures: Failures) -> None:
+    def __init__(self, serve: Serve, needs: Needs, admission: Admission, failures: Failures) -> None:
         self._serve = serve
+        self._needs = needs
+        self._admit = admission.admit
         self._failures = failures
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            success = await self._serve(scope, receive)
+            caller = await self._admit(scope, self._needs)
+            success = await self._serve(scope, receive, caller)
         except Exception as error:
             request: Request[Any, Any, Any] = Request(scope, receive, send)
             response = self._failures.response(request, error).to_asgi_response(app=None, request=request)

@@ -1,19 +1,25 @@
-"""Liveness, readiness and metrics, for probes: they need no key, and have no data of any user."""
+"""Liveness, readiness and metrics. They have no data of any user. Strangers are told whether the service is ready, and
+nothing else."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from litestar import Request, Response, get
 from litestar.openapi import ResponseSpec
 from litestar.types import ControllerRouterHandler
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from tocsin.api.admission import Admission
 from tocsin.api.auth import header
 from tocsin.api.control import DeliveryControl
+from tocsin.api.documentation import ANYBODY_OR_MONITORING
+from tocsin.api.needs import NEEDS
 from tocsin.domain.routes import LaneState
+
+READY: Final = "/health/ready"
 
 
 class Live(Struct, frozen=True):
@@ -30,30 +36,35 @@ class LaneHealth(Struct, frozen=True):
     reason: str
 
 
-class Ready(Struct, frozen=True):
-    """Ready where there are no problems; each problem is a sentence."""
+class Ready(Struct, frozen=True, omit_defaults=True):
+    """Ready where there are no problems. Each problem is a sentence; these and the lanes are told to those who may know
+    (an admin or monitoring key)."""
 
     ready: bool
-    problems: list[str]
-    lanes: list[LaneHealth]
+    problems: list[str] | UnsetType = UNSET
+    lanes: list[LaneHealth] | UnsetType = UNSET
 
 
 class HealthRoutes:
-    """The routes of `/health`, and `/metrics`."""
+    """The routes of `/health`, and `/metrics`. Without `admission` everybody who can reach them is told everything."""
 
-    def __init__(self, delivery: DeliveryControl, metrics: CollectorRegistry | None) -> None:
+    def __init__(
+        self, delivery: DeliveryControl, metrics: CollectorRegistry | None, admission: Admission | None
+    ) -> None:
         self._delivery = delivery
         self._metrics = metrics
+        self._admission = admission
 
     def handlers(self) -> list[ControllerRouterHandler]:
         handlers: list[ControllerRouterHandler] = [
             get("/health/live", operation_id="live", tags=["health"], summary="Whether the process lives")(self.live),
             get(
-                "/health/ready",
+                READY,
                 operation_id="ready",
                 tags=["health"],
-                summary="Whether it accepts and delivers: 200, or 503 and why not",
-                responses={503: ResponseSpec(Ready, False, "Not ready: `problems` says why.")},
+                summary="Whether it accepts and delivers: 200, or 503; with a key, also why not",
+                security=ANYBODY_OR_MONITORING,
+                responses={503: ResponseSpec(Ready, False, "Not ready.")},
             )(self.ready),
         ]
         if self._metrics is not None:
@@ -63,14 +74,13 @@ class HealthRoutes:
     async def live(self) -> Live:
         return Live()
 
-    async def ready(self) -> Response[Ready]:
+    async def ready(self, request: Request[Any, Any, Any]) -> Response[Ready]:
         problems = self._delivery.problems()
-        lanes = [LaneHealth(lane.name, lane.state, lane.reason) for lane in self._delivery.lanes()]
-        return Response(
-            Ready(not problems, problems, lanes),
-            status_code=503 if problems else 200,
-            headers={"cache-control": "no-store"},
-        )
+        answer = Ready(not problems)
+        if self._admission is None or await self._admission.is_told_more(request.scope, NEEDS["GET", READY]):
+            lanes = [LaneHealth(lane.name, lane.state, lane.reason) for lane in self._delivery.lanes()]
+            answer = Ready(not problems, problems, lanes)
+        return Response(answer, status_code=503 if problems else 200, headers={"cache-control": "no-store"})
 
     async def exposition(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         assert self._metrics is not None

@@ -9,7 +9,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import ControllerRouterHandler, HTTPScope, Receive
 
 from tocsin.api import documentation as doc
-from tocsin.api.auth import Sessions
+from tocsin.api.admission import Caller, caller_of
 from tocsin.api.body import JSON, content_type, read_body
 from tocsin.api.conventions import Convention
 from tocsin.api.fast_path import Success
@@ -32,7 +32,6 @@ class PushRoutes:
         *,
         settings: Settings,
         convention: Convention,
-        sessions: Sessions,
         registry: Registry,
         credentials: Credentials,
         rules: RuleBook,
@@ -40,7 +39,6 @@ class PushRoutes:
         self._max_tokens = settings.push_api.max_tokens_per_user
         self._timeout_s = settings.server.request_timeout_s
         self._convention = convention
-        self._sessions = sessions
         self._registry = registry
         self._credentials = credentials
         self._rules = rules
@@ -52,20 +50,16 @@ class PushRoutes:
         ]
 
     async def read(self, request: Request[Any, Any, Any]) -> ASGIResponse:
-        return (await self.tokens(request.scope, request.receive)).response()
+        return (await self.tokens(request.scope, request.receive, caller_of(request.scope))).response()
 
-    async def tokens(self, scope: HTTPScope, _: Receive) -> Success:
-        """Serve `GET /api/push`.
-
-        Raises:
-            RequestError: there is no signed-in user.
-        """
-        owner = await self._sessions.owner(scope)
+    async def tokens(self, scope: HTTPScope, _: Receive, caller: Caller) -> Success:
+        """Serve `GET /api/push`."""
+        owner = _user(caller)
         devices = await self._registry.devices_of((owner,))
         return self._convention.tokens(devices.get(owner, ()))
 
     async def change(self, request: Request[Any, Any, Any]) -> ASGIResponse:
-        owner = await self._sessions.owner(request.scope)
+        owner = _user(caller_of(request.scope))
         content_type(request.scope, JSON)
         body = await read_body(request.scope, request.receive, MAX_BODY_BYTES, self._timeout_s)
         operation = parse_push(body, self._rules)
@@ -83,3 +77,8 @@ class PushRoutes:
             if not any(credential.account == add.account for credential in known):
                 raise unknown_application(add.account)
         await self._registry.add(Registration(owner, add.provider, add.token, add.address), self._max_tokens)
+
+
+def _user(caller: Caller) -> UserId:
+    assert caller.owner is not None  # as `needs` says
+    return caller.owner

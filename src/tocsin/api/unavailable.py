@@ -25,15 +25,22 @@ _LONGEST_HEAD: Final = 64 * 1024
 _PROBLEM: Final = problem_of(StoreUnavailable(), "")
 
 
+class Reason:
+    """Why the store cannot be used. It may be changed."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
 class Unavailable:
     """The server until then, on a socket that listens already. At the end of `async with` another may use the socket.
 
-    `/health/ready` shows `reason`, which may be changed.
+    `/health/ready` tells `reason`; without one it tells nobody, for no key can be looked up.
     """
 
-    def __init__(self, sock: socket.socket, reason: str) -> None:
+    def __init__(self, sock: socket.socket, reason: Reason | None = None) -> None:
         self._sock = sock
-        self.reason = reason
+        self._reason = reason
         self.connections: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Unavailable:
@@ -55,7 +62,9 @@ class Unavailable:
             case "/health/live":  # To restart the process would not help.
                 status, media_type, body = HTTPStatus.OK, "application/json", msgspec.json.encode(Live())
             case "/health/ready":
-                ready = Ready(False, [f"the store cannot be used: {self.reason}"], [])
+                ready = Ready(False)
+                if self._reason is not None:
+                    ready = Ready(False, [f"the store cannot be used: {self._reason.text}"], [])
                 media_type, body = "application/json", msgspec.json.encode(ready)
         answer = final_response(status, media_type, body, response_headers(_PROBLEM))
         return answer.removesuffix(body) if method == "HEAD" else answer

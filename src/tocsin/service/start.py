@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from tocsin.api.unavailable import Unavailable
+from tocsin.api.unavailable import Reason, Unavailable
 from tocsin.providers.configured import MakeProviders
 from tocsin.service.wiring import Service
 from tocsin.settings import Settings
@@ -23,6 +23,8 @@ from tocsin.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
 
+_PUBLIC: Final = "server.host, server.port"
+_PRIVATE: Final = "server.private_host"
 _OPEN_AGAIN_S: Final = 1.0
 _LATEST_OPEN_AGAIN_S: Final = 10.0
 # The writer thread asks for the GIL a few times a commit, and waits one interval each time while the loop is busy.
@@ -49,19 +51,23 @@ async def serve(
     """
     configure_logging(settings.log.level, settings.log.format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with contextlib.closing(_listen(settings)) as sock:
+    with contextlib.ExitStack() as listening:
+        sock = listening.enter_context(contextlib.closing(_listen(settings.server.host, settings.server.port, _PUBLIC)))
+        private = None
+        if settings.server.private_address is not None:
+            private = listening.enter_context(contextlib.closing(_listen(*settings.server.private_address, _PRIVATE)))
         async with contextlib.AsyncExitStack() as held:
             store: Store | None
             try:
                 store = await held.enter_async_context(_started(settings))
             except StorageFailure as failure:
-                store = await _when_mended(failure, settings, sock, held)
+                store = await _when_mended(failure, settings, sock, private, held)
             if store is not None:
                 try:
                     service = Service(settings, store, make_providers=make_providers)
                 except SignInError as error:
                     raise ServiceError(str(error)) from None
-                await service.run(sock, ready)
+                await service.run(sock, ready, private)
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +78,11 @@ async def _started(settings: Settings) -> AsyncIterator[Store]:
 
 
 async def _when_mended(
-    failure: StorageFailure, settings: Settings, sock: socket.socket, held: contextlib.AsyncExitStack
+    failure: StorageFailure,
+    settings: Settings,
+    sock: socket.socket,
+    private: socket.socket | None,
+    held: contextlib.AsyncExitStack,
 ) -> Store | None:
     """The store, in `held`, as soon as its storage works; None where a signal says stop before that."""
     stop = asyncio.Event()
@@ -80,23 +90,26 @@ async def _when_mended(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log.error("the store cannot be used; every request is answered 503 until it can", error=str(failure))
     wait_s = _OPEN_AGAIN_S
-    async with Unavailable(sock, failure.reason) as unavailable:
+    reason = Reason(failure.reason)
+    async with contextlib.AsyncExitStack() as answering:
+        await answering.enter_async_context(Unavailable(sock))
+        if private is not None:
+            await answering.enter_async_context(Unavailable(private, reason))
         while not await _set_within(stop, wait_s):
             wait_s = min(2 * wait_s, _LATEST_OPEN_AGAIN_S)
             try:
                 store = await held.enter_async_context(_started(settings))
             except StorageFailure as error:
-                if error.reason != unavailable.reason:
+                if error.reason != reason.text:
                     log.error("the store still cannot be used", error=str(error))
-                unavailable.reason = error.reason
+                reason.text = error.reason
             else:
                 log.info("the store can be used now")
                 return None if stop.is_set() else store
     return None
 
 
-def _listen(settings: Settings) -> socket.socket:
-    host, port = settings.server.host, settings.server.port
+def _listen(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -106,9 +119,7 @@ def _listen(settings: Settings) -> socket.socket:
     except (OSError, UnicodeError) as error:  # The latter is about a name that cannot be in the DNS.
         sock.close()
         reason = getattr(error, "strerror", None) or error
-        raise ServiceError(
-            f"cannot listen on {host}:{port}: {reason}; choose others with server.host, server.port"
-        ) from None
+        raise ServiceError(f"cannot listen on {host}:{port}: {reason}; choose another address with {setting}") from None
     sock.setblocking(False)
     return sock
 

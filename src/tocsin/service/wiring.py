@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 
-from tocsin.api.app import create_app
+from tocsin.api.app import create_app, create_private_app
+from tocsin.api.limits import Limits
 from tocsin.api.server import ApiServer
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
@@ -32,6 +33,7 @@ from tocsin.telemetry import Metrics
 log = structlog.get_logger(__name__)
 
 _GC_THRESHOLD: Final = 100_000
+_REPORT_WRONG_SECRETS_S: Final = 60.0
 _SETTLE_AT_END_S: Final = 2.0
 _ATTEMPT_OVERHEAD_S: Final = 5.0
 """An attempt takes its request's timeout and, at most, this."""
@@ -71,6 +73,7 @@ class Service:
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
+        self.limits = Limits(settings)
         self._stopping = False
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
@@ -83,8 +86,11 @@ class Service:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def run(self, sock: socket.socket, ready: Callable[[str], None] | None) -> None:
-        """Serve until a signal says stop; returns after draining, also where `ready` raises."""
+    async def run(
+        self, sock: socket.socket, ready: Callable[[str], None] | None, private: socket.socket | None = None
+    ) -> None:
+        """Serve until a signal says stop; returns after draining, also where `ready` raises. On `private` there are
+        health and metrics alone."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,17 +103,22 @@ class Service:
             delivery=self,
             metrics=self.metrics.registry,
             verifier=self.sign_in,
+            limits=self.limits,
         )
-        server = ApiServer(app, self.settings.server)
-        tasks = [
-            asyncio.create_task(self.dispatcher.run(), name="dispatcher"),
-            asyncio.create_task(server.serve(sockets=[sock]), name="api"),
-            asyncio.create_task(run_all(self._duties()), name="duties"),
-        ]
+        servers = {"api": (ApiServer(app, self.settings.server), sock)}
+        if private is not None:
+            private_app = create_private_app(self, self.metrics.registry)
+            servers["private"] = (ApiServer(private_app, self.settings.server), private)
+        serving = [asyncio.create_task(one.serve(sockets=[on]), name=name) for name, (one, on) in servers.items()]
+        dispatching = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
+        duties = asyncio.create_task(run_all(self._duties()), name="duties")
+        tasks = [dispatching, duties, *serving]
         stopped = asyncio.create_task(stop.wait())
-        await server.listening.wait()
+        for name, (server, on) in servers.items():
+            await server.listening.wait()
+            host, port = on.getsockname()[:2]
+            log.info("listening", host=host, port=port, serves=name)
         host, port = sock.getsockname()[:2]
-        log.info("listening", host=host, port=port)
         try:
             if ready is not None:
                 ready(f"http://{host}:{port}")
@@ -115,13 +126,14 @@ class Service:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             crashed = [task for task in tasks if task.done()]
-            await self._stop(server, *tasks)
+            await self._stop([server for server, _ in servers.values()], dispatching, duties, serving)
             stopped.cancel()
         for task in crashed:
             await task
 
     def _duties(self) -> list[Duty]:
-        duties = list(self.watchers.duties)
+        report = self.limits.wrong_secrets.report
+        duties = [*self.watchers.duties, Duty("wrong secrets", _REPORT_WRONG_SECRETS_S, report)]
         if self.sign_in.keys is not None:
             every_s = self.settings.sessions.jwks_refresh_s
             duties.append(Duty("issuer's keys", every_s, self.sign_in.keys.refresh, first_s=0.0))
@@ -129,16 +141,17 @@ class Service:
 
     async def _stop(
         self,
-        server: ApiServer,
+        servers: list[ApiServer],
         dispatching: asyncio.Task[None],
-        serving: asyncio.Task[None],
         duties: asyncio.Task[None],
+        serving: list[asyncio.Task[None]],
     ) -> None:
         """No new work; what is in flight ends or goes back to the queue; all of it within the deadline."""
         log.info("stopping")
         self._stopping = True
         duties.cancel()
-        server.should_exit = True
+        for server in servers:
+            server.should_exit = True
         await self.dispatcher.stop(self.settings.server.drain_s)
         # What still has no answer comes back as lost, and is parked for the next start.
         for provider in self.providers.values():
@@ -149,8 +162,9 @@ class Service:
         except TimeoutError:
             log.error("not everything could be settled; it is delivered again after the next start")
         await asyncio.gather(duties, return_exceptions=True)
-        server.force_exit = True
-        await asyncio.gather(serving, return_exceptions=True)
+        for server in servers:
+            server.force_exit = True
+        await asyncio.gather(*serving, return_exceptions=True)
         await self.sign_in.close()
         log.info("stopped")
 

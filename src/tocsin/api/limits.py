@@ -1,0 +1,110 @@
+"""How often a user, a key and an address may call: in memory, bounded, and of this process alone.
+
+Every limit is a `RequestError` (429) with the time after which the caller may go on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+from tocsin.api.client_address import client_address
+from tocsin.api.problems import Kind, RequestError
+from tocsin.api.rates import Buckets
+from tocsin.api.shared import Shared
+from tocsin.api.wrong_secrets import WrongSecrets
+from tocsin.domain.events import UserId
+from tocsin.settings import Settings
+from tocsin.store.records import ApiKey, Rate
+
+
+class Limits(Shared):
+    """The limits of `[limits]`, and the rates of the keys.
+
+    Those by address apply only where `server.trusted_proxies` is set: an unknown proxy in front of the API would be
+    one address for everybody.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        own = settings.limits
+        by_address = settings.server.trusted_proxies is not None
+        self._of_user = _rate(own.user_per_minute, 60)
+        self._of_key = _rate(own.key_per_s, 1)
+        self._of_address = _rate(own.address_per_s, 1) if by_address else None
+        self._of_wrong = _rate(own.wrong_secrets_per_minute, 60) if by_address else None
+        self._users, self._keys, self._events, self._addresses, self._wrong = (Buckets(clock) for _ in range(5))
+        self.wrong_secrets = WrongSecrets()
+
+    def user(self, owner: UserId) -> None:
+        """A request of this user."""
+        if self._of_user is not None and (wait_s := self._users.take(owner, self._of_user)):
+            raise _too_many(f"Too many requests of this user: {_text(self._of_user)} are allowed.", wait_s)
+
+    def key(self, key: ApiKey) -> None:
+        """A request with this key."""
+        if self._of_key is not None and (wait_s := self._keys.take(key.id, self._of_key)):
+            raise _too_many(f"Too many requests with this key: {_text(self._of_key)} are allowed.", wait_s)
+
+    def may_send(self, key: ApiKey) -> None:
+        """Whether this key may send an event now, before it is known how many there are."""
+        rate = key.limits.rate
+        if rate is not None and (wait_s := self._events.wait_s(key.id, rate)):
+            raise _too_many_events(rate, wait_s)
+
+    def events(self, key: ApiKey, count: int) -> None:
+        """So many events are sent with this key."""
+        rate = key.limits.rate
+        if rate is not None and (wait_s := self._events.take(key.id, rate, count)):
+            raise _too_many_events(rate, wait_s)
+
+    def address(self, scope: Mapping[str, Any]) -> None:
+        """A request without a valid key."""
+        if self._of_address is not None:
+            wait_s = self._addresses.take(_party(client_address(scope)), self._of_address)
+            if wait_s:
+                raise _too_many("Too many requests from this address without a valid key.", wait_s)
+
+    def may_try_secret(self, scope: Mapping[str, Any]) -> None:
+        """Whether a key or a session from this address is looked at."""
+        if self._of_wrong is not None and (wait_s := self._wrong.wait_s(_party(client_address(scope)), self._of_wrong)):
+            raise _too_many("Too many wrong keys or sessions came from this address.", wait_s)
+
+    def wrong_secret(self, scope: Mapping[str, Any]) -> None:
+        """A key or a session was wrong."""
+        address = client_address(scope)
+        self.wrong_secrets.count(address)
+        if self._of_wrong is not None:
+            self._wrong.charge(_party(address), self._of_wrong)
+
+
+def _rate(count: int, per_s: int) -> Rate | None:
+    return Rate(count, per_s) if count else None
+
+
+@lru_cache(maxsize=10_000)
+def _party(address: str) -> str:
+    """Who is at an address: with IPv6, one customer has (at least) all addresses of a /64 (RFC 6177)."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))
+
+
+def _text(rate: Rate) -> str:
+    period = {1: "a second", 60: "a minute", 3600: "an hour"}.get(rate.per_s, f"in {rate.per_s} seconds")
+    return f"{rate.count} {period}"
+
+
+def _too_many_events(rate: Rate, wait_s: float) -> RequestError:
+    return _too_many(f"Too many events with this key: {_text(rate)} are allowed; nothing was accepted.", wait_s)
+
+
+def _too_many(detail: str, wait_s: float) -> RequestError:
+    return RequestError(Kind.THROTTLED, f"{detail} Try again later.", retry_after_s=max(1, math.ceil(wait_s)))
