@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.system.running_system import EVENTS, RunningSystem, eventually
 from tests.torture.disk import KINDS, QUOTA
+from tests.torture.http_client import Client
 from tests.torture.processes import APPLICATION
 
 FAX = "af729cc0-3251-11e2-81c1-0800200c9a66"
@@ -131,6 +132,18 @@ async def test_a_disk_that_fails_stops_acknowledgements_and_readiness_until_it_w
     more = await shared.send(user, 10)
     await shared.all_received([*events, *more], 5)
     assert all(len(shared.received()[event.marker]) == 1 for event in events)
+
+
+async def test_only_at_the_private_address_everybody_is_told_everything(shared: RunningSystem) -> None:
+    assert (await shared.get("/health/ready")).json() == {"ready": True}
+    assert (await shared.health()).json().keys() == {"ready", "problems", "lanes"}
+    assert (await shared.get("/metrics")).status == 403  # it has a producer's key
+    private = Client(shared.server.private_port)
+    assert b"tocsin_backlog_events" in (await private.call("GET", "/metrics")).body
+    assert (await private.call("GET", "/health/live")).status == 200
+    for method, path in (("POST", EVENTS), ("GET", "/api/push"), ("GET", "/api/admin/lanes"), ("GET", "/schema")):
+        assert (await private.call(method, path, secret=shared.secret)).status == 404
+    private.close()
 
 
 async def test_memory_stays_bounded_while_producers_are_faster_than_the_provider(shared: RunningSystem) -> None:

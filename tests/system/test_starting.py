@@ -20,6 +20,7 @@ from tests.torture.processes import environment, free_ports
 
 
 def _serve(system: RunningSystem, **settings: str) -> subprocess.CompletedProcess[str]:
+    settings = {"SERVER__PRIVATE_HOST": f"127.0.0.1:{free_ports(1)}", **settings}
     return subprocess.run(
         [sys.executable, "-m", "tocsin.cli", "serve", "--config", str(system.server.config)],
         env=environment({f"TOCSIN_{name}": value for name, value in settings.items()}),
@@ -43,6 +44,15 @@ def test_a_port_that_is_taken_is_named_in_a_clear_message(shared: RunningSystem)
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{shared.server.port}" in refused.stderr
     assert "server.port" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_private_address_that_is_taken_is_named_in_a_clear_message(shared: RunningSystem) -> None:
+    taken = f"127.0.0.1:{shared.server.private_port}"
+    refused = _serve(shared, SERVER__PORT=str(free_ports(1)), SERVER__PRIVATE_HOST=taken)
+    assert refused.returncode == 1
+    assert f"cannot listen on {taken}" in refused.stderr
+    assert "server.private_host" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

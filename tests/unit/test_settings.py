@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tocsin.settings import PushApi, SettingsError, load
+from tocsin.settings import PushApi, Server, SettingsError, load
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +48,26 @@ def test_a_lease_that_could_end_under_an_attempt_is_refused_with_the_rule(tmp_pa
     file.write_text("[delivery]\nlease_s = 30\n")
     with pytest.raises(SettingsError, match=r"delivery\.lease_s is 30: at least 70 is needed"):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [("127.0.0.1:9090", ("127.0.0.1", 9090)), ("[::1]:0", ("::1", 0)), ("localhost:65535", ("localhost", 65535))],
+)
+def test_a_private_address_is_a_host_and_a_port(given: str, address: tuple[str, int]) -> None:
+    assert Server(private_host=given).private_address == address
+
+
+@pytest.mark.parametrize("given", ["", "127.0.0.1", ":9090", "127.0.0.1:", "127.0.0.1:65536", "::1:9090", "a b:1"])
+def test_a_private_address_without_one_of_both_is_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be host:port, as 127\.0\.0\.1:9090 or \[::1\]:9090"):
+        Server(private_host=given)
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy", "10.0.0.0/33"])
+def test_a_proxy_that_is_no_network_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError):
+        Server.model_validate({"trusted_proxies": [wrong]})
 
 
 @pytest.mark.parametrize(
