@@ -72,7 +72,7 @@ def refusal(caller: str, needs: Needs) -> tuple[int, str] | None:
     role, limits = KEYS[caller]
     if role not in needs.roles:
         return FORBIDDEN
-    if needs.area is not None and limits.areas and needs.area not in limits.areas:
+    if limits.areas and (needs.whole or (needs.area is not None and needs.area not in limits.areas)):
         return AREA
     return READ_ONLY if needs.write and limits.read_only else None
 
@@ -121,7 +121,7 @@ def test_the_table_says_what_the_documentation_says() -> None:
         admin = path.startswith("/api/admin/") or path in ("/api/events/{event_id}", "/metrics")
         assert (Role.ADMIN in needs.roles) == admin, where
         assert (Role.MONITORING in needs.roles) == (path == "/metrics"), where
-        if path.startswith("/api/admin/"):
+        if path.startswith("/api/admin/") and path != "/api/admin/me":
             assert needs.area is not None, where
             assert needs.write == (method != "GET"), where
         if not needs.user and not needs.roles:
@@ -164,6 +164,37 @@ async def test_an_application_with_such_a_route_does_not_start(
     with pytest.raises(LookupError, match="GET /api/admin/lanes"):
         async with open_api():
             pass
+
+
+async def test_what_would_make_a_key_stronger_is_refused_to_keys_that_are_limited_to_areas(
+    open_api: OpenApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Needs(roles=(Role.ADMIN,), whole=True)
+    monkeypatch.setitem(NEEDS, ("GET", "/api/admin/backlog"), whole)  # type: ignore[arg-type]
+    async with open_api() as api:
+        assert (await api.operate("GET", "/backlog")).status_code == 200
+        limits = KeyLimits(areas=frozenset(Area))
+        api.admin, _ = await api.store.access.create_key(Role.ADMIN, "", None, limits)
+        refused = await api.operate("GET", "/backlog")
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:tocsin:problem:area-not-allowed")
+        assert "needs an admin key without areas" in refused.json()["detail"]
+
+
+async def test_an_admin_key_can_ask_what_it_may_do(open_api: OpenApi) -> None:
+    async with open_api() as api:
+        limits = KeyLimits(read_only=True, areas=frozenset({Area.DEVICES, Area.CREDENTIALS}))
+        secret, key = await api.store.access.create_key(Role.ADMIN, "support", 4_000_000_000_000, limits)
+        own = await api.client.get("/api/admin/me", headers=bearer(secret))
+        assert own.json() == {
+            "id": key.id,
+            "role": "admin",
+            "name": "support",
+            "read_only": True,
+            "areas": ["credentials", "devices"],
+            "expires_at": "2096-10-02T07:06:40.000Z",
+        }
+        own = await api.operate("GET", "/me")
+        assert (own.json()["read_only"], own.json()["areas"], own.json()["expires_at"]) == (False, [], None)
 
 
 def test_the_private_address_has_health_and_metrics_and_nothing_else() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,19 +21,38 @@ RUNS = [
     ("session", 8, ""),
     ("producer", 8, ""),
     ("admin", 20, ""),
+    ("monitoring", 2, ""),
+    ("limited producer", 4, "^/api/(events|admin/lanes)"),
+    ("limited admin", 4, "^/(api/(events|admin)|health)"),
     ("session", 60, "^/api/push"),
     ("producer", 60, "^/api/events"),
 ]
 """A kind of key, how many examples of each operation are drawn beside those that cover the schema, and which paths,
 where not all. Most examples are of what the key opens: the rest answers 401 or 403 whatever is sent."""
 TIMEOUT_S = 110
+LIMITS = {
+    "server": {"trusted_proxies": []},
+    "limits": {"user_per_minute": 30, "key_per_s": 1, "address_per_s": 2, "wrong_secrets_per_minute": 60},
+}
+Keys = tuple[RunningSystem, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSystem, dict[str, str]]]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
     """A running system, and a key of every kind."""
-    system = RunningSystem(tmp_path_factory.mktemp("schema"))
+    with started(RunningSystem(tmp_path_factory.mktemp("schema"))) as keys:
+        yield keys
 
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
+    """The same, where a few requests a second are too many."""
+    with started(RunningSystem(tmp_path_factory.mktemp("limited"), LIMITS)) as keys:
+        yield keys
+
+
+@contextmanager
+def started(system: RunningSystem) -> Iterator[Keys]:
     async def start() -> dict[str, str]:
         await system.open(users=1)
         user = await system.user()
@@ -45,17 +65,35 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningSyst
 
     try:
         keys = asyncio.run(start())
-        keys |= {"anonymous": created("session", "create", "--anonymous"), "admin": created("key", "create", "admin")}
+        keys |= {
+            "anonymous": created("session", "create", "--anonymous"),
+            "admin": created("key", "create", "admin"),
+            "monitoring": created("key", "create", "monitoring"),
+            "limited producer": created("key", "create", "producer", "--events", "fax_new", "--rate", "5/s"),
+            "limited admin": created("key", "create", "admin", "--area", "devices,deliveries", "--read-only"),
+        }
         yield system, keys
     finally:
         system.close()
 
 
 @pytest.mark.parametrize(("kind", "examples", "paths"), RUNS)
-def test_every_answer_is_as_the_schema_says(
-    kind: str, examples: int, paths: str, keys: tuple[RunningSystem, dict[str, str]], tmp_path: Path
+def test_every_answer_is_as_the_schema_says(kind: str, examples: int, paths: str, keys: Keys, tmp_path: Path) -> None:
+    judge(keys[0], keys[1][kind], examples, paths, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "paths"),
+    [("none", ""), ("session", "^/api/push"), ("producer", "^/api/events"), ("admin", "^/api/admin")],
+)
+def test_every_answer_is_as_the_schema_says_also_where_limits_are_reached(
+    kind: str, paths: str, limited: Keys, tmp_path: Path
 ) -> None:
-    system, secret = keys[0], keys[1][kind]
+    judge(limited[0], limited[1][kind], 4, paths, tmp_path)
+
+
+def judge(system: RunningSystem, secret: str, examples: int, paths: str, tmp_path: Path) -> None:
+    """Run schemathesis over the schema, or over some paths of it."""
     url = f"http://127.0.0.1:{system.server.port}/schema/openapi.json"
     bounds = ["--max-examples", str(examples), "--seed", "1", "--continue-on-failure", "--warnings", "off"]
     key = ["--header", f"Authorization: Bearer {secret}"] if secret else []

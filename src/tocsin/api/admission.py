@@ -123,6 +123,11 @@ def _check_limits(key: ApiKey, needs: Needs) -> None:
         raise RequestError(
             Kind.OTHER_AREA, f"This needs a key for {needs.area}; this key is for {' and '.join(sorted(limits.areas))}."
         )
+    if limits.areas and needs.whole:
+        raise RequestError(
+            Kind.OTHER_AREA,
+            f"This needs an admin key without areas; this key is for {' and '.join(sorted(limits.areas))}.",
+        )
     if needs.write and limits.read_only:
         raise RequestError(Kind.READ_ONLY, "This changes something, and this key may only read.")
 

@@ -14,6 +14,7 @@ from tocsin.api import events, push
 from tocsin.api.admin import admin_router
 from tocsin.api.admission import Admission
 from tocsin.api.auth import Sessions
+from tocsin.api.client_address import TrustedProxies
 from tocsin.api.control import DeliveryControl
 from tocsin.api.conventions import convention
 from tocsin.api.documentation import is_unknown_schema_path, openapi_config
@@ -62,6 +63,7 @@ def create_app(
     health = HealthRoutes(delivery, metrics, admission)
     app = Api(
         [*push_routes.handlers(), *event_routes.handlers(), admin, *health.handlers()],
+        TrustedProxies(settings.server.trusted_proxies),
         guards=[admission.guard],
         exception_handlers=failures.handlers(),
         openapi_config=openapi_config(),
@@ -81,6 +83,7 @@ def create_private_app(delivery: DeliveryControl, metrics: CollectorRegistry) ->
     """Health with its details, and metrics: for an address of their own, where nobody needs a key."""
     return Api(
         HealthRoutes(delivery, metrics, None).handlers(),
+        TrustedProxies(None),
         exception_handlers=Failures(problem_response, {}).handlers(),
         openapi_config=None,
         logging_config=None,
@@ -91,13 +94,17 @@ def create_private_app(delivery: DeliveryControl, metrics: CollectorRegistry) ->
 class Api(Litestar):
     """Litestar, stricter about paths (`/api/push/` is not `/api/push`), and with HEAD wherever there is GET."""
 
-    def __init__(self, route_handlers: Sequence[ControllerRouterHandler], **options: Any) -> None:
+    def __init__(
+        self, route_handlers: Sequence[ControllerRouterHandler], proxies: TrustedProxies, **options: Any
+    ) -> None:
         super().__init__(route_handlers, **options)
+        self.proxies = proxies
         self.fast_paths: dict[tuple[str, str], FastPath] = {}
         """The routes that are served without Litestar's pipeline, by method and path."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
+            self.proxies.apply(scope)
             path, method = scope["path"], scope["method"]
             fast_path = self.fast_paths.get((method, path))
             if fast_path is not None:

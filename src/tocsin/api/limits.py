@@ -8,11 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from tocsin.api.client_address import client_address
+from tocsin.api.client_address import address_is_certain, client_address, counted_as
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.rates import Buckets
 from tocsin.api.shared import Shared
@@ -25,17 +23,16 @@ from tocsin.store.records import ApiKey, Rate
 class Limits(Shared):
     """The limits of `[limits]`, and the rates of the keys.
 
-    Those by address apply only where `server.trusted_proxies` is set: an unknown proxy in front of the API would be
+    Those by address apply only where it is certain whose address it is: an unknown proxy in front of the API would be
     one address for everybody.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         own = settings.limits
-        by_address = settings.server.trusted_proxies is not None
         self._of_user = _rate(own.user_per_minute, 60)
         self._of_key = _rate(own.key_per_s, 1)
-        self._of_address = _rate(own.address_per_s, 1) if by_address else None
-        self._of_wrong = _rate(own.wrong_secrets_per_minute, 60) if by_address else None
+        self._of_address = _rate(own.address_per_s, 1)
+        self._of_wrong = _rate(own.wrong_secrets_per_minute, 60)
         self._users, self._keys, self._events, self._addresses, self._wrong = (Buckets(clock) for _ in range(5))
         self.wrong_secrets = WrongSecrets()
 
@@ -63,38 +60,30 @@ class Limits(Shared):
 
     def address(self, scope: Mapping[str, Any]) -> None:
         """A request without a valid key."""
-        if self._of_address is not None:
-            wait_s = self._addresses.take(_party(client_address(scope)), self._of_address)
-            if wait_s:
-                raise _too_many("Too many requests from this address without a valid key.", wait_s)
+        if self._of_address is None or not address_is_certain(scope):
+            return
+        wait_s = self._addresses.take(counted_as(client_address(scope)), self._of_address)
+        if wait_s:
+            raise _too_many("Too many requests from this address without a valid key.", wait_s)
 
     def may_try_secret(self, scope: Mapping[str, Any]) -> None:
         """Whether a key or a session from this address is looked at."""
-        if self._of_wrong is not None and (wait_s := self._wrong.wait_s(_party(client_address(scope)), self._of_wrong)):
+        if self._of_wrong is None or not address_is_certain(scope):
+            return
+        wait_s = self._wrong.wait_s(counted_as(client_address(scope)), self._of_wrong)
+        if wait_s:
             raise _too_many("Too many wrong keys or sessions came from this address.", wait_s)
 
     def wrong_secret(self, scope: Mapping[str, Any]) -> None:
         """A key or a session was wrong."""
         address = client_address(scope)
         self.wrong_secrets.count(address)
-        if self._of_wrong is not None:
-            self._wrong.charge(_party(address), self._of_wrong)
+        if self._of_wrong is not None and address_is_certain(scope):
+            self._wrong.charge(counted_as(address), self._of_wrong)
 
 
 def _rate(count: int, per_s: int) -> Rate | None:
     return Rate(count, per_s) if count else None
-
-
-@lru_cache(maxsize=10_000)
-def _party(address: str) -> str:
-    """Who is at an address: with IPv6, one customer has (at least) all addresses of a /64 (RFC 6177)."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if not isinstance(parsed, IPv6Address):
-        return address
-    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))
 
 
 def _text(rate: Rate) -> str:

@@ -22,6 +22,9 @@ class Needs(Struct, frozen=True, kw_only=True):
     roles: tuple[Role, ...] = ()
     area: Area | None = None
     """What an admin key that is limited to areas must be for. None: any admin key will do."""
+    whole: bool = False
+    """Whether an admin key that is limited to areas is refused, whichever they are: with what the route does it could
+    make itself a stronger one."""
     write: bool = False
     """Whether it changes something, so that a key that may only read is refused."""
     more_for: tuple[Role, ...] = ()
@@ -54,6 +57,7 @@ NEEDS: Final[Mapping[tuple[str, str], Needs]] = {
     ("POST", "/api/push"): _USER,
     ("POST", "/api/events"): Needs(roles=(Role.PRODUCER,), write=True),
     ("GET", "/api/events/{event_id}"): Needs(roles=(Role.PRODUCER, Role.ADMIN), area=Area.DELIVERIES),
+    ("GET", "/api/admin/me"): Needs(roles=(Role.ADMIN,)),
     ("GET", "/api/admin/applications"): _READ_CREDENTIALS,
     ("PUT", "/api/admin/applications/{application_id}"): _WRITE_CREDENTIALS,
     ("DELETE", "/api/admin/applications/{application_id}"): _WRITE_CREDENTIALS,

@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from tocsin.api.admin.applications import ApplicationRoutes
 from tocsin.api.admin.dead_letters import DeadLetterRoutes
 from tocsin.api.admin.devices import DeviceRoutes
+from tocsin.api.admin.me import OwnKeyRoutes
 from tocsin.api.admin.operation import OperationRoutes
 from tocsin.api.body import JSON, content_type
 from tocsin.api.control import DeliveryControl
@@ -33,6 +34,7 @@ def admin_router(*, settings: Settings, store: Store, delivery: DeliveryControl,
             *DeviceRoutes(store.registry, rules, bodies, max_tokens).handlers(),
             *OperationRoutes(store.queue, store.registry, delivery, max_tokens).handlers(),
             *DeadLetterRoutes(store.log, bodies).handlers(),
+            *OwnKeyRoutes().handlers(),
         ],
         guards=[_json_only],
         security=ADMIN,

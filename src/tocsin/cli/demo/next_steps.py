@@ -44,6 +44,7 @@ def next_steps(environment: Environment, event_ids: dict[str, str]) -> str:
         ("every attempt to deliver Anna's fax", _curl(f"{url}/api/events/{fax_event}", bearer=key)),
         ("delete the registration of Anna's Pixel", _curl(f"{url}/api/push", bearer=sid, body=delete)),
         ("what has arrived at Anna's Pixel", _curl(f"{environment.emulator['control']}/inbox?token={pixel.token}")),
+        ("whether all is well, and the state of every lane", _curl(f"{url}/health/ready", bearer=secrets.admin_key)),
         ("the attempts again, from the command line", _tocsin(environment, f"event show {fax_event}")),
         (
             "Anna's devices, with the time of the last push to each",
