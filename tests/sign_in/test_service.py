@@ -48,6 +48,21 @@ def status(url: str, token: str) -> int:
     return httpx.get(f"{url}/api/push", headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE_S).status_code
 
 
+def test_wrong_keys_and_sessions_are_one_line_of_the_log_without_the_secret(tmp_path: Path) -> None:
+    with serving(tmp_path, {"TOCSIN_LOG__FORMAT": "json"}) as url:
+        for number in range(20):
+            bearer = {"authorization": f"Bearer planted-secret-{number}"}
+            assert httpx.get(f"{url}/api/admin/backlog", headers=bearer, timeout=PATIENCE_S).status_code == 401
+            assert status(url, f"planted-secret-{number}") == 401
+    log = (tmp_path / "log").read_text()
+    assert "planted-secret" not in log
+    lines = [json.loads(line) for line in log.splitlines() if "wrong keys or sessions" in line]
+    # On a slow machine the minute may end in between.
+    assert sum(line["count"] for line in lines) == 40
+    assert 1 <= len(lines) < 40
+    assert all(line["addresses"].keys() == {"127.0.0.1"} for line in lines)
+
+
 def test_a_server_reads_the_keys_by_itself_and_tells_its_log_no_token(world: World, tmp_path: Path) -> None:
     world.now_s = time.time()
     world.server.say(INTROSPECT, Reply(json.dumps({"active": True, "sub": OWNER}).encode()))

@@ -105,20 +105,22 @@ class Service:
             verifier=self.sign_in,
             limits=self.limits,
         )
-        servers = {"api": (ApiServer(app, self.settings.server), sock)}
+        servers = [ApiServer(app, self.settings.server)]
+        serving = [asyncio.create_task(servers[0].serve(sockets=[sock]), name="api")]
         if private is not None:
             private_app = create_private_app(self, self.metrics.registry)
-            servers["private"] = (ApiServer(private_app, self.settings.server), private)
-        serving = [asyncio.create_task(one.serve(sockets=[on]), name=name) for name, (one, on) in servers.items()]
+            servers.append(ApiServer(private_app, self.settings.server))
+            serving.append(asyncio.create_task(servers[1].serve(sockets=[private]), name="private"))
         dispatching = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         duties = asyncio.create_task(run_all(self._duties()), name="duties")
         tasks = [dispatching, duties, *serving]
         stopped = asyncio.create_task(stop.wait())
-        for name, (server, on) in servers.items():
+        for server in servers:
             await server.listening.wait()
-            host, port = on.getsockname()[:2]
-            log.info("listening", host=host, port=port, serves=name)
         host, port = sock.getsockname()[:2]
+        log.info("listening", host=host, port=port)
+        if private is not None:
+            log.info("listening for health and metrics", address=self.settings.server.private_host)
         try:
             if ready is not None:
                 ready(f"http://{host}:{port}")
@@ -126,7 +128,7 @@ class Service:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             crashed = [task for task in tasks if task.done()]
-            await self._stop([server for server, _ in servers.values()], dispatching, duties, serving)
+            await self._stop(servers, dispatching, duties, serving)
             stopped.cancel()
         for task in crashed:
             await task
@@ -166,6 +168,7 @@ class Service:
             server.force_exit = True
         await asyncio.gather(*serving, return_exceptions=True)
         await self.sign_in.close()
+        await self.limits.wrong_secrets.report()
         log.info("stopped")
 
 
