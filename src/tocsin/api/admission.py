@@ -23,7 +23,8 @@ from tocsin.domain.events import UserId
 from tocsin.store.ports import Access, StoreError, WriteFailure
 from tocsin.store.records import ApiKey
 
-_NOT_LIMITED: Final = "/health/"
+_HEALTH: Final = "/health/"
+"""Under which nothing is limited: a load balancer must get its answer."""
 
 
 class Caller(Struct, frozen=True):
@@ -61,12 +62,13 @@ class Admission(Shared):
             key = await self._key(scope, needs)
             self._limits.key(key)
             return Caller(key=key)
-        if not scope["path"].startswith(_NOT_LIMITED):
-            self._limits.address(scope)
         if needs.user:
+            self._limits.address(scope)
             owner = await self._user(scope)
             self._limits.user(owner)
             return Caller(owner=owner)
+        if not scope["path"].startswith(_HEALTH):
+            self._limits.address(scope)
         return _ANYBODY
 
     async def is_told_more(self, scope: HTTPScope, needs: Needs) -> bool:

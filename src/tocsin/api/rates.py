@@ -34,14 +34,17 @@ class Buckets:
     def charge(self, party: Hashable, rate: Rate, tokens: int = 1) -> None:
         """Takes the tokens, also those that the party does not have: it then waits until they are paid for."""
         now = self._clock()
-        if party not in self._full_at and len(self._full_at) >= self._most:
+        full_at = self._full_at.get(party)
+        if full_at is None and len(self._full_at) >= self._most:
             self._make_room(now)
-        self._full_at[party] = max(self._full_at.get(party, now), now) + tokens * rate.per_s / rate.count
+        if full_at is None or full_at < now:
+            full_at = now
+        self._full_at[party] = full_at + tokens * rate.per_s / rate.count
 
     def take(self, party: Hashable, rate: Rate, tokens: int = 1) -> float:
         """Takes the tokens and returns 0 where the party has at least one, else how many seconds it must wait."""
         wait_s = self.wait_s(party, rate)
-        if wait_s == 0.0:
+        if not wait_s:
             self.charge(party, rate, tokens)
         return wait_s
 
