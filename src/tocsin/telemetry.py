@@ -85,6 +85,13 @@ class Metrics:
         self.connections = Gauge(
             "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=registry
         )
+        self._throttled = Counter(
+            "tocsin_throttled",
+            "Requests that were answered 429, by the limit.",
+            ["limit"],
+            registry=registry,
+        )
+        self._wrong_secrets = Counter("tocsin_wrong_secrets", "Wrong keys and sessions.", registry=registry)
         self._count_attempts: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
     def claimed(self, items: int) -> None:
@@ -103,6 +110,12 @@ class Metrics:
 
     def lost(self, items: int) -> None:
         self._lost.inc(items)
+
+    def throttled(self, limit: str) -> None:
+        self._throttled.labels(limit).inc()
+
+    def wrong_secret(self) -> None:
+        self._wrong_secrets.inc()
 
     def token_removed(self, lane: str) -> None:
         self._tokens_removed.labels(lane).inc()

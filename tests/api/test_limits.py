@@ -17,6 +17,7 @@ from tocsin.api.problems import RequestError
 from tocsin.settings import Limits as LimitSettings
 from tocsin.settings import Server, Settings
 from tocsin.store.records import KeyLimits, Rate, Role
+from tocsin.telemetry import Metrics
 
 DIRECT = Server(trusted_proxies=())
 """Clients come directly, so that limits by address apply."""
@@ -122,6 +123,26 @@ async def test_events_that_break_a_rule_use_up_nothing(open_api: OpenApi, golden
             assert (await api.events({"message": "fax_new"})).status_code == 400
             assert (await api.events(golden("chat_message"))).status_code == 403
         assert (await api.events(golden("fax_new"))).status_code == 202
+
+
+async def test_events_that_the_store_does_not_take_use_up_nothing(open_api: OpenApi, golden: Golden) -> None:
+    async with open_api(max_events=1, limits=limited(Clock())) as api:
+        limits = KeyLimits(rate=Rate(2, 60))
+        api.producer, _ = await api.store.access.create_key(Role.PRODUCER, "", None, limits)
+        assert (await api.events(golden("fax_new"))).status_code == 202
+        for _ in range(3):
+            assert (await api.events(golden("fax_new"))).status_code == 503
+        assert (await api.ndjson(*[golden("fax_new")] * 2)).status_code == 413
+
+
+async def test_what_is_throttled_and_wrong_is_counted(open_api: OpenApi) -> None:
+    metrics = Metrics()
+    limits = Limits(Settings(limits=LimitSettings(user_per_minute=1)), Clock(), metrics.throttled, metrics.wrong_secret)
+    async with open_api(limits=limits) as api:
+        for secret in (api.sid, api.sid, api.sid, "wrong"):
+            await api.client.get("/api/push", headers=bearer(secret))
+    assert metrics.registry.get_sample_value("tocsin_throttled_total", {"limit": "user"}) == 2
+    assert metrics.registry.get_sample_value("tocsin_wrong_secrets_total") == 1
 
 
 async def test_an_address_that_calls_too_often_waits_but_not_with_a_valid_key(

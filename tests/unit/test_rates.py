@@ -44,6 +44,14 @@ def test_who_takes_more_than_there_is_waits_until_it_is_paid_for() -> None:
     assert buckets.take("a", rate) == 0.0
 
 
+def test_what_is_given_back_can_be_taken_again_and_no_more() -> None:
+    buckets, rate = Buckets(Clock()), Rate(10, 1)
+    buckets.take("a", rate, 10)
+    buckets.charge("a", rate, -10)
+    buckets.charge("a", rate, -10)
+    assert sum(buckets.take("a", rate) == 0.0 for _ in range(20)) == 10
+
+
 def test_looking_takes_nothing() -> None:
     buckets, rate = Buckets(Clock()), Rate(1, 60)
     assert [buckets.wait_s("a", rate) for _ in range(5)] == [0.0] * 5

@@ -131,6 +131,7 @@ class EventRoutes:
         try:
             await self._store.queue.append(batch.events)
         except EventIdConflict as conflict:
+            self._limits.not_accepted(key, len(batch.events))
             raise batch.conflict(batch.line_of(conflict.index) if many else UNSET) from None
         except CommitUnknown:
             detail = (
@@ -139,6 +140,9 @@ class EventRoutes:
             raise RequestError(
                 Kind.OUTCOME_UNKNOWN, detail, retry_after_s=STORE_RETRY_AFTER_S, events=batch.ids
             ) from None
+        except Exception:
+            self._limits.not_accepted(key, len(batch.events))
+            raise
         return Success(_accepted(batch), 202)
 
     async def explain(self, request: Request[Any, Any, Any], event_id: FromPath[UUID]) -> EventReport:

@@ -32,7 +32,8 @@ class Buckets:
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def charge(self, party: Hashable, rate: Rate, tokens: int = 1) -> None:
-        """Takes the tokens, also those that the party does not have: it then waits until they are paid for."""
+        """Takes the tokens, also those that the party does not have: it then waits until they are paid for. A negative
+        number gives tokens back."""
         now = self._clock()
         full_at = self._full_at.get(party)
         if full_at is None and len(self._full_at) >= self._most:

@@ -73,7 +73,7 @@ class Service:
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
-        self.limits = Limits(settings)
+        self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
         self._stopping = False
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
