@@ -1,7 +1,8 @@
 """The ports of a store: all that the rest of tocsin knows of where its data is.
 
 `EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
-and with what providers are reached; `Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
+and with what providers are reached; `Audit` for who has changed what; `Signals` for what was changed; `Jobs` for bulk
+actions; `Store` holds them all.
 
 Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
 (`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
@@ -17,9 +18,11 @@ from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.nodes import NodeStatus
+from tocsin.store.audit_chain import Change, Ends, Recorded
 from tocsin.store.records import (
     NO_LIMITS,
     ApiKey,
+    AuditPage,
     Backlog,
     Bound,
     Cursor,
@@ -349,6 +352,35 @@ class Credentials(Protocol):
         """Read the master keys again, and bring all credentials under the newest; how many were under another."""
 
 
+class Audit(Protocol):
+    """Who has changed what: append-only, hash-chained (`audit_chain.py`), one chain for each node.
+
+    Where somebody is acting (`acting.py`), the other ports write the entry themselves, in the transaction of the change:
+    after a crash both are there, or neither. That holds for every call of `Access`, `Credentials`, `Registry`,
+    `EventLog` and `Jobs` that an operator or a user can cause. Nothing is written where nothing was changed.
+    """
+
+    async def note(self, change: Change) -> None:
+        """Write an entry for what is done elsewhere than in this store. Call it before that is done.
+
+        Raises:
+            LookupError: nobody is acting.
+        """
+
+    async def page(self, limit: int, *, start: Cursor | None = None) -> AuditPage:
+        """Up to `limit` entries of all chains, newest first; `start` is the `next` of the page before.
+
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+        """
+
+    async def chains(self) -> list[Ends]:
+        """The chains in order of their names, each with where it begins and ends."""
+
+    async def read(self, chain: str, after: int, limit: int) -> list[Recorded]:
+        """Up to `limit` entries of one chain, from the one after the number `after` on, in order."""
+
+
 # -- between processes -------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +451,9 @@ class Store(Protocol):
     def credentials(self) -> Credentials: ...
 
     @property
+    def audit(self) -> Audit: ...
+
+    @property
     def signals(self) -> Signals: ...
 
     @property
@@ -439,7 +474,7 @@ class Store(Protocol):
 
     async def prune(self, retention: Retention) -> bool:
         """Forget for about a second, in small steps, what is older than its retention: settled events, dead letters,
-        removed tokens. Returns whether there is more to forget.
+        removed tokens, and audit entries, from the front of each chain. Returns whether there is more to forget.
 
         The age of an event counts from when it was settled last (a dead letter that is discarded is settled then). What
         is not settled is never forgotten. Ids of events are remembered for 24 hours at least.

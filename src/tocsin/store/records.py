@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from tocsin.domain.devices import Address, Complaint, Device, DeviceToken
 from tocsin.domain.events import Event, UserId
+from tocsin.store.audit_chain import Recorded
 
 Cursor = NewType("Cursor", str)
 """Where a page begins. Only the store that gave it knows what it means."""
@@ -160,6 +161,8 @@ class Retention(Struct, frozen=True, kw_only=True):
     """Events that ended in `refused` or `expired`, with their content, from then; unless replayed or discarded."""
     removals_s: float
     """Tokens that were removed."""
+    audit_s: float = 365 * 24 * 3600.0
+    """Entries of the audit log."""
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
@@ -275,6 +278,13 @@ class Session(Struct, frozen=True):
     owner: UserId | None
     created_ms: int
     expires_ms: int | None
+
+
+class AuditPage(Struct, frozen=True):
+    """Some entries of the audit log, newest first; `next` is where the page after this one begins, None at the end."""
+
+    entries: list[Recorded]
+    next: Cursor | None
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

@@ -69,6 +69,11 @@ class Sealer:
         keys = self._known()
         return None if sealed.key_id == keys.current.id else keys.rewrap(identity, sealed, self._random)
 
+    @property
+    def current_id(self) -> str | None:
+        """The id of the key that seals; None where there is no key yet."""
+        return None if self._keys is None else self._keys.current.id
+
     def refresh(self) -> None:
         """Read the keys again. Raises StoreError where they cannot be had."""
         self._keys = self._source.read() or self._keys

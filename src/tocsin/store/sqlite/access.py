@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Table, delete, insert, or_, select
 
 from tocsin.domain.events import UserId
+from tocsin.store.audit_chain import Action, Change, Detail
 from tocsin.store.records import NO_LIMITS, AccessRevoked, ApiKey, KeyLimits, Role, Session
 from tocsin.store.sqlite import schema
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -47,8 +50,11 @@ class _Remembered(Generic[Holder]):
 class SqliteAccess:
     """See `ports.Access`."""
 
-    def __init__(self, database: Database, signals: SqliteSignals, *, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, signals: SqliteSignals, audit: SqliteAudit, *, wall_clock: Callable[[], float]
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._signals = signals
         self._wall_clock = wall_clock
         self._sessions: _Remembered[Session] = _Remembered()
@@ -64,7 +70,8 @@ class SqliteAccess:
     async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
         secret = secrets.token_urlsafe(32)
         session = Session("ses_" + secrets.token_hex(6), owner, self._now_ms(), expires_ms)
-        await self._insert(schema.session, _hash(secret), session)
+        change = Change(Action.SESSION_CREATE, session.id, {"expires": _expiry(expires_ms)}, owner)
+        await self._insert(schema.session, _hash(secret), session, change)
         return secret, session
 
     async def create_key(
@@ -73,7 +80,9 @@ class SqliteAccess:
         secret = f"tocsin_{role.value}_{secrets.token_urlsafe(32)}"
         key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms, limits)
         stored = None if limits == NO_LIMITS else msgspec.json.encode(limits).decode()
-        await self._insert(schema.api_key, _hash(secret), key, limits=stored)
+        details: dict[str, Detail] = {"role": role, "name": name, "expires": _expiry(expires_ms), "limits": stored}
+        change = Change(Action.KEY_CREATE, key.id, details)
+        await self._insert(schema.api_key, _hash(secret), key, change, limits=stored)
         return secret, key
 
     async def session(self, secret: str) -> Session | None:
@@ -93,10 +102,10 @@ class SqliteAccess:
         return await self._database.read_with(lambda connection: [_key(row) for row in connection.execute(query)])
 
     async def revoke_session(self, id_or_secret: str) -> bool:
-        return await self._revoke(schema.session, id_or_secret)
+        return await self._revoke(schema.session, id_or_secret, Action.SESSION_REVOKE)
 
     async def revoke_key(self, id_or_secret: str) -> bool:
-        return await self._revoke(schema.api_key, id_or_secret)
+        return await self._revoke(schema.api_key, id_or_secret, Action.KEY_REVOKE)
 
     async def _open(
         self, secret: str, table: Table, remembered: _Remembered[Holder], read_row: Callable[[Any], Holder]
@@ -116,20 +125,30 @@ class SqliteAccess:
             return None
         return holder
 
-    async def _insert(self, table: Table, hashed: bytes, holder: Session | ApiKey, **as_stored: str | None) -> None:
+    async def _insert(
+        self, table: Table, hashed: bytes, holder: Session | ApiKey, change: Change, **as_stored: str | None
+    ) -> None:
         values = {field: getattr(holder, field) for field in holder.__struct_fields__} | as_stored
+        note = self._audit.recording()
 
         def write(connection: Connection) -> None:
             connection.execute(insert(table).values(hash=hashed, **values))
+            if note is not None:
+                note(raw(connection), change)
 
         await self._database.write_with(write)
 
-    async def _revoke(self, table: Table, id_or_secret: str) -> bool:
-        statement = delete(table).where(or_(table.c.id == id_or_secret, table.c.hash == _hash(id_or_secret)))
+    async def _revoke(self, table: Table, id_or_secret: str, action: Action) -> bool:
+        named = or_(table.c.id == id_or_secret, table.c.hash == _hash(id_or_secret))
+        note = self._audit.recording()
 
         def revoke(connection: Connection) -> int:
             self._signals.write(raw(connection), [AccessRevoked()])
-            return connection.execute(statement).rowcount
+            revoked = connection.execute(delete(table).where(named).returning(table.c.id)).scalars().all()
+            if note is not None:
+                for id in revoked:
+                    note(raw(connection), Change(action, id))
+            return len(revoked)
 
         count = await self._database.write_with(revoke)
         self.forget()
@@ -138,6 +157,10 @@ class SqliteAccess:
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
+
+
+def _expiry(expires_ms: int | None) -> str:
+    return "never" if expires_ms is None else datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat("T", "seconds")
 
 
 def _session(row: Any) -> Session:

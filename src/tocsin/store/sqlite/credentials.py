@@ -6,9 +6,11 @@ import sqlite3
 from typing import Final
 
 from tocsin.domain.credentials import Credential
+from tocsin.store.audit_chain import Action, Change
 from tocsin.store.records import CredentialsChanged
 from tocsin.store.sealer import Sealer
 from tocsin.store.sealing import Sealed
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.sealed_rows import identity
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -29,8 +31,9 @@ _REMOVE: Final = "DELETE FROM credential WHERE provider = ? AND account = ?"
 class SqliteCredentials:
     """See `ports.Credentials`. They are few, and asked for at every registration: all of them stay in memory."""
 
-    def __init__(self, database: Database, signals: SqliteSignals, sealer: Sealer) -> None:
+    def __init__(self, database: Database, signals: SqliteSignals, audit: SqliteAudit, sealer: Sealer) -> None:
         self._database = database
+        self._audit = audit
         self._sealer = sealer
         self._signals = signals
         self._known: dict[str, list[Credential]] = {}
@@ -53,6 +56,7 @@ class SqliteCredentials:
     async def put(self, credential: Credential) -> None:
         provider, account = credential.provider, credential.account
         sealed = self._sealer.seal(identity(provider, account), credential.content)
+        note = self._audit.recording()
 
         def put(driver: sqlite3.Connection) -> None:
             default = credential.default or driver.execute(_OTHER_DEFAULT, (provider, account)).fetchone() is None
@@ -61,20 +65,29 @@ class SqliteCredentials:
             row = (provider, account, sealed.record, int(default), credential.changed_ms, sealed.key_id)
             driver.execute(_PUT, row)
             self._signals.write(driver, [CredentialsChanged(provider)])
+            if note is not None:
+                note(driver, Change(Action.CREDENTIAL_PUT, f"{provider}:{account}", {"default": default}))
 
         await self._database.write(put)
         self._changed(provider)
 
     async def remove(self, provider: str, account: str) -> bool:
+        note = self._audit.recording()
+
         def remove(driver: sqlite3.Connection) -> bool:
             self._signals.write(driver, [CredentialsChanged(provider)])
-            return driver.execute(_REMOVE, (provider, account)).rowcount > 0
+            removed = driver.execute(_REMOVE, (provider, account)).rowcount > 0
+            if removed and note is not None:
+                note(driver, Change(Action.CREDENTIAL_REMOVE, f"{provider}:{account}"))
+            return removed
 
         removed = await self._database.write(remove)
         self._changed(provider)
         return removed
 
     async def rewrap(self) -> int:
+        note = self._audit.recording()
+
         def rewrap(driver: sqlite3.Connection) -> list[str]:
             self._sealer.refresh()
             rewrapped = []
@@ -84,6 +97,9 @@ class SqliteCredentials:
                     driver.execute(_REWRAP, (sealed.record, sealed.key_id, provider, account))
                     rewrapped.append(provider)
             self._signals.write(driver, [CredentialsChanged(provider) for provider in sorted(set(rewrapped))])
+            if note is not None:
+                details = {"master_key": self._sealer.current_id, "credentials": len(rewrapped)}
+                note(driver, Change(Action.STORE_REKEY, details=details))
             return rewrapped
 
         rewrapped = await self._database.write(rewrap)

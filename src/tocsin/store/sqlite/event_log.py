@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
     Attempt,
@@ -22,6 +23,7 @@ from tocsin.store.records import (
     State,
 )
 from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, look
@@ -70,11 +72,13 @@ class SqliteEventLog:
         self,
         database: Database,
         refresh: Callable[[Overview], Awaitable[None]],
+        audit: SqliteAudit,
         *,
         wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._refresh = refresh
+        self._audit = audit
         self._wall_clock = wall_clock
 
     async def record(self, event_id: EventId) -> EventRecord | None:
@@ -96,10 +100,16 @@ class SqliteEventLog:
         return number
 
     async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
-        return await self._in_steps(ids, lambda driver, found: self._replay(driver, found, lifetime_ms))
+        def replay(driver: sqlite3.Connection, found: list[_Row]) -> None:
+            self._replay(driver, found, lifetime_ms)
+
+        return await self._in_steps(ids, replay, Action.DEAD_LETTER_REPLAY)
 
     async def discard(self, ids: Sequence[EventId] | None) -> int:
-        return await self._in_steps(ids, lambda driver, found: self._discard(driver, [row[0] for row in found]))
+        def discard(driver: sqlite3.Connection, found: list[_Row]) -> None:
+            self._discard(driver, [row[0] for row in found])
+
+        return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD)
 
     def _discard(self, driver: sqlite3.Connection, seqs: Sequence[int]) -> None:
         rows.execute(driver, _DISCARD, [(seq,) for seq in seqs], int(self._wall_clock() * 1000))
@@ -124,24 +134,28 @@ class SqliteEventLog:
         driver.execute(_TALLY, ("revived_events", replayed))
         driver.execute(_TALLY, ("revived_bytes", size))
 
-    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act) -> int:
+    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action) -> int:
         """Act on those of `ids` that are dead letters (None: on all of them), some in each transaction."""
         acted = 0
         if ids is not None:
             for begin in range(0, len(ids), _STEP):
-                acted += len(await self._step(partial(_named, ids=ids[begin : begin + _STEP]), act))
+                acted += len(await self._step(partial(_named, ids=ids[begin : begin + _STEP]), act, action))
             return acted
         start = _NEWEST
         while start >= 0:
-            found = await self._step(partial(_page, start=start, limit=_STEP), act)
+            found = await self._step(partial(_page, start=start, limit=_STEP), act, action)
             acted += len(found)
             start = found[-1] - 1 if found else -1
         return acted
 
-    async def _step(self, find: _Find, act: _Act) -> list[int]:
+    async def _step(self, find: _Find, act: _Act, action: Action) -> list[int]:
+        note = self._audit.recording()
+
         def step(driver: sqlite3.Connection) -> tuple[list[int], Overview]:
             found = find(driver)
             act(driver, found)
+            if found and note is not None:
+                note(driver, Change(action, details={"events": [event.id for _, event, *_ in found]}))
             return [row[0] for row in found], look(driver)
 
         seqs, overview = await self._database.write(step)

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from tocsin.store.clock import ClockWatch
 from tocsin.store.records import Retention, State
-from tocsin.store.sqlite import rows, signals
+from tocsin.store.sqlite import audit, rows, signals
 from tocsin.store.sqlite.database import Database
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,7 @@ class _Before(Struct, frozen=True, kw_only=True):
     done_ms: int
     dead_ms: int
     removed_ms: int
+    audit_ms: int
 
 
 class Housekeeping:
@@ -97,6 +98,7 @@ class Housekeeping:
             done_ms=now_ms - max(int(retention.events_s * 1000), REMEMBERED_MS),
             dead_ms=now_ms - max(int(retention.dead_letters_s * 1000), REMEMBERED_MS),
             removed_ms=now_ms - int(retention.removals_s * 1000),
+            audit_ms=now_ms - int(retention.audit_s * 1000),
         )
         if self._monotonic() >= self._next_sweep:
             self._cursor, self._next_sweep = 0, self._monotonic() + _SWEEP_EVERY_S
@@ -114,6 +116,7 @@ class Housekeeping:
             for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
                 more |= driver.execute(forget, (before.removed_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
             more |= signals.forget(driver, now_ms)
+            more |= audit.forget(driver, before.audit_ms, _STEP_ROWS)
             return after, more
 
         self._cursor, more = await self._database.write(step)

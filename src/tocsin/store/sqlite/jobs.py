@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
+from tocsin.store.audit_chain import Action, Change
 from tocsin.store.records import ENDED, Job, JobState
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 
 _COLUMNS: Final = "id, kind, arguments, state, created_ms, changed_ms, position, done, skipped, total, error"
@@ -27,8 +29,11 @@ _TAKE_OVER: Final = "UPDATE job SET state = CASE state WHEN ? THEN ? WHEN ? THEN
 class SqliteJobs:
     """See `ports.Jobs`. One server runs them, so that who runs which is known from the state alone."""
 
-    def __init__(self, database: Database, *, wall_clock: Callable[[], float], random: Random) -> None:
+    def __init__(
+        self, database: Database, audit: SqliteAudit, *, wall_clock: Callable[[], float], random: Random
+    ) -> None:
         self._database = database
+        self._audit = audit
         self._wall_clock = wall_clock
         self._random = random
 
@@ -40,7 +45,14 @@ class SqliteJobs:
     async def create(self, kind: str, arguments: bytes, *, total: int | None = None) -> Job:
         id, now_ms = f"job_{self._random.getrandbits(64):016x}", self._now_ms()
         values = (id, kind, arguments, JobState.WAITING, now_ms, now_ms, total)
-        return await self._database.write(lambda driver: _job(driver.execute(_CREATE, values).fetchone()))
+        note = self._audit.recording()
+
+        def create(driver: sqlite3.Connection) -> Job:
+            if note is not None:
+                note(driver, Change(Action.JOB_CREATE, id, {"kind": kind}))
+            return _job(driver.execute(_CREATE, values).fetchone())
+
+        return await self._database.write(create)
 
     async def take(self, kinds: Sequence[str]) -> Job | None:
         find = _NEXT.format(kinds=",".join("?" * len(kinds)))
@@ -73,6 +85,8 @@ class SqliteJobs:
         return await self._database.write(finish)
 
     async def stop(self, id: str) -> bool:
+        note = self._audit.recording()
+
         def stop(driver: sqlite3.Connection) -> bool:
             row = driver.execute(_GET, (id,)).fetchone()
             if row is None or _job(row).state in ENDED:
@@ -80,6 +94,8 @@ class SqliteJobs:
             # What nobody runs has nobody who could end it.
             state = JobState.STOPPED if _job(row).state is JobState.WAITING else JobState.STOPPING
             driver.execute(_SET_STATE, (state, self._now_ms(), id))
+            if note is not None:
+                note(driver, Change(Action.JOB_STOP, id, {"kind": _job(row).kind}))
             return True
 
         return await self._database.write(stop)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
+from tocsin.store.audit_chain import Action, Change, Detail, shortened
 from tocsin.store.known import KnownDevices
 from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
@@ -34,6 +35,7 @@ from tocsin.store.records import (
     TopicReached,
 )
 from tocsin.store.sqlite import quarantine, removals, rows, topics
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -103,9 +105,16 @@ class SqliteRegistry:
     """See `ports.Registry`."""
 
     def __init__(
-        self, database: Database, signals: SqliteSignals, *, wall_clock: Callable[[], float], random: Random
+        self,
+        database: Database,
+        signals: SqliteSignals,
+        audit: SqliteAudit,
+        *,
+        wall_clock: Callable[[], float],
+        random: Random,
     ) -> None:
         self._database = database
+        self._audit = audit
         self._signals = signals
         self._wall_clock = wall_clock
         self._random = random
@@ -125,6 +134,7 @@ class SqliteRegistry:
 
     async def add_many(self, registrations: Sequence[Registration], max_tokens: int) -> list[Device]:
         self._database.refuse_if_damaged()
+        note = self._audit.recording()
 
         def add(driver: sqlite3.Connection) -> tuple[list[Device], list[Signal]]:
             evicted: list[Device] = []
@@ -134,6 +144,8 @@ class SqliteRegistry:
                 evicted += old
                 told = TokenRegistered(registration.owner, registration.provider, registration.token)
                 signals += [told, *map(_deleted, old)]
+            if registrations and note is not None:
+                note(driver, _registered_by_somebody(registrations))
             return evicted, signals
 
         return await self._change(add, lambda _: [registration.owner for registration in registrations])
@@ -160,6 +172,7 @@ class SqliteRegistry:
         self._database.refuse_if_damaged()
 
         by = removals.BY_THE_OPERATOR if by_operator else removals.BY_ITS_USER
+        note = self._audit.recording()
 
         def delete(driver: sqlite3.Connection) -> tuple[bool, list[Signal]]:
             found = _select(driver, "owner = ? AND provider = ? AND token = ?", (owner, provider, token))
@@ -167,6 +180,8 @@ class SqliteRegistry:
             accounts = removals.end(driver, owner, provider, token, by)
             for device in found:
                 self._remove(driver, device, by)
+            if found and note is not None:
+                note(driver, _change(Action.DEVICE_DELETE, provider, token, owner=owner))
             signals: list[Signal] = [QuarantineChanged(account) for account in sorted(accounts)]
             # Signalled in any case: another process may have removed it a moment ago, without everybody knowing yet.
             return bool(found), [TokenDeleted(owner, provider, token), *signals]
@@ -286,9 +301,15 @@ class SqliteRegistry:
         )
 
     async def restore(self, provider: str, token: DeviceToken, max_tokens: int) -> int:
-        return await self._bring_back(
-            lambda driver, put_back: removals.restore(driver, provider, token, put_back), max_tokens
-        )
+        note = self._audit.recording()
+
+        def restore(driver: sqlite3.Connection, put_back: Callable[[Device], bool]) -> tuple[list[Device], set[str]]:
+            back, accounts = removals.restore(driver, provider, token, put_back)
+            if back and note is not None:
+                note(driver, _change(Action.DEVICE_RESTORE, provider, token, registrations=len(back)))
+            return back, accounts
+
+        return await self._bring_back(restore, max_tokens)
 
     async def quarantine(self) -> list[Quarantine]:
         return await self._database.read(quarantine.counted)
@@ -300,17 +321,22 @@ class SqliteRegistry:
         def release(driver: sqlite3.Connection, held: Held) -> Step:
             return quarantine.release(driver, held, lambda devices: self._put_back(driver, devices, max_tokens))
 
-        return await self._end_quarantine(account, release)
+        return await self._end_quarantine(account, release, Action.QUARANTINE_RELEASE)
 
     async def purge_quarantine(self, account: str) -> int:
-        return await self._end_quarantine(account, quarantine.purge)
+        return await self._end_quarantine(account, quarantine.purge, Action.QUARANTINE_PURGE)
 
-    async def _end_quarantine(self, account: str, take: Callable[[sqlite3.Connection, Held], Step]) -> int:
+    async def _end_quarantine(
+        self, account: str, take: Callable[[sqlite3.Connection, Held], Step], action: Action
+    ) -> int:
         """Take one step after the other, each in a transaction of its own: others write in between."""
         self._database.refuse_if_damaged()
+        note = self._audit.recording()
 
         def change(driver: sqlite3.Connection, held: Held) -> tuple[Step, list[Signal]]:
             step = take(driver, held)
+            if step.ended and note is not None:
+                note(driver, Change(action, f"{held.provider}:{account}", {"registrations": step.ended}))
             return step, [TokenRestored(device.owner, device.provider, device.token) for device in step.back]
 
         ended = 0
@@ -405,6 +431,19 @@ class SqliteRegistry:
     def _number(self) -> int:
         """For a generation. Within what every reader of JSON takes for an integer."""
         return self._random.getrandbits(53)
+
+
+def _change(
+    action: Action, provider: str, token: DeviceToken, *, owner: UserId | None = None, **details: Detail
+) -> Change:
+    return Change(action, f"{provider}:{shortened(token)}", details, owner)
+
+
+def _registered_by_somebody(registrations: Sequence[Registration]) -> Change:
+    if len(registrations) > 1:
+        return Change(Action.DEVICE_ADD, details={"registrations": len(registrations)})
+    [one] = registrations
+    return _change(Action.DEVICE_ADD, one.provider, one.token, owner=one.owner)
 
 
 def _dead_registrations(dead: DeadToken, found: Sequence[Device]) -> list[Device]:

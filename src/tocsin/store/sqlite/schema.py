@@ -150,6 +150,30 @@ credential = Table(
     Column("key_id", Text),
 )
 
+# Who has changed what (`store/audit_chain.py`): the texts are kept as they are, because hashes cover them.
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("chain", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+    Column("text", LargeBinary, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Index("audit_number", "chain", "number", unique=True),
+)
+
+audit_chain = Table(
+    "audit_chain",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # The last entry that was pruned, and the last one of all.
+    Column("anchor_number", Integer, nullable=False),
+    Column("anchor_hash", LargeBinary(32), nullable=False),
+    Column("head_number", Integer, nullable=False),
+    Column("head_hash", LargeBinary(32), nullable=False),
+)
+
 # What commands have changed beside the server, for it to read (`signals.py`).
 signal = Table(
     "signal",

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from tocsin.domain.events import UserId
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.clock import ClockWatch
 from tocsin.store.digests import digest_with
@@ -23,6 +24,7 @@ from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
 from tocsin.store.sealer import Sealer, say_in_log
 from tocsin.store.sqlite.access import SqliteAccess
+from tocsin.store.sqlite.audit import CHAIN, SqliteAudit
 from tocsin.store.sqlite.backlog import FileBacklog
 from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.connection import data_version
@@ -46,6 +48,10 @@ _NOTICE_EVERY_S: Final = 0.5
 _PRUNE_FOR_S: Final = 1.0
 
 
+def _no_name(driver: sqlite3.Connection, owner: UserId) -> str:
+    return ""
+
+
 class SqliteOptions(Struct, frozen=True, kw_only=True):
     """Bounds, and what comes from outside: clocks (seconds), randomness, and where jobs run."""
 
@@ -56,6 +62,8 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     """Where the master keys come from; without it from a file beside the store."""
     say: Callable[[str], None] = say_in_log
     """Is told, for a person, what opening the store has done for the first time."""
+    chain: str = CHAIN
+    """The name of the audit log's chain that this node extends."""
     digest_key: bytes = b""
     """With which the digests of contents are keyed; empty: they are not."""
     wall_clock: Callable[[], float] = time.time
@@ -86,6 +94,7 @@ class SqliteStore:
         clocks = {"wall_clock": options.wall_clock, "monotonic": options.monotonic}
         claims = FileClaims(database, FileLeases(options.lease_s, options.monotonic), ClockWatch(**clocks))
         backlog = FileBacklog(database, options.max_events, options.max_bytes, options.monotonic)
+        self.audit = SqliteAudit(database, chain=options.chain, wall_clock=options.wall_clock, pseudonym=_no_name)
         self.signals = SqliteSignals(options.wall_clock, server=server)
         self.schedule = SqliteSchedule(database, claims, self.signals, wall_clock=options.wall_clock)
         self.queue = SqliteQueue(
@@ -96,11 +105,13 @@ class SqliteStore:
             digest_with(options.digest_key),
             wall_clock=options.wall_clock,
         )
-        self.log = SqliteEventLog(database, self.queue.refresh, wall_clock=options.wall_clock)
-        self.registry = SqliteRegistry(database, self.signals, wall_clock=options.wall_clock, random=options.random)
-        self.access = SqliteAccess(database, self.signals, wall_clock=options.wall_clock)
-        self.credentials = SqliteCredentials(database, self.signals, sealer)
-        self.jobs = SqliteJobs(database, wall_clock=options.wall_clock, random=options.random)
+        self.log = SqliteEventLog(database, self.queue.refresh, self.audit, wall_clock=options.wall_clock)
+        self.registry = SqliteRegistry(
+            database, self.signals, self.audit, wall_clock=options.wall_clock, random=options.random
+        )
+        self.access = SqliteAccess(database, self.signals, self.audit, wall_clock=options.wall_clock)
+        self.credentials = SqliteCredentials(database, self.signals, self.audit, sealer)
+        self.jobs = SqliteJobs(database, self.audit, wall_clock=options.wall_clock, random=options.random)
         self._housekeeping = Housekeeping(database, **clocks)
         self._noticing: asyncio.Task[None] | None = None
         self._status: NodeStatus | None = None
