@@ -227,6 +227,17 @@ class Store(Section):
     """How long removed device tokens can be explained and restored."""
 
 
+class Audit(Section):
+    """The log of who has changed what."""
+
+    retention: Duration = timedelta(days=365)
+    """How long its entries are kept."""
+    registrations: bool = False
+    """Whether it also tells of the device tokens that users register themselves, not only of those they delete."""
+    chain: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")] | None = None
+    """The name of this node's chain; without it `main`."""
+
+
 class Secrets(Section):
     """Where the master keys come from that encrypt the credentials in the store: one of these. Without any: systemd's
     credential `tocsin-master-key`, else a file beside the store, which the first start makes."""
@@ -305,6 +316,7 @@ class Settings(BaseSettings):
     sessions: Sessions = Sessions()
     ingest: Ingest = Ingest()
     store: Store = Store()
+    audit: Audit = Audit()
     secrets: Secrets = Secrets()
     delivery: Delivery = Delivery()
     apns: Apns = Apns()

@@ -24,7 +24,7 @@ from tocsin.domain.events import UserId
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.rules import RULES, RuleBook
-from tocsin.settings import Ingest, PushApi, Server, Settings
+from tocsin.settings import Audit, Ingest, PushApi, Server, Settings
 from tocsin.sign_in.own import OwnSessions
 from tocsin.sign_in.verdicts import Verifier
 from tocsin.store.ports import Access, Store
@@ -152,6 +152,7 @@ async def opened(
     server: Server | None = None,
     origins: tuple[str, ...] = (),
     ingest: Ingest | None = None,
+    audit: Audit | None = None,
     max_events: int = 100_000,
     clock: Callable[[], float] = time.time,
     rules: RuleBook = RULES,
@@ -164,6 +165,7 @@ async def opened(
         server=server or Server(),
         push_api=PushApi(convention=convention, max_tokens_per_user=max_tokens, origins=origins),
         ingest=ingest or Ingest(),
+        audit=audit or Audit(),
     )
     options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock)
     store = await open_store(directory / f"{convention}.db", options, server=True)

@@ -51,7 +51,7 @@ def test_an_entry_is_one_json_text_whatever_the_order_of_its_details() -> None:
 @pytest.mark.parametrize("at", range(6))
 def test_a_changed_entry_is_found(at: int) -> None:
     entries, ends = chain_of(6)
-    entries[at] = Recorded(entries[at].text.replace(b"192.0.2.7", b"192.0.2.8"), entries[at].hash)
+    entries[at] = Recorded(at + 1, entries[at].text.replace(b"192.0.2.7", b"192.0.2.8"), entries[at].hash)
     assert checked(entries, ends).startswith(f"main: the chain breaks at entry {at + 1}: ")
 
 
@@ -59,7 +59,7 @@ def test_a_changed_entry_is_found(at: int) -> None:
 def test_a_changed_entry_whose_hash_was_made_anew_is_found_at_the_one_after_it(at: int) -> None:
     entries, ends = chain_of(6)
     text = entries[at].text.replace(b"192.0.2.7", b"192.0.2.8")
-    entries[at] = Recorded(text, sha256((entries[at - 1].hash if at else bytes(32)) + text).digest())
+    entries[at] = Recorded(at + 1, text, sha256((entries[at - 1].hash if at else bytes(32)) + text).digest())
     assert checked(entries, ends).startswith(f"main: the chain breaks at entry {at + 2}: ")
 
 
@@ -78,14 +78,14 @@ def test_two_entries_that_have_changed_places_are_found() -> None:
 
 def test_a_text_that_is_no_entry_is_found() -> None:
     entries, ends = chain_of(3)
-    entries[1] = Recorded(b"{", entries[1].hash)
+    entries[1] = Recorded(2, b"{", entries[1].hash)
     assert checked(entries, ends) == "main: the chain breaks at entry 2: it cannot be read"
 
 
 def test_an_entry_of_another_chain_is_found() -> None:
-    entries, ends = chain_of(3)
+    entries, _ = chain_of(3)
     text = entries[2].text.replace(b'"main"', b'"else"')
-    entries[2] = Recorded(text, sha256(entries[1].hash + text).digest())
+    entries[2] = Recorded(3, text, sha256(entries[1].hash + text).digest())
     assert "breaks at entry 3" in checked(entries, Ends("main", START, Link(3, entries[2].hash)))
 
 

@@ -15,11 +15,14 @@ from litestar.types import HTTPScope
 from msgspec import Struct
 
 from tocsin.api.auth import Sessions, bearer
+from tocsin.api.client_address import client_address
 from tocsin.api.limits import Limits
 from tocsin.api.needs import NEEDS, Needs
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
+from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.events import UserId
+from tocsin.store.acting import act_as
 from tocsin.store.ports import Access, StoreError, WriteFailure
 from tocsin.store.records import ApiKey
 
@@ -50,7 +53,10 @@ class Admission(Shared):
         scope = cast(HTTPScope, connection.scope)
         if scope["method"] != "OPTIONS":
             needs = NEEDS[scope["method"], scope["path_template"]]
-            scope["state"]["caller"] = await self.admit(scope, needs)
+            caller = scope["state"]["caller"] = await self.admit(scope, needs)
+            if caller.key is not None:
+                # For the handler, which runs in the same task after the guards.
+                act_as(Actor(ActorKind.KEY, caller.key.id, client_address(scope)))
 
     async def admit(self, scope: HTTPScope, needs: Needs) -> Caller:
         """The caller, who has what the route needs.

@@ -29,6 +29,7 @@ from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.sign_in.own import OwnSessions
 from tocsin.sign_in.verdicts import Verifier
+from tocsin.store.acting import acting
 from tocsin.store.ports import Store
 
 
@@ -118,7 +119,9 @@ class Api(Litestar):
                 scope = {**scope, "method": "GET"}
             elif method == "OPTIONS":
                 send = self._with_all_methods(scope, send)
-        await super().__call__(scope, receive, send)
+        # Whoever a guard finds to be acting does so until this request ends, in whatever task that runs.
+        with acting(None):
+            await super().__call__(scope, receive, send)
 
     def _with_all_methods(self, scope: HTTPScope, send: Send) -> Send:
         """`send`, with all methods of the path in `Allow`. Litestar itself names those of one handler only."""

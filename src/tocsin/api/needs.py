@@ -58,6 +58,7 @@ NEEDS: Final[Mapping[tuple[str, str], Needs]] = {
     ("POST", "/api/events"): Needs(roles=(Role.PRODUCER,), write=True),
     ("GET", "/api/events/{event_id}"): Needs(roles=(Role.PRODUCER, Role.ADMIN), area=Area.DELIVERIES),
     ("GET", "/api/admin/me"): Needs(roles=(Role.ADMIN,)),
+    ("GET", "/api/admin/audit"): Needs(roles=(Role.ADMIN,), whole=True),
     ("GET", "/api/admin/applications"): _READ_CREDENTIALS,
     ("PUT", "/api/admin/applications/{application_id}"): _WRITE_CREDENTIALS,
     ("DELETE", "/api/admin/applications/{application_id}"): _WRITE_CREDENTIALS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Final
 
 from litestar import Request, get, post
@@ -11,13 +12,16 @@ from litestar.types import ControllerRouterHandler, HTTPScope, Receive
 from tocsin.api import documentation as doc
 from tocsin.api.admission import Caller, caller_of
 from tocsin.api.body import JSON, content_type, read_body
+from tocsin.api.client_address import client_address
 from tocsin.api.conventions import Convention
 from tocsin.api.fast_path import Success
 from tocsin.api.push_request import Add, Delete, parse_push, unknown_application
+from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.devices import Registration
 from tocsin.domain.events import UserId
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
+from tocsin.store.acting import acting
 from tocsin.store.ports import Credentials, Registry
 
 PATH: Final = "/api/push"
@@ -36,6 +40,7 @@ class PushRoutes:
         credentials: Credentials,
         rules: RuleBook,
     ) -> None:
+        self._audit_registrations = settings.audit.registrations
         self._max_tokens = settings.push_api.max_tokens_per_user
         self._timeout_s = settings.server.request_timeout_s
         self._convention = convention
@@ -63,12 +68,15 @@ class PushRoutes:
         content_type(request.scope, JSON)
         body = await read_body(request.scope, request.receive, MAX_BODY_BYTES, self._timeout_s)
         operation = parse_push(body, self._rules)
+        user = Actor(ActorKind.USER, owner, client_address(request.scope))
         match operation:
             case Add():
-                await self._add(owner, operation)
+                with acting(user) if self._audit_registrations else nullcontext():
+                    await self._add(owner, operation)
             case Delete():
                 # The registry signals it even where it has no such token: another node may still send to it.
-                await self._registry.delete(owner, operation.provider, operation.token)
+                with acting(user):
+                    await self._registry.delete(owner, operation.provider, operation.token)
         return self._convention.done().response()
 
     async def _add(self, owner: UserId, add: Add) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+from tocsin.cli.acting import command_line
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.output import remark
 from tocsin.settings import Settings, SettingsError, load
 from tocsin.store import maintenance
+from tocsin.store.acting import act_as
 from tocsin.store.opening import open_store
 from tocsin.store.ports import CommitUnknown, Store, StoreError, StoreUnavailable
 from tocsin.telemetry import configure_logging
@@ -73,6 +75,7 @@ def in_store(
         require_store(settings)
 
     async def run() -> T:
+        act_as(command_line())
         async with open_store(settings, say=say) as store:
             return await operation(store)
 

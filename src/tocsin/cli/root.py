@@ -11,6 +11,7 @@ import typer
 from tocsin import __version__
 from tocsin.cli import (
     applications,
+    audit,
     dead_letters,
     devices,
     emulator,
@@ -69,6 +70,7 @@ app.add_typer(send.app, name="send")
 app.add_typer(event.app, name="event")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(dead_letters.app, name="deadletter")
+app.add_typer(audit.app, name="audit")
 app.add_typer(store.app, name="store")
 
 

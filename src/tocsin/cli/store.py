@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from tocsin.cli.acting import command_line
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.store import maintenance
+from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import StoreError
 
 app = group("The store: check it, copy it (both while a server runs on it), restore a copy, and change its master key.")
@@ -57,10 +59,13 @@ def restore(
     """Replace the store with a copy; what is in the store now is lost. Stop the server first, and run nothing else."""
     settings = settings_of(config)
     try:
-        maintenance.restore(settings, copy)
+        on_record = maintenance.restore(settings, copy, command_line())
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{maintenance.name(settings)} is restored from {copy}")
+    if not on_record:
+        # A copy of a version without an audit log: it is migrated for that.
+        in_store(settings, lambda store: store.audit.note(Change(Action.STORE_RESTORE, str(copy))))
 
 
 @command(app, "rekey", example="tocsin store rekey")
@@ -84,10 +89,15 @@ def rekey(config: Config = None) -> None:
 
 @command(app, "export-key", example="tocsin store export-key")
 def export_key(config: Config = None) -> None:
-    """Print the master keys, for safe-keeping apart from the store's backups. Whoever has both can read the secrets."""
+    """Print the master keys, for safe-keeping apart from the store's backups. Whoever has both can read the secrets.
+
+    The audit log of the store, where there is one, tells of it first.
+    """
     settings = settings_of(config)
     try:
         text = maintenance.keys(settings).text()
     except StoreError as error:
         raise CommandError(str(error)) from None
+    if maintenance.exists(settings):
+        in_store(settings, lambda store: store.audit.note(Change(Action.STORE_EXPORT_KEY)))
     typer.echo(text, nl=not text.endswith("\n"))

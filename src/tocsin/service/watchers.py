@@ -49,6 +49,7 @@ class Watchers:
             events_s=settings.store.retention.total_seconds(),
             dead_letters_s=settings.store.dead_letter_retention.total_seconds(),
             removals_s=settings.store.history.total_seconds(),
+            audit_s=settings.audit.retention.total_seconds(),
         )
         self._store = store
         self._providers = providers

@@ -26,8 +26,8 @@ def act_as(actor: Actor) -> None:
 
 
 @contextmanager
-def acting(actor: Actor) -> Iterator[None]:
-    """In the block, `actor` is acting."""
+def acting(actor: Actor | None) -> Iterator[None]:
+    """In the block, `actor` is acting; None: nobody, until `act_as` is called in it."""
     token = _ACTOR.set(actor)
     try:
         yield

@@ -23,6 +23,8 @@ from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import UserId
 
+MAIN: Final = "main"
+"""The name of a chain, unless the settings name another."""
 _SHOWN: Final = 8
 _LONGEST: Final = 200
 
@@ -82,6 +84,7 @@ class Entry(Struct, frozen=True):
 class Recorded(Struct, frozen=True):
     """An entry as a store keeps it."""
 
+    number: int
     text: bytes
     hash: bytes
 
@@ -126,12 +129,20 @@ def record(head: Link, chain: str, at_ms: int, actor: Actor, change: Change) -> 
     number = head.number + 1
     details = {name: _bounded(value) for name, value in change.details.items()}
     text = _encode(Entry(chain, number, at_ms, actor, change.action, _cut(change.subject), details))
-    return Recorded(text, _hash(head.hash, text)), Link(number, _hash(head.hash, text))
+    return Recorded(number, text, _hash(head.hash, text)), Link(number, _hash(head.hash, text))
 
 
 def read(recorded: Recorded) -> Entry:
     """Raises `msgspec.DecodeError` where the text was damaged."""
     return _decode(recorded.text)
+
+
+def shown(recorded: Recorded) -> Entry:
+    """An entry for whoever looks at the log; one whose text was damaged has the action `unreadable`."""
+    try:
+        return read(recorded)
+    except msgspec.DecodeError:
+        return Entry("", 0, 0, Actor(ActorKind.SYSTEM_USER, "", ""), "unreadable", "", {})
 
 
 def shortened(token: DeviceToken) -> str:
@@ -159,14 +170,15 @@ class ChainCheck:
         if self.broken:
             return
         number = self.next_number
+        if recorded.number > number:
+            self._breaks(number, f"is missing; entry {recorded.number} follows")
+            return
         try:
             entry = read(recorded)
         except msgspec.DecodeError:
             self._breaks(number, "cannot be read")
             return
-        if entry.number > number:
-            self._breaks(number, f"is missing; entry {entry.number} follows")
-        elif (entry.chain, entry.number) != (self._ends.chain, number) or recorded.hash != _hash(
+        if (entry.chain, entry.number) != (self._ends.chain, number) or recorded.hash != _hash(
             self._last.hash, recorded.text
         ):
             self._breaks(number, "is not what was written after the entries before it: it or one of those was changed")

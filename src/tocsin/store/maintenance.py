@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tocsin.domain.actors import Actor
 from tocsin.settings import Settings
+from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource, configured
 from tocsin.store.ports import StoreError
 from tocsin.store.sealing import MasterKey, missing
@@ -56,8 +58,11 @@ def backup(settings: Settings, target: Path) -> None:
     maintenance.backup(settings.store.path, target)
 
 
-def restore(settings: Settings, copy: Path) -> None:
+def restore(settings: Settings, copy: Path, actor: Actor) -> bool:
     """Put a copy in the place of the store, whose content is lost. No server may be running.
+
+    The copy's audit log tells of it before it is put there, with the head of the chain that was lost. Returns whether
+    it does: a copy of an older version may have no such log.
 
     Raises:
         StoreError: a server is running, or `copy` cannot be used, or a master key that its credentials need is not
@@ -66,7 +71,7 @@ def restore(settings: Settings, copy: Path) -> None:
     from tocsin.store.sqlite import maintenance
 
     _refuse_missing_keys(settings, copy)
-    maintenance.restore(settings.store.path, copy)
+    return maintenance.restore(settings.store.path, copy, restored_by=(actor, settings.audit.chain or MAIN))
 
 
 def keys(settings: Settings) -> KeySource:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tocsin.settings import Settings
+from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import configured
 from tocsin.store.ports import Store
 from tocsin.store.sealer import say_in_log
@@ -30,6 +31,7 @@ async def open_store(
         max_bytes=settings.store.max_backlog_bytes,
         lease_s=settings.delivery.lease_s,
         keys=configured(settings),
+        chain=settings.audit.chain or MAIN,
         say=say,
     )
     store = await open_store(settings.store.path, options, server=server)

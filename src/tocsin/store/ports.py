@@ -355,9 +355,10 @@ class Credentials(Protocol):
 class Audit(Protocol):
     """Who has changed what: append-only, hash-chained (`audit_chain.py`), one chain for each node.
 
-    Where somebody is acting (`acting.py`), the other ports write the entry themselves, in the transaction of the change:
-    after a crash both are there, or neither. That holds for every call of `Access`, `Credentials`, `Registry`,
-    `EventLog` and `Jobs` that an operator or a user can cause. Nothing is written where nothing was changed.
+    Where somebody is acting (`acting.py`), the other ports write the entry themselves, in the transaction of the
+    change: after a crash both are there, or neither. That holds for every call of `Access`, `Credentials`, `Registry`,
+    `EventLog` and `Jobs` that an operator or a user can cause. Nothing is written where nothing was changed. A user is
+    named by the pseudonym (`Pseudonyms`), made in the same transaction where there is none yet.
     """
 
     async def note(self, change: Change) -> None:

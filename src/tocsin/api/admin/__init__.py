@@ -9,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from tocsin.api.admin.applications import ApplicationRoutes
+from tocsin.api.admin.audit import AuditRoutes
 from tocsin.api.admin.dead_letters import DeadLetterRoutes
 from tocsin.api.admin.devices import DeviceRoutes
 from tocsin.api.admin.me import OwnKeyRoutes
@@ -35,6 +36,7 @@ def admin_router(*, settings: Settings, store: Store, delivery: DeliveryControl,
             *OperationRoutes(store.queue, store.registry, delivery, max_tokens).handlers(),
             *DeadLetterRoutes(store.log, bodies).handlers(),
             *OwnKeyRoutes().handlers(),
+            *AuditRoutes(store.audit).handlers(),
         ],
         guards=[_json_only],
         security=ADMIN,

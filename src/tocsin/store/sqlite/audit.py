@@ -15,9 +15,6 @@ from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import AuditPage, Cursor
 from tocsin.store.sqlite.database import Database
 
-CHAIN: Final = "main"
-"""The name of a store's chain, unless the settings name another."""
-
 Note = Callable[[sqlite3.Connection, Change], None]
 """Writes the entry of a change, in the transaction that makes it."""
 
@@ -29,9 +26,12 @@ _HEAD: Final = "SELECT head_number, head_hash FROM audit_chain WHERE name = ?"
 _APPEND: Final = "INSERT INTO audit(chain, number, at_ms, text, hash) VALUES (?, ?, ?, ?, ?)"
 _SET_HEAD: Final = """INSERT INTO audit_chain(name, anchor_number, anchor_hash, head_number, head_hash)
     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET head_number = ?4, head_hash = ?5"""
-_PAGE: Final = "SELECT seq, text, hash FROM audit WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
+_PAGE: Final = "SELECT seq, number, CAST(text AS BLOB), CAST(hash AS BLOB) FROM audit WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
 _CHAINS: Final = "SELECT name, anchor_number, anchor_hash, head_number, head_hash FROM audit_chain ORDER BY name"
-_READ: Final = "SELECT text, hash FROM audit WHERE chain = ? AND number > ? ORDER BY number LIMIT ?"
+_READ: Final = (
+    "SELECT number, CAST(text AS BLOB), CAST(hash AS BLOB) FROM audit WHERE chain = ? AND number > ?"
+    " ORDER BY number LIMIT ?"
+)
 _FRONT: Final = "SELECT number, hash, at_ms FROM audit WHERE chain = ? ORDER BY number LIMIT ?"
 _FORGET: Final = "DELETE FROM audit WHERE chain = ? AND number <= ?"
 _SET_ANCHOR: Final = "UPDATE audit_chain SET anchor_number = ?, anchor_hash = ? WHERE name = ?"
@@ -70,7 +70,7 @@ class SqliteAudit:
     async def page(self, limit: int, *, start: Cursor | None = None) -> AuditPage:
         first = _NEWEST if start is None else _seq_of(start)
         found = await self._database.read(lambda driver: driver.execute(_PAGE, (first, limit + 1)).fetchall())
-        entries = [Recorded(bytes(text), bytes(hash)) for _, text, hash in found[:limit]]
+        entries = [Recorded(number, text, hash) for _, number, text, hash in found[:limit]]
         return AuditPage(entries, Cursor(str(found[limit][0])) if len(found) > limit else None)
 
     async def chains(self) -> list[Ends]:
@@ -78,7 +78,7 @@ class SqliteAudit:
 
     async def read(self, chain: str, after: int, limit: int) -> list[Recorded]:
         found = await self._database.read(lambda driver: driver.execute(_READ, (chain, after, limit)).fetchall())
-        return [Recorded(bytes(text), bytes(hash)) for text, hash in found]
+        return [Recorded(number, text, hash) for number, text, hash in found]
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)

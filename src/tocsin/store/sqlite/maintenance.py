@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from tocsin.domain.actors import Actor
+from tocsin.store.audit_chain import Action, Change, Ends
 from tocsin.store.ports import StoreError
-from tocsin.store.sqlite import locks, sealed_rows
+from tocsin.store.sqlite import audit, locks, sealed_rows
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
 from tocsin.store.sqlite.durable import make_directory, make_durable
 from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
@@ -153,8 +156,11 @@ def _is_about_writing(error: sqlite3.Error) -> bool:
     return code & 0xFF == sqlite3.SQLITE_IOERR and code not in _READING_FAILED
 
 
-def restore(path: Path, copy: Path) -> None:
+def restore(path: Path, copy: Path, *, restored_by: tuple[Actor, str] | None = None) -> bool:
     """Put a copy of `copy`, which stays, in the place of the store at `path`, if there is one: all in it is lost.
+
+    Its audit log tells of it: who has restored it, in the chain named. Returns whether it does; an older version's
+    copy has none.
 
     Raises:
         StoreError: a server is running, or `copy` is not a sound store of this version or an older one, or it cannot
@@ -170,13 +176,37 @@ def restore(path: Path, copy: Path) -> None:
         with out_of_use(file):
             _copy(copy, partial)
             _refuse_unusable(partial, copy)
+            on_record = restored_by is not None and _note_restore(partial, file, copy, *restored_by)
             _put_in_place(partial, file)
+            return on_record
     except OSError as error:
         raise StoreError(f"{path}: {os_sentence(error)}") from None
     except sqlite3.Error as error:
         raise StoreError(f"{copy}: cannot be restored to {path}: {sentence(error)}") from None
     finally:
         _clear_away(partial)
+
+
+def _note_restore(partial: Path, path: Path, copy: Path, actor: Actor, chain: str) -> bool:
+    """Write the entry into the file that is about to be the store; whether that has an audit log."""
+    with closing(sqlite3.connect(partial, isolation_level=None)) as driver:
+        if not driver.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit_chain'").fetchone():
+            return False
+        lost = {f"lost {one.chain}": f"{one.head.number} {one.head.hash.hex()}" for one in _chains_of(path)}
+        driver.execute("BEGIN IMMEDIATE")
+        audit.append(driver, chain, int(time.time() * 1000), actor, Change(Action.STORE_RESTORE, str(copy), lost))
+        driver.execute("COMMIT")
+    make_durable(partial)
+    return True
+
+
+def _chains_of(path: Path) -> list[Ends]:
+    """The audit log's chains of the store at `path`; none where it cannot be read."""
+    try:
+        with closing(_open(path)) as driver:
+            return audit.chains(driver)
+    except (StoreError, sqlite3.Error, OSError):
+        return []
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from tocsin.domain.events import UserId
 from tocsin.domain.nodes import NodeStatus
+from tocsin.store.audit_chain import MAIN
 from tocsin.store.clock import ClockWatch
 from tocsin.store.digests import digest_with
 from tocsin.store.master_keys import KeySource
@@ -24,7 +25,7 @@ from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
 from tocsin.store.sealer import Sealer, say_in_log
 from tocsin.store.sqlite.access import SqliteAccess
-from tocsin.store.sqlite.audit import CHAIN, SqliteAudit
+from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.backlog import FileBacklog
 from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.connection import data_version
@@ -62,7 +63,7 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     """Where the master keys come from; without it from a file beside the store."""
     say: Callable[[str], None] = say_in_log
     """Is told, for a person, what opening the store has done for the first time."""
-    chain: str = CHAIN
+    chain: str = MAIN
     """The name of the audit log's chain that this node extends."""
     digest_key: bytes = b""
     """With which the digests of contents are keyed; empty: they are not."""
