@@ -1,8 +1,8 @@
 """The ports of a store: all that the rest of tocsin knows of where its data is.
 
 `EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
-and with what providers are reached; `Audit` for who has changed what; `Signals` for what was changed; `Jobs` for bulk
-actions; `Store` holds them all.
+and with what providers are reached; `Audit` for who has changed what, and `Pseudonyms` for what users are called there;
+`Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
 
 Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
 (`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
@@ -349,7 +349,21 @@ class Credentials(Protocol):
         """Whether there was one."""
 
     async def rewrap(self) -> int:
-        """Read the master keys again, and bring all credentials under the newest; how many were under another."""
+        """Read the master keys again, and bring all that is encrypted under the newest: credentials, the keys of
+        contents and digests, those of pseudonyms. How many records were under another."""
+
+
+class Pseudonyms(Protocol):
+    """What users are called where that must outlive them (the audit log): see `store/pseudonyms.py`.
+
+    A master key that is missing raises `StoreError`.
+    """
+
+    async def of(self, owner: UserId) -> str:
+        """The user's pseudonym: the same every time, until the user is erased."""
+
+    async def find(self, owner: UserId) -> str | None:
+        """The pseudonym where the user has one; None is made."""
 
 
 class Audit(Protocol):
@@ -453,6 +467,9 @@ class Store(Protocol):
 
     @property
     def audit(self) -> Audit: ...
+
+    @property
+    def pseudonyms(self) -> Pseudonyms: ...
 
     @property
     def signals(self) -> Signals: ...

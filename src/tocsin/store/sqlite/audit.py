@@ -26,7 +26,9 @@ _HEAD: Final = "SELECT head_number, head_hash FROM audit_chain WHERE name = ?"
 _APPEND: Final = "INSERT INTO audit(chain, number, at_ms, text, hash) VALUES (?, ?, ?, ?, ?)"
 _SET_HEAD: Final = """INSERT INTO audit_chain(name, anchor_number, anchor_hash, head_number, head_hash)
     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (name) DO UPDATE SET head_number = ?4, head_hash = ?5"""
-_PAGE: Final = "SELECT seq, number, CAST(text AS BLOB), CAST(hash AS BLOB) FROM audit WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
+_PAGE: Final = (
+    "SELECT seq, number, CAST(text AS BLOB), CAST(hash AS BLOB) FROM audit WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
+)
 _CHAINS: Final = "SELECT name, anchor_number, anchor_hash, head_number, head_hash FROM audit_chain ORDER BY name"
 _READ: Final = (
     "SELECT number, CAST(text AS BLOB), CAST(hash AS BLOB) FROM audit WHERE chain = ? AND number > ?"

@@ -10,6 +10,7 @@ from tocsin.store.audit_chain import Action, Change
 from tocsin.store.records import CredentialsChanged
 from tocsin.store.sealer import Sealer
 from tocsin.store.sealing import Sealed
+from tocsin.store.sqlite import sealed_rows
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.sealed_rows import identity
@@ -18,8 +19,6 @@ from tocsin.store.sqlite.signals import SqliteSignals
 _OF: Final = (
     "SELECT account, content, is_default, changed_ms, key_id FROM credential WHERE provider = ? ORDER BY account"
 )
-_ALL: Final = "SELECT provider, account, content, key_id FROM credential"
-_REWRAP: Final = "UPDATE credential SET content = ?, key_id = ? WHERE provider = ? AND account = ?"
 _NO_OTHER_DEFAULT: Final = "UPDATE credential SET is_default = 0 WHERE provider = ?"
 _OTHER_DEFAULT: Final = "SELECT 1 FROM credential WHERE provider = ? AND account != ? AND is_default"
 _PUT: Final = """INSERT INTO credential(provider, account, content, is_default, changed_ms, key_id)
@@ -88,24 +87,19 @@ class SqliteCredentials:
     async def rewrap(self) -> int:
         note = self._audit.recording()
 
-        def rewrap(driver: sqlite3.Connection) -> list[str]:
+        def rewrap(driver: sqlite3.Connection) -> tuple[int, list[str]]:
             self._sealer.refresh()
-            rewrapped = []
-            for provider, account, record, key_id in driver.execute(_ALL).fetchall():
-                sealed = self._sealer.rewrap(identity(provider, account), Sealed(key_id, bytes(record)))
-                if sealed is not None:
-                    driver.execute(_REWRAP, (sealed.record, sealed.key_id, provider, account))
-                    rewrapped.append(provider)
-            self._signals.write(driver, [CredentialsChanged(provider) for provider in sorted(set(rewrapped))])
+            count, providers = sealed_rows.rewrap(driver, self._sealer)
+            self._signals.write(driver, [CredentialsChanged(provider) for provider in sorted(providers)])
             if note is not None:
-                details = {"master_key": self._sealer.current_id, "credentials": len(rewrapped)}
+                details = {"master_key": self._sealer.current_id, "records": count}
                 note(driver, Change(Action.STORE_REKEY, details=details))
-            return rewrapped
+            return count, sorted(providers)
 
-        rewrapped = await self._database.write(rewrap)
-        for provider in sorted(set(rewrapped)):
+        count, providers = await self._database.write(rewrap)
+        for provider in providers:
             self._changed(provider)
-        return len(rewrapped)
+        return count
 
     def _changed(self, provider: str) -> None:
         self.forget()

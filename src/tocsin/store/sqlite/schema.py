@@ -33,15 +33,19 @@ event = Table(
     Column("waiting", Integer, nullable=False, server_default="0"),
     Column("dead", SmallInteger, nullable=False, server_default="0"),
     Column("size", Integer, nullable=False),
+    # Bytes (`store/digests.py`); text in rows of versions before 0009, until the store is next opened.
     Column("digest", String(32)),
     # Receipts, as JSON arrays with a comma between them; appended to, never rewritten.
     Column("attempts", Text),
-    # The content, bytes (text in rows of older versions); gone once it is delivered.
+    # The content, encrypted (in clear where `content_key_id` is null, until the store is next opened); gone once it is
+    # delivered.
     Column("body", Text),
     # How often it was replayed.
     Column("round", SmallInteger, nullable=False, server_default="0"),
     # Since when it is settled; absent where it is not, and where a version before 0006 has settled it.
     Column("settled_ms", Integer),
+    # The key of an hour by which the content is encrypted; gone with the content.
+    Column("content_key_id", Integer),
     # What has not been tried at all, in order of acceptance; `size` makes the backlog countable from the index.
     Index("event_fresh", "urgent", "seq", "size", sqlite_where=text("state = 0")),
     Index("event_dead", "seq", sqlite_where=text("state = 3")),
@@ -150,6 +154,40 @@ credential = Table(
     Column("key_id", Text),
 )
 
+# The keys by which the contents of events are encrypted, one an hour (`store/content_keys.py`). They are wrapped by a
+# master key, as all records of the tables below that have a `key_id`.
+content_key = Table(
+    "content_key",
+    metadata,
+    # A random number: it is never given to another key.
+    Column("id", Integer, primary_key=True),
+    # Contents are encrypted by it from when until when.
+    Column("from_ms", Integer, nullable=False),
+    Column("until_ms", Integer, nullable=False),
+    # Nothing more is encrypted by it: it is about to be dropped.
+    Column("closed", Boolean, nullable=False, server_default="0"),
+    Column("key_id", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+)
+
+# Keys that are kept for as long as the store is, by their names.
+kept_key = Table(
+    "kept_key",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+)
+
+# By which key a user is called what in the audit log (`store/pseudonyms.py`).
+pseudonym = Table(
+    "pseudonym",
+    metadata,
+    Column("owner", String(36), primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+)
+
 # Who has changed what (`store/audit_chain.py`): the texts are kept as they are, because hashes cover them.
 audit = Table(
     "audit",
@@ -202,6 +240,8 @@ job = Table(
 
 # `revived_events` and `revived_bytes`: how many dead letters were ever replayed. A server that sees them grow learns
 # how much its backlog has grown, whichever process replayed. `probe` is where a store that could not write tries again.
+# `in_clear`: an older version has left contents in clear, up to which number they are encrypted by now.
+# `signals_seen`: which signal the server has read last.
 housekeeping = Table(
     "housekeeping",
     metadata,

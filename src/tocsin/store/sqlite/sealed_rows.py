@@ -1,16 +1,36 @@
-"""Finds the master keys when the store is opened, and encrypts the credentials that are still in clear."""
+"""The tables with sealed records: which master keys they need, and how all of them come under the newest.
+
+When the store is opened, the master keys are found here, and credentials that are still in clear are encrypted.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from tocsin.store.master_keys import KeySource
 from tocsin.store.sealer import Sealer
-from tocsin.store.sealing import RandomBytes, missing
+from tocsin.store.sealing import RandomBytes, Sealed, missing
 
-_USED: Final = "SELECT DISTINCT key_id FROM credential WHERE key_id IS NOT NULL ORDER BY key_id"
+
+class _Table(NamedTuple):
+    """A table whose rows are sealed as `kind` and their keys."""
+
+    name: str
+    kind: str
+    keys: tuple[str, ...]
+    record: str = "record"
+
+
+_CREDENTIALS: Final = _Table("credential", "credential", ("provider", "account"), "content")
+_TABLES: Final = (
+    _CREDENTIALS,
+    _Table("content_key", "content key", ("id",)),
+    _Table("kept_key", "kept key", ("name",)),
+    _Table("pseudonym", "pseudonym", ("owner",)),
+)
+_EXISTING: Final = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _IN_CLEAR: Final = "SELECT provider, account, content FROM credential WHERE key_id IS NULL"
 _SEAL: Final = "UPDATE credential SET content = ?, key_id = ? WHERE provider = ? AND account = ?"
 
@@ -21,8 +41,36 @@ def identity(provider: str, account: str) -> str:
 
 
 def used_keys(driver: sqlite3.Connection) -> list[str]:
-    """The ids of the master keys that the store's records need."""
-    return [key_id for (key_id,) in driver.execute(_USED)]
+    """The ids of the master keys that the store's records need. The store may be of an older version."""
+    existing = {name for (name,) in driver.execute(_EXISTING)}
+    found: set[str] = set()
+    for table in _TABLES:
+        if table.name in existing:
+            used = f"SELECT DISTINCT key_id FROM {table.name} WHERE key_id IS NOT NULL"
+            found |= {key_id for (key_id,) in driver.execute(used)}
+    return sorted(found)
+
+
+def rewrap(driver: sqlite3.Connection, sealer: Sealer) -> tuple[int, set[str]]:
+    """Bring every record under the newest master key; how many were under another, and the providers of credentials
+    that were.
+
+    Raises:
+        SealError: a record cannot be opened.
+    """
+    count, providers = 0, set[str]()
+    for table in _TABLES:
+        keys, where = ", ".join(table.keys), " AND ".join(f"{key} = ?" for key in table.keys)
+        select = f"SELECT key_id, {table.record}, {keys} FROM {table.name}"
+        for key_id, record, *values in driver.execute(select).fetchall():
+            sealed = sealer.rewrap(" ".join((table.kind, *map(str, values))), Sealed(key_id, bytes(record)))
+            if sealed is not None:
+                change = f"UPDATE {table.name} SET {table.record} = ?, key_id = ? WHERE {where}"
+                driver.execute(change, (sealed.record, sealed.key_id, *values))
+                count += 1
+                if table is _CREDENTIALS:
+                    providers.add(values[0])
+    return count, providers
 
 
 def open_sealer(
@@ -35,7 +83,7 @@ def open_sealer(
 ) -> Sealer:
     """The sealer of a store that is being opened: by nobody else meanwhile, and with `secure_delete` on.
 
-    A server must be able to read every credential. A command need not: it may be there to remove what cannot be read.
+    A server must be able to read every record. A command need not: it may be there to remove what cannot be read.
     `say` is told, for a person, what was done for the first time.
 
     Raises:

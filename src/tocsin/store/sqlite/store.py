@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from tocsin.domain.events import UserId
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.clock import ClockWatch
@@ -37,6 +36,7 @@ from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.jobs import SqliteJobs
 from tocsin.store.sqlite.leases import FileLeases
 from tocsin.store.sqlite.overview import Overview, look
+from tocsin.store.sqlite.pseudonyms import SqlitePseudonyms
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 from tocsin.store.sqlite.schedule import SqliteSchedule
@@ -47,10 +47,6 @@ log = structlog.get_logger(__name__)
 
 _NOTICE_EVERY_S: Final = 0.5
 _PRUNE_FOR_S: Final = 1.0
-
-
-def _no_name(driver: sqlite3.Connection, owner: UserId) -> str:
-    return ""
 
 
 class SqliteOptions(Struct, frozen=True, kw_only=True):
@@ -95,7 +91,10 @@ class SqliteStore:
         clocks = {"wall_clock": options.wall_clock, "monotonic": options.monotonic}
         claims = FileClaims(database, FileLeases(options.lease_s, options.monotonic), ClockWatch(**clocks))
         backlog = FileBacklog(database, options.max_events, options.max_bytes, options.monotonic)
-        self.audit = SqliteAudit(database, chain=options.chain, wall_clock=options.wall_clock, pseudonym=_no_name)
+        self.pseudonyms = SqlitePseudonyms(database, sealer, options.random.randbytes)
+        self.audit = SqliteAudit(
+            database, chain=options.chain, wall_clock=options.wall_clock, pseudonym=self.pseudonyms.within
+        )
         self.signals = SqliteSignals(options.wall_clock, server=server)
         self.schedule = SqliteSchedule(database, claims, self.signals, wall_clock=options.wall_clock)
         self.queue = SqliteQueue(
