@@ -77,7 +77,7 @@ def served(open_api_in, tmp_path_factory):
 def operations():
     """Every operation of the document, which needs no store to be written."""
     nothing = SimpleNamespace(
-        **dict.fromkeys(("queue", "log", "registry", "access", "credentials", "signals", "now_ms"))
+        **dict.fromkeys(("queue", "log", "registry", "access", "credentials", "audit", "signals", "now_ms"))
     )
     app = create_app(settings=Settings(), store=nothing, rules=RULES, delivery=None)
     document = app.openapi_schema.to_schema()

@@ -49,7 +49,7 @@ def list_(
         remark(f"There are more: tocsin audit list --start {shlex.quote(page.next)}")
 
 
-@command(app, "export", example="tocsin audit export > /safe/audit.jsonl")
+@command(app, "export", example="tocsin audit export")
 def export(config: Config = None) -> None:
     """Print all entries, oldest first, a line of JSON each with its hash. The last hashes, which `verify --expect`
     takes, go to standard error."""

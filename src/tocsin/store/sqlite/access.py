@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -70,7 +69,7 @@ class SqliteAccess:
     async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
         secret = secrets.token_urlsafe(32)
         session = Session("ses_" + secrets.token_hex(6), owner, self._now_ms(), expires_ms)
-        change = Change(Action.SESSION_CREATE, session.id, {"expires": _expiry(expires_ms)}, owner)
+        change = Change(Action.SESSION_CREATE, session.id, {"expires_ms": expires_ms}, owner)
         await self._insert(schema.session, _hash(secret), session, change)
         return secret, session
 
@@ -80,7 +79,7 @@ class SqliteAccess:
         secret = f"tocsin_{role.value}_{secrets.token_urlsafe(32)}"
         key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms, limits)
         stored = None if limits == NO_LIMITS else msgspec.json.encode(limits).decode()
-        details: dict[str, Detail] = {"role": role, "name": name, "expires": _expiry(expires_ms), "limits": stored}
+        details: dict[str, Detail] = {"role": role, "name": name, "expires_ms": expires_ms, "limits": stored}
         change = Change(Action.KEY_CREATE, key.id, details)
         await self._insert(schema.api_key, _hash(secret), key, change, limits=stored)
         return secret, key
@@ -157,10 +156,6 @@ class SqliteAccess:
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
-
-
-def _expiry(expires_ms: int | None) -> str:
-    return "never" if expires_ms is None else datetime.fromtimestamp(expires_ms / 1000, UTC).isoformat("T", "seconds")
 
 
 def _session(row: Any) -> Session:
