@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from tests.contract.support import (
     ACCOUNT,
@@ -36,13 +37,17 @@ from tests.power_loss.scene import (
     settle,
 )
 from tests.power_loss.told import Facts
+from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import Event, UserId
+from tocsin.store.acting import acting
 from tocsin.store.master_keys import beside
 from tocsin.store.ports import BacklogFull, EventIdConflict
 from tocsin.store.records import DeadToken, Result, Role, Settlement
 from tocsin.store.sqlite.store import SqliteStore
+
+OPERATOR: Final = Actor(ActorKind.KEY, "key_0123456789ab", "192.0.2.7")
 
 # -- events ------------------------------------------------------------------------------------------------------------
 
@@ -115,21 +120,26 @@ async def registry(scene: Scene) -> None:
     async with opened(scene) as store:
         for owner in (OWNER, OTHER_OWNER):
             await asyncio.gather(*(_register(scene, store, token, owner) for token in "abcdefgh"))
-        for token in "ab":
-            with scene.told.action(
-                {
-                    facts.device(OWNER, f"apns:{token}"): None,
-                    facts.removed(OWNER, f"apns:{token}"): "deleted by its user",
-                }
+        for count, token in enumerate("ab", 1):
+            with (
+                acting(OPERATOR),
+                scene.told.action(
+                    {
+                        facts.device(OWNER, f"apns:{token}"): None,
+                        facts.removed(OWNER, f"apns:{token}"): "deleted by its user",
+                        **_audited("device.delete", "apns:…", count),
+                    }
+                ),
             ):
                 assert await store.registry.delete(OWNER, "apns", DeviceToken(token))
         await _dead(scene, store, "c", quarantine=False)
         for token in "def":
             await _dead(scene, store, token, quarantine=True)
-        with scene.told.action(_back("c")):
+        with acting(OPERATOR), scene.told.action(_back("c") | _audited("device.restore", "apns:…")):
             assert await store.registry.restore("apns", DeviceToken("c"), 100) == 1
         back = {name: value for token in "def" for name, value in _back(token).items()}
-        with scene.told.action(back, atomic=False):
+        back |= _audited("quarantine.release", f"apns:{ACCOUNT}")
+        with acting(OPERATOR), scene.told.action(back, atomic=False):
             assert await store.registry.release_quarantine(ACCOUNT, 100) == 3
         scene.clocks.pass_time(1)
         await asyncio.gather(*(_register(scene, store, token, OWNER, "application=y") for token in "abg"))
@@ -157,6 +167,10 @@ def _back(token: str) -> Facts:
     }
 
 
+def _audited(action: str, what: str, count: int = 1) -> Facts:
+    return {facts.audited(action, what): str(count)}
+
+
 # -- who may call, and what providers are reached with -----------------------------------------------------------------
 
 
@@ -171,11 +185,13 @@ async def access(scene: Scene) -> None:
             await store.access.create_session(OTHER_OWNER, None)
         for provider, account, content in (("fcm", "main", b"1"), ("fcm", "main", b"2" * 3000), ("apns", "a", b"3")):
             await _credential(scene, store, provider, account, content)
-        with scene.told.action({facts.key("two"): None}):
+        with acting(OPERATOR), scene.told.action({facts.key("two"): None, **_audited("key.revoke", keys[1])}):
             assert await store.access.revoke_key(keys[1])
-        with scene.told.action({facts.session(OWNER): None}):
+        ended = {facts.session(OWNER): None, **_audited("session.revoke", session.id)}
+        with acting(OPERATOR), scene.told.action(ended):
             assert await store.access.revoke_session(session.id)
-        with scene.told.action({facts.credential("fcm", "main"): None}):
+        gone = {facts.credential("fcm", "main"): None, **_audited("credential.remove", "fcm:main")}
+        with acting(OPERATOR), scene.told.action(gone):
             assert await store.credentials.remove("fcm", "main")
         await _credential(scene, store, "fcm", "other", b"4")
         await _jobs(scene, store)
@@ -189,10 +205,10 @@ async def rekey(scene: Scene) -> None:
     async with opened(scene) as store:
         for account in ("main", "other"):
             await _credential(scene, store, "fcm", account, account.encode() * 500)
-        for _ in range(2):
+        for count in (1, 2):
             beside(scene.path).add(os.urandom)
             await _credential(scene, store, "fcm", "between", os.urandom(8))
-            with scene.told.action({}):
+            with acting(OPERATOR), scene.told.action(_audited("store.rekey", "", count)):
                 assert await store.credentials.rewrap() > 1
             await _credential(scene, store, "fcm", "main", os.urandom(8))
     async with opened(scene) as store:
@@ -200,7 +216,7 @@ async def rekey(scene: Scene) -> None:
 
 
 async def _key(scene: Scene, store: SqliteStore, name: str) -> str:
-    with scene.told.action({facts.key(name): "admin"}):
+    with acting(OPERATOR), scene.told.action({facts.key(name): "admin", **_audited("key.create", name)}):
         _, key = await store.access.create_key(Role.ADMIN, name, None)
     return key.id
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
 from tests.power_loss.told import Facts
 from tocsin.domain.events import EventId, UserId
+from tocsin.store.audit_chain import shown
 from tocsin.store.records import EventRecord
 from tocsin.store.sqlite.store import SqliteStore
 
@@ -32,7 +34,7 @@ async def facts_of(store: SqliteStore) -> Facts:
     facts |= {key(one.name): one.role.value for one in await store.access.keys()}
     facts |= {session(one.owner or one.id): "open" for one in await store.access.sessions()}
     facts |= {job(one.kind): f"{one.state} {one.position} {one.done}" for one in await store.jobs.list(100)}
-    return facts
+    return facts | await _audit(store)
 
 
 def facts_of_copies(directory: Path) -> Facts:
@@ -80,6 +82,11 @@ def job(kind: str) -> str:
     return f"job {kind}"
 
 
+def audited(action: str, what: str) -> str:
+    """How often the audit log has it. What is created is named by what it was called: nobody knows its id before."""
+    return f"audit of {action} {what}"
+
+
 def copy(name: str) -> str:
     return f"copy {name}"
 
@@ -96,6 +103,14 @@ def is_waiting(value: str | None) -> bool:
 def _ids(driver: sqlite3.Connection) -> tuple[Sequence[str], Sequence[str]]:
     ids = [id for (id,) in driver.execute("SELECT id FROM event ORDER BY seq")]
     return ids, [owner for (owner,) in driver.execute("SELECT DISTINCT owner FROM device")]
+
+
+async def _audit(store: SqliteStore) -> Facts:
+    page = await store.audit.page(1000)
+    assert page.next is None
+    entries = [shown(one) for one in page.entries]
+    counts = Counter(audited(one.action, str(one.details.get("name", one.subject))) for one in entries)
+    return {name: str(count) for name, count in counts.items()}
 
 
 def _event(record: EventRecord | None) -> str | None:

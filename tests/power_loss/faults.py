@@ -80,6 +80,18 @@ def _migrate_in_two_commits() -> None:
     _every_statement(change)
 
 
+def _audit_in_a_commit_of_its_own() -> None:
+    """What was changed is committed before its entry."""
+
+    def change(sql: str, execute: Execute) -> str:
+        if sql.startswith("INSERT INTO audit("):
+            execute("COMMIT")
+            execute("BEGIN IMMEDIATE")
+        return sql
+
+    _every_statement(change)
+
+
 def _leave_refused_commit() -> None:
     """A commit whose sync failed, and which was refused, stays in the log."""
     transactions.Writes._overwrite_refused_commit = lambda self, driver: None  # type: ignore[method-assign]
@@ -91,5 +103,6 @@ FAULTS: Final = {
     "a commit is answered before its sync": Fault(("queue", "registry"), _answer_before_sync),
     "a restore does not sync the directory": Fault(("restore",), _no_directory_sync),
     "a refused commit is left in the log": Fault(("failed-sync",), _leave_refused_commit),
+    "an audit entry is a commit of its own": Fault(("registry",), _audit_in_a_commit_of_its_own),
     "a migration is two commits": Fault(("migration-0004",), _migrate_in_two_commits),
 }

@@ -15,6 +15,7 @@ from tests.power_loss.told import Facts
 from tests.sqlite.loop_worker import LoopWorkers
 from tests.support.clocks import Clocks
 from tocsin.domain.events import Event
+from tocsin.store.audit_verification import verify_all
 from tocsin.store.records import Item
 from tocsin.store.records import State as EventState
 from tocsin.store.sqlite.maintenance import check
@@ -54,7 +55,8 @@ async def look(directory: Path, path: Path) -> Found:
         try:
             await store.start()
             found = await facts.facts_of(store) | facts.facts_of_copies(directory)
-            faults = check(path) + await _wrong_in_deliveries(store, clocks, found)
+            faults = check(path) + [one.broken for one in await verify_all(store.audit) if one.broken]
+            faults += await _wrong_in_deliveries(store, clocks, found)
         finally:
             await store.close()
     except Exception as error:
