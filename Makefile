@@ -9,7 +9,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
-	simulate-quick power-loss power-loss-quick clean
+	simulate-quick power-loss power-loss-quick wheel sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,9 +85,15 @@ power-loss: $(STAMP)  ## every state in which a power cut could leave the disk, 
 power-loss-quick: $(STAMP)  ## the same for some of these states, in less than a minute
 	$(BIN)/python -m tests.power_loss --quick
 
+wheel: $(STAMP)  ## the wheels of the last commit in dist/: the same bytes wherever they are built
+	@$(BIN)/python -m tools.wheel
+
+sbom: $(STAMP)  ## the list of all that tocsin needs to run (CycloneDX), in dist/
+	@$(BIN)/python -m tools.sbom
+
 lock:  ## pin the requirements anew (needs uv); the smaller lists follow the larger one
 	cd requirements && rm -f dev.txt test.txt runtime.txt && $(PIN) -o dev.txt dev.in && \
 		$(PIN) -c dev.txt -o test.txt test.in && $(PIN) -c dev.txt -o runtime.txt runtime.in
 
 clean:  ## remove the environment and what tools leave behind
-	rm -rf $(VENV) .judges .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build src/*.egg-info
+	rm -rf $(VENV) .judges .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist src/*.egg-info

@@ -116,6 +116,16 @@ async def test_every_change_of_devices_has_its_entry_with_the_token_shortened(st
     assert found[2].details == {"registrations": 1}
 
 
+async def test_devices_that_are_registered_together_have_one_entry(store: Store) -> None:
+    with acting(COMMAND):
+        await store.registry.add_many([], 100)
+        await store.registry.add_many([registration(token) for token in "abc"], 100)
+        await store.registry.add_many([registration(LONG_TOKEN)], 100)
+    several, one = await entries(store)
+    assert (several.action, several.subject, several.details) == ("device.add", "", {"registrations": 3})
+    assert one.subject == "apns:abababab…"
+
+
 @pytest.mark.parametrize("end", ["release", "purge"])
 async def test_the_end_of_a_quarantine_has_its_entry(store: Store, end: str) -> None:
     for token in "abc":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Final
 
 from tests.contract.support import (
     ACCOUNT,
@@ -26,6 +25,7 @@ from tests.power_loss.scene import (
     DONE,
     DONE_AT_LAST,
     MOST_EVENTS,
+    OPERATOR,
     REFUSED,
     RETRIED,
     Scene,
@@ -37,7 +37,6 @@ from tests.power_loss.scene import (
     settle,
 )
 from tests.power_loss.told import Facts
-from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import Event, UserId
@@ -46,8 +45,6 @@ from tocsin.store.master_keys import beside
 from tocsin.store.ports import BacklogFull, EventIdConflict
 from tocsin.store.records import DeadToken, Result, Role, Settlement
 from tocsin.store.sqlite.store import SqliteStore
-
-OPERATOR: Final = Actor(ActorKind.KEY, "key_0123456789ab", "192.0.2.7")
 
 # -- events ------------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from tests.power_loss.facts import facts_of
 from tests.power_loss.scene import (
     ACCEPTED,
     DONE,
+    OPERATOR,
     STORE,
     Scene,
     append,
@@ -23,6 +24,7 @@ from tests.power_loss.scene import (
 from tests.power_loss.told import Facts
 from tests.sqlite.old_stores import made_by
 from tocsin.domain.credentials import Credential
+from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import beside
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.sqlite import maintenance
@@ -102,8 +104,10 @@ async def restore(scene: Scene) -> None:
     shutil.copy(beside(other).path, beside(scene.elsewhere / STORE).path)
     known = await _killed(scene)
     scene.told.begins(scene.name, known)
-    with scene.told.action(dict.fromkeys(known) | restored):
-        await asyncio.to_thread(maintenance.restore, scene.path, scene.directory / "backup.db")
+    copy = scene.directory / "backup.db"
+    told = {facts.audited("store.restore", str(copy)): "1"}
+    with scene.told.action(dict.fromkeys(known) | restored | told):
+        await asyncio.to_thread(maintenance.restore, scene.path, copy, restored_by=(OPERATOR, MAIN))
     async with opened(scene) as store:
         await append(scene, store, events_of(scene, 2))
 

@@ -14,6 +14,7 @@ from tests.power_loss import facts
 from tests.power_loss.judge import options
 from tests.power_loss.told import Told
 from tests.support.clocks import Clocks
+from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.events import Event
 from tocsin.store.records import Item, Settlement
 from tocsin.store.sqlite.opening import open_store
@@ -24,6 +25,8 @@ STORES: Final = {"first-start": "var/lib/tocsin.db", "restore-first": "var/lib/t
 """Where the store is of those stories that have it elsewhere than others."""
 MOST_EVENTS: Final = 40
 ACCEPTED: Final = "accepted"
+OPERATOR: Final = Actor(ActorKind.KEY, "key_0123456789ab", "192.0.2.7")
+"""Whoever makes the changes that the audit log tells of."""
 ADDRESS: Final = "application=x"
 
 
