@@ -9,7 +9,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
-	simulate-quick power-loss power-loss-quick wheel sbom clean
+	simulate-quick power-loss power-loss-quick fuzz fuzz-quick wheel sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,13 @@ power-loss: $(STAMP)  ## every state in which a power cut could leave the disk, 
 
 power-loss-quick: $(STAMP)  ## the same for some of these states, in less than a minute
 	$(BIN)/python -m tests.power_loss --quick
+
+INPUTS ?= 1000000
+fuzz: $(STAMP)  ## INPUTS inputs, led by coverage, for everything that reads what comes from outside
+	@$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
+
+fuzz-quick: $(STAMP)  ## the same for two seconds each
+	@$(BIN)/python -m tests.fuzz --quick
 
 wheel: $(STAMP)  ## the wheels of the last commit in dist/: the same bytes wherever they are built
 	@$(BIN)/python -m tools.wheel

@@ -1,0 +1,71 @@
+"""A short run of `make fuzz`; and the corpus, which is gone through on every machine."""
+
+from __future__ import annotations
+
+import base64
+import gc
+from collections.abc import Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.fuzz.run import CANNOT, CORPUS, LONGEST, fuzz, is_possible
+from tests.fuzz.targets import TARGETS
+from tocsin.sign_in.json_web_token import JsonWebTokens
+
+_LARGEST_CORPUS_BYTES = 512 * 1024
+
+
+def seeds(target: str) -> list[bytes]:
+    return [file.read_bytes() for file in sorted((CORPUS / target).iterdir())]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # some twenty seconds where nobody else uses the machine
+def test_no_input_crashes_hangs_or_grows_memory() -> None:
+    if not is_possible():
+        pytest.skip(reason=CANNOT)
+    results = fuzz(10_000_000, at_most_s=2)
+    assert [one.failure for one in results if one.failure] == []
+    assert all(one.inputs > 50 for one in results), results
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_corpus_is_taken_or_refused_as_it_must_be(target: str) -> None:
+    run = TARGETS[target]()
+    with capture_logs():
+        for data in seeds(target):
+            run(data)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_inputs_again_and_again_leave_no_object_behind(target: str) -> None:
+    run, given = TARGETS[target](), seeds(target)
+    with capture_logs():
+        counts = [_objects_after(run, given) for _ in range(4)]
+    # What is remembered on purpose is there after the first rounds.
+    assert counts[-1] - counts[-2] < 20, counts
+
+
+def _objects_after(run: Callable[[bytes], None], given: list[bytes]) -> int:
+    for _ in range(20):
+        for data in given:
+            run(data)
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def test_a_signature_that_nobody_checks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JsonWebTokens, "_is_signed", lambda *_: True)
+    header, claims, signature = (CORPUS / "jwt" / "good").read_bytes().split(b".")
+    read = base64.urlsafe_b64decode(claims + b"=" * (-len(claims) % 4))
+    others = base64.urlsafe_b64encode(read + b" ").rstrip(b"=")
+    with pytest.raises(AssertionError, match="nobody has signed"):
+        TARGETS["jwt"]()(b".".join([header, others, signature]))
+
+
+def test_the_corpus_is_small() -> None:
+    files = [file for file in CORPUS.rglob("*") if file.is_file()]
+    assert {file.parent.name for file in files} == set(TARGETS)
+    assert max(file.stat().st_size for file in files) <= LONGEST
+    assert sum(file.stat().st_size for file in files) < _LARGEST_CORPUS_BYTES
