@@ -130,6 +130,17 @@ def test_the_master_keys_of_a_store_that_cannot_be_written_are_not_printed(
     assert "locked" in ran.err
 
 
+def test_a_lost_master_key_stops_no_change_and_leaves_the_user_without_a_name(run: Run, store: Path) -> None:
+    run("session", "create", "--owner", OWNER)
+    store.with_name("tocsin.db.key").unlink()
+    ran = run("session", "create", "--owner", OWNER)
+    assert ran.status == 0, ran.err
+    before, after = (one["details"]["user"] for one in entries(run))
+    assert before.startswith("user_")
+    assert after == "user_unreadable"
+    assert run("audit", "verify").status == 0
+
+
 def test_the_keys_can_be_exported_where_there_is_no_store(run: Run, store: Path) -> None:
     run("store", "rekey")
     for file in store.parent.glob("tocsin.db"):

@@ -25,6 +25,8 @@ from tocsin.domain.events import UserId
 
 MAIN: Final = "main"
 """The name of a chain, unless the settings name another."""
+UNREADABLE_USER: Final = "user_unreadable"
+"""How a user is called whose pseudonym cannot be had, as a master key is missing. The change is made all the same."""
 _SHOWN: Final = 8
 _LONGEST: Final = 200
 

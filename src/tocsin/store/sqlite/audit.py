@@ -10,8 +10,8 @@ from typing import Final
 from tocsin.domain.actors import Actor
 from tocsin.domain.events import UserId
 from tocsin.store.acting import actor
-from tocsin.store.audit_chain import START, Change, Ends, Link, Recorded, named_by, record
-from tocsin.store.ports import UnknownCursor
+from tocsin.store.audit_chain import START, UNREADABLE_USER, Change, Ends, Link, Recorded, named_by, record
+from tocsin.store.ports import StoreError, UnknownCursor
 from tocsin.store.records import AuditPage, Cursor
 from tocsin.store.sqlite.database import Database
 
@@ -58,7 +58,7 @@ class SqliteAudit:
             return None
 
         def note(driver: sqlite3.Connection, change: Change) -> None:
-            named = partial(self._pseudonym, driver)
+            named = partial(self._name, driver)
             append(driver, self._chain, self._now_ms(), *named_by(named, who, change))
 
         return note
@@ -81,6 +81,12 @@ class SqliteAudit:
     async def read(self, chain: str, after: int, limit: int) -> list[Recorded]:
         found = await self._database.read(lambda driver: driver.execute(_READ, (chain, after, limit)).fetchall())
         return [Recorded(number, text, hash) for number, text, hash in found]
+
+    def _name(self, driver: sqlite3.Connection, owner: UserId) -> str:
+        try:
+            return self._pseudonym(driver, owner)
+        except StoreError:
+            return UNREADABLE_USER
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
