@@ -81,6 +81,8 @@ def missing(kind: str, needs: Needs) -> str:
     """What the answer says is missing."""
     if kind == "read-only-key":
         return "this key may only read"
+    if kind == "area-not-allowed" and needs.whole:
+        return "needs an admin key without areas"
     if kind == "area-not-allowed":
         return f"needs a key for {needs.area}"
     return "needs the session of a signed-in user" if needs.user else " or ".join(needs.roles)
@@ -122,7 +124,8 @@ def test_the_table_says_what_the_documentation_says() -> None:
         assert (Role.ADMIN in needs.roles) == admin, where
         assert (Role.MONITORING in needs.roles) == (path == "/metrics"), where
         if path.startswith("/api/admin/") and path != "/api/admin/me":
-            assert needs.area is not None, where
+            assert needs.whole == (path == "/api/admin/audit"), where
+            assert (needs.area is None) == needs.whole, where
             assert needs.write == (method != "GET"), where
         if not needs.user and not needs.roles:
             assert path.startswith(("/health/", "/schema")), where

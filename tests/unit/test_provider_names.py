@@ -21,6 +21,7 @@ _MAY_NAME_THEM = (
     # What an operator or an app writes and reads: the API's schema, the settings, the credential commands, the demo.
     "api/schemas.py",
     "api/documentation.py",
+    "api/needs.py",
     "api/problems.py",
     "api/admin/applications.py",
     "api/admin/devices.py",
