@@ -239,26 +239,26 @@ def test_all_addresses_of_an_ipv6_customer_are_one(one: str, other: str, same: b
 
 
 async def test_wrong_secrets_are_in_one_line_of_the_log_with_a_count_and_without_the_secret(open_api: OpenApi) -> None:
-    limits = limited(Clock(), wrong_secrets_per_minute=2)
+    limits = limited(Clock(), wrong_secrets_per_minute=3)
     async with open_api(server=DIRECT, limits=limits) as api:
         with capture_logs() as lines:
             for number in range(2):
                 await api.client.get("/api/admin/backlog", headers=bearer(f"secret-{number}"))
             await api.client.get("/api/push", headers={"cookie": "sid=secret-3"})
+            await api.client.get("/api/push", headers=bearer("secret-4"))
             assert lines == []
             await limits.wrong_secrets.report()
             await limits.wrong_secrets.report()
-    assert lines == [
-        {"event": "wrong keys or sessions", "log_level": "warning", "count": 2, "addresses": {"127.0.0.1": 2}}
-    ]
+    counts = {"count": 3, "not_looked_at": 1, "addresses": {"127.0.0.1": 4}}
+    assert lines == [{"event": "wrong keys or sessions", "log_level": "warning", **counts}]
 
 
 async def test_the_log_names_the_ten_worst_addresses(api: Api) -> None:
     limits = limited(Clock())
     for number in range(20_000):
-        limits.wrong_secrets.count(f"10.0.{number // 256}.{number % 256}")
+        limits.wrong_secrets.wrong(f"10.0.{number // 256}.{number % 256}")
     for _ in range(5):
-        limits.wrong_secrets.count("10.0.0.7")
+        limits.wrong_secrets.wrong("10.0.0.7")
     with capture_logs() as lines:
         await limits.wrong_secrets.report()
     (line,) = lines

@@ -88,15 +88,17 @@ class Limits(Shared):
         """Whether a key or a session from this address is looked at."""
         if self._of_wrong is None or not address_is_certain(scope):
             return
-        wait_s = self._wrong.wait_s(counted_as(client_address(scope)), self._of_wrong)
+        address = client_address(scope)
+        wait_s = self._wrong.wait_s(counted_as(address), self._of_wrong)
         if wait_s:
+            self.wrong_secrets.not_looked_at(address)
             raise self._too_many("wrong_secrets", "Too many wrong keys or sessions came from this address.", wait_s)
 
     def wrong_secret(self, scope: Mapping[str, Any]) -> None:
         """A key or a session was wrong."""
         address = client_address(scope)
         self._count_wrong()
-        self.wrong_secrets.count(address)
+        self.wrong_secrets.wrong(address)
         if self._of_wrong is not None and address_is_certain(scope):
             self._wrong.charge(counted_as(address), self._of_wrong)
 
