@@ -130,6 +130,53 @@ def test_a_project_whose_key_is_lost_can_be_removed(run: Run, credentials: Files
     asyncio.run(serving())
 
 
+OWNER = "9aed5e94-3803-11e3-8475-0024e8f90cc0"
+
+
+def send(run: Run) -> str:
+    sent = run("send", "fax_new", "--owner", OWNER, "--fax", OWNER, "--phone", "+49", "--page-count", "2")
+    assert sent.status == 0, sent.err
+    return sent.out.strip()
+
+
+def test_what_a_lost_key_encrypts_is_given_up_and_all_the_rest_is_used_again(run: Run, credentials: Files) -> None:
+    add_key(run, credentials)
+    id = send(run)
+    assert run("session", "create", "--owner", OWNER).status == 0
+    keys = configured(load()).read()
+    assert keys is not None
+    lost = keys.current.id
+    refused = run("store", "give-up-key", lost, "--yes")
+    assert (refused.status, "is not lost" in refused.err) == (1, True)
+    KEYS.unlink()
+    with pytest.raises(StoreError, match=f"{lost}.*give-up-key"):
+        asyncio.run(serving())
+    assert run("store", "give-up-key", "0123456789ab", "--yes").status == 1
+    given_up = run("store", "give-up-key", lost, "--yes")
+    assert given_up.status == 0, given_up.err
+    assert "1 events were given up" in given_up.err
+    assert given_up.out == f"{APPLICATION}\n"
+    asyncio.run(serving())
+    assert run("store", "check").status == 0
+    assert OWNER in run("session", "list").out
+    shown = run("event", "show", id)
+    assert (shown.status, "done" in shown.out) == (0, True)
+    add_key(run, credentials)
+    send(run)
+
+
+def test_rekey_brings_messages_and_the_key_of_digests_under_a_new_key_and_a_repeat_is_still_known(run: Run) -> None:
+    id = send(run)
+    keys = configured(load()).read()
+    assert keys is not None
+    assert run("store", "rekey").status == 0
+    KEYS.write_text("".join(f"{line}\n" for line in KEYS.read_text().splitlines() if "#" not in line).split("\n")[0])
+    assert configured(load()).read() is not None
+    assert keys.current.id not in configured(load()).read()  # type: ignore[operator]
+    asyncio.run(serving())
+    assert run("event", "show", id).status == 0
+
+
 def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(run: Run) -> None:
     asyncio.run(serving())
     KEYS.chmod(0o644)
@@ -149,7 +196,7 @@ def test_rekey_brings_everything_under_a_new_key_while_a_server_runs(run: Run, c
             [stored] = await server.credentials.of("apns")
             done = await asyncio.to_thread(run, "store", "rekey")
             assert done.status == 0, done.err
-            assert "1 credentials were under another master key" in done.err
+            assert "1 records were under another master key" in done.err
             assert isinstance(server, SqliteStore)
             assert await server.notice_changes()
             assert await server.credentials.of("apns") == [stored]
@@ -182,7 +229,7 @@ def test_a_rotation_where_the_keys_come_from_elsewhere_takes_the_first_one(
     add_key(run, credentials)
     assert not KEYS.exists()
     monkeypatch.setenv("TOCSIN_SECRETS__KEY", f"{new}\n{old}")
-    assert "1 credentials were under another" in run("store", "rekey").err
+    assert "1 records were under another" in run("store", "rekey").err
     monkeypatch.setenv("TOCSIN_SECRETS__KEY", new)
     assert run("store", "check").status == 0
     asyncio.run(serving())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 
-from tests.contract.support import DAY_MS, keep
+from tests.contract.support import DAY_MS, done, keep, parked
 from tests.power_loss import facts
 from tests.power_loss.facts import facts_of
+from tests.power_loss.judge import KEPT_KEYS
 from tests.power_loss.scene import (
     ACCEPTED,
     DONE,
@@ -25,8 +27,10 @@ from tests.power_loss.told import Facts
 from tests.sqlite.old_stores import made_by
 from tocsin.domain.credentials import Credential
 from tocsin.store.audit_chain import MAIN
-from tocsin.store.master_keys import beside
+from tocsin.store.content_keys import FORGOTTEN_WITHIN_MS
+from tocsin.store.master_keys import KeyFile, beside
 from tocsin.store.ports import StoreUnavailable
+from tocsin.store.records import Result
 from tocsin.store.sqlite import maintenance
 
 
@@ -71,6 +75,25 @@ async def vacuum(scene: Scene) -> None:
             )
             assert not pruned
         await append(scene, store, events_of(scene, 3))
+
+
+async def hours(scene: Scene) -> None:
+    """The keys of contents are dropped, while events go on that were encrypted by them."""
+    async with opened(scene) as store:
+        await store.queue.append(events_of(scene, 12, padding=1000))
+        items = await store.queue.claim(9)
+        await store.queue.settle([parked(item, scene.clocks.now_ms + 1000) for item in items[:4]])
+        await store.queue.settle([done(item, Result.REFUSED) for item in items[4:7]])
+        await store.queue.release(items[7:])
+        scene.told.begins(scene.name, await facts_of(store))
+        for _ in range(2):
+            scene.clocks.pass_time(FORGOTTEN_WITHIN_MS / 1000)
+            await asyncio.gather(
+                store.prune(keep(DAY_MS, DAY_MS)), *(append(scene, store, events_of(scene, 2)) for _ in range(3))
+            )
+            await settle(scene, store, finished(await store.queue.claim(3)), DONE)
+    async with opened(scene) as store:
+        await append(scene, store, events_of(scene, 1))
 
 
 async def backup(scene: Scene) -> None:
@@ -145,7 +168,8 @@ async def failed_sync(scene: Scene) -> None:
 
 
 async def restore_first(scene: Scene) -> None:
-    """A copy is restored where no store was, in a directory that is not there either."""
+    """A copy is restored where no store was, in a directory that is not there either; its master key is elsewhere."""
+    KeyFile(scene.directory / KEPT_KEYS).add(os.urandom)
     other = scene.elsewhere / "other.db"
     async with opened(scene, other) as store:
         await store.queue.append(events_of(scene, 3))

@@ -16,6 +16,7 @@ from tests.sqlite.loop_worker import LoopWorkers
 from tests.support.clocks import Clocks
 from tocsin.domain.events import Event
 from tocsin.store.audit_verification import verify_all
+from tocsin.store.master_keys import KeyFile
 from tocsin.store.records import Item
 from tocsin.store.records import State as EventState
 from tocsin.store.sqlite.maintenance import check
@@ -23,6 +24,7 @@ from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 MOST_EVENTS = 10_000
+KEPT_KEYS = "kept.key"
 AFTER_S = 24 * 3600.0
 """The machine is started again so much later: all that waited for its time is due."""
 
@@ -50,7 +52,7 @@ async def look(directory: Path, path: Path) -> Found:
     try:
         # Without threads: a state is opened in half the time.
         store = await open_store(
-            path, msgspec.structs.replace(options(clocks), start_worker=LoopWorkers()), server=True
+            path, msgspec.structs.replace(options(clocks, directory), start_worker=LoopWorkers()), server=True
         )
         try:
             await store.start()
@@ -64,11 +66,14 @@ async def look(directory: Path, path: Path) -> Found:
     return Found(found, faults)
 
 
-def options(clocks: Clocks, *, max_events: int = MOST_EVENTS) -> SqliteOptions:
+def options(clocks: Clocks, directory: Path, *, max_events: int = MOST_EVENTS) -> SqliteOptions:
+    """The master keys are in a file of the story's directory, or beside the store where that has none."""
+    kept = directory / KEPT_KEYS
     return SqliteOptions(
         max_events=max_events,
         max_bytes=1 << 30,
         lease_s=30,
+        keys=KeyFile(kept) if kept.exists() else None,
         say=lambda sentence: None,
         wall_clock=clocks.wall,
         monotonic=clocks.monotonic,

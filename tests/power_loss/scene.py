@@ -50,7 +50,9 @@ class Scene(Struct):
 @asynccontextmanager
 async def opened(scene: Scene, path: Path | None = None) -> AsyncIterator[SqliteStore]:
     """The server's store, started. It looks for changes of other processes only where it is asked to."""
-    store = await open_store(path or scene.path, options(scene.clocks, max_events=MOST_EVENTS), server=True)
+    store = await open_store(
+        path or scene.path, options(scene.clocks, scene.directory, max_events=MOST_EVENTS), server=True
+    )
     try:
         await store.start()
         assert store._noticing is not None

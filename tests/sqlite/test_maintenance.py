@@ -4,6 +4,7 @@ all or nothing."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
 import sqlite3
@@ -21,6 +22,7 @@ from tests.support.clocks import Clocks
 from tests.support.mounts import can_mount, mounting
 from tests.support.sqlite import SqliteStores
 
+from tocsin.store.master_keys import beside
 from tocsin.store.ports import StoreError
 from tocsin.store.records import Result, Settlement
 from tocsin.store.sqlite import maintenance
@@ -68,6 +70,7 @@ async def test_a_store_at_work_is_in_order(stores: SqliteStores, clocks: Clocks)
         ("UPDATE event SET state = 7 WHERE seq = 1", "a state that does not exist"),
         ("UPDATE event SET body = NULL WHERE state = 0", "its content is gone"),
         ("UPDATE event SET size = 1 WHERE state = 0", "another size"),
+        ("UPDATE event SET content_key_id = 7 WHERE state = 0", "whose key is gone"),
         ("UPDATE event SET attempts = '[' WHERE seq = 1", "receipts that cannot be read"),
         ("UPDATE parked SET targets = 'apns:a'", "targets that cannot be read"),
         ("UPDATE parked SET expires_ms = 1", "another lifetime or urgency"),
@@ -243,6 +246,15 @@ def test_a_backup_of_nothing_is_refused(tmp_path: Path) -> None:
 # -- restore -----------------------------------------------------------------------------------------------------------
 
 
+MASTER_KEY: Final = base64.b64encode(bytes(32)).decode()
+
+
+def give_key(path: Path) -> None:
+    """Stores that are put in each other's place have the same master key."""
+    os.close(os.open(keys := beside(path).path, os.O_CREAT | os.O_WRONLY, 0o600))
+    keys.write_text(MASTER_KEY)
+
+
 def killed_after_a_commit(path: Path, id: str, *, padding: int = 0) -> None:
     """A server has committed an event, and was killed: the commit stands in the log beside the file alone."""
     child = f"""
@@ -259,6 +271,8 @@ async def commit():
 
 asyncio.run(commit())
 """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    give_key(path)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     subprocess.run([sys.executable, "-c", child, str(path), id], env=environment, check=True, timeout=60)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
@@ -391,6 +405,7 @@ async def test_a_restore_to_a_full_disk_leaves_the_old_store_with_its_last_commi
     told = subprocess.run(mounting(script.strip(), "true"), capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert "disk is full" in told.stderr
+    give_key(kept / "tocsin.db")
     assert await held_by(kept / "tocsin.db") == ["old"]
 
 

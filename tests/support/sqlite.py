@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.support.clocks import Clocks
+from tocsin.store.master_keys import KeyFile
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
@@ -25,6 +26,8 @@ class SqliteStores:
         self._servers: dict[Path, SqliteStore] = {}
         self.clocks = clocks
         self.path = directory / "0" / "tocsin.db"
+        # One file of keys for the store and all copies of it.
+        self.keys = KeyFile(directory / "tocsin.db.key")
         self._copies = 0
 
     async def open(
@@ -35,6 +38,7 @@ class SqliteStores:
             max_events=max_events,
             max_bytes=max_bytes,
             lease_s=lease_s,
+            keys=self.keys,
             wall_clock=self.clocks.wall,
             monotonic=self.clocks.monotonic,
         )
@@ -64,7 +68,7 @@ class SqliteStores:
         self._copies += 1
         target = self._directory / str(self._copies)
         target.mkdir()
-        for suffix in ("", "-wal", ".key"):
+        for suffix in ("", "-wal"):
             left = self.path.with_name(self.path.name + suffix)
             if left.exists():
                 shutil.copy(left, target / left.name)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+import typer
+
 from tocsin.cli.errors import InputError
 from tocsin.domain.events import UserId
 
@@ -66,6 +68,18 @@ def id_or_secret(id: str | None, prefix: str, file: Path | None, option: str) ->
             f" users of this machine can read it: use {option} FILE, or {option} - to give it on standard input"
         )
     return id
+
+
+def confirm(question: str) -> None:
+    """Ask on standard error, for a command whose `--yes` answers.
+
+    Raises:
+        InputError: the answer was not yes.
+    """
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort:
+        raise InputError("not confirmed; nothing was changed (--yes answers for you)") from None
 
 
 def user_id(text: str, option: str = "--owner") -> UserId:

@@ -9,7 +9,8 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.devices import described_removal
-from tocsin.cli.errors import CommandError, InputError
+from tocsin.cli.errors import CommandError
+from tocsin.cli.inputs import confirm
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, print_table, remark
 from tocsin.store.ports import Store
@@ -67,18 +68,11 @@ def purge(
 ) -> None:
     """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
-        _confirm(f"{application}: remove all its quarantined registrations?")
+        confirm(f"{application}: remove all its quarantined registrations?")
     purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application), in_steps=True)
     if not purged:
         raise CommandError(_nothing(application))
     remark(f"{application}: {purged} registrations are removed; to undo it for a token: tocsin device restore TOKEN")
-
-
-def _confirm(question: str) -> None:
-    try:
-        typer.confirm(question, abort=True, err=True)
-    except typer.Abort:
-        raise InputError("not confirmed; nothing was changed (--yes answers for you)") from None
 
 
 def _nothing(application: str) -> str:

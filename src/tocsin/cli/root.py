@@ -24,6 +24,7 @@ from tocsin.cli import (
     serve,
     sessions,
     store,
+    users,
 )
 from tocsin.cli.commands import command, group
 from tocsin.cli.demo import command as demo
@@ -66,6 +67,7 @@ app.add_typer(fcm.app, name="fcm")
 app.add_typer(sessions.app, name="session")
 app.add_typer(keys.app, name="key")
 app.add_typer(devices.app, name="device")
+app.add_typer(users.app, name="user")
 app.add_typer(send.app, name="send")
 app.add_typer(event.app, name="event")
 app.add_typer(quarantine.app, name="quarantine")

@@ -10,6 +10,7 @@ import typer
 from tocsin.cli.acting import command_line
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
+from tocsin.cli.inputs import confirm
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.store import maintenance
@@ -70,7 +71,7 @@ def restore(
 
 @command(app, "rekey", example="tocsin store rekey")
 def rekey(config: Config = None) -> None:
-    """Bring all credentials under a new master key; a server may be running. The old keys stay, for older backups.
+    """Bring all that is encrypted under a new master key; a server may be running. Old keys stay, for older backups.
 
     Where the keys are in a file beside the store (or named by secrets.key_file), a new one is made and put first.
     Elsewhere put the new key first yourself, leave the old one after it, and run this.
@@ -84,7 +85,7 @@ def rekey(config: Config = None) -> None:
     if made is not None:
         remark(f"a new master key {made.id} was put first in {maintenance.keys(settings)}")
     count = in_store(settings, lambda store: store.credentials.rewrap())
-    remark(f"{count} credentials were under another master key, and are under the newest now")
+    remark(f"{count} records were under another master key, and are under the newest now")
 
 
 @command(app, "export-key", example="tocsin store export-key")
@@ -101,3 +102,27 @@ def export_key(config: Config = None) -> None:
     if maintenance.exists(settings):
         in_store(settings, lambda store: store.audit.note(Change(Action.STORE_EXPORT_KEY)))
     typer.echo(text, nl=not text.endswith("\n"))
+
+
+@command(app, "give-up-key", example="tocsin store give-up-key 3f9a1c5be207 --yes")
+def give_up_key(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The id of the master key, as `serve` names it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: Config = None,
+) -> None:
+    """Give up what is encrypted by a master key that is lost for good, so that all the rest can be used again.
+
+    Its credentials are removed; events that were not delivered, and dead letters, end without being delivered. Devices,
+    sessions and API keys stay. Stop the server first.
+    """
+    settings = settings_of(config)
+    require_store(settings)
+    if not yes:
+        confirm(f"{key_id}: give up all that this master key encrypts, for good?")
+    try:
+        given_up = maintenance.give_up_key(settings, key_id)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    remark(f"{given_up.events} events were given up; {len(given_up.accounts)} credentials were removed:")
+    for account in given_up.accounts:
+        typer.echo(account)

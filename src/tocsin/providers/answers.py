@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol, TypeVar
@@ -26,6 +27,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
 SLOWLY: Final = Backoff(60.0, 900.0)
 """For an answer that no table describes, or that cannot be read."""
+_CODE: Final = re.compile(r"[A-Za-z_]{1,64}")
 _LONGEST_RETRY_AFTER_S: Final = 3600.0
 
 
@@ -85,12 +87,18 @@ def note_accepted(requests: Iterable[Request], token: DoubtfulToken) -> None:
             token.accepted(authorization_of(request))
 
 
+def code_of(text: str) -> str:
+    """What a provider calls its reason: a word of letters, as all that are documented. Anything else may quote a token
+    or a content, and goes neither into receipts nor into the log."""
+    return text if _CODE.fullmatch(text) else ""
+
+
 def log_unknown(provider: str, request: Request, reason: str, treated_as: str) -> None:
-    """An answer that the provider's table does not know, with its body."""
+    """An answer that the provider's table does not know. Its body is not logged: it may quote the content."""
     log.error(
         f"{provider}: unknown answer",
         status=request.status,
         reason=reason,
-        body=request.response_body[:1000].decode("utf-8", "replace"),
+        body_bytes=len(request.response_body),
         treated_as=treated_as.lower(),
     )

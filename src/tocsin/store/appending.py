@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tocsin.domain.events import Event, EventId
 from tocsin.store.backlog import BacklogBound
-from tocsin.store.digests import Digest
 from tocsin.store.ports import EventIdConflict, WriteFailure
+
+T = TypeVar("T")
 
 
 class Append:
@@ -41,8 +42,8 @@ class Inserts(Protocol):
     def refuse(self) -> None:
         """Raises StoreUnavailable where nothing can be accepted at present."""
 
-    async def known(self, ids: Sequence[EventId]) -> Mapping[str, str]:
-        """Those of the ids that are on record, with the digest of their content."""
+    async def known(self, ids: Sequence[EventId]) -> Iterable[str]:
+        """Those of the ids that are on record."""
 
     async def insert(self, appends: Sequence[Append]) -> None:
         """Insert the batches of several producers, and note in each what was inserted. Raises KnownId, WriteFailure."""
@@ -60,12 +61,10 @@ class Appender:
         self,
         inserts: Inserts,
         backlog: BacklogBound,
-        digest: Digest,
         something: Callable[[], None],
     ) -> None:
         self._inserts = inserts
         self._backlog = backlog
-        self._digest = digest
         self._something = something
         """Called when there is something to claim."""
         self._waiting: deque[tuple[Append, asyncio.Future[None]]] = deque()
@@ -157,13 +156,13 @@ def _raise_unexpected(task: asyncio.Task[None]) -> None:
         raise task.exception()  # type: ignore[misc]
 
 
-def unknown(events: Sequence[Event], known: dict[str, str], digest: Digest) -> Sequence[Event]:
+def unknown(events: Sequence[Event], known: dict[str, T], digest: Callable[[bytes], T]) -> Sequence[Event]:
     """Those that are not on record yet; they are added to `known` (id to digest) once the whole batch is good.
 
     Raises:
         EventIdConflict: an id is known with other content.
     """
-    added: dict[str, str] = {}
+    added: dict[str, T] = {}
     fresh = []
     for index, event in enumerate(events):
         before, own = added.get(event.id, known.get(event.id)), digest(event.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from tocsin.domain.actors import Actor
@@ -10,6 +11,7 @@ from tocsin.settings import Settings
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource, configured
 from tocsin.store.ports import StoreError
+from tocsin.store.records import GivenUp
 from tocsin.store.sealing import MasterKey, missing
 
 
@@ -87,6 +89,24 @@ def add_key(settings: Settings) -> MasterKey | None:
     """
     _refuse_missing_keys(settings, settings.store.path)
     return configured(settings).add(os.urandom)
+
+
+def give_up_key(settings: Settings, key_id: str) -> GivenUp:
+    """End all that only this master key could open, which is lost for good. No server may be running.
+
+    Raises:
+        StoreError: the key is there, or the store does not need it, or a server is running; nothing was changed.
+    """
+    from tocsin.store.sqlite import lost_keys, maintenance
+
+    path = settings.store.path
+    used, known = maintenance.used_keys(path), configured(settings).read()
+    if key_id not in used:
+        which = f"it needs {', '.join(used)}" if used else "it needs none"
+        raise StoreError(f"{path}: does not need a master key {key_id!r}; {which}")
+    if known is not None and key_id in known:
+        raise StoreError(f"{path}: the master key {key_id} is not lost: it is in {configured(settings)}")
+    return lost_keys.give_up(path, key_id, int(time.time() * 1000))
 
 
 def _refuse_missing_keys(settings: Settings, path: Path) -> None:

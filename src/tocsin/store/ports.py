@@ -2,7 +2,7 @@
 
 `EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
 and with what providers are reached; `Audit` for who has changed what, and `Pseudonyms` for what users are called there;
-`Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
+`Users` to erase one; `Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
 
 Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
 (`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
@@ -29,6 +29,7 @@ from tocsin.store.records import (
     DeadLetterPage,
     DeadToken,
     DevicePage,
+    Erased,
     EventRecord,
     Item,
     Job,
@@ -396,6 +397,21 @@ class Audit(Protocol):
         """Up to `limit` entries of one chain, from the one after the number `after` on, in order."""
 
 
+class Users(Protocol):
+    """What is done to a user as a whole."""
+
+    async def erase(self, owner: UserId) -> Erased:
+        """Remove every trace of a user: devices and their history, sessions, events with their receipts (those that
+        wait are cancelled), and the key of the pseudonym; then search for what is left.
+
+        It goes in steps: whatever it raises, some of it may be done, and it may be called again. Events that a producer
+        sends afterwards are new traces.
+
+        Raises:
+            StoreError: all is removed, but what tells of it could not be removed yet.
+        """
+
+
 # -- between processes -------------------------------------------------------------------------------------------------
 
 
@@ -472,6 +488,9 @@ class Store(Protocol):
     def pseudonyms(self) -> Pseudonyms: ...
 
     @property
+    def users(self) -> Users: ...
+
+    @property
     def signals(self) -> Signals: ...
 
     @property
@@ -496,6 +515,8 @@ class Store(Protocol):
 
         The age of an event counts from when it was settled last (a dead letter that is discarded is settled then). What
         is not settled is never forgotten. Ids of events are remembered for 24 hours at least.
+
+        The keys of contents are dropped, too (`store/content_keys.py`), and what is not settled carried forward.
         """
 
     async def publish(self, status: NodeStatus) -> None:

@@ -225,6 +225,34 @@ class Quarantine(Struct, frozen=True):
     oldest_ms: int
 
 
+class GivenUp(Struct, frozen=True):
+    """What was lost with a master key."""
+
+    accounts: tuple[str, ...]
+    """The applications and projects whose credentials are gone."""
+    events: int
+    """Events that were not settled, or dead letters: they are done, without having been delivered."""
+
+
+class Erased(Struct, frozen=True, kw_only=True):
+    """What was removed of a user who was erased."""
+
+    devices: int
+    removals: int
+    """Registrations that were gone before, in the history."""
+    sessions: int
+    events: int
+    waiting: int
+    """Those of the events that waited to be delivered: they are cancelled."""
+    receipts: int
+    pseudonym: bool
+    """Whether the user had a pseudonym in the audit log: nobody can say any more whose it was."""
+    searched: tuple[str, ...]
+    """Where was searched for anything that is left of the user."""
+    left: tuple[str, ...]
+    """Where something was found."""
+
+
 # -- who may call -----------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from tocsin.store.master_keys import KeySource
+from tocsin.store.ports import StoreError
 from tocsin.store.sealing import Keyring, RandomBytes, Sealed, missing
 
 log = structlog.get_logger(__name__)
@@ -48,8 +49,8 @@ class Sealer:
         if self._keys is None:
             self._source.add(self._random)
             self._say(
-                f"a master key was made in {self._source}: it encrypts the credentials in the store; keep a copy of it"
-                " apart from the store's backups (`tocsin store export-key`)"
+                f"a master key was made in {self._source}: it encrypts the credentials and messages in the store;"
+                " keep a copy of it apart from the store's backups (`tocsin store export-key`)"
             )
             self.refresh()
 
@@ -63,6 +64,14 @@ class Sealer:
         if self._keys is None or sealed.key_id not in self._keys:
             self.refresh()
         return self._known().open(identity, sealed)
+
+    def look_for(self, key_id: str) -> None:
+        """Where this key is not known, read the keys again: another process may have added it. Never raises."""
+        if self._keys is None or key_id not in self._keys:
+            try:
+                self.refresh()
+            except StoreError as error:
+                log.warning("the master keys cannot be read again", error=str(error))
 
     def rewrap(self, identity: str, sealed: Sealed) -> Sealed | None:
         """The record under the newest key, or None where it is already. Raises as `open` does."""

@@ -115,8 +115,8 @@ def missing(key_ids: Sequence[str]) -> SealError:
     """What to say where master keys are missing."""
     which = f"the master key {key_ids[0]}" if len(key_ids) == 1 else f"the master keys {', '.join(key_ids)}"
     return SealError(
-        f"credentials are encrypted with {which}, which tocsin was not given; put it back where the keys are kept"
-        " (docs/operating.md, “The master key”), or remove those credentials and add them again"
+        f"the store is encrypted with {which}, which tocsin was not given; put it back where the keys are kept"
+        " (docs/operating.md, “The master key”); where it is lost for good: tocsin store give-up-key"
     )
 
 

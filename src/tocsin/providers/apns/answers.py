@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, code_of
 
 
 class Act(Enum):
@@ -99,7 +99,7 @@ BY_STATUS: Final[dict[int, Row]] = {
 """Where the reason is not in the table. A 410 without a known reason is not here: it must not kill a token."""
 
 UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
-"""An answer that the table does not describe: tried again slowly, counted, and logged with its body."""
+"""An answer that the table does not describe: tried again slowly, counted, and logged."""
 
 
 class ErrorBody(Struct, frozen=True):
@@ -110,9 +110,10 @@ class ErrorBody(Struct, frozen=True):
 
 def read_body(body: bytes) -> ErrorBody:
     try:
-        return msgspec.json.decode(body, type=ErrorBody)
+        found = msgspec.json.decode(body, type=ErrorBody)
     except UNREADABLE:
         return ErrorBody()
+    return ErrorBody(code_of(found.reason), found.timestamp)
 
 
 def find_row(status: int, reason: str) -> tuple[Row, bool]:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, code_of
 
 
 class Act(Enum):
@@ -74,7 +74,7 @@ BY_STATUS: Final[dict[int, Row]] = {
 _EXPECTED_WITHOUT_CODE: Final = frozenset({404, 502, 503, 504})
 
 UNKNOWN: Final = Row(Act.RETRY, SLOWLY)
-"""An answer that the table does not describe: tried again slowly, counted, and logged with its body."""
+"""An answer that the table does not describe: tried again slowly, counted, and logged."""
 
 
 class ErrorBody(Struct, frozen=True):
@@ -114,7 +114,7 @@ def read_body(body: bytes) -> ErrorBody:
             violations = detail.get("fieldViolations")
             violations = violations if isinstance(violations, list) else []
             fields += [str(violation.get("field", "")) for violation in violations if isinstance(violation, dict)]
-    return ErrorBody(error.status, error.message, code, tuple(fields))
+    return ErrorBody(code_of(error.status), error.message, code_of(code), tuple(fields))
 
 
 def find_row(status: int, body: ErrorBody) -> tuple[Row, bool]:

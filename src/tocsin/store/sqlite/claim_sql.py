@@ -15,6 +15,7 @@ from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.urgency import reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.leases import FileLease
 
 CLAIM_BYTES: Final = 8 * 1024 * 1024
@@ -22,21 +23,24 @@ CLAIM_BYTES: Final = 8 * 1024 * 1024
 _LEAST_INLINE_BYTES: Final = 4096
 _ROWS_AT_ONCE: Final = rows.SIZES[0]
 
-_FreshRow = tuple[int, str, str, str, int, int, str | None]
-_DueRow = tuple[int, str, str, str, int, int, str | None, int, int, int, str, str]
+_FreshRow = tuple[int, str, str, str, int, int, str | None, int | None]
+_DueRow = tuple[int, str, str, str, int, int, str | None, int | None, int, int, int, str, str]
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
+_ID: Final = 1
 _BODY: Final = 6
+_KEY: Final = 7
 
 # Bodies are bytes, which JSON cannot hold: they come in hex. Large ones stay out: SQLite bounds a string, and
 # `_with_bodies` what is claimed at a time. A running sum in the statement would do the same, and cost every claim of
 # small ones a third more.
-_FRESH = """SELECT json_group_array(json_array(seq, id, owner, message, accepted_ms, expires_ms, body)),
+_FRESH = """SELECT json_group_array(json_array(seq, id, owner, message, accepted_ms, expires_ms, body, key)),
         max(size), sum(size) FROM (
-    SELECT seq, id, owner, message, accepted_ms, expires_ms, size, iif(size > ?1, NULL, hex(body)) AS body FROM event
+    SELECT seq, id, owner, message, accepted_ms, expires_ms, size, iif(size > ?1, NULL, hex(body)) AS body,
+        content_key_id AS key FROM event
     WHERE state = 0 AND urgent = ?2 AND seq > ?3 ORDER BY seq LIMIT ?4)"""
 _PARKED_ROW = """SELECT json_group_array(json_array(
         seq, event.id, owner, message, accepted_ms, event.expires_ms, iif(size > ?1, NULL, hex(body)),
-        parked_id, tries, round, targets, lane)), max(size), sum(size)"""
+        content_key_id, parked_id, tries, round, targets, lane)), max(size), sum(size)"""
 _DUE = f"""{_PARKED_ROW} FROM (
     SELECT id AS parked_id, seq, tries, targets, lane FROM parked INDEXED BY parked_due
     WHERE claimed = 0 AND lane = ?2 AND urgent = ?3 AND due_ms <= ?4 ORDER BY due_ms LIMIT ?5
@@ -52,28 +56,30 @@ _decode_due = msgspec.json.Decoder(list[_DueRow]).decode
 _decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-def fresh(driver: sqlite3.Connection, urgent: int, cursor: int, limit: int) -> tuple[list[tuple[int, Event]], bool]:
+def fresh(
+    driver: sqlite3.Connection, contents: Contents, urgent: int, cursor: int, limit: int
+) -> tuple[list[tuple[int, Event]], bool]:
     """What is fresh after the cursor, and whether there may be more of it."""
-    found, bodies = _fetch(driver, _FRESH, _decode_fresh, limit, urgent, cursor)
+    found, bodies = _fetch(driver, contents, _FRESH, _decode_fresh, limit, urgent, cursor)
     return [
         (seq, Event(EventId(id), UserId(owner), message, accepted, expires, body))
-        for (seq, id, owner, message, accepted, expires, _), body in zip(found, bodies, strict=False)
+        for (seq, id, owner, message, accepted, expires, *_), body in zip(found, bodies, strict=False)
     ], len(found) == limit or len(bodies) < len(found)
 
 
 def claim_due(
-    driver: sqlite3.Connection, lanes: Mapping[str, int], size_bytes: int, now_ms: int, turn: int
+    driver: sqlite3.Connection, contents: Contents, lanes: Mapping[str, int], size_bytes: int, now_ms: int, turn: int
 ) -> tuple[list[Item], dict[str, int | None]]:
     """Mark what is due as claimed, and say when the rest of each lane is. See `ports.Schedule.claim_due`."""
     items: list[Item] = []
     share = min(size_bytes, CLAIM_BYTES // len(lanes))
     for lane, room in lanes.items():
-        items += _DueOfALane(driver, lane, now_ms, room, share).claim(turn)
+        items += _DueOfALane(driver, contents, lane, now_ms, room, share).claim(turn)
     return items, {lane: earliest(driver, lane) for lane in lanes}
 
 
-def claim_expired(driver: sqlite3.Connection, now_ms: int, limit: int) -> list[Item]:
-    found = _fetch_parked(driver, _EXPIRED, limit, now_ms)
+def claim_expired(driver: sqlite3.Connection, contents: Contents, now_ms: int, limit: int) -> list[Item]:
+    found = _fetch_parked(driver, contents, _EXPIRED, limit, now_ms)
     rows.execute(driver, _MARK_CLAIMED, [(parked_id,) for _, parked_id in found])
     return [item for item, _ in found]
 
@@ -87,8 +93,11 @@ def earliest(driver: sqlite3.Connection, lane: str) -> int | None:
 class _DueOfALane:
     """One claim of what is due of a lane: `room` targets and `size_bytes` of content are left to be taken."""
 
-    def __init__(self, driver: sqlite3.Connection, lane: str, now_ms: int, room: int, size_bytes: int) -> None:
+    def __init__(
+        self, driver: sqlite3.Connection, contents: Contents, lane: str, now_ms: int, room: int, size_bytes: int
+    ) -> None:
         self._driver = driver
+        self._contents = contents
         self._lane = lane
         self._now_ms = now_ms
         self._room = room
@@ -108,7 +117,7 @@ class _DueOfALane:
         while left > 0 and (self._size_bytes > 0 or self._nothing_yet):
             # A statement at a time, as a row may have a hundred targets: what is not taken was read for nothing.
             asked = min(left, _ROWS_AT_ONCE)
-            found = _fetch_parked(self._driver, _DUE, asked, self._lane, urgent, self._now_ms)
+            found = _fetch_parked(self._driver, self._contents, _DUE, asked, self._lane, urgent, self._now_ms)
             taken: list[tuple[int]] = []
             for item, parked_id in found:
                 assert item.targets is not None
@@ -127,27 +136,32 @@ class _DueOfALane:
         return items
 
 
-def _fetch_parked(driver: sqlite3.Connection, statement: str, limit: int, *which: str | int) -> list[tuple[Item, int]]:
+def _fetch_parked(
+    driver: sqlite3.Connection, contents: Contents, statement: str, limit: int, *which: str | int
+) -> list[tuple[Item, int]]:
     """Items with the ids of their parked rows."""
-    found, bodies = _fetch(driver, statement, _decode_due, limit, *which)
+    found, bodies = _fetch(driver, contents, statement, _decode_due, limit, *which)
     items = []
     for row, body in zip(found, bodies, strict=False):
-        seq, id, owner, message, accepted, expires, _, parked_id, tries, round, targets, lane = row
+        seq, id, owner, message, accepted, expires, _, _, parked_id, tries, round, targets, lane = row
         event = Event(EventId(id), UserId(owner), message, accepted, expires, body)
         items.append((Item(event, FileLease(seq, parked_id), _decode_targets(targets), lane, tries, round), parked_id))
     return items
 
 
 def _fetch(
-    driver: sqlite3.Connection, statement: str, decode: Any, limit: int, *which: str | int
+    driver: sqlite3.Connection, contents: Contents, statement: str, decode: Any, limit: int, *which: str | int
 ) -> tuple[list[Any], list[bytes]]:
-    """Up to `limit` rows, and the bodies of the first of them: as many as hold CLAIM_BYTES together."""
+    """Up to `limit` rows, and the contents of the first of them: as many as hold CLAIM_BYTES together."""
     inline = max(_LEAST_INLINE_BYTES, CLAIM_BYTES // max(limit, 1))
     text, largest, total = driver.execute(statement, (inline, *which, limit)).fetchone()
     found = decode(text)
     if not found or (largest <= inline and total <= CLAIM_BYTES):
-        return found, [bytes.fromhex(row[_BODY]) for row in found]
-    return found, _with_bodies(driver, found)
+        bodies = [bytes.fromhex(row[_BODY]) for row in found]
+    else:
+        bodies = _with_bodies(driver, found)
+    open = contents.open
+    return found, [open(driver, row[_KEY], row[_ID], body) for row, body in zip(found, bodies, strict=False)]
 
 
 def _with_bodies(driver: sqlite3.Connection, found: list[Any]) -> list[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -44,6 +46,8 @@ def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: floa
             driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
             driver.execute("PRAGMA journal_mode=WAL")
             driver.execute("PRAGMA synchronous=FULL")
+            # What is deleted may be secret: it is overwritten.
+            driver.execute("PRAGMA secure_delete=ON")
             driver.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
             driver.execute(f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}")
         driver.execute("PRAGMA temp_store=MEMORY")
@@ -58,6 +62,17 @@ def raw(connection: Connection) -> sqlite3.Connection:
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     return driver
+
+
+@contextmanager
+def one_instant(driver: sqlite3.Connection) -> Iterator[None]:
+    """On a connection that reads: what is read within is as it was at one instant, such as a content and its key."""
+    driver.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
 
 
 def close(connection: Connection) -> None:

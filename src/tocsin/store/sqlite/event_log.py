@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
@@ -24,6 +25,8 @@ from tocsin.store.records import (
 )
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.audit import SqliteAudit
+from tocsin.store.sqlite.connection import one_instant
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, look
@@ -34,23 +37,24 @@ _STEP: Final = 200
 _NO_LANE: Final = "replay"
 """Where a delivery waits that never had a lane: it expired before it was given one. It gets its lane when claimed."""
 
-_COLUMNS: Final = "seq, id, owner, message, accepted_ms, expires_ms, CAST(body AS BLOB), attempts, round"
+_BODY: Final = "CAST(body AS BLOB)"
+_COLUMNS: Final = f"seq, id, owner, message, accepted_ms, expires_ms, {_BODY}, attempts, round, content_key_id"
 _DEAD: Final = int(State.DEAD)
 _PAGE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND seq <= ? ORDER BY seq DESC LIMIT ?"
 _ONE: Final = f"SELECT {_COLUMNS} FROM event WHERE state = {_DEAD} AND id = ?"
 _REPLAY: Final = (
     f"UPDATE event SET state = {int(after_replay(devices=True))}, dead = 0, waiting = ?, expires_ms = ?,"
-    " settled_ms = NULL, round = round + 1 WHERE seq = ?"
+    " settled_ms = NULL, round = round + 1, body = ?, content_key_id = ? WHERE seq = ?"
 )
 _DISCARD: Final = (
     f"WITH discarded(seq) AS (VALUES {{rows}}) UPDATE event SET state = {int(AFTER_DISCARD)}, dead = 0, body = NULL,"
-    " settled_ms = ? WHERE seq IN (SELECT seq FROM discarded)"
+    " content_key_id = NULL, settled_ms = ? WHERE seq IN (SELECT seq FROM discarded)"
 )
 _TALLY: Final = (
     "INSERT INTO housekeeping(name, number) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET number = number + ?2"
 )
 _RECORD: Final = (
-    "SELECT seq, owner, message, accepted_ms, expires_ms, CAST(body AS BLOB), state, attempts, round"
+    f"SELECT seq, owner, message, accepted_ms, expires_ms, {_BODY}, state, attempts, round, content_key_id"
     " FROM event WHERE id = ?"
 )
 _PARKED: Final = "SELECT lane, due_ms, tries, targets FROM parked WHERE seq = ? ORDER BY due_ms"
@@ -60,7 +64,18 @@ _NEWEST: Final = 2**62
 _decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_attempts = msgspec.json.Decoder(list[Attempt]).decode
 
-_Row = tuple[int, Event, list[Attempt], int]
+
+class _Row(NamedTuple):
+    """A dead letter as it is stored."""
+
+    seq: int
+    event: Event
+    """Its content as it is stored: encrypted."""
+    attempts: list[Attempt]
+    round: int
+    content_key: int | None
+
+
 _Find = Callable[[sqlite3.Connection], list[_Row]]
 _Act = Callable[[sqlite3.Connection, list[_Row]], None]
 
@@ -73,24 +88,31 @@ class SqliteEventLog:
         database: Database,
         refresh: Callable[[Overview], Awaitable[None]],
         audit: SqliteAudit,
+        contents: Contents,
         *,
         wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._refresh = refresh
         self._audit = audit
+        self._contents = contents
         self._wall_clock = wall_clock
 
     async def record(self, event_id: EventId) -> EventRecord | None:
-        return await self._database.read(lambda driver: _record(driver, event_id))
+        def read(driver: sqlite3.Connection) -> EventRecord | None:
+            with one_instant(driver):
+                return _record(driver, self._contents, event_id)
+
+        return await self._database.read(read)
 
     async def dead_letters(self, limit: int, *, start: Cursor | None = None) -> DeadLetterPage:
         first = _NEWEST if start is None else _seq_of(start)
 
         def read(driver: sqlite3.Connection) -> DeadLetterPage:
-            found = _page(driver, first, limit + 1)
-            letters = [DeadLetter(event, dead_devices(attempts)) for _, event, attempts, _ in found[:limit]]
-            return DeadLetterPage(letters, Cursor(str(found[limit][0])) if len(found) > limit else None)
+            with one_instant(driver):
+                found = _page(driver, first, limit + 1)
+                letters = [DeadLetter(self._opened(driver, row), dead_devices(row.attempts)) for row in found[:limit]]
+            return DeadLetterPage(letters, Cursor(str(found[limit].seq)) if len(found) > limit else None)
 
         return await self._database.read(read)
 
@@ -107,7 +129,7 @@ class SqliteEventLog:
 
     async def discard(self, ids: Sequence[EventId] | None) -> int:
         def discard(driver: sqlite3.Connection, found: list[_Row]) -> None:
-            self._discard(driver, [row[0] for row in found])
+            self._discard(driver, [row.seq for row in found])
 
         return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD)
 
@@ -117,7 +139,9 @@ class SqliteEventLog:
     def _replay(self, driver: sqlite3.Connection, found: list[_Row], lifetime_ms: int) -> None:
         now_ms = int(self._wall_clock() * 1000)
         replayed = size = 0
-        for seq, event, attempts, round in found:
+        key = self._contents.current(driver)
+        for row in found:
+            seq, attempts, round = row.seq, row.attempts, row.round
             by_lane: dict[str, list[str]] = {}
             for attempt in dead_devices(attempts):
                 by_lane.setdefault(attempt.lane or _NO_LANE, []).append(attempt.device)
@@ -125,14 +149,19 @@ class SqliteEventLog:
                 # Whoever once refused it has it by now: nobody is left to deliver to.
                 self._discard(driver, [seq])
                 continue
-            again = Event(event.id, event.owner, event.message, event.accepted_ms, now_ms + lifetime_ms, event.body)
+            again = replace(self._opened(driver, row), expires_ms=now_ms + lifetime_ms)
             lease = FileLease(seq)
             parked = [Parked(lane, now_ms, 0, tuple(devices)) for lane, devices in by_lane.items()]
             park(driver, Item(again, lease, round=round + 1), lease, parked, now_ms)
-            driver.execute(_REPLAY, (len(parked), again.expires_ms, seq))
-            replayed, size = replayed + 1, size + len(event.body)
+            # By the key of this hour: the one it had may be about to be dropped, with what was seen to wait.
+            sealed = key.seal_one(again.id, again.body, self._contents.random)
+            driver.execute(_REPLAY, (len(parked), again.expires_ms, sealed, key.id, seq))
+            replayed, size = replayed + 1, size + len(again.body)
         driver.execute(_TALLY, ("revived_events", replayed))
         driver.execute(_TALLY, ("revived_bytes", size))
+
+    def _opened(self, driver: sqlite3.Connection, row: _Row) -> Event:
+        return _opened(driver, self._contents, row.content_key, row.event)
 
     async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action) -> int:
         """Act on those of `ids` that are dead letters (None: on all of them), some in each transaction."""
@@ -155,8 +184,8 @@ class SqliteEventLog:
             found = find(driver)
             act(driver, found)
             if found and note is not None:
-                note(driver, Change(action, details={"events": [event.id for _, event, *_ in found]}))
-            return [row[0] for row in found], look(driver)
+                note(driver, Change(action, details={"events": [row.event.id for row in found]}))
+            return [row.seq for row in found], look(driver)
 
         seqs, overview = await self._database.write(step)
         # The server's own queue knows at once, another process's when it notices the change.
@@ -189,18 +218,28 @@ def _row(
     body: bytes | None,
     attempts: str | None,
     round: int,
+    content_key: int | None,
 ) -> _Row:
-    return seq, Event(EventId(id), UserId(owner), message, accepted, expires, body or b""), _attempts(attempts), round
+    event = Event(EventId(id), UserId(owner), message, accepted, expires, body or b"")
+    return _Row(seq, event, _attempts(attempts), round, content_key)
 
 
-def _record(driver: sqlite3.Connection, event_id: EventId) -> EventRecord | None:
+def _opened(driver: sqlite3.Connection, contents: Contents, content_key: int | None, event: Event) -> Event:
+    """The event with its content decrypted, where it is still there."""
+    if not event.body:
+        return event
+    return replace(event, body=contents.open(driver, content_key, event.id, event.body))
+
+
+def _record(driver: sqlite3.Connection, contents: Contents, event_id: EventId) -> EventRecord | None:
     row = driver.execute(_RECORD, (event_id,)).fetchone()
     if row is None:
         return None
-    seq, owner, message, accepted, expires, body, state, attempts, round = row
+    seq, owner, message, accepted, expires, body, state, attempts, round, content_key = row
     waiting = driver.execute(_PARKED, (seq,)).fetchall()
+    event = Event(event_id, UserId(owner), message, accepted, expires, body or b"")
     return EventRecord(
-        Event(event_id, UserId(owner), message, accepted, expires, body or b""),
+        _opened(driver, contents, content_key, event),
         State(state),
         _attempts(attempts),
         [Parked(lane, due, tries, _decode_targets(targets)) for lane, due, tries, targets in waiting],

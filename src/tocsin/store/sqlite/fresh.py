@@ -6,6 +6,7 @@ process appended) ends the tail, and what comes after it is read from the table.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,6 +15,8 @@ from tocsin.domain.events import URGENT, Event
 from tocsin.domain.urgency import Turns, reserved
 from tocsin.store.records import Item
 from tocsin.store.sqlite import claim_sql
+from tocsin.store.sqlite.connection import one_instant
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.leases import FileLeases
 
@@ -90,8 +93,15 @@ class Fresh:
 class FreshEvents:
     """Both urgencies, and the order in which they are given out."""
 
-    def __init__(self, database: Database, leases: FileLeases, appended_elsewhere: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        leases: FileLeases,
+        contents: Contents,
+        appended_elsewhere: Callable[[int, int], None],
+    ) -> None:
         self._database = database
+        self._contents = contents
         self._leases = leases
         self._appended_elsewhere = appended_elsewhere
         """Told the first and the last number of events that another process has appended."""
@@ -147,8 +157,11 @@ class FreshEvents:
         taken = stream.take(limit)
         if taken or stream.caught_up:
             return taken
-        found, more = await self._database.read(
-            lambda driver: claim_sql.fresh(driver, stream.urgent, stream.cursor, limit)
-        )
+
+        def read(driver: sqlite3.Connection) -> tuple[list[tuple[int, Event]], bool]:
+            with one_instant(driver):
+                return claim_sql.fresh(driver, self._contents, stream.urgent, stream.cursor, limit)
+
+        found, more = await self._database.read(read)
         stream.read(found, more=more)
         return found

@@ -70,6 +70,11 @@ def refuse_another_name(path: Path) -> None:
         raise StoreError(f"{path}: {_BY_ANOTHER_NAME}")
 
 
+def is_served(path: Path) -> bool:
+    """Whether a server uses the store."""
+    return _is_locked(_beside(path, ".lock"))
+
+
 def _beside(path: Path, suffix: str) -> Path:
     file = os.path.realpath(path)
     return Path(file + suffix)

@@ -13,6 +13,7 @@ from typing import Final
 
 from tocsin.domain.actors import Actor
 from tocsin.store.audit_chain import Action, Change, Ends
+from tocsin.store.content_keys import OVERHEAD_BYTES
 from tocsin.store.ports import StoreError
 from tocsin.store.sqlite import audit, locks, sealed_rows
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
@@ -41,7 +42,13 @@ _RULES: Final = (
     ("event {} is not settled, and its content is gone", "SELECT id FROM event WHERE state != 2 AND body IS NULL"),
     (
         "event {} counts another size than its content has",
-        "SELECT id FROM event WHERE body IS NOT NULL AND size != length(CAST(body AS BLOB))",
+        "SELECT id FROM event WHERE body IS NOT NULL AND length(CAST(body AS BLOB)) !="
+        f" size + iif(content_key_id IS NULL, 0, {OVERHEAD_BYTES})",
+    ),
+    (
+        "event {} has a content whose key is gone, or a key without a content",
+        "SELECT id FROM event WHERE content_key_id IS NOT NULL"
+        " AND (body IS NULL OR content_key_id NOT IN (SELECT id FROM content_key))",
     ),
     (
         "event {} has receipts that cannot be read",

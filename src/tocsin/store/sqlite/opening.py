@@ -19,8 +19,10 @@ from tocsin.store.ports import StoreError
 from tocsin.store.sealer import Sealer
 from tocsin.store.sqlite import locks
 from tocsin.store.sqlite.connection import SQLITE_NEEDED, close, data_version, open_connection, raw
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.durable import make_directory
+from tocsin.store.sqlite.encrypting import encrypt_rest
 from tocsin.store.sqlite.failures import explained
 from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
@@ -109,7 +111,7 @@ def _create(path: Path) -> None:
 
 
 def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
-    """Bring the file to the current schema, and find the keys of its credentials; one process does at a time.
+    """Bring the file to the current schema, and find its master keys; one process does at a time.
 
     A server holds its lock already. A command takes it meanwhile: no server may find the schema changed under it by a
     newer version's command.
@@ -120,8 +122,6 @@ def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
         connection = open_connection(path)
         while_migrating.callback(close, connection)
         driver = raw(connection)
-        # Old copies of what is rewritten here may be secret: they are overwritten.
-        driver.execute("PRAGMA secure_delete = ON")
         if not is_current(connection):
             driver.execute("BEGIN IMMEDIATE")
             migrate(connection)
@@ -129,8 +129,11 @@ def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
         if server:
             # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
             driver.execute("PRAGMA user_version = 0")
-        keys = beside(path) if options.keys is None else options.keys
-        return open_sealer(driver, keys, options.random.randbytes, server=server, say=options.say)
+        keys, random = beside(path) if options.keys is None else options.keys, options.random.randbytes
+        sealer = open_sealer(driver, keys, random, server=server, say=options.say)
+        if server:
+            encrypt_rest(driver, Contents(sealer, random, wall_clock=options.wall_clock), options.say)
+        return sealer
 
 
 def _is_behind(path: Path) -> bool:

@@ -10,16 +10,20 @@ from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite.backlog import count_waiting
 
 _NEXT_LANE = "SELECT min(lane) FROM parked INDEXED BY parked_due WHERE claimed = 0 AND lane > ?"
-_REVIVED = "SELECT coalesce((SELECT number FROM housekeeping WHERE name = ?), 0)"
+_TOTAL = "SELECT coalesce((SELECT number FROM housekeeping WHERE name = ?), 0)"
+_TOTALS = ("revived_events", "revived_bytes", "erased_events", "erased_bytes")
 
 
 class Overview(Struct, frozen=True):
-    """The file at one moment. The two totals tell how many dead letters were ever replayed, by whichever process."""
+    """The file at one moment. The totals tell how many dead letters were ever replayed, and how many events that waited
+    were ever erased, by whichever process."""
 
     newest: int
     """The number of the newest event."""
     revived_events: int
     revived_bytes: int
+    erased_events: int
+    erased_bytes: int
     due: dict[str, int]
     """The lanes with parked deliveries, and when the first of each is due."""
 
@@ -37,14 +41,14 @@ class TakenOver(Struct, frozen=True):
 
 def look(driver: sqlite3.Connection) -> Overview:
     (newest,) = driver.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
-    events, size = (driver.execute(_REVIVED, (name,)).fetchone()[0] for name in ("revived_events", "revived_bytes"))
+    revived, revived_bytes, erased, erased_bytes = (driver.execute(_TOTAL, (name,)).fetchone()[0] for name in _TOTALS)
     due: dict[str, int] = {}
     lane = ""
     while (lane := driver.execute(_NEXT_LANE, (lane,)).fetchone()[0]) is not None:
         due[lane] = claim_sql.earliest(driver, lane) or 0
     if (unnamed := claim_sql.earliest(driver, "")) is not None:
         due[""] = unnamed
-    return Overview(newest, events, size, due)
+    return Overview(newest, revived, revived_bytes, erased, erased_bytes, due)
 
 
 def take_over(driver: sqlite3.Connection) -> TakenOver:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from tocsin.domain.events import Event
 from tocsin.store.appending import Appender
 from tocsin.store.clock import TOLERATED_MS
-from tocsin.store.digests import Digest
 from tocsin.store.leases import leases_of
 from tocsin.store.ports import LostItems
 from tocsin.store.records import Backlog, Item, Settlement
@@ -24,6 +23,7 @@ from tocsin.store.sqlite import settle_sql
 from tocsin.store.sqlite.append_sql import FileInserts
 from tocsin.store.sqlite.backlog import FileBacklog
 from tocsin.store.sqlite.claims import FileClaims
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.fresh import FreshEvents
 from tocsin.store.sqlite.leases import FileLease
@@ -40,7 +40,7 @@ class SqliteQueue:
         claims: FileClaims,
         schedule: SqliteSchedule,
         backlog: FileBacklog,
-        digest: Digest,
+        contents: Contents,
         *,
         wall_clock: Callable[[], float],
     ) -> None:
@@ -49,9 +49,9 @@ class SqliteQueue:
         self._schedule = schedule
         self._backlog = backlog
         self._wall_clock = wall_clock
-        self._fresh = FreshEvents(database, claims.leases, backlog.appended_elsewhere)
-        inserts = FileInserts(database, self._fresh, digest)
-        self._appender = Appender(inserts, backlog, digest, claims.something.set)
+        self._fresh = FreshEvents(database, claims.leases, contents, backlog.appended_elsewhere)
+        inserts = FileInserts(database, self._fresh, contents)
+        self._appender = Appender(inserts, backlog, claims.something.set)
         self._settling = Settling(claims.leases, self._now_ms, self._record)
         self._claiming = asyncio.Lock()
         self._overview: Overview | None = None
@@ -76,6 +76,7 @@ class SqliteQueue:
         self._backlog.count(
             overview.revived_events - before.revived_events, overview.revived_bytes - before.revived_bytes
         )
+        self._backlog.count(before.erased_events - overview.erased_events, before.erased_bytes - overview.erased_bytes)
         self._fresh.newest_is(overview.newest)
         self._schedule.refresh(overview)
         await self._backlog.count_appended_elsewhere()

@@ -19,18 +19,19 @@ def _statement(template: str, columns: int, count: int) -> str:
     return template.format(rows=",".join([row] * count))
 
 
-def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], *after: Any) -> None:
+def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], *after: Any) -> int:
     """Run `template`, whose `{rows}` stands for the list after VALUES, over all `rows`. `after` has the values of the
-    parameters that come after the list."""
-    start, total = 0, len(rows)
+    parameters that come after the list. Returns how many rows of the table it has changed."""
+    start, total, changed = 0, len(rows), 0
     for size in SIZES:
         while total - start >= size:
             values: list[Any] = []
             for row in rows[start : start + size]:
                 values += row
             values += after
-            driver.execute(_statement(template, len(rows[start]), size), values)
+            changed += driver.execute(_statement(template, len(rows[start]), size), values).rowcount
             start += size
+    return changed
 
 
 def fetch_json(driver: sqlite3.Connection, template: str, keys: Sequence[str | int]) -> Iterable[str]:

@@ -15,6 +15,7 @@ from tocsin.domain.urgency import Turns
 from tocsin.store.records import Item, LanesWoken, Parked
 from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite.claims import FileClaims
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.settle_sql import LONGEST_DELAY_MS
@@ -36,12 +37,14 @@ class SqliteSchedule:
         database: Database,
         claims: FileClaims,
         signals: SqliteSignals,
+        contents: Contents,
         *,
         wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._claims = claims
         self._signals = signals
+        self._contents = contents
         self._wall_clock = wall_clock
         self._claiming = asyncio.Lock()
         self._turns = Turns()
@@ -108,7 +111,7 @@ class SqliteSchedule:
                 return []
             turn = self._turns.next()
             found, earliest = await self._database.write(
-                lambda driver: claim_sql.claim_due(driver, wanted, size_bytes, now_ms, turn)
+                lambda driver: claim_sql.claim_due(driver, self._contents, wanted, size_bytes, now_ms, turn)
             )
             for lane, due_ms in earliest.items():
                 if due_ms is None:
@@ -120,7 +123,8 @@ class SqliteSchedule:
     async def _expire(self, limit: int) -> list[Item]:
         await self._claims.prepare()
         now_ms = self._now_ms()
-        found = await self._database.write(lambda driver: claim_sql.claim_expired(driver, now_ms, limit))
+        contents = self._contents
+        found = await self._database.write(lambda driver: claim_sql.claim_expired(driver, contents, now_ms, limit))
         return self._claims.leases.grant(found)
 
     def _now_ms(self) -> int:

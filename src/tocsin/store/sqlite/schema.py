@@ -239,7 +239,8 @@ job = Table(
 )
 
 # `revived_events` and `revived_bytes`: how many dead letters were ever replayed. A server that sees them grow learns
-# how much its backlog has grown, whichever process replayed. `probe` is where a store that could not write tries again.
+# how much its backlog has grown, whichever process replayed; as with `erased_events` and `erased_bytes`, events that
+# waited when their user was erased. `probe` is where a store that could not write tries again.
 # `in_clear`: an older version has left contents in clear, up to which number they are encrypted by now.
 # `signals_seen`: which signal the server has read last.
 housekeeping = Table(

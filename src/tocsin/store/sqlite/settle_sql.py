@@ -28,6 +28,7 @@ _SETTLE: Final = f"""WITH settled(seq, waiting, dead, attempts) AS (VALUES {{row
         attempts = iif(event.attempts IS NULL, settled.attempts,
                        iif(settled.attempts IS NULL, event.attempts, event.attempts || ',' || settled.attempts)),
         body = iif({_LEFT} OR {_DEAD}, event.body, NULL),
+        content_key_id = iif({_LEFT} OR {_DEAD}, event.content_key_id, NULL),
         settled_ms = iif({_LEFT}, NULL, ?)
     FROM settled WHERE event.seq = settled.seq"""
 _PARK: Final = "INSERT INTO parked(seq, lane, urgent, due_ms, expires_ms, tries, targets) VALUES {rows}"
@@ -35,6 +36,10 @@ _UNPARK: Final = "DELETE FROM parked WHERE id IN (VALUES {rows})"
 _WAITING: Final = (
     "WITH wanted(seq) AS (VALUES {rows}) SELECT json_group_array(event.seq) "
     "FROM wanted CROSS JOIN event ON event.seq = wanted.seq WHERE event.waiting > 0"
+)
+_EXISTING: Final = (
+    "WITH wanted(seq) AS (VALUES {rows}) SELECT json_group_array(event.seq) "
+    "FROM wanted CROSS JOIN event ON event.seq = wanted.seq"
 )
 
 _decode_seqs = msgspec.json.Decoder(list[int]).decode
@@ -46,7 +51,7 @@ def settle(
 ) -> set[int]:
     """Record and park; returns the numbers of the events that have no device left to wait for.
 
-    `leases` are those of the settled items.
+    `leases` are those of the settled items. An event that is not there any more is passed over, and not returned.
     """
     latest_due = now_ms + LONGEST_DELAY_MS
     by_seq: dict[int, list[Any]] = {}
@@ -74,13 +79,21 @@ def settle(
         if settlement.parked:
             parks += _parked_rows(settlement.item, lease, settlement.parked, latest_due)
     rows.execute(driver, _UNPARK, unpark)
-    rows.execute(driver, _SETTLE, list(by_seq.values()), now_ms)
+    if rows.execute(driver, _SETTLE, list(by_seq.values()), now_ms) < len(by_seq):
+        # Their user was erased meanwhile: nothing of them is written.
+        existing = _seqs(driver, _EXISTING, list(by_seq))
+        parks = [row for row in parks if row[0] in existing]
+        by_seq = {seq: row for seq, row in by_seq.items() if seq in existing}
     rows.execute(driver, _PARK, parks)
     uncertain |= {seq for seq, row in by_seq.items() if row[1] > 0}
-    still: set[int] = set()
-    for text in rows.fetch_json(driver, _WAITING, list(uncertain)):
-        still.update(_decode_seqs(text))
-    return set(by_seq) - still
+    return set(by_seq) - _seqs(driver, _WAITING, list(uncertain))
+
+
+def _seqs(driver: sqlite3.Connection, which: str, wanted: Sequence[int]) -> set[int]:
+    found: set[int] = set()
+    for text in rows.fetch_json(driver, which, wanted):
+        found.update(_decode_seqs(text))
+    return found
 
 
 def park(driver: sqlite3.Connection, item: Item, lease: FileLease, parked: Sequence[Parked], now_ms: int) -> None:

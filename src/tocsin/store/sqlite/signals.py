@@ -19,6 +19,8 @@ from tocsin.store.sqlite import rows
 _INSERT = "INSERT INTO signal(body, at_ms) VALUES {rows}"
 _READ = "SELECT id, body FROM signal WHERE id > ? ORDER BY id"
 _NEWEST = "SELECT coalesce(max(id), 0) FROM signal"
+_NOTE_READ = "INSERT OR REPLACE INTO housekeeping(name, number) VALUES ('signals_seen', ?)"
+_READ_BY_SERVER = "SELECT coalesce((SELECT number FROM housekeeping WHERE name = 'signals_seen'), 0)"
 _FORGET_AT_ONCE: Final = 1000
 # Of the oldest some: to look at all of them each time would take long after a bulk action.
 _FORGET = (
@@ -71,9 +73,11 @@ class SqliteSignals:
     def start(self, driver: sqlite3.Connection) -> None:
         """What was signalled before is known from the tables themselves."""
         (self._seen,) = driver.execute(_NEWEST).fetchone()
+        driver.execute(_NOTE_READ, (self._seen,))
 
     def read(self, driver: sqlite3.Connection) -> tuple[list[Signal], int]:
-        """What other processes have signalled since what was `received` last, and the number of the newest.
+        """What other processes have signalled since what was `received` last, and the number of the newest. It is noted
+        that these were read.
 
         One of a newer version's kind is passed over. Of each registration that they are about, the last one says how it
         is now: this process may have changed it again before it noticed.
@@ -86,12 +90,21 @@ class SqliteSignals:
                 signals.append(_decode(body))
             except msgspec.MsgspecError:
                 continue
+        if seen != self._seen:
+            driver.execute(_NOTE_READ, (seen,))
         return [*signals, *_corrections(driver, signals)], seen
 
     def received(self, signals: Sequence[Signal], seen: int) -> None:
         """The transaction in which they were read is done: tell those within this process."""
         self._seen = seen
         self.publish(signals)
+
+
+def read_by_server(driver: sqlite3.Connection) -> int:
+    """The number of the signal that the server has read last."""
+    number: int
+    (number,) = driver.execute(_READ_BY_SERVER).fetchone()
+    return number
 
 
 def forget(driver: sqlite3.Connection, now_ms: int) -> bool:

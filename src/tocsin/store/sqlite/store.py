@@ -18,7 +18,6 @@ from msgspec import Struct
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.clock import ClockWatch
-from tocsin.store.digests import digest_with
 from tocsin.store.master_keys import KeySource
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Retention, Signal
@@ -28,6 +27,7 @@ from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.backlog import FileBacklog
 from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.connection import data_version
+from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.credentials import SqliteCredentials
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.event_log import SqliteEventLog
@@ -39,8 +39,10 @@ from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.pseudonyms import SqlitePseudonyms
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
+from tocsin.store.sqlite.retiring import Retiring
 from tocsin.store.sqlite.schedule import SqliteSchedule
 from tocsin.store.sqlite.signals import SqliteSignals
+from tocsin.store.sqlite.users import SqliteUsers
 from tocsin.store.sqlite.worker import StartWorker, ThreadWorker
 
 log = structlog.get_logger(__name__)
@@ -61,8 +63,6 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     """Is told, for a person, what opening the store has done for the first time."""
     chain: str = MAIN
     """The name of the audit log's chain that this node extends."""
-    digest_key: bytes = b""
-    """With which the digests of contents are keyed; empty: they are not."""
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     random: random.Random = random.SystemRandom()
@@ -88,6 +88,7 @@ class SqliteStore:
         self._version = version
         self._held = held
         self._wall_clock = options.wall_clock
+        self._monotonic = options.monotonic
         clocks = {"wall_clock": options.wall_clock, "monotonic": options.monotonic}
         claims = FileClaims(database, FileLeases(options.lease_s, options.monotonic), ClockWatch(**clocks))
         backlog = FileBacklog(database, options.max_events, options.max_bytes, options.monotonic)
@@ -96,23 +97,35 @@ class SqliteStore:
             database, chain=options.chain, wall_clock=options.wall_clock, pseudonym=self.pseudonyms.within
         )
         self.signals = SqliteSignals(options.wall_clock, server=server)
-        self.schedule = SqliteSchedule(database, claims, self.signals, wall_clock=options.wall_clock)
+        contents = Contents(sealer, options.random.randbytes, wall_clock=options.wall_clock)
+        self.schedule = SqliteSchedule(database, claims, self.signals, contents, wall_clock=options.wall_clock)
         self.queue = SqliteQueue(
             database,
             claims,
             self.schedule,
             backlog,
-            digest_with(options.digest_key),
+            contents,
             wall_clock=options.wall_clock,
         )
-        self.log = SqliteEventLog(database, self.queue.refresh, self.audit, wall_clock=options.wall_clock)
+        self.log = SqliteEventLog(database, self.queue.refresh, self.audit, contents, wall_clock=options.wall_clock)
         self.registry = SqliteRegistry(
             database, self.signals, self.audit, wall_clock=options.wall_clock, random=options.random
         )
         self.access = SqliteAccess(database, self.signals, self.audit, wall_clock=options.wall_clock)
         self.credentials = SqliteCredentials(database, self.signals, self.audit, sealer)
+        self.users = SqliteUsers(
+            path,
+            database,
+            self.signals,
+            self.audit,
+            self.queue.refresh,
+            self._forget,
+            wall_clock=options.wall_clock,
+            random=options.random,
+        )
         self.jobs = SqliteJobs(database, self.audit, wall_clock=options.wall_clock, random=options.random)
         self._housekeeping = Housekeeping(database, **clocks)
+        self._retiring = Retiring(database, contents, wall_clock=options.wall_clock)
         self._noticing: asyncio.Task[None] | None = None
         self._status: NodeStatus | None = None
 
@@ -135,7 +148,9 @@ class SqliteStore:
         return found
 
     async def prune(self, retention: Retention, *, for_s: float = _PRUNE_FOR_S) -> bool:
-        return await self._housekeeping.prune(retention, for_s=for_s)
+        until = self._monotonic() + for_s
+        more = await self._housekeeping.prune(retention, for_s=for_s)
+        return await self._retiring.work(lambda: self._monotonic() >= until) or more
 
     async def publish(self, status: NodeStatus) -> None:
         """There is one node: it asks itself."""
@@ -171,12 +186,16 @@ class SqliteStore:
         self._version, overview, signals, seen = await self.database.write(see)
         if overview is None:
             return False
-        self.access.forget()
-        self.credentials.forget()
-        self.registry.forget()
+        self._forget()
         self.signals.received(signals, seen)
         await self.queue.refresh(overview)
         return True
+
+    def _forget(self) -> None:
+        """The file was changed: what is remembered of it may not hold any more."""
+        self.access.forget()
+        self.credentials.forget()
+        self.registry.forget()
 
     async def _keep_noticing(self) -> None:
         """SQLite tells nobody of a change: it is asked."""
