@@ -14,6 +14,8 @@ import structlog
 
 def main() -> None:
     name = sys.argv.pop(1)
+    # For a merge, libFuzzer starts itself again, through a shell.
+    sys.argv[0] = f"{sys.executable} -m tests.fuzz.child {name}"
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     # What leads the fuzzer is which lines of tocsin are reached.
     with atheris.instrument_imports(include=["tocsin"], enable_loader_override=False):
