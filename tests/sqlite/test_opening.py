@@ -55,6 +55,28 @@ async def test_a_new_store_is_for_its_users_eyes_only(path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+async def test_nobody_who_may_not_use_the_store_can_lock_it(path: Path, mode: int) -> None:
+    await open_once(path)
+    path.chmod(mode)
+    locks_beside = sorted(path.parent.glob("*lock"))
+    for lock in locks_beside:  # as earlier versions made them
+        lock.chmod(0o644)
+    async with opened(path, server=True):
+        assert {stat.S_IMODE(lock.stat().st_mode) for lock in sorted(path.parent.glob("*lock"))} == {mode}
+    assert locks_beside
+
+
+async def test_the_lock_files_of_a_new_store_are_for_its_users_eyes_only(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with opened(path, server=True):
+            modes = {lock.name: stat.S_IMODE(lock.stat().st_mode) for lock in path.parent.glob("*lock")}
+    finally:
+        os.umask(before)
+    assert modes == {"tocsin.db.lock": 0o600, "tocsin.db.migrate-lock": 0o600}
+
+
 @pytest.mark.parametrize("name", ["a b?c#d%20.db", "ü'\".db"])
 async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
     await open_once(tmp_path / name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,8 @@ _BY_ANOTHER_NAME: Final = (
 )
 _EXCLUSIVE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 _SHARED: Final = fcntl.LOCK_SH | fcntl.LOCK_NB
+_OF_A_NEW_STORE: Final = 0o600
+_USER_AND_GROUP: Final = 0o660
 # On Linux, flock(2) and the fcntl(2) locks that SQLite takes do not see each other. On BSD and macOS they do, and
 # SQLite could not use a file that is locked so.
 _FILE_CAN_BE_LOCKED: Final = sys.platform == "linux"
@@ -83,12 +86,27 @@ def _beside(path: Path, suffix: str) -> Path:
 @contextmanager
 def _locked(path: Path, file: Path, *, otherwise: str) -> Iterator[None]:
     """Hold the lock on `file` until the end of the context, or of the process."""
-    with file.open("rb" if file.exists() else "ab") as lock:
+    with os.fdopen(_opened(path, file), "rb") as lock:
         try:
             fcntl.flock(lock, _EXCLUSIVE)
         except BlockingIOError:
             raise LockHeld(f"{path}: {otherwise}") from None
         yield
+
+
+def _opened(path: Path, file: Path) -> int:
+    """A descriptor of `file`, which is made where it is missing.
+
+    Whoever can read a file can lock it, and no server could start then. So a lock file, also one that an earlier version
+    has made, is for those alone who may use the store, as the files are that SQLite makes beside it.
+    """
+    allowed = (stat.S_IMODE(path.stat().st_mode) if path.exists() else _OF_A_NEW_STORE) & _USER_AND_GROUP
+    descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, allowed)
+    if file != path and stat.S_IMODE(os.fstat(descriptor).st_mode) & ~allowed:
+        # Only its owner can.
+        with suppress(PermissionError):
+            os.fchmod(descriptor, allowed)
+    return descriptor
 
 
 def _is_locked(file: Path) -> bool:
