@@ -115,13 +115,27 @@ class Server(Section):
     drain_s: Seconds = 8.0
     """How long a stop waits for what is in flight; what is left goes back to the queue."""
     max_connections: Positive = 4096
+    max_connections_per_address: Positive = 256
+    """Only where it is known whose address it is: see `trusted_proxies`."""
     request_timeout_s: Seconds = 20.0
     """How long a client may take to send one request, headers and body."""
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] | None = None
-    """The proxies in front of the API; empty where clients come directly. None: that is not known, and no limit goes
-    by address."""
+    """The networks of the proxies in front, whose word on the client's address counts. Empty: clients come directly.
+    None: nobody has said so, and there are no limits by address."""
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    """In which header they say it."""
+    tls_certificate: FileName | None = None
+    """The server's certificate and those between it and its authority (PEM); with it the API speaks TLS."""
+    tls_key: FileName | None = None
+
     private_host: Annotated[str, AfterValidator(_host_and_port)] | None = None
     """Another address (host:port) to listen on, for health with its details and for metrics: there without a key."""
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Server:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together; set both or none")
+        return self
 
     @property
     def private_address(self) -> tuple[str, int] | None:

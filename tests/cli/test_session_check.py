@@ -110,7 +110,7 @@ def test_the_sign_in_service_is_asked_with_the_secret_from_its_file(world: World
 @pytest.mark.parametrize(
     ("mode", "content", "said"),
     [
-        (0o644, "s3cret", "every user of this machine may use it; correct that with chmod o= client-secret"),
+        (0o644, "s3cret", "others may read or change it (mode 0644); run `chmod 600 client-secret`"),
         (0o600, "", "empty"),
         (0o600, "\n", "empty"),
         (None, "", "No such file"),

@@ -17,6 +17,7 @@ from tocsin.api.auth import Sessions
 from tocsin.api.client_address import TrustedProxies
 from tocsin.api.control import DeliveryControl
 from tocsin.api.conventions import convention
+from tocsin.api.cors import Cors
 from tocsin.api.documentation import is_unknown_schema_path, openapi_config
 from tocsin.api.failures import NO_SUCH_ADDRESS, Failures, with_head
 from tocsin.api.fast_path import FastPath
@@ -25,6 +26,7 @@ from tocsin.api.limits import Limits
 from tocsin.api.needs import NEEDS, check_complete
 from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import problem_response
+from tocsin.api.response_headers import with_usual_headers
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.sign_in.own import OwnSessions
@@ -64,7 +66,8 @@ def create_app(
     health = HealthRoutes(delivery, metrics, admission)
     app = Api(
         [*push_routes.handlers(), *event_routes.handlers(), admin, *health.handlers()],
-        TrustedProxies(settings.server.trusted_proxies),
+        TrustedProxies(settings.server.trusted_proxies, settings.server.forwarded_header),
+        Cors(settings.push_api.origins, push.PATH),
         guards=[admission.guard],
         exception_handlers=failures.handlers(),
         openapi_config=openapi_config(),
@@ -85,6 +88,7 @@ def create_private_app(delivery: DeliveryControl, metrics: CollectorRegistry) ->
     return Api(
         HealthRoutes(delivery, metrics, None).handlers(),
         TrustedProxies(None),
+        Cors((), push.PATH),
         exception_handlers=Failures(problem_response, {}).handlers(),
         openapi_config=None,
         logging_config=None,
@@ -96,16 +100,23 @@ class Api(Litestar):
     """Litestar, stricter about paths (`/api/push/` is not `/api/push`), and with HEAD wherever there is GET."""
 
     def __init__(
-        self, route_handlers: Sequence[ControllerRouterHandler], proxies: TrustedProxies, **options: Any
+        self, route_handlers: Sequence[ControllerRouterHandler], proxies: TrustedProxies, cors: Cors, **options: Any
     ) -> None:
         super().__init__(route_handlers, **options)
         self.proxies = proxies
+        self.cors = cors
         self.fast_paths: dict[tuple[str, str], FastPath] = {}
         """The routes that are served without Litestar's pipeline, by method and path."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             self.proxies.apply(scope)
+            send = with_usual_headers(scope, send)
+            if self.cors.allows(scope):
+                if self.cors.is_preflight(scope):
+                    await self.cors.answer_preflight(scope, send)
+                    return
+                send = self.cors.with_permission(scope, send)
             path, method = scope["path"], scope["method"]
             fast_path = self.fast_paths.get((method, path))
             if fast_path is not None:

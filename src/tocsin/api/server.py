@@ -10,85 +10,107 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
-from http import HTTPStatus
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 import httptools
-import msgspec
 import uvicorn
+from msgspec import Struct
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tocsin.api.final_response import final_response
+from tocsin.api import refusals
+from tocsin.api.client_address import TrustedProxies
+from tocsin.api.connections import Admission, Connections
 from tocsin.api.framing import FRAMING_FIELDS, expects_continue, head_without_upgrade, refusal
-from tocsin.api.problems import PROBLEM_JSON, TYPE_PREFIX, Kind, ProblemBody
+from tocsin.api.handshake import Handshaking
+from tocsin.api.refusal_log import RefusalLog
+from tocsin.api.refusals import LONGEST_HEAD, Refusal
+from tocsin.api.tls import ServerTls
 from tocsin.http2.messages import Header
 from tocsin.settings import Server as ServerSettings
 
 _SWEEP_EVERY_S: Final = 1.0
 _KEEP_ALIVE_S: Final = 75
-_LONGEST_HEAD: Final = 64 * 1024
 _MOST_PIPELINED: Final = 32
-_REFUSED_AT_ONCE: Final = 256
-"""So many connections over the limit are answered with 503; further ones are closed without an answer."""
 _LINGER_S: Final = 1.0
-
-
-def _final_problem(
-    status: HTTPStatus, detail: str, type_: str = "about:blank", title: str = "", retry_after_s: int | None = None
-) -> bytes:
-    """A problem as a whole response. The type `about:blank`: the status says it all."""
-    body = msgspec.json.encode(ProblemBody(type_, title or status.phrase, status, detail))
-    headers = {"cache-control": "no-store"}
-    if retry_after_s is not None:
-        headers["retry-after"] = str(retry_after_s)
-    return final_response(status, PROBLEM_JSON, body, headers)
-
-
-def _malformed(detail: str) -> bytes:
-    return _final_problem(HTTPStatus.BAD_REQUEST, detail, TYPE_PREFIX + Kind.MALFORMED.slug, Kind.MALFORMED.title)
-
-
-_NOT_HTTP: Final = _malformed("This is not HTTP.")
-_TUNNEL: Final = _malformed("The server opens no tunnels.")
-_HEAD_TOO_LONG: Final = _final_problem(
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"Address and headers are larger than {_LONGEST_HEAD} bytes."
-)
-_FULL: Final = _final_problem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections. Try again later.", retry_after_s=1)
 
 
 class _RefusedError(Exception):
     """Raised in a callback of the parser: nothing else stops it from parsing the rest of what has arrived."""
 
 
+class Shared(Struct, frozen=True):
+    """What all connections of a server have in common."""
+
+    connections: Connections
+    refused: RefusalLog
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """Bounds what uvicorn does not: the size of a request's head, the time a request takes to arrive, and the time and
-    memory that unread responses take up. `ApiServer` regularly asks each connection whether it is `overdue`.
+    """Bounds what uvicorn does not: the number of connections, the size of a request's head, the time a request takes
+    to arrive, and the time and memory that unread responses take up. `ApiServer` regularly asks each connection whether
+    it is `overdue`.
     """
 
+    idle_since: float | None = None
+    """See `connections.Held`."""
+    _admission: Admission | None = None
+    """None until there is a connection."""
+    _raw: asyncio.Transport
+    """That of TCP, also under TLS."""
     _receiving_since: float | None = None
     _unread_since: float | None = None
     _unfinished_bytes = 0
     """Bytes since the last complete head, piece of a body, or message. The parser copies them each time more arrive."""
-    _over_limit = False
     _refused = False
     _framing: list[Header]
     """The fields of the head that `framing` looks at."""
     _usual_framing: list[Header] | None = None
     """Those of an earlier request, in HTTP/1.1. Most requests of a connection have the same."""
 
+    def __init__(self, shared: Shared, **given: Any) -> None:
+        super().__init__(**given)
+        self._shared = shared
+
+    def accepted(self, transport: asyncio.Transport) -> None:
+        """TCP is there: the connection counts from now on, also while it is in the handshake of TLS."""
+        self._raw = transport
+        peer = transport.get_extra_info("peername")
+        self._admission = self._shared.connections.accept(self, peer[0] if isinstance(peer, tuple) else "")
+        if self._admission is Admission.TAKEN:
+            return
+        full = self._admission is not Admission.ADDRESS_FULL
+        self._shared.refused.count(Refusal.FULL if full else Refusal.ADDRESS_FULL)
+        if self._admission is Admission.DROPPED:
+            transport.abort()
+        else:
+            # Answered when its request comes: some clients take a response before their request for an error.
+            self.loop.call_later(_LINGER_S, transport.abort)
+
+    def not_secured(self) -> None:
+        """There was no TLS handshake."""
+        self._shared.connections.ended(self)
+        self._shared.refused.count(Refusal.HANDSHAKE)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if self._admission is None:
+            self.accepted(transport)
         super().connection_made(transport)
         self._receiving_since = self.loop.time()
-        most = cast(int, self.config.limit_concurrency)
-        # uvicorn would apply the limit to all connections, and refuse the requests of the older ones, too.
-        self.limit_concurrency = None
-        if len(self.connections) > most + _REFUSED_AT_ONCE:
-            transport.abort()
-        elif len(self.connections) > most:
-            # Answered when its request comes: some clients take a response before their request for an error.
-            self._over_limit = True
-            self.loop.call_later(_LINGER_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._shared.connections.ended(self)
+        super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """See `connections.Held`."""
+        self._raw.abort()
+
+    def cut(self) -> None:
+        """End at once: the client was too slow."""
+        self._shared.refused.count(Refusal.TOO_SLOW)
+        # Not `close`: it waits until the client has read everything.
+        self._raw.abort()
 
     def overdue(self, now: float, timeout_s: float) -> bool:
         """Whether the client has taken too long to send a request, or to read a response."""
@@ -105,16 +127,18 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._over_limit:
-            self._refuse(_FULL)
+        if self._admission is not Admission.TAKEN:
+            self._refuse(refusals.ADDRESS_FULL if self._admission is Admission.ADDRESS_FULL else refusals.FULL)
             return
+        if self.idle_since is not None:
+            self._shared.connections.used(self)
         if self._receiving_since is None:
             self._receiving_since = self.loop.time()
         self._unfinished_bytes += len(data)
         self._unset_keepalive_if_required()
         self._parse(data)
-        if self._unfinished_bytes > _LONGEST_HEAD and not self._refused:
-            self._refuse(_HEAD_TOO_LONG)
+        if self._unfinished_bytes > LONGEST_HEAD and not self._refused:
+            self._refuse(refusals.HEAD_TOO_LONG, Refusal.HEAD_TOO_LONG)
 
     def on_message_begin(self) -> None:
         if self._receiving_since is None:
@@ -131,10 +155,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # `_parse` will have it parsed again.
-        if self._unfinished_bytes > _LONGEST_HEAD and self._head_bytes() > _LONGEST_HEAD:
-            self._refuse(_HEAD_TOO_LONG)
+        if self._unfinished_bytes > LONGEST_HEAD and self._head_bytes() > LONGEST_HEAD:
+            self._refuse(refusals.HEAD_TOO_LONG, Refusal.HEAD_TOO_LONG)
             raise _RefusedError
         if len(self.pipeline) >= _MOST_PIPELINED:
+            self._shared.refused.count(Refusal.TOO_MANY_PIPELINED)
             self.transport.abort()
             raise _RefusedError
         if self._framing != self._usual_framing or self.parser.get_http_version() != "1.1":
@@ -154,6 +179,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unfinished_bytes = 0
         self._receiving_since = None
         super().on_message_complete()
+        if self.cycle.response_complete:
+            self._shared.connections.idle(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._receiving_since is None and self.cycle.response_complete:
+            self._shared.connections.idle(self)
 
     def _parse(self, data: bytes) -> None:
         """Parse what has arrived. A request that offers another protocol is parsed again, without the offer: the parser
@@ -164,7 +196,7 @@ class BoundedProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 method = self.parser.get_method()
                 if method == b"CONNECT":
-                    self._refuse(_TUNNEL)
+                    self._refuse(refusals.TUNNEL, Refusal.MALFORMED)
                     return
                 head = head_without_upgrade(method, self.url, self.parser.get_http_version(), self.headers)
                 data = head + data[upgrade.args[0] :]
@@ -172,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             except httptools.HttpParserError:
                 if not self._refused:
-                    self._refuse(_NOT_HTTP)
+                    self._refuse(refusals.NOT_HTTP, Refusal.MALFORMED)
                 return
             else:
                 return
@@ -181,7 +213,7 @@ class BoundedProtocol(HttpToolsProtocol):
         version, framing = self.parser.get_http_version(), self._framing
         why = refusal(version, framing)
         if why is not None:
-            self._refuse(_malformed(why))
+            self._refuse(refusals.malformed(why), Refusal.MALFORMED)
             raise _RefusedError
         self.expect_100_continue = expects_continue(framing)
         if version == "1.1" and not self.expect_100_continue:
@@ -190,10 +222,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, answer: bytes, counted: Refusal | None = None) -> None:
         """Send `answer` and read no further. The connection is closed later: closing it with bytes unread resets it,
         and the client may then not get the answer."""
         self._refused = True
+        if counted is not None:
+            self._shared.refused.count(counted)
         cycle = self.cycle
         if cycle is not None and (cycle.more_body or not cycle.response_complete):
             if cycle.response_started or self.pipeline or not cycle.more_body:
@@ -206,26 +240,36 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.flow.pause_reading()
         self.transport.write(answer)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS cannot.
+            self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn in the service's event loop. It handles no signals: the service does."""
+    """uvicorn in the service's event loop, over TLS where `tls` is given. It handles no signals: the service does."""
 
-    def __init__(self, app: Any, settings: ServerSettings) -> None:
+    def __init__(self, app: Any, settings: ServerSettings, tls: ServerTls | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        proxies = TrustedProxies(settings.trusted_proxies, settings.forwarded_header)
+        self.shared = Shared(
+            Connections(
+                settings.max_connections, settings.max_connections_per_address, proxies.may_be_limited, loop.time
+            ),
+            RefusalLog(loop.time),
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http=BoundedProtocol,
+                http=_protocols(self.shared, tls),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
+                # uvicorn would believe any proxy on this machine, and whatever `FORWARDED_ALLOW_IPS` names.
+                proxy_headers=False,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                limit_concurrency=settings.max_connections,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(settings.drain_s),
             )
@@ -245,6 +289,7 @@ class ApiServer(uvicorn.Server):
         if self._sweeping is not None:
             self._sweeping.cancel()
         await super().shutdown(sockets)
+        self.shared.refused.report(last=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -255,6 +300,17 @@ class ApiServer(uvicorn.Server):
         for connection in list(self.server_state.connections):
             protocol = cast(BoundedProtocol, connection)
             if protocol.overdue(loop.time(), self._request_timeout_s):
-                # Not `close`: it waits until the client has read everything.
-                protocol.transport.abort()
+                protocol.cut()
+        self.shared.connections.sweep()
+        self.shared.refused.report()
         self._sweeping = loop.call_later(_SWEEP_EVERY_S, self._sweep)
+
+
+def _protocols(shared: Shared, tls: ServerTls | None) -> Callable[..., asyncio.Protocol]:
+    """What makes the protocol of a new connection."""
+
+    def make(**given: Any) -> asyncio.Protocol:
+        serving = BoundedProtocol(shared, **given)
+        return serving if tls is None else Handshaking(serving, lambda: tls.context)
+
+    return make

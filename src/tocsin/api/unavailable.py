@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -16,11 +16,13 @@ from tocsin.api.failures import problem_of
 from tocsin.api.final_response import final_response
 from tocsin.api.health import Live, Ready
 from tocsin.api.problems import problem_response, response_headers
+from tocsin.api.tls import ServerTls
 from tocsin.store.ports import StoreUnavailable
 
 _BACKLOG: Final = 2048
 _CONNECTION_TIMEOUT_S: Final = 10.0
 """How long a connection may take, from its request to the end of the answer."""
+_TLS_SHUTDOWN_S: Final = 2.0
 _LONGEST_HEAD: Final = 64 * 1024
 _PROBLEM: Final = problem_of(StoreUnavailable(), "")
 
@@ -35,18 +37,29 @@ class Reason:
 class Unavailable:
     """The server until then, on a socket that listens already. At the end of `async with` another may use the socket.
 
-    `/health/ready` tells `reason`; without one it tells nobody, for no key can be looked up.
+    `/health/ready` tells `reason`; without one it tells nobody, for no key can be looked up. With `tls` it speaks TLS,
+    with the certificate as it was read last.
     """
 
-    def __init__(self, sock: socket.socket, reason: Reason | None = None) -> None:
+    def __init__(self, sock: socket.socket, reason: Reason | None = None, tls: ServerTls | None = None) -> None:
         self._sock = sock
         self._reason = reason
+        self._tls = tls
         self.connections: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Unavailable:
         # A duplicate of the descriptor: closing it leaves the connections that still wait to the next server.
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), sock=self._sock.dup(), backlog=_BACKLOG)
+        bounds: dict[str, Any] = {}
+        if self._tls is not None:
+            bounds = {
+                "ssl": self._tls.context,
+                "ssl_handshake_timeout": _CONNECTION_TIMEOUT_S,
+                "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
+            }
+        self._server = await loop.create_server(
+            lambda: _Connection(self), sock=self._sock.dup(), backlog=_BACKLOG, **bounds
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -104,3 +117,5 @@ class _Connection(asyncio.Protocol):
         self._transport.write(self._server.answer(method, path))
         if self._transport.can_write_eof():
             self._transport.write_eof()
+        else:  # TLS
+            self._transport.close()

@@ -12,7 +12,9 @@ from typing import Final
 
 import structlog
 
+from tocsin.api.tls import ServerTls, TlsError
 from tocsin.api.unavailable import Reason, Unavailable
+from tocsin.library_logs import take_over_library_logs
 from tocsin.providers.configured import MakeProviders
 from tocsin.service.wiring import Service
 from tocsin.settings import Settings
@@ -50,7 +52,9 @@ async def serve(
         StoreError, ServiceError: it cannot start.
     """
     configure_logging(settings.log.level, settings.log.format)
+    take_over_library_logs()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    tls = _tls(settings)
     with contextlib.ExitStack() as listening:
         sock = listening.enter_context(contextlib.closing(_listen(settings.server.host, settings.server.port, _PUBLIC)))
         private = None
@@ -61,10 +65,10 @@ async def serve(
             try:
                 store = await held.enter_async_context(_started(settings))
             except StorageFailure as failure:
-                store = await _when_mended(failure, settings, sock, private, held)
+                store = await _when_mended(failure, settings, sock, private, tls, held)
             if store is not None:
                 try:
-                    service = Service(settings, store, make_providers=make_providers)
+                    service = Service(settings, store, make_providers=make_providers, tls=tls)
                 except SignInError as error:
                     raise ServiceError(str(error)) from None
                 await service.run(sock, ready, private)
@@ -82,6 +86,7 @@ async def _when_mended(
     settings: Settings,
     sock: socket.socket,
     private: socket.socket | None,
+    tls: ServerTls | None,
     held: contextlib.AsyncExitStack,
 ) -> Store | None:
     """The store, in `held`, as soon as its storage works; None where a signal says stop before that."""
@@ -92,7 +97,7 @@ async def _when_mended(
     wait_s = _OPEN_AGAIN_S
     reason = Reason(failure.reason)
     async with contextlib.AsyncExitStack() as answering:
-        await answering.enter_async_context(Unavailable(sock))
+        await answering.enter_async_context(Unavailable(sock, tls=tls))
         if private is not None:
             await answering.enter_async_context(Unavailable(private, reason))
         while not await _set_within(stop, wait_s):
@@ -107,6 +112,16 @@ async def _when_mended(
                 log.info("the store can be used now")
                 return None if stop.is_set() else store
     return None
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    server = settings.server
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    try:
+        return ServerTls(server.tls_certificate, server.tls_key)
+    except TlsError as error:
+        raise ServiceError(str(error)) from None
 
 
 def _listen(host: str, port: int, setting: str) -> socket.socket:

@@ -16,6 +16,7 @@ import structlog
 from tocsin.api.app import create_app, create_private_app
 from tocsin.api.limits import Limits
 from tocsin.api.server import ApiServer
+from tocsin.api.tls import ServerTls
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.routes import LaneStatus
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 _GC_THRESHOLD: Final = 100_000
 _REPORT_WRONG_SECRETS_S: Final = 60.0
 _SETTLE_AT_END_S: Final = 2.0
+_CERTIFICATE_READ_S: Final = 5.0
 _ATTEMPT_OVERHEAD_S: Final = 5.0
 """An attempt takes its request's timeout and, at most, this."""
 
@@ -42,7 +44,8 @@ _ATTEMPT_OVERHEAD_S: Final = 5.0
 class Service:
     """A running tocsin: delivery, the API beside it, and what looks after both.
 
-    `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them.
+    `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them. With
+    `tls` the API speaks TLS.
 
     Raises:
         SignInError: a file that `[sessions]` names cannot be used.
@@ -55,6 +58,7 @@ class Service:
         *,
         make_providers: MakeProviders | None = None,
         context: Callable[[Dispatcher], Context] | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -74,6 +78,7 @@ class Service:
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
         self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
+        self._tls = tls
         self._stopping = False
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
@@ -105,7 +110,7 @@ class Service:
             verifier=self.sign_in,
             limits=self.limits,
         )
-        servers = [ApiServer(app, self.settings.server)]
+        servers = [ApiServer(app, self.settings.server, self._tls)]
         serving = [asyncio.create_task(servers[0].serve(sockets=[sock]), name="api")]
         if private is not None:
             private_app = create_private_app(self, self.metrics.registry)
@@ -118,12 +123,12 @@ class Service:
         for server in servers:
             await server.listening.wait()
         host, port = sock.getsockname()[:2]
-        log.info("listening", host=host, port=port)
+        log.info("listening", host=host, port=port, tls=self._tls is not None)
         if private is not None:
             log.info("listening for health and metrics", address=self.settings.server.private_host)
         try:
             if ready is not None:
-                ready(f"http://{host}:{port}")
+                ready(f"{'http' if self._tls is None else 'https'}://{host}:{port}")
             _spare_the_garbage_collector()
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -139,6 +144,8 @@ class Service:
         if self.sign_in.keys is not None:
             every_s = self.settings.sessions.jwks_refresh_s
             duties.append(Duty("issuer's keys", every_s, self.sign_in.keys.refresh, first_s=0.0))
+        if self._tls is not None:
+            duties.append(Duty("TLS certificate", _CERTIFICATE_READ_S, self._tls.refresh))
         return duties
 
     async def _stop(

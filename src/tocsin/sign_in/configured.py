@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from tocsin.secret_files import readable_by_others
 from tocsin.settings import Sessions
 from tocsin.sign_in.claims import Expected
 from tocsin.sign_in.exchange import Exchange, ExchangeFailed
@@ -130,7 +131,7 @@ def _client_secret(settings: Sessions) -> str:
     """With what tocsin signs in to the sign-in service.
 
     Raises:
-        SignInError: its file cannot be read, is empty or no text, or every user of the machine can read it.
+        SignInError: its file cannot be read, is empty or no text, or others may read it.
     """
     path = settings.introspection_client_secret_file
     if path is None:
@@ -138,11 +139,11 @@ def _client_secret(settings: Sessions) -> str:
         return settings.introspection_client_secret.get_secret_value()
     named = f"sessions.introspection_client_secret_file {path}"
     try:
-        content, mode = _read_file(path), path.stat().st_mode
+        content, status = _read_file(path), path.stat()
     except OSError as error:
         raise SignInError(f"{named}: {error.strerror}; name another file") from None
-    if mode & 0o007:
-        raise SignInError(f"{named}: every user of this machine may use it; correct that with chmod o= {path}")
+    if (wrong := readable_by_others(path, status)) is not None:
+        raise SignInError(f"{named}: {wrong}")
     try:
         secret = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:

@@ -10,13 +10,13 @@ import base64
 import binascii
 import fcntl
 import os
-import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
+from tocsin.secret_files import readable_by_others
 from tocsin.settings import Settings
 from tocsin.store.ports import StorageFailure, StoreError
 from tocsin.store.sealing import KEY_BYTES, Keyring, MasterKey, RandomBytes
@@ -93,7 +93,8 @@ class KeyFile:
     def _content(self) -> str | None:
         try:
             with self.path.open("rb") as file:
-                refuse_readable_by_others(self.path, os.fstat(file.fileno()))
+                if (wrong := readable_by_others(self.path, os.fstat(file.fileno()))) is not None:
+                    raise StoreError(f"{self.path}: {wrong}")
                 return file.read(_MOST_BYTES).decode("ascii", "replace")
         except FileNotFoundError:
             return None
@@ -159,14 +160,6 @@ def parse(text: str, name: str) -> Keyring:
     if not keys:
         raise StoreError(f"{name}: there is no master key in it; one line each, as `openssl rand -base64 32` prints it")
     return Keyring(keys)
-
-
-def refuse_readable_by_others(path: Path, status: os.stat_result) -> None:
-    """Raises StoreError where anybody but the owner, or root's group, has rights to a file of keys."""
-    allowed = stat.S_IRWXU | (stat.S_IRGRP if status.st_uid == 0 else 0)
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & ~allowed & 0o777:
-        raise StoreError(f"{path}: others may read or change it (mode {mode:04o}); run `chmod 600 {path}`")
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
