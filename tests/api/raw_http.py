@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from tocsin.api.server import ApiServer
+from tocsin.api.tls import ServerTls
 from tocsin.settings import Server
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, **settings: Any) -> AsyncIterator[tuple[int, ApiServer]]:
+async def serving(app: Any, tls: ServerTls | None = None, **settings: Any) -> AsyncIterator[tuple[int, ApiServer]]:
     """The port of a running server, and the server."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        server = ApiServer(app, Server(**settings))
+        sock.setblocking(False)
+        server = ApiServer(app, Server(**settings), tls)
         task = asyncio.create_task(server.serve(sockets=[sock]))
         await server.listening.wait()
         try:

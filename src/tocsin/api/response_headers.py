@@ -24,12 +24,12 @@ _PUBLIC: Final = "/schema"
 
 def with_usual_headers(scope: HTTPScope, send: Send) -> Send:
     """`send`, with these fields in the response. What is not public is not stored, unless the response says more."""
-    usual = _OVER_TLS if scope["scheme"] == "https" else ALWAYS
+    usual = _OVER_TLS if scope.get("scheme") == "https" else ALWAYS
     private = not scope["path"].startswith(_PUBLIC)
 
     async def send_with(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = [*message["headers"], *usual]
+            headers = [*message.get("headers", ()), *usual]
             if private and not any(name == b"cache-control" for name, _ in headers):
                 headers.append(_NO_STORE)
             message["headers"] = headers

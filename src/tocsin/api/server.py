@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, cast
 
 import httptools
@@ -22,10 +23,10 @@ from tocsin.api import refusals
 from tocsin.api.client_address import TrustedProxies
 from tocsin.api.connections import Admission, Connections
 from tocsin.api.framing import FRAMING_FIELDS, expects_continue, head_without_upgrade, refusal
-from tocsin.api.handshake import Handshaking
 from tocsin.api.refusal_log import RefusalLog
 from tocsin.api.refusals import LONGEST_HEAD, Refusal
 from tocsin.api.tls import ServerTls
+from tocsin.api.tls_listener import TlsListener
 from tocsin.http2.messages import Header
 from tocsin.settings import Server as ServerSettings
 
@@ -56,8 +57,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """See `connections.Held`."""
     _admission: Admission | None = None
     """None until there is a connection."""
-    _raw: asyncio.Transport
-    """That of TCP, also under TLS."""
+    _end: Callable[[], None]
+    """Closes it at once."""
     _receiving_since: float | None = None
     _unread_since: float | None = None
     _unfinished_bytes = 0
@@ -72,20 +73,20 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**given)
         self._shared = shared
 
-    def accepted(self, transport: asyncio.Transport) -> None:
-        """TCP is there: the connection counts from now on, also while it is in the handshake of TLS."""
-        self._raw = transport
-        peer = transport.get_extra_info("peername")
-        self._admission = self._shared.connections.accept(self, peer[0] if isinstance(peer, tuple) else "")
+    def accepted(self, peer: str, end: Callable[[], None]) -> bool:
+        """See `tls_listener.Served`. The connection counts from now on, also while it is in the handshake of TLS."""
+        self._end = end
+        self._admission = self._shared.connections.accept(self, peer)
         if self._admission is Admission.TAKEN:
-            return
+            return True
         full = self._admission is not Admission.ADDRESS_FULL
         self._shared.refused.count(Refusal.FULL if full else Refusal.ADDRESS_FULL)
         if self._admission is Admission.DROPPED:
-            transport.abort()
-        else:
-            # Answered when its request comes: some clients take a response before their request for an error.
-            self.loop.call_later(_LINGER_S, transport.abort)
+            self._shared.connections.ended(self)
+            return False
+        # Answered when its request comes: some clients take a response before their request for an error.
+        self.loop.call_later(_LINGER_S, lambda: self._end())
+        return True
 
     def not_secured(self) -> None:
         """There was no TLS handshake."""
@@ -93,8 +94,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._shared.refused.count(Refusal.HANDSHAKE)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        if self._admission is None:
-            self.accepted(transport)
+        peer = transport.get_extra_info("peername")
+        if self._admission is None and not self.accepted(peer[0] if peer else "", transport.abort):
+            transport.abort()
+        self._end = transport.abort
         super().connection_made(transport)
         self._receiving_since = self.loop.time()
 
@@ -104,13 +107,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """See `connections.Held`."""
-        self._raw.abort()
+        self._end()
 
     def cut(self) -> None:
         """End at once: the client was too slow."""
         self._shared.refused.count(Refusal.TOO_SLOW)
         # Not `close`: it waits until the client has read everything.
-        self._raw.abort()
+        self._end()
 
     def overdue(self, now: float, timeout_s: float) -> bool:
         """Whether the client has taken too long to send a request, or to read a response."""
@@ -261,7 +264,7 @@ class ApiServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="none",
-                http=_protocols(self.shared, tls),  # type: ignore[arg-type]
+                http=partial(BoundedProtocol, self.shared),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 # uvicorn would believe any proxy on this machine, and whatever `FORWARDED_ALLOW_IPS` names.
@@ -274,13 +277,17 @@ class ApiServer(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.drain_s),
             )
         )
+        self._tls = tls
         self.listening = asyncio.Event()
         self._request_timeout_s = settings.request_timeout_s
         self._sweeping: asyncio.TimerHandle | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
-            await super().startup(sockets)
+            if self._tls is None or sockets is None:
+                await super().startup(sockets)
+            else:
+                self._listen_with_tls(sockets, self._tls)
             self._sweep()
         finally:
             self.listening.set()
@@ -295,6 +302,13 @@ class ApiServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    def _listen_with_tls(self, sockets: list[socket.socket], tls: ServerTls) -> None:
+        def make() -> BoundedProtocol:
+            return BoundedProtocol(self.shared, config=self.config, server_state=self.server_state, app_state={})
+
+        self.servers = [TlsListener(sock, make, lambda: tls.context) for sock in sockets]  # type: ignore[misc]
+        self.started = True
+
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         for connection in list(self.server_state.connections):
@@ -304,13 +318,3 @@ class ApiServer(uvicorn.Server):
         self.shared.connections.sweep()
         self.shared.refused.report()
         self._sweeping = loop.call_later(_SWEEP_EVERY_S, self._sweep)
-
-
-def _protocols(shared: Shared, tls: ServerTls | None) -> Callable[..., asyncio.Protocol]:
-    """What makes the protocol of a new connection."""
-
-    def make(**given: Any) -> asyncio.Protocol:
-        serving = BoundedProtocol(shared, **given)
-        return serving if tls is None else Handshaking(serving, lambda: tls.context)
-
-    return make

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
-from tocsin.cli.inputs import user_id
+from tocsin.cli.inputs import read_secret, user_id
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.domain.devices import Device
@@ -19,17 +20,22 @@ from tocsin.store.records import Removal
 
 app = group("Devices: show, remove and restore registrations.")
 
-Token = Annotated[str, typer.Argument(metavar="TOKEN", help="The device token.")]
-OwnerOption = Annotated[str | None, typer.Option("--owner", metavar="UUID", help="This user's.")]
-TokenOption = Annotated[
-    str | None, typer.Option("--token", metavar="TOKEN", help="This token's, whichever user has registered it.")
+_TOKEN_FILE = "--token-file"
+TokenFile = Annotated[
+    Path | None, typer.Option(_TOKEN_FILE, metavar="FILE", help="A file with the device token; - for standard input.")
 ]
+Argument = Annotated[str | None, typer.Argument(hidden=True)]
+"""Where a token was given as an argument once: it is refused with a word on what to do."""
+OwnerOption = Annotated[str | None, typer.Option("--owner", metavar="UUID", help="This user's.")]
 
 
 @command(app, "list", example="tocsin device list --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
-def list_(owner: OwnerOption = None, token: TokenOption = None, config: Config = None, as_json: AsJson = False) -> None:
+def list_(
+    owner: OwnerOption = None, token_file: TokenFile = None, config: Config = None, as_json: AsJson = False
+) -> None:
     """Show a user's devices, or every registration of one token."""
-    user = _whose("device list", owner, token)
+    user = _whose("device list", owner, token_file)
+    token = None if token_file is None else _token(token_file)
 
     async def find(store: Store) -> list[Device]:
         if user is None:
@@ -59,16 +65,18 @@ def list_(owner: OwnerOption = None, token: TokenOption = None, config: Config =
 @command(
     app,
     "remove",
-    example="tocsin device remove APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0",
+    example="tocsin device remove --token-file token.txt --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0",
 )
 def remove(
-    token: Token,
+    argument: Argument = None,
+    token_file: TokenFile = None,
     owner: Annotated[
         str | None, typer.Option("--owner", metavar="UUID", help="Only this user's registration of it.")
     ] = None,
     config: Config = None,
 ) -> None:
     """Remove a device token, for one user or for all that registered it. `device restore` restores it."""
+    token = _given("device remove", argument, token_file)
     user = None if owner is None else user_id(owner)
 
     async def delete(store: Store) -> int:
@@ -77,16 +85,17 @@ def remove(
 
     removed = in_store(settings_of(config), delete, in_steps=True)
     if not removed:
-        raise CommandError("nobody has registered this token; see: tocsin device history --token TOKEN")
+        raise CommandError("nobody has registered this token; see: tocsin device history --token-file FILE")
     remark(f"Removed {_registrations(removed)}.")
 
 
 @command(app, "history", example="tocsin device history --owner 9aed5e94-3803-11e3-8475-0024e8f90cc0")
 def history(
-    owner: OwnerOption = None, token: TokenOption = None, config: Config = None, as_json: AsJson = False
+    owner: OwnerOption = None, token_file: TokenFile = None, config: Config = None, as_json: AsJson = False
 ) -> None:
     """Show which registrations were removed, when and why. They are remembered as `store.history` says."""
-    user = _whose("device history", owner, token)
+    user = _whose("device history", owner, token_file)
+    token = None if token_file is None else _token(token_file)
 
     async def read(store: Store) -> list[Removal]:
         if token is None:
@@ -104,12 +113,13 @@ def history(
     print_table(("removed", "owner", "was reached through", "reason", "token"), rows, empty="Nothing was removed.")
 
 
-@command(app, "restore", example="tocsin device restore APA91bHun4MxP5egoKMwt2KZFBaFUH-1RYqx")
-def restore(token: Token, config: Config = None) -> None:
+@command(app, "restore", example="tocsin device restore --token-file token.txt")
+def restore(argument: Argument = None, token_file: TokenFile = None, config: Config = None) -> None:
     """Restore a removed token for every user who lost it.
 
     Not where the user has deleted it or registered it again, or has as many tokens as allowed.
     """
+    token = _given("device restore", argument, token_file)
     settings = settings_of(config)
     max_tokens = settings.push_api.max_tokens_per_user
 
@@ -178,10 +188,26 @@ async def _removed(store: Store, token: str, owner: UserId | None = None) -> lis
     return [removal for removal in found if RULES.is_token_of(token, removal.device)]
 
 
-def _whose(command: str, owner: str | None, token: str | None) -> UserId | None:
+def _token(file: Path) -> str:
+    return read_secret(file, _TOKEN_FILE, "token")
+
+
+def _given(command: str, argument: str | None, file: Path | None) -> str:
+    """The token. As an argument, other users of the machine could read it; no message repeats it."""
+    if argument is not None:
+        raise InputError(
+            f"{command}: a device token is not given on the command line, where other users of this machine can read"
+            f" it: use {_TOKEN_FILE} FILE, or {_TOKEN_FILE} - to give it on standard input"
+        )
+    if file is None:
+        raise InputError(f"{command}: give {_TOKEN_FILE} FILE, or {_TOKEN_FILE} - to give it on standard input")
+    return _token(file)
+
+
+def _whose(command: str, owner: str | None, token_file: Path | None) -> UserId | None:
     """The user, where one was given."""
-    if owner is None and token is None:
-        raise InputError(f"{command}: give --owner UUID, --token TOKEN, or both")
+    if owner is None and token_file is None:
+        raise InputError(f"{command}: give --owner UUID, {_TOKEN_FILE} FILE, or both")
     return None if owner is None else user_id(owner)
 
 

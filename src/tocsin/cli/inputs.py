@@ -36,8 +36,9 @@ def read_file(path: Path, option: str) -> bytes:
     return content
 
 
-def read_secret(path: Path, option: str) -> str:
-    """A secret: the text in the file that `option` names, or on standard input where that is `-`; without the newline.
+def read_secret(path: Path, option: str, what: str = "secret") -> str:
+    """A secret (or `what` else no argument may hold): the text in the file that `option` names, or on standard input
+    where that is `-`; without the newline.
 
     Raises:
         InputError: it cannot be read, is empty, or is not text. The message does not repeat it.
@@ -46,9 +47,9 @@ def read_secret(path: Path, option: str) -> str:
     try:
         secret = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise InputError(f"{option} {path}: not UTF-8; a secret is text") from None
+        raise InputError(f"{option} {path}: not UTF-8; a {what} is text") from None
     if not secret:
-        raise InputError(f"{option} {path}: empty; the secret must stand in it")
+        raise InputError(f"{option} {path}: empty; the {what} must stand in it")
     return secret
 
 

@@ -72,7 +72,10 @@ def purge(
     purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application), in_steps=True)
     if not purged:
         raise CommandError(_nothing(application))
-    remark(f"{application}: {purged} registrations are removed; to undo it for a token: tocsin device restore TOKEN")
+    remark(
+        f"{application}: {purged} registrations are removed; to undo it for a token:"
+        " tocsin device restore --token-file FILE"
+    )
 
 
 def _nothing(application: str) -> str:

@@ -97,8 +97,8 @@ def _locked(path: Path, file: Path, *, otherwise: str) -> Iterator[None]:
 def _opened(path: Path, file: Path) -> int:
     """A descriptor of `file`, which is made where it is missing.
 
-    Whoever can read a file can lock it, and no server could start then. So a lock file, also one that an earlier version
-    has made, is for those alone who may use the store, as the files are that SQLite makes beside it.
+    Whoever can read a file can lock it, and no server could start then. So a lock file, also one that an earlier
+    version has made, is for those alone who may use the store, as the files are that SQLite makes beside it.
     """
     allowed = (stat.S_IMODE(path.stat().st_mode) if path.exists() else _OF_A_NEW_STORE) & _USER_AND_GROUP
     descriptor = os.open(file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, allowed)
