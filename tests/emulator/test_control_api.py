@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -131,3 +132,38 @@ async def test_unknown_paths_and_methods_are_refused(control: httpx.AsyncClient)
     assert (await control.get("/nothing")).status_code == 404
     assert (await control.post("/inbox")).status_code == 405
     assert (await control.get("//[")).status_code == 404
+
+
+HERE = ["localhost", "LOCALHOST:{port}", "127.0.0.1:{port}", "[::1]:{port}", "127.9.8.7"]
+ELSEWHERE = [
+    "evil.example",
+    "evil.example:{port}",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "0.0.0.0",
+    "",
+    "x y",
+]
+
+
+@pytest.mark.parametrize("host", [*HERE, *ELSEWHERE])
+async def test_a_page_whose_name_leads_to_this_machine_learns_and_changes_nothing(
+    harness: Harness, control: httpx.AsyncClient, host: str
+) -> None:
+    fields = {"host": host.format(port=harness.url("control").rsplit(":", 1)[1])}
+    status = 200 if host in HERE else 403
+    assert (await control.get("/inbox", headers=fields)).status_code == status
+    assert (await control.get("/stats", headers=fields)).status_code == status
+    rules = b'{"rules": [{"match": {"provider": "apns"}, "status": 503, "reason": "Shutdown", "times": 5}]}'
+    assert (await control.put("/faults", content=rules, headers=fields)).status_code == status
+    assert bool((await control.get("/faults")).json()["rules"]) == (host in HERE)
+
+
+async def test_the_control_api_is_on_this_machine_only_wherever_the_rest_listens(start_emulator: StartEmulator) -> None:
+    harness = await start_emulator(host="0.0.0.0")
+    url = harness.url("control")
+    assert url.startswith("http://127.0.0.1:")
+    with socket.create_server(("127.0.0.2", int(url.rsplit(":", 1)[1]))):
+        pass  # Nobody else listens on this address: a listener on all of them would.
+    async with httpx.AsyncClient(base_url=url) as client:
+        assert (await client.get("/stats")).status_code == 200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
@@ -12,9 +14,11 @@ from msgspec import Meta, Struct
 from tocsin.emulator.fault_injection import FaultInjector
 from tocsin.emulator.faults import Script, describe, parse_script
 from tocsin.emulator.inbox import Inbox
+from tocsin.http2.messages import Header
 from tocsin.http2.server import Exchange, Reply
 
 _PATHS: Final = ("/inbox", "/stats", "/faults")
+_HOST: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]*)?")
 
 
 class _InboxQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +40,8 @@ class ControlHandler:
 
     def __call__(self, exchange: Exchange) -> Reply:
         """Answer one request."""
+        if not _is_for_this_machine(exchange.headers):
+            return _json(403, {"error": "the control API is asked at localhost, 127.0.0.1 or [::1] only"})
         fields = dict(exchange.headers)
         path, _, query = fields[b":path"].decode("latin-1").partition("?")
         method = fields[b":method"].decode()
@@ -76,6 +82,25 @@ class ControlHandler:
             return _json(400, {"error": str(error)})
         self._faults.replace(script)
         return _json(200, describe(script))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_for_this_machine(headers: Sequence[Header]) -> bool:
+    """Whether a request names this machine as its host.
+
+    A web page can have its own name resolved to 127.0.0.1, and then read what is answered there (DNS rebinding). The
+    browser still names that page's host.
+    """
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    return found is not None and is_loopback(found["six"] or found["name"])
 
 
 def _json(status: int, value: Any) -> Reply:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from tocsin.emulator.control import is_loopback
 from tocsin.emulator.counters import Counters
 from tocsin.emulator.credentials import Files
 from tocsin.emulator.fault_injection import FaultInjector
@@ -21,6 +22,7 @@ from tocsin.http2.network import Listener, Network
 from tocsin.http2.server import Handler, ServerConnection, Switch
 
 _CONTROL: Final = "control"
+_LOOPBACK: Final = "127.0.0.1"
 _CLOSING_S: Final = 1.0
 
 
@@ -89,14 +91,15 @@ class Listeners:
         return await self._serve_without_tls(endpoint, open_connection)
 
     async def serve_control(self, handler: Handler, port_offset: int) -> str:
-        """Serve the control API over HTTP/1.1 without TLS; returns its URL.
+        """Serve the control API over HTTP/1.1 without TLS, on this machine only; returns its URL.
 
         Raises:
             ListenError: the port is not available.
         """
         connections = self._connections.setdefault(_CONTROL, set())
-        listener = await self._listen(lambda: Http1Connection(handler, connections), port_offset)
-        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        own = self._options.host if is_loopback(self._options.host) else _LOOPBACK
+        listener = await self._listen(lambda: Http1Connection(handler, connections), port_offset, host=own)
+        host = f"[{own}]" if ":" in own else own
         return f"http://{host}:{listener.port}"
 
     def connections(self) -> list[dict[str, Any]]:
@@ -159,9 +162,13 @@ class Listeners:
         return f"http://localhost:{listener.port}"
 
     async def _listen(
-        self, factory: Callable[[], asyncio.Protocol], port_offset: int, context: ssl.SSLContext | None = None
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        port_offset: int,
+        context: ssl.SSLContext | None = None,
+        host: str | None = None,
     ) -> Listener:
-        host, first_port = self._options.host, self._options.port
+        host, first_port = host or self._options.host, self._options.port
         port = first_port + port_offset if first_port else 0
         try:
             listener = await self._network.listen(factory, host, port, context)
