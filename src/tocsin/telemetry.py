@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+_MOST_LABELS: Final = 5000
+"""Of `tocsin_attempts`: lanes, results and reasons together."""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -101,6 +104,10 @@ class Metrics:
         # Looked up once: the client library's own look-up by labels costs more than a delivery's receipt.
         key = (lane, result, reason)
         increase = self._count_attempts.get(key)
+        if increase is None and len(self._count_attempts) >= _MOST_LABELS:
+            # A provider that invents reasons must not fill the memory of both sides with them.
+            key = (lane, result, "other")
+            increase = self._count_attempts.get(key)
         if increase is None:
             increase = self._count_attempts[key] = self._attempts.labels(*key).inc
         increase(count)

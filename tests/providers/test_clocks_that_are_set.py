@@ -114,3 +114,25 @@ async def test_an_access_token_is_used_for_as_long_as_it_lives(by_s: float) -> N
     clocks.pass_time(1600)
     assert await renewed(token) == b"Bearer token 2", "renewed before its end"
     assert len(google.asked_at) == 2
+
+
+async def test_an_access_token_that_lives_for_a_moment_is_not_renewed_with_every_push() -> None:
+    clocks = Clocks()
+    asked = 0
+
+    class Google:
+        async def token(self, account: ServiceAccount, now_s: float) -> Token:
+            nonlocal asked
+            asked += 1
+            return Token("ya29", 2.0)
+
+        async def close(self) -> None: ...
+
+    access = AccessToken(ServiceAccount(), Google(), wall_clock=clocks.wall, monotonic=clocks.monotonic)
+    for _ in range(100):
+        assert await access.ready() == b"Bearer ya29"
+        await asyncio.sleep(0)
+    assert asked == 1
+    clocks.pass_time(1.5)
+    assert await access.ready() == b"Bearer ya29"
+    await access.close()

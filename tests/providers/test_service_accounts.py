@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tocsin.emulator.credentials import Files, write_credentials
 from tocsin.providers.base import CredentialError
 from tocsin.providers.fcm.address import PROJECT_ID, PROJECT_NAME
-from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account
+from tocsin.providers.fcm.credentials import ServiceAccount, read_service_account, read_stored, stored
 from tocsin.providers.fcm.oauth import HttpOAuthClient, Token, TokenRefused, TokenUnavailable
 
 NOW_S = 1_760_000_000
@@ -159,7 +159,17 @@ async def test_a_token_is_granted_with_its_lifetime(account: dict[str, Any], ser
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{}", b"[]", b'{"access_token": 7}', b'{"access_token": ""}', b'{"access_token": "a\\r\\nb: c"}', b"\xff"],
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"access_token": 7}',
+        b'{"access_token": ""}',
+        b'{"access_token": "a\\r\\nb: c"}',
+        b"\xff",
+        b'{"access_token": "a", "expires_in": 0}',
+        b'{"access_token": "a", "expires_in": -3600}',
+    ],
 )
 async def test_a_200_without_a_usable_token_may_be_asked_again(
     account: dict[str, Any], server: TokenServer, body: bytes
@@ -167,6 +177,21 @@ async def test_a_200_without_a_usable_token_may_be_asked_again(
     server.say("200 OK", body)
     with pytest.raises(TokenUnavailable):
         await asked(account, server.uri, server.ca)
+
+
+async def test_a_lifetime_without_bounds_is_a_day(account: dict[str, Any], server: TokenServer) -> None:
+    server.say("200 OK", b'{"access_token": "a", "expires_in": 1' + b"0" * 18 + b"}")
+    assert await asked(account, server.uri, server.ca) == Token("a", 86_400)
+    server.say("200 OK", b'{"access_token": "a", "expires_in": 1' + b"0" * 400 + b"}")
+    with contextlib.suppress(TokenUnavailable):
+        assert (await asked(account, server.uri, server.ca)).lifetime_s == 86_400
+
+
+@pytest.mark.parametrize("project", ["../admin", "a/b", "a b", "a\r\nx: y", "a?b", "a#b", "", "A" * 300])
+def test_no_project_id_that_an_older_version_stored_gets_into_a_path(account: dict[str, Any], project: str) -> None:
+    content = json.dumps(account | {"project_id": project}).encode()
+    kept = read_stored(stored("main", content, default=True, changed_ms=0))
+    assert (kept.project_id, kept.path) == ("", "/v1/projects//messages:send")
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "401 Unauthorized", "403 Forbidden"])

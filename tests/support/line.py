@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from uuid import UUID
 
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
@@ -164,16 +165,18 @@ async def running_line(
     drain_s: float = 1.0,
     random_number: Callable[[], float] = random.random,
     more: MakeMore | None = None,
+    urls: Mapping[str, str] = MappingProxyType({}),
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Line]:
-    """`more` makes further providers beside the two that tocsin ships; `wall_clock` is the store's."""
+    """`more` makes further providers beside the two that tocsin ships; `urls` says, by provider, who else is asked in
+    place of the emulator (for APNs: in production); `wall_clock` is the store's."""
     options = EmulatorOptions(directory=directory / "emulator", **(emulator_options or {}))  # type: ignore[arg-type]
     async with start(options) as emulator:
         bounds = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=lease_s, wall_clock=wall_clock)
         store = await open_store(directory / "tocsin.db", bounds, server=True)
         try:
             async with _delivering(
-                store, emulator, lane, pool or PoolOptions(), lease_s, drain_s, random_number, more
+                store, emulator, lane, pool or PoolOptions(), lease_s, drain_s, random_number, more, urls
             ) as line:
                 yield line
         finally:
@@ -190,9 +193,11 @@ async def _delivering(
     drain_s: float,
     random_number: Callable[[], float],
     more: MakeMore | None,
+    other: Mapping[str, str],
 ) -> AsyncIterator[Line]:
-    urls, ca = emulator.summary["apns"], emulator.files.ca
-    assert isinstance(urls, dict)
+    apns, ca = emulator.summary["apns"], emulator.files.ca
+    assert isinstance(apns, dict)
+    production, fcm = other.get("apns", apns["production"]), other.get("fcm", str(emulator.summary["fcm"]))
     await store.credentials.put(apns_credential(emulator.files.apns_key.read_text(), emulator.files.key_id))
     await store.credentials.put(
         stored(PROJECT, emulator.files.service_account.read_bytes(), default=True, changed_ms=0)
@@ -204,8 +209,8 @@ async def _delivering(
     priority = dict.fromkeys(MESSAGES, "HIGH")
     providers = Providers(
         [
-            Fcm(FcmOptions(str(emulator.summary["fcm"]), ca, pool, priority, ("localhost",)), context),
-            Apns(ApnsOptions(urls["production"], urls["sandbox"], ca, pool), context),
+            Fcm(FcmOptions(fcm, ca, pool, priority, ("localhost",)), context),
+            Apns(ApnsOptions(production, apns["sandbox"], ca, pool), context),
             *(more(context) if more is not None else ()),
         ]
     )

@@ -34,6 +34,11 @@ _STREAM_WINDOW_BYTES: Final = 1024 * 1024
 # RFC 9113, 5.1.1: a stream id has 31 bits and is used once. Drain before they run out.
 _LAST_STREAM_ID: Final = 2**31 - 1 - 2 * 100_000
 _ANSWER_LIMIT_BYTES: Final = 64 * 1024
+# What a peer may send, apart from answers: 4 MiB in a burst, and 64 KiB a second. For each answer it may send as much
+# as the longest one has, header fields included. Floods of all kinds (bodies, 1xx, PING, unknown frames) end here.
+_BURST_BYTES: Final = 4 * 1024 * 1024
+_PER_SECOND_BYTES: Final = 64 * 1024
+_PER_ANSWER_BYTES: Final = _ANSWER_LIMIT_BYTES + 32 * 1024
 _WRITE_BUFFER_BYTES: Final = 1024 * 1024
 _SLICE: Final = 64
 _ABORT_AFTER_S: Final = 5.0
@@ -93,6 +98,8 @@ class Connection(asyncio.Protocol, Generic[R]):
         self._flush_scheduled = False
         self._without_streams: float | None = None
         """Since when the peer allows no stream at all (`loop.time()`)."""
+        self._allowed_bytes = _BURST_BYTES
+        """What the peer may still send before it has answered something."""
         self._heard = self._loop.time()
         self._pinged: float | None = None
         """Since when a PING waits for its answer: no new requests meanwhile."""
@@ -119,14 +126,22 @@ class Connection(asyncio.Protocol, Generic[R]):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._pinged = None
+        answered = self.answered
         try:
             self._engine.receive_data(data)
             self._handle(self._engine.events())
         except NGH2Error as error:
             self._end(State.LOST, f"protocol error: {error}")
             return
+        allowed = self._allowed_bytes + (self.answered - answered) * _PER_ANSWER_BYTES - len(data)
+        self._allowed_bytes = allowed if allowed < _BURST_BYTES else _BURST_BYTES
+        if allowed < 0:
+            self._end(State.LOST, "the peer sends more than any answers need")
+            return
         self._flush()
-        if not self._streams and (self.state not in _USABLE or not self._engine.want_read):
+        if not self._engine.want_read:
+            self._ended_by_engine()
+        elif not self._streams and self.state not in _USABLE:
             self.close()
         self._owner.changed(self)
 
@@ -219,12 +234,21 @@ class Connection(asyncio.Protocol, Generic[R]):
         takes no requests. See `PoolOptions`."""
         if self.is_closed:
             return
+        if not self._engine.want_read:
+            self._ended_by_engine()
+            return
+        self._allowed_bytes = min(self._allowed_bytes + _PER_SECOND_BYTES, _BURST_BYTES)
         late: list[R] = []
         for stream_id, request in list(self._streams.items()):
             if request.started > now - request_timeout_s:
                 continue
+            try:
+                self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
+            except NGH2Error as error:
+                self._owner.finished(late)
+                self._end(State.LOST, f"protocol error: {error}")
+                return
             del self._streams[stream_id]
-            self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
             request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {request_timeout_s:g} s", unknown=True)
             late.append(request)
         silent_s = now - self._heard
@@ -291,10 +315,12 @@ class Connection(asyncio.Protocol, Generic[R]):
                 request = streams.get(event.stream_id)
                 if request is None:
                     continue
-                if len(request.response_body) < _ANSWER_LIMIT_BYTES:
-                    request.response_body += event.data
+                request.response_body += event.data
                 if not event.end_stream:
-                    continue
+                    if len(request.response_body) < _ANSWER_LIMIT_BYTES:
+                        continue
+                    # No answer is so long. It has a status, and is judged by that.
+                    self._engine.reset_stream(event.stream_id, ErrorCode.CANCEL)
                 del streams[event.stream_id]
                 finished.append(request)
             elif kind is StreamClosed:
@@ -374,6 +400,13 @@ class Connection(asyncio.Protocol, Generic[R]):
             self._handle(self._engine.events())
             if not self._streams:
                 self._loop.call_soon(self.close)
+
+    def _ended_by_engine(self) -> None:
+        """It reads nothing any more: there was a GOAWAY and no request is open, or the peer has broken a rule."""
+        if self._streams:
+            self._end(State.LOST, "protocol error")
+        else:
+            self.close()
 
     def _end(self, state: State, why: str) -> None:
         if self.is_closed:

@@ -27,8 +27,10 @@ UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 WITHDRAWN: Final = Withdrawn(Answer(0, "not sent"))
 SLOWLY: Final = Backoff(60.0, 900.0)
 """For an answer that no table describes, or that cannot be read."""
-_CODE: Final = re.compile(r"[A-Za-z_]{1,64}")
 _LONGEST_RETRY_AFTER_S: Final = 3600.0
+NO_NAME: Final = "not a name"
+_NAME: Final = re.compile(r"[A-Za-z_]{0,48}")
+_LONGEST_ID: Final = 200
 
 
 def no_answer(failure: Failure) -> Outcome:
@@ -60,6 +62,17 @@ def retry_after_s(request: Request, now_s: float) -> float | None:
     return float(min(wait_s, _LONGEST_RETRY_AFTER_S)) if wait_s > 0 else None
 
 
+def name_of(error: str) -> str:
+    """What a provider calls an error, as it is recorded, counted and logged: a word of letters, as all that are
+    documented. Anything else could be of any length, different each time, and quote a device token or a content."""
+    return error if _NAME.fullmatch(error) else NO_NAME
+
+
+def id_of(message: str) -> str:
+    """What a provider calls a message, as it is recorded; empty where it is no id."""
+    return message if len(message) <= _LONGEST_ID and message.isascii() and message.isprintable() else ""
+
+
 def judged(provider: str, judge: Callable[[R], Outcome], request: R) -> Outcome:
     """What `judge` says; where it fails, for a mistake of ours, this delivery is tried again and the others go on."""
     try:
@@ -85,12 +98,6 @@ def note_accepted(requests: Iterable[Request], token: DoubtfulToken) -> None:
     for request in requests:
         if request.status == 200:
             token.accepted(authorization_of(request))
-
-
-def code_of(text: str) -> str:
-    """What a provider calls its reason: a word of letters, as all that are documented. Anything else may quote a token
-    or a content, and goes neither into receipts nor into the log."""
-    return text if _CODE.fullmatch(text) else ""
 
 
 def log_unknown(provider: str, request: Request, reason: str, treated_as: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, code_of
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, name_of
 
 
 class Act(Enum):
@@ -113,7 +113,7 @@ def read_body(body: bytes) -> ErrorBody:
         found = msgspec.json.decode(body, type=ErrorBody)
     except UNREADABLE:
         return ErrorBody()
-    return ErrorBody(code_of(found.reason), found.timestamp)
+    return ErrorBody(name_of(found.reason), found.timestamp)
 
 
 def find_row(status: int, reason: str) -> tuple[Row, bool]:

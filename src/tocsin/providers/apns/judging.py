@@ -19,7 +19,7 @@ from tocsin.domain.outcomes import (
     TokenDead,
 )
 from tocsin.domain.routes import Route
-from tocsin.providers.answers import AT_ONCE, authorization_of, log_unknown, no_answer, retry_after_s
+from tocsin.providers.answers import AT_ONCE, authorization_of, id_of, log_unknown, no_answer, retry_after_s
 from tocsin.providers.apns.address import NAME, bundle_id
 from tocsin.providers.apns.answers import Act, Row, find_row, read_body
 from tocsin.providers.apns.channels import Channels
@@ -30,6 +30,7 @@ from tocsin.providers.base import Push
 
 # `apns-id` is the one that was sent, and so needs no record; the sandbox gives an id of its own besides.
 DELIVERED: Final = Delivered(Answer(200, ""))
+_CLOCKS_DIFFER_S: Final = 86_400.0
 
 
 class ApnsJudge:
@@ -59,11 +60,11 @@ class ApnsJudge:
         match row.act:
             case Act.DELIVERED:
                 id = request.response_header(b"apns-unique-id")
-                return Delivered(answer, id.decode("latin-1")) if id else DELIVERED
+                return Delivered(answer, id_of(id.decode("latin-1"))) if id else DELIVERED
             case Act.OTHER_ENVIRONMENT:
                 return self._other_environment(push, answer)
             case Act.TOKEN_DEAD:
-                return TokenDead(answer, timestamp_ms)
+                return TokenDead(answer, self._plausible(timestamp_ms))
             case Act.RETRY:
                 after_s = retry_after_s(request, self._clock())
                 return RetryLater(answer, row.backoff, after_s, failure=row.failure)
@@ -97,6 +98,12 @@ class ApnsJudge:
         if other in push.tried:
             return TokenDead(answer)
         return RetryLater(answer, AT_ONCE, next_route=other)
+
+    def _plausible(self, timestamp_ms: int | None) -> int | None:
+        """Since when a token is dead, where a clock can have shown that. One in the future would outlive every
+        registration that is made until then."""
+        latest_ms = (self._clock() + _CLOCKS_DIFFER_S) * 1000
+        return timestamp_ms if timestamp_ms is not None and 0 < timestamp_ms <= latest_ms else None
 
     def _routes_with_the_key_of(self, push: Push) -> tuple[Route, ...]:
         """One route of every lane that uses the same provider token."""

@@ -42,6 +42,7 @@ class AccessToken:
         self._monotonic = monotonic
         self._header: bytes | None = None
         self._expires = 0.0
+        self._renewed_ahead_s: float = _RENEWED_AHEAD_S
         self.in_doubt = False
         """Google has called a token invalid, and has accepted none since: see `accepted`."""
         self._invalid: bytes | None = None
@@ -57,7 +58,7 @@ class AccessToken:
     def header(self) -> bytes | None:
         """The `authorization` header's value, or None while there is none: then await `ready`."""
         now = self._monotonic()
-        if now > self._expires - _RENEWED_AHEAD_S:
+        if now > self._expires - self._renewed_ahead_s:
             if self._expires:
                 self.in_doubt = False
             self._renew_soon()
@@ -112,6 +113,8 @@ class AccessToken:
             self._failed(type(error).__name__, rejected=False)
         else:
             self._header, self._expires = b"Bearer " + token.value.encode(), asked + token.lifetime_s
+            # One that lives for less would be renewed with every push.
+            self._renewed_ahead_s = min(_RENEWED_AHEAD_S, token.lifetime_s / 2)
             self.error, self.rejected, self._failures = None, False, 0
         finally:
             self._renewing = None

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.outcomes import Backoff
-from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, code_of
+from tocsin.providers.answers import AT_ONCE, LINK_FAILURE, SLOWLY, UNREADABLE, name_of
 
 
 class Act(Enum):
@@ -114,7 +114,7 @@ def read_body(body: bytes) -> ErrorBody:
             violations = detail.get("fieldViolations")
             violations = violations if isinstance(violations, list) else []
             fields += [str(violation.get("field", "")) for violation in violations if isinstance(violation, dict)]
-    return ErrorBody(code_of(error.status), error.message, code_of(code), tuple(fields))
+    return ErrorBody(name_of(error.status), error.message, name_of(code), tuple(fields))
 
 
 def find_row(status: int, body: ErrorBody) -> tuple[Row, bool]:

@@ -43,9 +43,11 @@ def stored(project: str, content: bytes, *, default: bool, changed_ms: int) -> C
 
 
 def read_stored(credential: Credential) -> ServiceAccount:
-    """The service account that was stored. A file of an older version may lack what is checked today: that is empty."""
+    """The service account that was stored. What an older version did not check, and cannot be used, is empty."""
     fields = msgspec.json.decode(credential.content, type=dict[str, Any])
     texts = {name: value for name in _FIELDS if isinstance(value := fields.get(name), str)}
+    if not PROJECT_ID.fullmatch(texts.get("project_id", "")):
+        texts["project_id"] = ""  # It would become a part of a path, or of its header.
     return ServiceAccount(**texts)
 
 

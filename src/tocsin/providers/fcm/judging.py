@@ -23,6 +23,7 @@ from tocsin.providers.answers import (
     AT_ONCE,
     UNREADABLE,
     authorization_of,
+    id_of,
     log_unknown,
     no_answer,
     retry_after_s,
@@ -105,4 +106,4 @@ def _message_name(body: bytes) -> str:
         name = msgspec.json.decode(body, type=dict[str, str]).get("name", "")
     except UNREADABLE:
         return ""
-    return name.rpartition("/")[2]
+    return id_of(name.rpartition("/")[2])

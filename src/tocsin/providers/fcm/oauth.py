@@ -27,6 +27,7 @@ _TIMEOUT_S: Final = 10.0
 """For the whole exchange."""
 _MOST_BYTES: Final = 64 * 1024
 _DEFAULT_LIFETIME_S: Final = 3600
+_LONGEST_LIFETIME_S: Final = 86_400
 # RFC 6749, 5.2: what the server says of the grant itself. Anything else may pass.
 _REFUSALS: Final = frozenset({400, 401, 403})
 
@@ -138,7 +139,9 @@ def _granted(account: ServiceAccount, status: int, body: bytes) -> Token:
             raise TokenUnavailable(f"{where}: answered 200 without an access token") from None
         if not (granted.access_token.isascii() and granted.access_token.isprintable() and granted.access_token):
             raise TokenUnavailable(f"{where}: answered with an access token that no header can carry")
-        return Token(granted.access_token, granted.expires_in)
+        if granted.expires_in <= 0:
+            raise TokenUnavailable(f"{where}: answered with an access token that has expired already")
+        return Token(granted.access_token, min(granted.expires_in, _LONGEST_LIFETIME_S))
     try:
         error = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
