@@ -181,7 +181,7 @@ def test_what_a_provider_says_of_a_device_alone_is_shown_with_it(registered: Run
     apns, fcm = registered("device", "list", "--owner", OWNER, "--json").json
     assert (apns["complaint"], apns["complaint_since"]) == ("400 DeviceTokenNotForTopic", "2027-01-15T08:00:00.000Z")
     assert "complaint" not in fcm
-    out = registered("device", "list", "--token", APNS).out
+    out = registered("device", "list", "--token-file", file_of(APNS)).out
     assert "400 DeviceTokenNotForTopic since 2027-01-15 08:00:00 UTC" in out
 
 

@@ -33,7 +33,7 @@ class Held(Protocol):
         """End at once."""
 
 
-class Admission(Enum):
+class Intake(Enum):
     """What becomes of a new connection."""
 
     TAKEN = auto()
@@ -71,7 +71,7 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    def accept(self, connection: Held, peer: str) -> Admission:
+    def accept(self, connection: Held, peer: str) -> Intake:
         """Count a new connection, which is idle until it is `used`. `peer` is the address that it comes from."""
         address = counted_as(peer) if peer and self._may_be_limited(peer) else None
         self._open[connection] = address
@@ -81,10 +81,10 @@ class Connections:
             own.add(connection)
             if len(own) > self._most_per_address and not self._end_one(self._longest_idle(own)):
                 few = len(own) <= self._most_per_address + _REFUSED_AT_ONCE_PER_ADDRESS
-                return Admission.ADDRESS_FULL if few else Admission.DROPPED
+                return Intake.ADDRESS_FULL if few else Intake.DROPPED
         if len(self._open) > self._most and not self._end_one(next(iter(self._idle), None)):
-            return Admission.FULL if len(self._open) <= self._most + _REFUSED_AT_ONCE else Admission.DROPPED
-        return Admission.TAKEN
+            return Intake.FULL if len(self._open) <= self._most + _REFUSED_AT_ONCE else Intake.DROPPED
+        return Intake.TAKEN
 
     def used(self, connection: Held) -> None:
         """Its client has begun to send a request."""

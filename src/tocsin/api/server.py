@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tocsin.api import refusals
 from tocsin.api.client_address import TrustedProxies
-from tocsin.api.connections import Admission, Connections
+from tocsin.api.connections import Connections, Intake
 from tocsin.api.framing import FRAMING_FIELDS, expects_continue, head_without_upgrade, refusal
 from tocsin.api.refusal_log import RefusalLog
 from tocsin.api.refusals import LONGEST_HEAD, Refusal
@@ -55,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     idle_since: float | None = None
     """See `connections.Held`."""
-    _admission: Admission | None = None
+    _intake: Intake | None = None
     """None until there is a connection."""
     _end: Callable[[], None]
     """Closes it at once."""
@@ -76,12 +76,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def accepted(self, peer: str, end: Callable[[], None]) -> bool:
         """See `tls_listener.Served`. The connection counts from now on, also while it is in the handshake of TLS."""
         self._end = end
-        self._admission = self._shared.connections.accept(self, peer)
-        if self._admission is Admission.TAKEN:
+        self._intake = self._shared.connections.accept(self, peer)
+        if self._intake is Intake.TAKEN:
             return True
-        full = self._admission is not Admission.ADDRESS_FULL
+        full = self._intake is not Intake.ADDRESS_FULL
         self._shared.refused.count(Refusal.FULL if full else Refusal.ADDRESS_FULL)
-        if self._admission is Admission.DROPPED:
+        if self._intake is Intake.DROPPED:
             self._shared.connections.ended(self)
             return False
         # Answered when its request comes: some clients take a response before their request for an error.
@@ -95,7 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer = transport.get_extra_info("peername")
-        if self._admission is None and not self.accepted(peer[0] if peer else "", transport.abort):
+        if self._intake is None and not self.accepted(peer[0] if peer else "", transport.abort):
             transport.abort()
         self._end = transport.abort
         super().connection_made(transport)
@@ -130,8 +130,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._admission is not Admission.TAKEN:
-            self._refuse(refusals.ADDRESS_FULL if self._admission is Admission.ADDRESS_FULL else refusals.FULL)
+        if self._intake is not Intake.TAKEN:
+            self._refuse(refusals.ADDRESS_FULL if self._intake is Intake.ADDRESS_FULL else refusals.FULL)
             return
         if self.idle_since is not None:
             self._shared.connections.used(self)
