@@ -80,9 +80,11 @@ class Connections:
             own = self._by_address.setdefault(address, set())
             own.add(connection)
             if len(own) > self._most_per_address and not self._end_one(self._longest_idle(own)):
+                self.used(connection)  # It does not give way: it ends by itself.
                 few = len(own) <= self._most_per_address + _REFUSED_AT_ONCE_PER_ADDRESS
                 return Intake.ADDRESS_FULL if few else Intake.DROPPED
         if len(self._open) > self._most and not self._end_one(next(iter(self._idle), None)):
+            self.used(connection)
             return Intake.FULL if len(self._open) <= self._most + _REFUSED_AT_ONCE else Intake.DROPPED
         return Intake.TAKEN
 

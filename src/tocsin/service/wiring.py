@@ -123,7 +123,7 @@ class Service:
         for server in servers:
             await server.listening.wait()
         host, port = sock.getsockname()[:2]
-        log.info("listening", host=host, port=port, tls=self._tls is not None)
+        log.info("listening", host=host, port=port, **({} if self._tls is None else {"tls": True}))
         if private is not None:
             log.info("listening for health and metrics", address=self.settings.server.private_host)
         try:
