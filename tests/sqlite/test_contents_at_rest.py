@@ -20,7 +20,7 @@ from tocsin.domain.events import Event, EventId
 from tocsin.store.content_keys import FORGOTTEN_WITHIN_MS, HOUR_MS
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Result
-from tocsin.store.sqlite import retiring
+from tocsin.store.sqlite import retiring, settle_sql
 from tocsin.store.sqlite.maintenance import check
 from tocsin.store.sqlite.store import SqliteStore
 
@@ -254,3 +254,24 @@ async def test_contents_are_the_same_length_as_before_to_whoever_counts_them(
     await store.queue.append([event])
     assert ask(stores.path, "SELECT size FROM event") == [(len(event.body),)]
     assert (await store.queue.backlog()).size_bytes == len(event.body)
+
+
+async def test_settling_looks_for_erased_events_only_where_there_are_some(
+    stores: SqliteStores, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    seqs = settle_sql._seqs
+
+    def look(driver: sqlite3.Connection, which: str, wanted: list[int]) -> set[int]:
+        looked.append(which)
+        return seqs(driver, which, wanted)
+
+    monkeypatch.setattr(settle_sql, "_seqs", look)
+    store = await stores.open()
+    await store.queue.append([chat(clocks, f"{n}") for n in range(300)])
+    await store.queue.settle([done(item) for item in await store.queue.claim(200)])
+    assert settle_sql._EXISTING not in looked
+    items = await store.queue.claim(100)
+    await store.users.erase(OWNER)
+    await store.queue.settle([done(item) for item in items])
+    assert settle_sql._EXISTING in looked

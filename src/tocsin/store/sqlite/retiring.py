@@ -40,7 +40,6 @@ _CARRY: Final = (
 )
 _LARGEST_STEP_BYTES: Final = 8 * 1024 * 1024
 
-
 # The numbers of what is not settled, in parts: an event goes from one of them to a later one.
 _PARTS: Final = (
     f"SELECT seq FROM event INDEXED BY event_fresh WHERE state = {int(State.ACCEPTED)} AND urgent = 0",

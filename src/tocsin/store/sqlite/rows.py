@@ -22,16 +22,17 @@ def _statement(template: str, columns: int, count: int) -> str:
 def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[Any]], *after: Any) -> int:
     """Run `template`, whose `{rows}` stands for the list after VALUES, over all `rows`. `after` has the values of the
     parameters that come after the list. Returns how many rows of the table it has changed."""
-    start, total, changed = 0, len(rows), 0
+    # Not the cursor's own count, which sqlite3 does not keep of a statement that begins with WITH.
+    start, total, before = 0, len(rows), driver.total_changes
     for size in SIZES:
         while total - start >= size:
             values: list[Any] = []
             for row in rows[start : start + size]:
                 values += row
             values += after
-            changed += driver.execute(_statement(template, len(rows[start]), size), values).rowcount
+            driver.execute(_statement(template, len(rows[start]), size), values)
             start += size
-    return changed
+    return driver.total_changes - before
 
 
 def fetch_json(driver: sqlite3.Connection, template: str, keys: Sequence[str | int]) -> Iterable[str]:
