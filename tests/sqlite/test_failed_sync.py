@@ -23,6 +23,7 @@ import asyncio, os, signal, sqlite3, sys
 from pathlib import Path
 from tests.contract.support import make_event
 from tests.support.clocks import Clocks
+from tocsin.store.master_keys import KeyFile
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.sqlite import transactions
 from tocsin.store.sqlite.opening import open_store
@@ -56,7 +57,7 @@ async def refused(attempt):
     raise AssertionError("this was acknowledged")
 
 async def main():
-    options = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=30)
+    options = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=30, keys=KeyFile(Path(sys.argv[6])))
     store = await open_store(path, options, server=True)
     await append(store, int(sys.argv[4]))
     disk(b"s")
@@ -89,7 +90,8 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-def run_child(path: Path, shim: Path, *, overwrites: str) -> Appended:
+def run_child(stores: SqliteStores, shim: Path, *, overwrites: str) -> Appended:
+    path = stores.path
     control = shim.with_name("control")
     control.write_bytes(b"-")
     path.parent.mkdir(exist_ok=True)
@@ -98,7 +100,7 @@ def run_child(path: Path, shim: Path, *, overwrites: str) -> Appended:
         "TORTURE_DISK": str(control),
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
     }
-    arguments = [str(path), str(control), overwrites, str(ACCEPTED), str(REFUSED)]
+    arguments = [str(path), str(control), overwrites, str(ACCEPTED), str(REFUSED), str(stores.keys.path)]
     child = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -112,7 +114,7 @@ async def test_what_was_refused_for_a_failed_sync_is_not_there_after_a_crash(
     stores: SqliteStores, shim: Path, overwrites: str
 ) -> None:
     """`later`: the log cannot be overwritten at once either. Then nothing is written before it is."""
-    appended = run_child(stores.path, shim, overwrites=overwrites)
+    appended = run_child(stores, shim, overwrites=overwrites)
     store = await stores.crash()
     assert [await store.log.record(EventId(id)) for id in appended.refused] == [None] * REFUSED
     assert [await store.log.record(EventId(id)) is not None for id in appended.accepted] == [True] * ACCEPTED
