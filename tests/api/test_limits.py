@@ -205,6 +205,21 @@ async def test_limits_by_address_are_off_where_it_is_not_known_what_is_in_front(
             assert (await api.client.get("/schema")).status_code == 200
 
 
+async def test_clients_behind_a_named_proxy_are_limited_each_for_itself(open_api: OpenApi) -> None:
+    behind = Server(trusted_proxies=("127.0.0.0/8",))  # type: ignore[arg-type]
+    async with open_api(server=behind, limits=limited(Clock(), wrong_secrets_per_minute=2)) as api:
+
+        async def status(client: str, secret: str) -> int:
+            headers = bearer(secret) | ({"x-forwarded-for": client} if client else {})
+            return (await api.client.get("/api/push", headers=headers)).status_code
+
+        assert [await status("203.0.113.7", "wrong") for _ in range(3)] == [401, 401, 429]
+        assert await status("203.0.113.7", api.sid) == 429
+        assert await status("198.51.100.1, 203.0.113.8", api.sid) == 200
+        # Of a request in which the proxy says nothing it is not certain whose it is.
+        assert [await status("", "wrong") for _ in range(3)] == [401, 401, 401]
+
+
 async def test_zero_is_no_limit(open_api: OpenApi) -> None:
     limits = limited(Clock(), user_per_minute=0, key_per_s=0, address_per_s=0, wrong_secrets_per_minute=0)
     async with open_api(server=DIRECT, limits=limits) as api:
