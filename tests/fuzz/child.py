@@ -19,9 +19,9 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     # What leads the fuzzer is which lines of tocsin are reached.
     with atheris.instrument_imports(include=["tocsin"], enable_loader_override=False):
-        from tests.fuzz.targets import TARGETS
+        from tests.fuzz.targets import made
 
-        run = TARGETS[name]()
+        run = made(name)
     atheris.Setup(sys.argv, run)
     atheris.Fuzz()
 
