@@ -10,7 +10,7 @@ import httptools
 from ngh2 import Configuration, Role, Setting
 from ngh2 import Connection as Engine
 
-from tocsin.api.server import ApiServer
+from tocsin.api.server import ApiServer, BoundedProtocol
 from tocsin.http2.connection import Connection
 from tocsin.http2.messages import Request
 from tocsin.http2.server import Exchange, Reply, ServerConnection
@@ -33,6 +33,9 @@ class Wire(asyncio.Transport):
             self.written += data
 
     def write_eof(self) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return True
 
     def close(self) -> None:
         self.closed = True
@@ -113,7 +116,9 @@ def http1() -> Callable[[bytes], None]:
     server = loop.run_until_complete(made())
 
     async def serve(data: bytes) -> Wire:
-        protocol = server.config.http_protocol_class(server.config, server.server_state, {}, loop)
+        protocol = BoundedProtocol(
+            server.shared, config=server.config, server_state=server.server_state, app_state={}, _loop=loop
+        )
         wire = Wire()
         protocol.connection_made(wire)
         for piece in _pieces(data):
