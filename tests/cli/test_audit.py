@@ -81,8 +81,9 @@ def test_every_command_that_changes_something_is_in_the_log(run: Run, store: Pat
         await store.registry.add(Registration(UserId(OWNER), "apns", DeviceToken(TOKEN), Address("a")), 100)
 
     in_store(load(), register)
-    run("device", "remove", TOKEN)
-    run("device", "restore", TOKEN)
+    Path("token").write_text(TOKEN)
+    run("device", "remove", "--token-file", "token")
+    run("device", "restore", "--token-file", "token")
     run("store", "rekey")
     run("fcm", "remove", "main")
     run("app", "remove", APPLICATION)
@@ -170,6 +171,29 @@ def test_a_restore_of_a_copy_without_a_log_is_in_the_log_that_its_migration_make
     ran = run("store", "restore", "copy.db")
     assert ran.status == 0, ran.err
     assert told(run) == [("store.restore", "copy.db")]
+
+
+def test_that_a_user_was_erased_is_in_the_log_and_not_who(run: Run, store: Path) -> None:
+    run("session", "create", "--owner", OWNER)
+    [before] = entries(run)
+    erased = run("user", "erase", OWNER, "--yes", "--json")
+    assert erased.status == 0, erased.err
+    last = entries(run)[-1]
+    assert (last["action"], last["details"]["user"]) == ("user.erase", before["details"]["user"])
+    assert OWNER not in run("audit", "export").out
+    run("session", "create", "--owner", OWNER)
+    assert entries(run)[-1]["details"]["user"] != before["details"]["user"]
+
+
+def test_that_a_lost_key_was_given_up_is_in_the_log(run: Run, store: Path, credentials: Files) -> None:
+    run("app", "add", APPLICATION, "--key", str(credentials.apns_key), "--key-id", "ABC123DEFG")
+    store.with_name("tocsin.db.key").unlink()
+    lost = run("store", "check").out.split("master key ")[1].split()[0].strip(":;,")
+    given_up = run("store", "give-up-key", lost, "--yes")
+    assert given_up.status == 0, given_up.err
+    assert told(run)[-1] == ("store.give-up-key", lost)
+    assert entries(run)[-1]["details"] == {"credentials": [APPLICATION], "events": 0}
+    assert run("audit", "verify").status == 0
 
 
 def test_long_lists_go_on_with_the_cursor_that_the_page_before_says(run: Run, store: Path) -> None:

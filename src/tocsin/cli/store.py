@@ -120,7 +120,7 @@ def give_up_key(
     if not yes:
         confirm(f"{key_id}: give up all that this master key encrypts, for good?")
     try:
-        given_up = maintenance.give_up_key(settings, key_id)
+        given_up = maintenance.give_up_key(settings, key_id, command_line())
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{given_up.events} events were given up; {len(given_up.accounts)} credentials were removed:")

@@ -91,7 +91,7 @@ def add_key(settings: Settings) -> MasterKey | None:
     return configured(settings).add(os.urandom)
 
 
-def give_up_key(settings: Settings, key_id: str) -> GivenUp:
+def give_up_key(settings: Settings, key_id: str, actor: Actor) -> GivenUp:
     """End all that only this master key could open, which is lost for good. No server may be running.
 
     Raises:
@@ -106,7 +106,8 @@ def give_up_key(settings: Settings, key_id: str) -> GivenUp:
         raise StoreError(f"{path}: does not need a master key {key_id!r}; {which}")
     if known is not None and key_id in known:
         raise StoreError(f"{path}: the master key {key_id} is not lost: it is in {configured(settings)}")
-    return lost_keys.give_up(path, key_id, int(time.time() * 1000))
+    chain = settings.audit.chain or MAIN
+    return lost_keys.give_up(path, key_id, int(time.time() * 1000), actor=actor, chain=chain)
 
 
 def _refuse_missing_keys(settings: Settings, path: Path) -> None:

@@ -6,8 +6,11 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from tocsin.domain.actors import Actor
+from tocsin.store.audit_chain import Action, Change, Detail
 from tocsin.store.ports import StoreError
 from tocsin.store.records import GivenUp
+from tocsin.store.sqlite import audit
 from tocsin.store.sqlite.connection import close, open_connection, raw
 from tocsin.store.sqlite.failures import sentence
 from tocsin.store.sqlite.maintenance import out_of_use
@@ -23,8 +26,10 @@ _HAS_DIGEST_KEY: Final = "DELETE FROM kept_key WHERE key_id = ?"
 _NO_DIGESTS: Final = "UPDATE event SET digest = NULL"
 
 
-def give_up(path: Path, key_id: str, now_ms: int) -> GivenUp:
+def give_up(path: Path, key_id: str, now_ms: int, *, actor: Actor, chain: str) -> GivenUp:
     """End all that only the master key `key_id` could open, in one transaction. No server may be running.
+
+    The audit log tells in its `chain` that `actor` has done so.
 
     Raises:
         StoreError: a server is running, or the store cannot be written.
@@ -35,6 +40,8 @@ def give_up(path: Path, key_id: str, now_ms: int) -> GivenUp:
             driver = raw(connection)
             driver.execute("BEGIN IMMEDIATE")
             given_up = _give_up(driver, key_id, now_ms)
+            details: dict[str, Detail] = {"events": given_up.events, "credentials": list(given_up.accounts)}
+            audit.append(driver, chain, now_ms, actor, Change(Action.STORE_GIVE_UP_KEY, key_id, details))
             driver.execute("COMMIT")
             return given_up
         except sqlite3.Error as error:
