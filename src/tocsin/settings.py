@@ -27,6 +27,7 @@ _LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[!-9;-~]+):([0-9]{1,5})")
+_SUBJECT: Final = re.compile(r"([A-Za-z0-9_$/=+~-]+|\*)(\.([A-Za-z0-9_$/=+~-]+|\*))*(\.>)?|>")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
@@ -57,6 +58,35 @@ def _is_address(url: str, scheme: str) -> bool:
         )
     except ValueError:  # from the port, or an IPv6 address
         return False
+
+
+def _nats_url(url: str) -> str:
+    if not (_is_address(url, "nats") or _is_address(url, "tls")) or "@" in url:
+        raise ValueError("must be nats://host:port or tls://host:port, without user and password")
+    return url
+
+
+def _subject(text: str) -> str:
+    if not _SUBJECT.fullmatch(text):
+        raise ValueError("must be a subject of NATS, as events.normal or events.* or events.>")
+    return text
+
+
+def _plain_subject(text: str) -> str:
+    if "*" in text or ">" in text:
+        raise ValueError("must be one subject, without * and >")
+    return _subject(text)
+
+
+def subjects_overlap(one: str, other: str) -> bool:
+    """Whether some subject matches both filters (NATS, "Subject-Based Messaging": `*` is a token, `>` the rest)."""
+    tokens, others = one.split("."), other.split(".")
+    for token, against in zip(tokens, others, strict=False):
+        if ">" in (token, against):
+            return True
+        if token != against and "*" not in (token, against):
+            return False
+    return len(tokens) == len(others)
 
 
 def _origin(text: str) -> str:
@@ -102,6 +132,10 @@ Duration = Annotated[timedelta, Field(gt=timedelta(), le=_LONGEST)]
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 FileName = Annotated[Path, AfterValidator(_file_name)]
 Name = Annotated[str, Field(min_length=1)]
+NatsName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
+NatsUrl = Annotated[str, AfterValidator(_nats_url)]
+Subject = Annotated[str, AfterValidator(_subject)]
+PlainSubject = Annotated[str, AfterValidator(_plain_subject)]
 SignatureAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
@@ -228,6 +262,64 @@ class Ingest(Section):
     max_bytes: Positive = 8 * 1024 * 1024
 
 
+class Nats(Section):
+    """A NATS JetStream stream from which events are taken."""
+
+    servers: Annotated[tuple[NatsUrl, ...], Field(min_length=1)]
+    stream: NatsName
+    subjects: Annotated[tuple[Subject, ...], Field(min_length=1)]
+    """What the consumer `consumer` takes of the stream."""
+    urgent_subjects: tuple[Subject, ...] = ()
+    """What `urgent_consumer` takes: it never waits behind the others."""
+    refusals_subject: PlainSubject
+    """Where what is refused goes, with the reason; a stream must hold it."""
+    consumer: NatsName = "tocsin"
+    urgent_consumer: NatsName = "tocsin-urgent"
+    user: Name | None = None
+    password_file: FileName | None = None
+    nkey_file: FileName | None = None
+    """The seed of an NKey."""
+    credentials_file: FileName | None = None
+    """A user's JWT and NKey, as `nsc` makes it."""
+    ca_file: FileName | None = None
+    """Who may have signed the servers' certificates; the system's authorities where absent."""
+    certificate_file: FileName | None = None
+    """Our own, for servers that ask for one."""
+    private_key_file: FileName | None = None
+    batch: Annotated[int, Field(gt=0, le=10_000)] = 500
+    """Messages that are asked for at a time."""
+    ack_wait_s: Annotated[Seconds, Field(ge=5)] = 60.0
+    """After so long without an acknowledgement a message is delivered again."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Nats:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file belong together; set both or neither")
+        ways = [name for name in ("user", "nkey_file", "credentials_file") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are set; keep one way to sign in")
+        if (self.certificate_file is None) != (self.private_key_file is None):
+            raise ValueError("certificate_file and private_key_file belong together; set both or neither")
+        if self.consumer == self.urgent_consumer:
+            raise ValueError("consumer and urgent_consumer must have different names")
+        for key, filters in (("subjects", self.subjects), ("urgent_subjects", self.urgent_subjects)):
+            taken = next((one for one in filters if subjects_overlap(one, self.refusals_subject)), None)
+            if taken is not None:
+                raise ValueError(f"refusals_subject is within {key} ({taken}): what was refused would come back")
+        for urgent in self.urgent_subjects:
+            if any(subjects_overlap(urgent, one) for one in self.subjects):
+                raise ValueError(
+                    f"urgent_subjects and subjects overlap ({urgent}): each message must have one consumer"
+                )
+        return self
+
+
+class Sources(Section):
+    """From where events are taken beside `POST /api/events`."""
+
+    nats: Nats | None = None
+
+
 class Store(Section):
     path: Annotated[Path, AfterValidator(_store_file)] = Path("var/tocsin.db")
     max_backlog_events: Positive = 5_000_000
@@ -329,6 +421,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     sessions: Sessions = Sessions()
     ingest: Ingest = Ingest()
+    sources: Sources = Sources()
     store: Store = Store()
     audit: Audit = Audit()
     secrets: Secrets = Secrets()

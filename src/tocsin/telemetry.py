@@ -95,6 +95,39 @@ class Metrics:
             registry=registry,
         )
         self._wrong_secrets = Counter("tocsin_wrong_secrets", "Wrong keys and sessions.", registry=registry)
+        self._source_connected = Gauge(
+            "tocsin_source_connected", "1 while a source of events is connected.", ["source"], registry=registry
+        )
+        self._source_appended = Counter(
+            "tocsin_source_events", "Events taken from a source.", ["consumer"], registry=registry
+        )
+        self._source_refused = Counter(
+            "tocsin_source_refused",
+            "Messages refused, by what HTTP would answer.",
+            ["consumer", "status"],
+            registry=registry,
+        )
+        self._source_lag = Gauge(
+            "tocsin_source_lag_seconds",
+            "How long the events taken last had waited in the source.",
+            ["consumer"],
+            registry=registry,
+        )
+        self._source_pending = Gauge(
+            "tocsin_source_pending", "Messages that wait in the source.", ["consumer"], registry=registry
+        )
+        self._source_unacknowledged = Gauge(
+            "tocsin_source_unacknowledged",
+            "Messages delivered and not acknowledged yet.",
+            ["consumer"],
+            registry=registry,
+        )
+        self._source_redelivered = Gauge(
+            "tocsin_source_redelivered",
+            "Of these, the messages delivered more than once.",
+            ["consumer"],
+            registry=registry,
+        )
         self._count_attempts: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
     def claimed(self, items: int) -> None:
@@ -126,3 +159,20 @@ class Metrics:
 
     def token_removed(self, lane: str) -> None:
         self._tokens_removed.labels(lane).inc()
+
+    # -- sources.status.SourceMetrics ----------------------------------------------------------------------------------
+
+    def source_connected(self, source: str, connected: bool) -> None:
+        self._source_connected.labels(source).set(connected)
+
+    def source_appended(self, consumer: str, events: int, lag_s: float) -> None:
+        self._source_appended.labels(consumer).inc(events)
+        self._source_lag.labels(consumer).set(lag_s)
+
+    def source_refused(self, consumer: str, status: int) -> None:
+        self._source_refused.labels(consumer, str(status)).inc()
+
+    def source_waiting(self, consumer: str, pending: int, unacknowledged: int, redelivered: int) -> None:
+        self._source_pending.labels(consumer).set(pending)
+        self._source_unacknowledged.labels(consumer).set(unacknowledged)
+        self._source_redelivered.labels(consumer).set(redelivered)

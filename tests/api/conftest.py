@@ -50,12 +50,16 @@ class StubDelivery:
     def __init__(self) -> None:
         self.status: list[LaneStatus] = []
         self.sentences: list[str] = []
+        self.beside: list[str] = []
 
     def lanes(self) -> list[LaneStatus]:
         return self.status
 
     def problems(self) -> list[str]:
         return self.sentences
+
+    def notes(self) -> list[str]:
+        return self.beside
 
 
 class StoreWith:

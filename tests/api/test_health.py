@@ -61,6 +61,13 @@ async def test_a_monitoring_or_admin_key_is_told_why_not(api: Api, role: Role, l
     assert (ready.status_code, ready.json()) == (503, DETAILS)
 
 
+async def test_what_does_not_keep_it_from_working_is_a_note_for_those_who_may_know(api: Api) -> None:
+    api.delivery.beside = ["nats: not connected"]
+    assert (await api.client.get("/health/ready")).json() == {"ready": True}
+    ready = await api.client.get("/health/ready", headers=bearer(api.admin))
+    assert (ready.status_code, ready.json()["ready"], ready.json()["notes"]) == (200, True, ["nats: not connected"])
+
+
 async def test_readiness_is_answered_also_where_the_store_cannot_look_up_a_key(open_api: OpenApi) -> None:
     class Unusable:
         async def key(self, secret: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.cli.conftest import OWNER, Run
 
 from tocsin.domain.events import MESSAGES
-from tocsin.settings import Settings, load
+from tocsin.settings import Nats, Settings, load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tocsin.toml"
@@ -41,6 +41,15 @@ def test_every_setting_is_in_the_example_and_on_the_page(section: str) -> None:
     for key in getattr(Settings(), section).__class__.model_fields:
         assert f"| `{key}` |" in page, key
         assert f" {key} = " in part or f"[{section}.{key}]" in part, key
+
+
+def test_every_setting_of_nats_is_in_the_example_and_on_the_page() -> None:
+    page, example = (ROOT / "docs" / "configuration.md").read_text(), EXAMPLE.read_text()
+    assert "`[sources.nats]`" in page
+    part = example.partition("\n#: [sources.nats]")[2].partition("\n\n[")[0]
+    for key in Nats.model_fields:
+        assert f"| `{key}` |" in page, key
+        assert f"#: {key} = " in part, key
 
 
 def test_a_file_in_the_working_directory_is_used_without_being_named(run: Run) -> None:

@@ -15,3 +15,6 @@ class DeliveryControl(Protocol):
 
     def problems(self) -> list[str]:
         """Why the service is not ready, a sentence each; empty when it is."""
+
+    def notes(self) -> list[str]:
+        """What is wrong and does not keep it from accepting over HTTP and delivering, a sentence each."""

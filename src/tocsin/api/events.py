@@ -21,10 +21,11 @@ from tocsin.api.body import JSON, NDJSON, announced_bytes, content_type, read_bo
 from tocsin.api.event_records import EventReport, report
 from tocsin.api.failures import STORE_RETRY_AFTER_S
 from tocsin.api.fast_path import Success
-from tocsin.api.ingest import Batch, Ingest
 from tocsin.api.limits import Limits
-from tocsin.api.problems import Kind, RequestError, Violation
+from tocsin.api.problems import Kind, RequestError
 from tocsin.domain.events import EventId
+from tocsin.ingest.batch import Batch, Ingest
+from tocsin.ingest.errors import Violation, conflict
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.store.ports import CommitUnknown, EventIdConflict, Store
@@ -106,8 +107,8 @@ class EventRoutes:
         """Serve `POST /api/events`.
 
         Raises:
-            RequestError, BacklogFull, BatchTooLarge, StoreUnavailable: no event was accepted; or it is not known
-                (`outcome-unknown`).
+            IngestError, RequestError, BacklogFull, BatchTooLarge, StoreUnavailable: no event was accepted; or it is not
+                known (`outcome-unknown`).
         """
         key = _key(caller)
         self._limits.may_send(key)
@@ -130,9 +131,9 @@ class EventRoutes:
             self._check(key, batch, many)
         try:
             await self._store.queue.append(batch.events)
-        except EventIdConflict as conflict:
+        except EventIdConflict as known:
             self._limits.not_accepted(key, len(batch.events))
-            raise batch.conflict(batch.line_of(conflict.index) if many else UNSET) from None
+            raise conflict(batch.line_of(known.index) if many else UNSET) from None
         except CommitUnknown:
             detail = (
                 "It is not known whether the events were accepted. Repeating them with the ids in `events` is safe."

@@ -12,8 +12,9 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
 
-from tocsin.api.problems import Kind, Problem, RequestError, Violation
+from tocsin.api.problems import Kind, Problem, RequestError
 from tocsin.domain.json_errors import NOT_ALLOWED
+from tocsin.ingest.errors import IngestError, Violation, larger_than_the_backlog
 from tocsin.store.ports import BacklogFull, BatchTooLarge, CommitUnknown, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -56,12 +57,10 @@ def problem_of(error: Exception, path: str) -> Problem:
         case BacklogFull():
             detail = "Too many events are waiting to be delivered; nothing was accepted. Try again later."
             return Problem(Kind.BACKLOG_FULL, detail, retry_after_s=error.retry_after_s)
+        case IngestError():
+            return Problem(Kind.of_slug(error.why.slug), error.detail, error.violations)
         case BatchTooLarge():
-            detail = (
-                f"There are more {error.bound} than the backlog may hold in all"
-                f" (store.max_backlog_{error.bound} is {error.most}); nothing was accepted. Send smaller batches."
-            )
-            return Problem(Kind.TOO_LARGE, detail)
+            return problem_of(larger_than_the_backlog(error), path)
         case StoreUnavailable():
             detail = "The store cannot be used at present; nothing was changed. Try again later."
             return Problem(Kind.STORE_UNAVAILABLE, detail, retry_after_s=STORE_RETRY_AFTER_S)

@@ -37,12 +37,13 @@ class LaneHealth(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True, omit_defaults=True):
-    """Ready where there are no problems. Each problem is a sentence; these and the lanes are told to those who may know
-    (an admin or monitoring key)."""
+    """Ready where there are no problems. Each problem is a sentence; `notes` say what is wrong beside, such as a source of
+    events that cannot be reached. These and the lanes are told to those who may know (an admin or monitoring key)."""
 
     ready: bool
     problems: list[str] | UnsetType = UNSET
     lanes: list[LaneHealth] | UnsetType = UNSET
+    notes: list[str] | UnsetType = UNSET
 
 
 class HealthRoutes:
@@ -79,7 +80,7 @@ class HealthRoutes:
         answer = Ready(not problems)
         if self._admission is None or await self._admission.is_told_more(request.scope, NEEDS["GET", READY]):
             lanes = [LaneHealth(lane.name, lane.state, lane.reason) for lane in self._delivery.lanes()]
-            answer = Ready(not problems, problems, lanes)
+            answer = Ready(not problems, problems, lanes, self._delivery.notes() or UNSET)
         return Response(answer, status_code=503 if problems else 200, headers={"cache-control": "no-store"})
 
     async def exposition(self, request: Request[Any, Any, Any]) -> Response[bytes]:

@@ -14,6 +14,8 @@ import msgspec
 from litestar import Response
 from msgspec import UNSET, Struct, UnsetType
 
+from tocsin.ingest.errors import Violation
+
 PROBLEM_JSON: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tocsin:problem:"
 _NAMED: Final = 200
@@ -70,14 +72,6 @@ class Kind(Enum):
     def named(self) -> bool:
         """Whether `/api/push` answers it as `{"status": …}` with 200, in both conventions."""
         return self.status == _NAMED
-
-
-class Violation(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One rule that the input breaks: where (a JSON path, or a parameter), on which line of a batch, and which."""
-
-    at: str
-    line: int | UnsetType = UNSET
-    reason: str
 
 
 class Problem(Struct, frozen=True):

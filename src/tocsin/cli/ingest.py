@@ -24,7 +24,7 @@ def ingest(fields: dict[str, Any], config: Path | None, *, own_fields: Collectio
             another event.
         CommandError: the backlog is full, the store cannot write, or it is not known whether it has written.
     """
-    from tocsin.api.ids import EventIds
+    from tocsin.ingest.ids import EventIds
 
     parsed, body = _checked(fields, own_fields)
     settings = settings_of(config)

@@ -16,7 +16,7 @@ from tocsin.api.tls import ServerTls, TlsError
 from tocsin.api.unavailable import Reason, Unavailable
 from tocsin.library_logs import take_over_library_logs
 from tocsin.providers.configured import MakeProviders
-from tocsin.service.wiring import Service
+from tocsin.service.wiring import MissingExtra, Service
 from tocsin.settings import Settings
 from tocsin.sign_in.configured import SignInError
 from tocsin.store.opening import open_store
@@ -69,7 +69,7 @@ async def serve(
             if store is not None:
                 try:
                     service = Service(settings, store, make_providers=make_providers, tls=tls)
-                except SignInError as error:
+                except (SignInError, MissingExtra) as error:
                     raise ServiceError(str(error)) from None
                 await service.run(sock, ready, private)
 

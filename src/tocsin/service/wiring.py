@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -21,8 +21,10 @@ from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.network import SystemNetwork
+from tocsin.ingest.batch import Ingest
 from tocsin.providers.base import Context
 from tocsin.providers.configured import MakeProviders, configured
+from tocsin.providers.rules import RuleBook
 from tocsin.service.periodic import Duty, run_all
 from tocsin.service.readiness import problems
 from tocsin.service.watchers import Watchers
@@ -30,6 +32,9 @@ from tocsin.settings import Settings
 from tocsin.sign_in.configured import configured as configured_sign_in
 from tocsin.store.ports import Store
 from tocsin.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from tocsin.sources.nats import NatsSource
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +46,10 @@ _ATTEMPT_OVERHEAD_S: Final = 5.0
 """An attempt takes its request's timeout and, at most, this."""
 
 
+class MissingExtra(Exception):  # noqa: N818
+    """The settings want something whose package is not installed; the message names it."""
+
+
 class Service:
     """A running tocsin: delivery, the API beside it, and what looks after both.
 
@@ -49,6 +58,7 @@ class Service:
 
     Raises:
         SignInError: a file that `[sessions]` names cannot be used.
+        MissingExtra: `[sources.nats]` is set, and its client is not installed.
     """
 
     def __init__(
@@ -79,6 +89,7 @@ class Service:
         self.sign_in = configured_sign_in(settings.sessions, store.access)
         self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
         self._tls = tls
+        self.source = _source(settings, store, self.providers.rules, self.metrics)
         self._stopping = False
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
@@ -88,6 +99,9 @@ class Service:
 
     def problems(self) -> list[str]:
         return problems(stopping=self._stopping, storage=self.store.failures(), lanes=self.lanes())
+
+    def notes(self) -> list[str]:
+        return [] if self.source is None else self.source.problems()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -119,6 +133,7 @@ class Service:
         dispatching = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         duties = asyncio.create_task(run_all(self._duties()), name="duties")
         tasks = [dispatching, duties, *serving]
+        taking = None if self.source is None else asyncio.create_task(self.source.run(), name="source")
         stopped = asyncio.create_task(stop.wait())
         for server in servers:
             await server.listening.wait()
@@ -133,7 +148,7 @@ class Service:
             await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         finally:
             crashed = [task for task in tasks if task.done()]
-            await self._stop(servers, dispatching, duties, serving)
+            await self._stop(servers, dispatching, duties, serving, taking)
             stopped.cancel()
         for task in crashed:
             await task
@@ -154,6 +169,7 @@ class Service:
         dispatching: asyncio.Task[None],
         duties: asyncio.Task[None],
         serving: list[asyncio.Task[None]],
+        taking: asyncio.Task[None] | None,
     ) -> None:
         """No new work; what is in flight ends or goes back to the queue; all of it within the deadline."""
         log.info("stopping")
@@ -161,6 +177,8 @@ class Service:
         duties.cancel()
         for server in servers:
             server.should_exit = True
+        if self.source is not None:
+            self.source.stop()
         await self.dispatcher.stop(self.settings.server.drain_s)
         # What still has no answer comes back as lost, and is parked for the next start.
         for provider in self.providers.values():
@@ -170,6 +188,12 @@ class Service:
                 await asyncio.gather(dispatching, return_exceptions=True)
         except TimeoutError:
             log.error("not everything could be settled; it is delivered again after the next start")
+        if taking is not None:
+            # What it has not acknowledged is taken again after the next start, as the same events.
+            _, unfinished = await asyncio.wait([taking], timeout=_SETTLE_AT_END_S)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
         await asyncio.gather(duties, return_exceptions=True)
         for server in servers:
             server.force_exit = True
@@ -177,6 +201,19 @@ class Service:
         await self.sign_in.close()
         await self.limits.wrong_secrets.report()
         log.info("stopped")
+
+
+def _source(settings: Settings, store: Store, rules: RuleBook, metrics: Metrics) -> NatsSource | None:
+    """What takes events from a bus, where the settings want that."""
+    if settings.sources.nats is None:
+        return None
+    try:
+        from tocsin.sources.nats import source_of
+    except ImportError as error:
+        raise MissingExtra(
+            f"[sources.nats] needs a package that is missing ({error.name}): pip install 'tocsin[nats]'"
+        ) from None
+    return source_of(settings, Ingest(settings, rules), store.queue, store.now_ms, metrics)
 
 
 def _system_context(dispatcher: Dispatcher) -> Context:

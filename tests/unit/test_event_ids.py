@@ -7,8 +7,8 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.api.ids import EventIds
 from tocsin.api.timestamps import rfc3339
+from tocsin.ingest.ids import EventIds
 
 MS = st.integers(min_value=0, max_value=2**48 - 2)
 

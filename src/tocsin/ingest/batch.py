@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from tocsin.api.ids import EventIds
-from tocsin.api.problems import Kind, RequestError, Violation
 from tocsin.domain.events import MESSAGES, Event, EventError, EventId, parse_event
+from tocsin.ingest.errors import Violation, conflict, invalid, too_many_lines
+from tocsin.ingest.ids import EventIds
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 
@@ -21,8 +21,17 @@ _BYTES_A_TURN: Final = 256 * 1024
 """So many lines, of so many bytes in all, are parsed before other requests are served: about two milliseconds."""
 
 
+class Origin(Struct, frozen=True):
+    """What a batch's transport says of its events: a message of a bus that comes again is the same events."""
+
+    since_ms: int
+    """When the producer gave it to the transport, Unix milliseconds: lifetimes begin then."""
+    ids: Callable[[int], Sequence[EventId]]
+    """That many ids, one for each line without an id of its own: the same ones each time."""
+
+
 class Batch:
-    """The events of one request: those to be appended, the id of each line, and the violations."""
+    """The events of one request or message: those to be appended, the id of each line, and the violations."""
 
     def __init__(self, rules: RuleBook, now_ms: int, expires_ms: dict[str, int]) -> None:
         self._check = rules.check_event
@@ -39,7 +48,7 @@ class Batch:
         line's number, unset for a single event.
 
         Raises:
-            RequestError: two lines have the same `event_id` and other content.
+            IngestError: two lines have the same `event_id` and other content.
         """
         events, ids, now_ms, expires_ms, check = self.events, self.ids, self._now_ms, self._expires_ms, self._check
         for index, line in enumerate(lines):
@@ -57,18 +66,11 @@ class Batch:
             elif (before := self._chosen.setdefault(id, body)) is not body:
                 # The same event on another line: it has its id in the answer, and is delivered once.
                 if before != body:
-                    raise self.conflict(UNSET if first is UNSET else first + index)
+                    raise conflict(UNSET if first is UNSET else first + index)
                 ids.append(id)
                 continue
             events.append(Event(id, parsed.owner, message, now_ms, expires_ms[message], body))
             ids.append(id)
-
-    def conflict(self, line: int | UnsetType) -> RequestError:
-        """The error for an `event_id` that was used for another event, in this request or before."""
-        reason = "was used before for an event with other content"
-        return RequestError(
-            Kind.CONFLICT, f"{_where(line)}$.event_id: {reason}", Violation(at="$.event_id", line=line, reason=reason)
-        )
 
     def line_of(self, index: int) -> int:
         """The line (from 1) that first named the event that is to be appended at `index`."""
@@ -86,27 +88,27 @@ class Ingest:
         }
         self._ids = EventIds()
 
-    def one(self, body: bytes, now_ms: int) -> Batch:
-        """One event, as a batch of one.
+    def one(self, body: bytes, now_ms: int, origin: Origin | None = None) -> Batch:
+        """One event, as a batch of one. Without an `origin` it begins now, and gets an id that nobody has had.
 
         Raises:
-            RequestError: it breaks the schema.
+            IngestError: it breaks the schema.
         """
-        batch = self._batch(now_ms)
-        batch.read((body,), self._ids.take(1, now_ms), UNSET)
+        batch = self._batch(now_ms, origin)
+        batch.read((body,), self._new_ids(1, now_ms, origin), UNSET)
         if batch.violations:
             raise invalid(batch.violations)
         return batch
 
-    async def many(self, body: bytes, now_ms: int) -> Batch:
-        """A batch of events, one a line.
+    async def many(self, body: bytes, now_ms: int, origin: Origin | None = None) -> Batch:
+        """A batch of events, one a line; see `one`.
 
         Raises:
-            RequestError: there are no events or too many, one breaks the schema, or two contradict each other (`read`).
+            IngestError: there are no events or too many, one breaks the schema, or two contradict each other (`read`).
         """
         lines = self._lines(body)
-        ids = self._ids.take(len(lines), now_ms)
-        batch = self._batch(now_ms)
+        ids = self._new_ids(len(lines), now_ms, origin)
+        batch = self._batch(now_ms, origin)
         lines_a_turn = max(1, min(_LINES_A_TURN, _BYTES_A_TURN // max(map(len, lines))))
         for start in range(0, len(lines), lines_a_turn):
             if start:
@@ -119,39 +121,30 @@ class Ingest:
             raise invalid(batch.violations)
         return batch
 
-    def _batch(self, now_ms: int) -> Batch:
+    def _batch(self, now_ms: int, origin: Origin | None) -> Batch:
+        since_ms = now_ms if origin is None else origin.since_ms
         return Batch(
-            self._rules, now_ms, {message: now_ms + lifetime for message, lifetime in self._lifetimes_ms.items()}
+            self._rules, now_ms, {message: since_ms + lifetime for message, lifetime in self._lifetimes_ms.items()}
         )
+
+    def _new_ids(self, count: int, now_ms: int, origin: Origin | None) -> Sequence[EventId]:
+        return self._ids.take(count, now_ms) if origin is None else origin.ids(count)
 
     def _lines(self, body: bytes) -> list[bytes]:
         # Counted before it is split: a body of line ends only would make a list of millions.
         if body.count(b"\n") > self._max_events:
-            raise self._too_many()
+            raise too_many_lines(self._max_events)
         if not body or body.isspace():
             raise invalid([Violation(at="$", line=1, reason="no events")])
         lines = body.split(b"\n")
         if not lines[-1].strip():
             del lines[-1]
         if len(lines) > self._max_events:
-            raise self._too_many()
+            raise too_many_lines(self._max_events)
         return lines
-
-    def _too_many(self) -> RequestError:
-        return RequestError(Kind.TOO_LARGE, f"The batch has more than {self._max_events} lines.")
-
-
-def invalid(violations: list[Violation]) -> RequestError:
-    """The error for events that break the schema; `detail` names the first violation."""
-    first = violations[0]
-    return RequestError(Kind.WRONG_SYNTAX, f"{_where(first.line)}{first.at}: {first.reason}", *violations)
 
 
 def _violation(error: EventError, line: bytes, number: int | UnsetType) -> Violation:
     if number is not UNSET and not line.strip():
         return Violation(at="$", line=number, reason="blank line")
     return Violation(at=error.at, line=number, reason=error.reason)
-
-
-def _where(line: int | UnsetType) -> str:
-    return "" if line is UNSET else f"line {line}: "

@@ -1,0 +1,141 @@
+"""The durable consumers of the stream: made where they are missing, and looked at before they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from tocsin.settings import Nats
+
+log = structlog.get_logger(__name__)
+
+_UNACKNOWLEDGED_BATCHES: Final = 4
+_REPLICAS: Final = 3
+
+
+class WrongSetup(Exception):  # noqa: N818
+    """The stream or a consumer is not as it must be; the message says what to change."""
+
+
+class StreamIs(Struct, frozen=True):
+    """The stream as it is now."""
+
+    name: str
+    created: str
+    """When it was made: another one of the same name counts its messages anew."""
+    starts_anywhere: bool
+    """Whether a consumer may begin behind the first message: not where each message is removed with its
+    acknowledgement, and so is not there any more."""
+    weaknesses: tuple[str, ...]
+    """What the acknowledgements that producers get are not worth, a sentence each."""
+
+
+class Consumer(Struct, frozen=True):
+    """One durable consumer, as the settings want it."""
+
+    name: str
+    subjects: tuple[str, ...]
+
+
+def consumers_of(settings: Nats) -> list[Consumer]:
+    """Those that the settings want, the urgent one first."""
+    wanted = [Consumer(settings.consumer, settings.subjects)]
+    if settings.urgent_subjects:
+        wanted.insert(0, Consumer(settings.urgent_consumer, settings.urgent_subjects))
+    return wanted
+
+
+async def look_at_stream(js: JetStreamContext, settings: Nats) -> StreamIs:
+    """The stream.
+
+    Raises:
+        WrongSetup: there is none.
+    """
+    try:
+        info = await js.stream_info(settings.stream)
+    except NotFoundError:
+        raise WrongSetup(f"there is no stream {settings.stream!r}; create it") from None
+    created = "" if info.created is None else info.created.isoformat()
+    anywhere = info.config.retention != RetentionPolicy.WORK_QUEUE
+    return StreamIs(settings.stream, created, anywhere, tuple(_weaknesses(info.config)))
+
+
+def _weaknesses(config: StreamConfig) -> Iterator[str]:
+    if config.no_ack:
+        yield "the stream acknowledges nothing (no_ack): producers do not learn what was lost"
+    if config.storage == StorageType.MEMORY:
+        yield "the stream is in memory: what it has acknowledged is lost with its servers"
+    elif (config.num_replicas or 1) < _REPLICAS:
+        yield (
+            "the stream has fewer than three replicas, and whether its servers sync before they acknowledge"
+            " (sync_interval: always) is not known: a power cut may lose what it has acknowledged"
+        )
+
+
+async def ensure(js: JetStreamContext, settings: Nats, stream: StreamIs, consumer: Consumer, floor: int | None) -> int:
+    """Make the consumer where there is none, to begin after the message `floor` (None: at the first one). Returns up to
+    which message it has been acknowledged.
+
+    Raises:
+        WrongSetup: there is one that cannot be used.
+    """
+    try:
+        found = await js.consumer_info(stream.name, consumer.name)
+    except NotFoundError:
+        start = floor + 1 if floor is not None and stream.starts_anywhere else None
+        await js.add_consumer(stream.name, _config(settings, consumer, start))
+        log.info("consumer created", stream=stream.name, consumer=consumer.name, first=start or "the first message")
+        return 0 if floor is None else floor
+    if (wrong := _wrong(found, consumer)) is not None:
+        raise WrongSetup(f"consumer {consumer.name!r} of stream {stream.name!r} {wrong}")
+    return acknowledged(found)
+
+
+def acknowledged(info: ConsumerInfo) -> int:
+    """Up to which message of the stream a consumer has been acknowledged."""
+    return 0 if info.ack_floor is None else info.ack_floor.stream_seq
+
+
+def _config(settings: Nats, consumer: Consumer, start: int | None) -> ConsumerConfig:
+    one = consumer.subjects[0] if len(consumer.subjects) == 1 else None
+    return ConsumerConfig(
+        durable_name=consumer.name,
+        description="tocsin",
+        deliver_policy=DeliverPolicy.ALL if start is None else DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=start,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=settings.ack_wait_s,
+        max_deliver=-1,
+        max_ack_pending=_UNACKNOWLEDGED_BATCHES * settings.batch,
+        filter_subject=one,
+        filter_subjects=None if one is not None else list(consumer.subjects),
+    )
+
+
+def _wrong(found: ConsumerInfo, wanted: Consumer) -> str | None:
+    """Why a consumer that somebody has made cannot be used."""
+    config = found.config
+    filters = set(config.filter_subjects or ([config.filter_subject] if config.filter_subject else []))
+    if config.deliver_subject:
+        return "pushes to a subject; delete it, and it is made as a pull consumer"
+    if config.ack_policy != AckPolicy.EXPLICIT:
+        return "does not ask for an acknowledgement of each message; it needs ack_policy explicit"
+    if config.max_deliver is not None and config.max_deliver > 0:
+        return f"gives a message up after {config.max_deliver} deliveries; set max_deliver to -1"
+    if filters != set(wanted.subjects):
+        return f"filters {', '.join(sorted(filters)) or 'nothing'}, the settings {', '.join(wanted.subjects)}"
+    return None
