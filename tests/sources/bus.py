@@ -108,9 +108,10 @@ class Bus:
 
 
 @contextlib.asynccontextmanager
-async def bus_on(*servers: NatsServer, **options: Any) -> AsyncIterator[Bus]:
-    async with client_of(*servers) as client:
-        bus = Bus(servers, client)
+async def bus_on(*servers: NatsServer, client: dict[str, Any] | None = None, **options: Any) -> AsyncIterator[Bus]:
+    """`client` is how the backend signs in; the others are the stream's."""
+    async with client_of(*servers, **(client or {})) as connected:
+        bus = Bus(servers, connected)
         await bus.create(**options)
         yield bus
 

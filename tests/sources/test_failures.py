@@ -1,5 +1,5 @@
-"""Servers that restart, stand still or die, consumers that are deleted, a store that takes nothing: every message that the
-stream acknowledged becomes its events, once."""
+"""Servers that restart, stand still or die, consumers that are deleted, a store that takes nothing: every message that
+the stream has acknowledged becomes its events, once."""
 
 from __future__ import annotations
 
@@ -206,23 +206,26 @@ async def test_a_commit_whose_answer_is_lost_is_repeated_and_counts_once(
 
 
 async def test_the_leader_of_a_cluster_of_three_is_killed_and_no_message_is_lost_or_repeated(tmp_path: Path) -> None:
-    async with nats_cluster(tmp_path / "cluster") as servers, bus_on(*servers) as bus:
-        async with taking(tmp_path, nats_settings(*servers)) as taken:
-            publishing = asyncio.create_task(publish_all(bus, 3_000))
-            await eventually(lambda: _has(taken.count, 500))
-            info = await bus.js.stream_info("EVENTS")
-            assert info.cluster is not None
-            leader = next(server for number, server in enumerate(servers) if info.cluster.leader == f"n{number}")
-            await asyncio.to_thread(leader.kill)
-            await eventually(lambda: _has(taken.count, 2_000), within_s=60)
-            await leader.start()
-            await publishing
-            await taken.has(3_000, within_s=100)
-            await eventually(bus.is_done)
-            await eventually(lambda: not taken.source.problems())
+    async with (
+        nats_cluster(tmp_path / "cluster") as servers,
+        bus_on(*servers) as bus,
+        taking(tmp_path, nats_settings(*servers)) as taken,
+    ):
+        publishing = asyncio.create_task(publish_all(bus, 3_000))
+        await eventually(lambda: _has(taken.count, 500))
+        info = await bus.js.stream_info("EVENTS")
+        assert info.cluster is not None
+        leader = next(server for number, server in enumerate(servers) if info.cluster.leader == f"n{number}")
+        await asyncio.to_thread(leader.kill)
+        await eventually(lambda: _has(taken.count, 2_000), within_s=60)
+        await leader.start()
+        await publishing
+        await taken.has(3_000, within_s=100)
+        await eventually(bus.is_done)
+        await eventually(lambda: not taken.source.problems())
 
 
-# -- what somebody else has set up ---------------------------------------------------------------------------------------
+# -- what somebody else has set up -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

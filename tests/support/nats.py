@@ -124,13 +124,14 @@ async def client_of(*servers: NatsServer, **options: object) -> AsyncIterator[Cl
         """What goes wrong is seen by what it was to do."""
 
     client = Client()
-    await client.connect(
-        [server.url for server in servers],
-        error_cb=ignore,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.1,  # type: ignore[arg-type]
-        **options,  # type: ignore[arg-type]
-    )
+    async with asyncio.timeout(30):
+        await client.connect(
+            [server.url for server in servers],
+            error_cb=ignore,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
+        )
     try:
         yield client
     finally:

@@ -16,6 +16,7 @@ from tocsin.settings import Nats
 log = structlog.get_logger(__name__)
 
 _CONNECT_S: Final = 15.0
+_SERVER_S: Final = 5
 _TRY_AGAIN_S: Final = 1
 _PING_S: Final = 10
 _LONGEST_SECRET_BYTES: Final = 4096
@@ -33,11 +34,15 @@ async def connect(settings: Nats, connected: Callable[[bool], None]) -> Client:
     Raises:
         CannotConnect: also where a file cannot be used; the message names the setting.
     """
-    client, reasons = Client(), list[str]()
+    options = {**_identity(settings), **_tls(settings)}
+    client, reasons, refused = Client(), list[str](), asyncio.Event()
 
     async def failed(error: Exception) -> None:
-        reasons[:] = [_reason(error)]
-        log.debug("nats", error=_reason(error))
+        reasons.append(_reason(error))
+        log.debug("nats", error=reasons[-1])
+        del reasons[: -len(settings.servers)]
+        if len(reasons) == len(settings.servers):
+            refused.set()
 
     async def lost() -> None:
         connected(False)
@@ -45,29 +50,39 @@ async def connect(settings: Nats, connected: Callable[[bool], None]) -> Client:
     async def back() -> None:
         connected(True)
 
+    connecting = asyncio.create_task(
+        client.connect(
+            list(settings.servers),
+            name="tocsin",
+            error_cb=failed,
+            disconnected_cb=lost,
+            reconnected_cb=back,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_TRY_AGAIN_S,
+            connect_timeout=_SERVER_S,
+            ping_interval=_PING_S,
+            max_outstanding_pings=2,
+            **options,
+        )
+    )
+    # The client would try for ever, and not say why: it is given up when each server has failed.
+    giving_up = asyncio.create_task(refused.wait())
     try:
-        async with asyncio.timeout(_CONNECT_S):
-            await client.connect(
-                list(settings.servers),
-                name="tocsin",
-                error_cb=failed,
-                disconnected_cb=lost,
-                reconnected_cb=back,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=_TRY_AGAIN_S,
-                connect_timeout=5,
-                ping_interval=_PING_S,
-                max_outstanding_pings=2,
-                **_identity(settings),
-                **_tls(settings),
-            )
-    except asyncio.CancelledError:
-        await _close(client)
+        await asyncio.wait({connecting, giving_up}, timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+        if connecting.done():
+            connecting.result()
+            return client
+        raise CannotConnect(reasons[-1] if reasons else "no answer in time")
+    except CannotConnect:
         raise
     except Exception as error:
-        await _close(client)
-        raise CannotConnect(reasons[0] if reasons else _reason(error)) from None
-    return client
+        raise CannotConnect(reasons[-1] if reasons else _reason(error)) from None
+    finally:
+        giving_up.cancel()
+        if not client.is_connected:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            await _close(client)
 
 
 async def _close(client: Client) -> None:
