@@ -148,15 +148,15 @@ class Consumption:
         if len(message.data) > self._max_bytes:
             raise too_many_bytes(self._max_bytes)
         place, headers = message.metadata, message.headers or {}
-        named = headers.get("Nats-Msg-Id")
-        if named:
-            name = by_message_id(self._stream.name, named)
+        if given := headers.get("Nats-Msg-Id"):
+            origin_name = by_message_id(self._stream.name, given)
         else:
-            name = by_sequence(self._stream.name, self._stream.created, place.sequence.stream)
+            origin_name = by_sequence(self._stream.name, self._stream.created, place.sequence.stream)
         # The server's clock may be ahead of the store's.
         since_ms = min(now_ms, int(place.timestamp.timestamp() * 1000))
-        origin = Origin(since_ms, lambda count: derived_ids(name, count))
-        if is_batch(message.data, headers.get("Content-Type")):
+        origin = Origin(since_ms, lambda count: derived_ids(origin_name, count))
+        content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), None)
+        if is_batch(message.data, content_type):
             return await self._ingest.many(message.data, now_ms, origin)
         return self._ingest.one(message.data, now_ms, origin)
 

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from tocsin.ingest.batch import Ingest
 from tocsin.settings import Nats, Settings
@@ -215,7 +215,13 @@ def _told(error: BaseException) -> str:
     """The first reason of an error, or of a group of them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error).removeprefix("nats: ") or type(error).__name__
+    match error:
+        case ServiceUnavailableError():
+            return "JetStream does not answer: it is not enabled, or has no leader at present"
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return str(error).removeprefix("nats: ") or type(error).__name__
 
 
 async def _close(client: Client) -> None:

@@ -8,10 +8,12 @@ or a leader (JetStream wire API, "Pull consumers"; ADR-37).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from types import TracebackType
 from typing import Final
 
+import nats.errors
 from msgspec import Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -71,7 +73,7 @@ class Pull:
         self.ended = False
         """Nothing more comes."""
         self.too_large = False
-        """It ended because the next message is larger than `size_bytes`."""
+        """It ended with nothing, because the next message alone is larger than `size_bytes`."""
         self._error: Exception | None = None
 
     async def __aenter__(self) -> Pull:
@@ -82,8 +84,10 @@ class Pull:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # On a connection that has ended there is nothing to end.
         if self._subscription is not None and not self._client.is_closed:
-            await self._subscription.unsubscribe()
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
 
     async def take(self) -> list[Msg]:
         """All that has come since; waits where nothing has. Empty where the request has ended.
@@ -120,7 +124,7 @@ class Pull:
         if status == _HEARTBEAT:
             return
         self.ended = True
-        self.too_large = status == _CONFLICT and said.lower().startswith(_TOO_LARGE)
+        self.too_large = not self._received and status == _CONFLICT and said.lower().startswith(_TOO_LARGE)
         if status == _NO_RESPONDERS or said.lower().startswith(_GONE):
             self._error = ConsumerGone(said or "nobody answers for the consumer")
         elif status not in (_NO_MESSAGES, _TIMEOUT, _CONFLICT):
