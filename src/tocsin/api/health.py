@@ -37,8 +37,9 @@ class LaneHealth(Struct, frozen=True):
 
 
 class Ready(Struct, frozen=True, omit_defaults=True):
-    """Ready where there are no problems. Each problem is a sentence; `notes` say what is wrong beside, such as a source of
-    events that cannot be reached. These and the lanes are told to those who may know (an admin or monitoring key)."""
+    """Ready where there are no problems. Each problem is a sentence; `notes` say what is wrong beside, such as a source
+    of events that cannot be reached. These and the lanes are told to those who may know (an admin or monitoring
+    key)."""
 
     ready: bool
     problems: list[str] | UnsetType = UNSET
