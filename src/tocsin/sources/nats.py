@@ -80,22 +80,30 @@ class NatsSource:
         self._metrics.source_connected(_NAME, False)
         while not self._stop.is_set():
             try:
-                client = await connect(self._settings, self._connected)
+                await self._connect_and_serve()
             except CannotConnect as error:
                 self._failed("connection", f"not connected: {error}")
                 await self._pause()
-                continue
-            self._closing = False
-            self._connected(True)
-            try:
-                await self._serve(client)
             except Exception:
+                self._failed("connection", "an unexpected error, which the log has; connecting again")
                 log.exception("taking events from NATS failed unexpectedly; it begins again")
                 await self._pause()
-            finally:
-                self._closing = True
-                self._metrics.source_connected(_NAME, False)
-                await _close(client)
+
+    async def _connect_and_serve(self) -> None:
+        """Take events by one connection, for as long as it is of use.
+
+        Raises:
+            CannotConnect: there is none.
+        """
+        client = await connect(self._settings, self._connected)
+        self._closing = False
+        self._connected(True)
+        try:
+            await self._serve(client)
+        finally:
+            self._closing = True
+            self._metrics.source_connected(_NAME, False)
+            await _close(client)
 
     def _connected(self, connected: bool) -> None:
         self._metrics.source_connected(_NAME, connected)
