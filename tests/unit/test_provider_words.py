@@ -6,14 +6,18 @@ import json
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
+from tests.support.logs import every_line
 
+from tocsin.domain.outcomes import TokenDead
 from tocsin.http2.messages import Request
 from tocsin.providers.answers import NO_NAME, id_of, log_unknown, name_of
 from tocsin.providers.apns import answers as apns
+from tocsin.providers.apns.judging import ApnsJudge
+from tocsin.providers.apns.requests import ApnsRequest
 from tocsin.providers.fcm import answers as fcm
 from tocsin.telemetry import Metrics
 
+NOW_MS = 1_800_000_000_000
 TEXT = "Treffen um 17:45 am Hintereingang"
 
 
@@ -44,7 +48,7 @@ def test_a_reason_that_quotes_the_content_is_in_no_receipt() -> None:
 def test_an_answer_that_nobody_knows_is_logged_without_its_body() -> None:
     request = Request((), b"")
     request.status, request.response_body = 418, TEXT.encode()
-    with capture_logs() as lines:
+    with every_line() as lines:
         log_unknown("fcm", request, "", "RETRY")
     assert TEXT not in str(lines)
     assert lines[0]["body_bytes"] == len(TEXT)
@@ -58,3 +62,17 @@ def test_a_provider_that_invents_reasons_fills_no_memory_with_metrics() -> None:
     of_attempts = [one for one in samples if one.name == "tocsin_attempts_total"]
     assert len(of_attempts) <= 5001
     assert sum(one.value for one in of_attempts) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "kept"),
+    [(NOW_MS - 1, NOW_MS - 1), (NOW_MS + 60_000, NOW_MS + 60_000), (NOW_MS * 2, None), (0, None), (-1, None)],
+)
+def test_a_time_of_death_that_no_clock_shows_is_no_time(timestamp: int, kept: int | None) -> None:
+    """One in the future would outlive every registration that is made until then."""
+    judge = ApnsJudge(None, None, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    request = ApnsRequest([], b"", push=None, channel=None, status=410)  # type: ignore[arg-type]
+    request.response_body = json.dumps({"reason": "Unregistered", "timestamp": timestamp}).encode()
+    outcome = judge.outcome(request)
+    assert isinstance(outcome, TokenDead)
+    assert outcome.timestamp_ms == kept
