@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from tests.third_provider.rules import NAME, PostRules, parse
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device
+from tocsin.domain.events import Event
 from tocsin.domain.outcomes import (
     Answer,
     Backoff,
@@ -26,7 +27,7 @@ from tocsin.domain.outcomes import (
 from tocsin.domain.routes import Route
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.answers import AT_ONCE, judged, no_answer, retry_after_s
-from tocsin.providers.base import AccountStatus, Context, Push, delivery_id
+from tocsin.providers.base import AccountStatus, CheckResult, Context, Preview, Push, delivery_id
 from tocsin.providers.pools import PushRequest, open_pool
 
 _SOON: Final = Backoff(0.05, 1.0)
@@ -89,6 +90,12 @@ class PostProvider:
 
     def status(self) -> list[AccountStatus]:
         return [] if self._secret is None else [AccountStatus("default", "secret")]
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        return Preview(parse(device.address).url, [], event.body)
+
+    async def check(self, account: str, *, sandbox: bool) -> CheckResult:
+        return CheckResult(self._secret is not None, "there is a secret" if self._secret else "no secret")
 
     async def close(self) -> None:
         for pool in self._pools.values():

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from msgspec import Struct
 
 from tocsin.domain.devices import Address, Device, DeviceToken
+from tocsin.domain.explanations import Code, Explanation
 from tocsin.providers.fields import FieldError, Fields, read
 
 NAME: Final = "post"
@@ -62,6 +63,12 @@ class PostRules:
 
     def summary(self, address: Address) -> str:
         return urlsplit(parse(address).url).netloc
+
+    def lanes(self, account: str) -> Sequence[str]:
+        return [f"{NAME}:{account}"]
+
+    def said(self, status: int, reason: str) -> Explanation | None:
+        return Explanation(Code.APP_UNINSTALLED, "The phone is gone.") if status == 410 else None
 
     def reserves(self, field: str) -> bool:
         return field == "encrypted"

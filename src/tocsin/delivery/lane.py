@@ -355,6 +355,7 @@ class Lane:
             route.environment,
             route.account,
             len(self.pauses.devices),
+            self.pauses.statuses(),
         )
 
     def _hold(self, delivery: Delivery) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -16,6 +17,9 @@ class DeliveryMetrics(Protocol):
 
     def settled(self, items: int) -> None:
         """Items were settled."""
+
+    def took(self, milliseconds: Sequence[int]) -> None:
+        """From acceptance to the provider's, of some of those that were settled as delivered."""
 
     def lost(self, items: int) -> None:
         """Items could not be settled: ownership of them had ended."""

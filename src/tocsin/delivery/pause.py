@@ -19,6 +19,7 @@ from tocsin.domain.outcomes import (
     TokenDead,
     Withdrawn,
 )
+from tocsin.domain.routes import PauseStatus
 
 _MOST_SPEAKERS: Final = 100
 
@@ -43,11 +44,24 @@ class Pause:
     """Nothing is sent until `until`. Then it is half open: one delivery at a time is sent as its probe, and the answer
     to that ends the pause or renews it, for longer. Times are the event loop's (monotonic seconds)."""
 
-    __slots__ = ("by_devices", "cause", "last_probe", "probe", "reason", "renewals", "speakers", "until", "waiting")
+    __slots__ = (
+        "by_devices",
+        "cause",
+        "last_probe",
+        "probe",
+        "reason",
+        "renewals",
+        "since",
+        "speakers",
+        "until",
+        "waiting",
+    )
 
     def __init__(self, cause: Cause) -> None:
         self.cause = cause
         self.reason = ""
+        self.since: float | None = None
+        """When it began first."""
         self.until = 0.0
         self.renewals = 0
         """How often in a row it began: each time it is longer."""
@@ -67,9 +81,15 @@ class Pause:
         long (seconds)."""
         for_s = max(least_s, delay_s(backoff, self.renewals, 0.0) * share)
         self.reason, self.until = reason, now + for_s
+        self.since = now if self.since is None else self.since
         self.renewals += 1
         self.probe = None
         return for_s
+
+    def status(self, now: float, topic: str = "") -> PauseStatus:
+        for_s = 0.0 if self.since is None else now - self.since
+        next_in_s = max(0.0, self.until - now)
+        return PauseStatus(self.cause.name.lower(), self.reason, for_s, next_in_s, self.probe is not None, topic)
 
     def is_due(self, now: float) -> bool:
         """Whether the next delivery would be its probe."""

@@ -6,6 +6,7 @@ Only the answer to a probe ends or renews a pause: what was sent before it began
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from tocsin.delivery.open_items import Delivery
 from tocsin.delivery.pause import Cause, Pause
 from tocsin.delivery.retry import MISCONFIGURED
 from tocsin.domain.outcomes import Backoff, Outcome, Withdrawn
+from tocsin.domain.routes import PauseStatus
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +23,7 @@ _BREAKER: Final = Backoff(1.0, 60.0, jitter=False)
 _NEXT_PROBE_S: Final = 1.0
 """After a probe whose answer did not speak of the cause."""
 _MOST_TOPICS: Final = 1000
+_MOST_TOPICS_TOLD: Final = 50
 _MOST_DEVICES: Final = 10_000
 _UNUSED_S: Final = MISCONFIGURED.cap_s
 """Whatever waits is tried again within so long: a pause that had no probe for longer is one that nothing waits for."""
@@ -104,6 +107,13 @@ class Pauses:
     def waiting(self) -> int:
         """How many deliveries wait for a topic's or a device's probe, or have done so until just now."""
         return self._held + len(self.loose)
+
+    def statuses(self) -> list[PauseStatus]:
+        """Those of the lane, what the operator can mend first; then some of its topics'."""
+        now = self._clock()
+        of_lane = sorted(self.of_lane.values(), key=lambda pause: pause.cause.value, reverse=True)
+        topics = islice(self.topics.items(), _MOST_TOPICS_TOLD)
+        return [pause.status(now) for pause in of_lane] + [pause.status(now, topic) for topic, pause in topics]
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -14,7 +14,7 @@ from tocsin.delivery.metrics import DeliveryMetrics
 from tocsin.delivery.open_items import Delivery, OpenItem
 from tocsin.domain.outcomes import TokenDead
 from tocsin.store.ports import EventQueue, WriteFailure
-from tocsin.store.records import Item
+from tocsin.store.records import Item, Result
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +22,8 @@ _ITEMS_AT_ONCE: Final = 2000
 _MOST_UNSETTLED: Final = 8_000
 _MOST_UNSETTLED_BYTES: Final = 32 * 1024 * 1024
 _RETRY_S: Final = 0.5
+_SAMPLED: Final = 16
+"""Of so many items that are settled together, the latency of one is looked at."""
 
 
 class Settling:
@@ -108,9 +110,19 @@ class Settling:
             self._open.difference_update(batch)
             self._finished_bytes -= sum([item.size_bytes for item in batch])
             self._metrics.settled(len(batch))
+            self._metrics.took(_latencies(batch[::_SAMPLED]))
             if lost := settled.count(False):
                 self._metrics.lost(lost)
                 log.warning("settled too late: ownership had ended", items=lost)
         if self._finished or self._dead_tokens:
             self.something.set()
         self._room.set()
+
+
+def _latencies(items: Sequence[OpenItem]) -> list[int]:
+    """Milliseconds from the acceptance of each event to its last answer, where that was the provider's acceptance."""
+    return [
+        last.at_ms - item.item.event.accepted_ms
+        for item in items
+        if item.attempts and (last := item.attempts[-1]).result == Result.DELIVERED
+    ]

@@ -34,6 +34,22 @@ class LaneState(StrEnum):
     """Paused: the provider asked for it, or something is misconfigured, with a slow attempt now and then."""
 
 
+class PauseStatus(Struct, frozen=True):
+    """Why a lane, or one topic of it, does not send. Times are relative to when this was asked, in seconds."""
+
+    cause: str
+    """`provider` (the breaker is open), `rate`, `credential` or `topic`."""
+    reason: str
+    """As the provider said it."""
+    for_s: float
+    """Since how long."""
+    next_in_s: float
+    """When one delivery is sent to see whether the cause still stands; 0 where it is due."""
+    probing: bool
+    """Whether that delivery is on its way."""
+    topic: str = ""
+
+
 class LaneStatus(Struct, frozen=True):
     """One lane at one moment, for readiness, metrics and the admin API."""
 
@@ -49,3 +65,5 @@ class LaneStatus(Struct, frozen=True):
     account: str = ""
     misconfigured_devices: int = 0
     """How many devices are paused, each for itself alone."""
+    pauses: list[PauseStatus] = []
+    """Those of the lane first, what the operator can mend before the others; then those of its topics."""

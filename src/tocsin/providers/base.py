@@ -17,6 +17,7 @@ from msgspec import Struct
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device, DeviceToken
 from tocsin.domain.events import Event
+from tocsin.domain.explanations import Explanation
 from tocsin.domain.outcomes import Outcome
 from tocsin.domain.routes import Route
 from tocsin.providers.fields import Fields
@@ -68,6 +69,12 @@ class Rules(Protocol):
 
     def summary(self, address: Address) -> str:
         """The address in a few words, for a table."""
+
+    def lanes(self, account: str) -> Sequence[str]:
+        """The names of the lanes by which an account's devices are reached."""
+
+    def said(self, status: int, reason: str) -> Explanation | None:
+        """What the provider means by an answer, for a person; None where it has no sentence for it."""
 
     def reserves(self, field: str) -> bool:
         """Whether the provider keeps this name of a field for itself, so that no event may bring it."""
@@ -138,6 +145,8 @@ class AccountStatus(Struct, frozen=True):
     """What it is: `key`, `certificate`, `service account`."""
     expires_s: float | None = None
     """When it ends, Unix seconds; None where it does not."""
+    key_id: str = ""
+    """By which name the provider knows the key; empty where it has none."""
 
 
 class CheckResult(Struct, frozen=True):
@@ -145,6 +154,14 @@ class CheckResult(Struct, frozen=True):
 
     ok: bool
     sentence: str
+
+
+class Preview(Struct, frozen=True):
+    """A push as it would be sent now, without the credential."""
+
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 class Sender(Protocol):
@@ -194,6 +211,21 @@ class Provider(Sender, Protocol):
 
     def status(self) -> list[AccountStatus]:
         """How its credentials are."""
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        """The push of an event to a device, by the route to try first.
+
+        Raises:
+            ValueError: it cannot be rendered; the message says why.
+        """
+
+    async def check(self, account: str, *, sandbox: bool) -> CheckResult:
+        """Ask the provider whether it accepts the credential of an account; no device gets a push. `sandbox` is for
+        providers that have one.
+
+        Raises:
+            KeyError: there is no credential of this account.
+        """
 
     async def close(self) -> None:
         """End every connection; what is not answered is reported as lost."""

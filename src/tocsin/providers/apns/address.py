@@ -14,10 +14,14 @@ from urllib.parse import parse_qsl, urlencode
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.domain.devices import Address, Device, DeviceToken
+from tocsin.domain.explanations import Explanation
+from tocsin.providers.apns import sentences
 from tocsin.providers.apns.payload import ALWAYS_FITS_BYTES, payload
 from tocsin.providers.fields import FieldError, Fields, read
 
 NAME: Final = "apns"
+PRODUCTION: Final = "production"
+SANDBOX: Final = "sandbox"
 APPLICATION_ID: Final = re.compile(r"[a-zA-Z0-9]{10}\.[a-zA-Z0-9.-]{5,100}")
 """Team id, a dot, bundle id. Matched whole (`fullmatch`), like its siblings here."""
 TOPIC: Final = re.compile(r"[a-zA-Z0-9.-]{5,100}")
@@ -136,6 +140,12 @@ class ApnsRules:
     def summary(self, address: Address) -> str:
         parsed = parse(address)
         return f"APNs {'sandbox' if parsed.sandbox else 'production'} {parsed.topic}"
+
+    def lanes(self, account: str) -> Sequence[str]:
+        return [f"{NAME}:{environment}:{account}" for environment in (PRODUCTION, SANDBOX)]
+
+    def said(self, status: int, reason: str) -> Explanation | None:
+        return sentences.said(status, reason)
 
     def reserves(self, field: str) -> bool:
         return field == "aps"

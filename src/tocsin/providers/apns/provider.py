@@ -10,20 +10,29 @@ from msgspec.structs import replace
 
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device
-from tocsin.domain.events import URGENT
+from tocsin.domain.events import URGENT, Event
 from tocsin.domain.outcomes import Answer, Misconfigured, Outcome, Refused
 from tocsin.domain.routes import Route
 from tocsin.http2.messages import unindexed
 from tocsin.http2.pool import Pool
 from tocsin.providers.answers import judged, note_accepted
-from tocsin.providers.apns.address import NAME, ApnsRules, parse
+from tocsin.providers.apns.address import NAME, SANDBOX, ApnsRules, parse, team_id
 from tocsin.providers.apns.channels import ApnsOptions, Channel, Channels
+from tocsin.providers.apns.check import check
 from tocsin.providers.apns.credentials import read_stored
 from tocsin.providers.apns.judging import DELIVERED, ApnsJudge
-from tocsin.providers.apns.payload import payload
-from tocsin.providers.apns.requests import ApnsRequest, HeaderBlock
-from tocsin.providers.apns.routes import SANDBOX, Routes, lane_name
-from tocsin.providers.base import AccountStatus, Context, CredentialError, Push, delivery_id
+from tocsin.providers.apns.payload import LIMIT_BYTES, VOIP_LIMIT_BYTES, payload
+from tocsin.providers.apns.requests import ApnsRequest, HeaderBlock, push_type, topic_headers
+from tocsin.providers.apns.routes import Routes, lane_name
+from tocsin.providers.base import (
+    AccountStatus,
+    CheckResult,
+    Context,
+    CredentialError,
+    Preview,
+    Push,
+    delivery_id,
+)
 from tocsin.providers.pools import open_pool
 
 _MOST_BLOCKS: Final = 10_000
@@ -123,7 +132,35 @@ class Apns:
         return self._channels.pools
 
     def status(self) -> list[AccountStatus]:
-        return [AccountStatus(id, one.kind, one.expires_s()) for id, one in self._channels.credentials.items()]
+        return [
+            AccountStatus(id, one.kind, one.expires_s(), one.key_id or "")
+            for id, one in self._channels.credentials.items()
+        ]
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        route = self.route(device)
+        kind = push_type(route.topic)
+        url = self._options.sandbox_url if route.environment == SANDBOX else self._options.production_url
+        headers = [
+            *topic_headers(route.topic),
+            (b"apns-expiration", b"%d" % (event.expires_ms // 1000)),
+            (b"apns-id", delivery_id(event.id, device.token).encode()),
+        ]
+        body = payload(event.body, VOIP_LIMIT_BYTES if kind == b"voip" else LIMIT_BYTES)
+        return Preview(
+            f"{url}/3/device/{device.token}", [(name.decode(), value.decode()) for name, value in headers], body
+        )
+
+    async def check(self, account: str, *, sandbox: bool) -> CheckResult:
+        credentials = self._channels.credentials
+        return await check(
+            account,
+            credentials[account],
+            self._options,
+            network=self._context.network,
+            sandbox=sandbox,
+            other_teams=sorted({team_id(id) for id in credentials} - {team_id(account)}),
+        )
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

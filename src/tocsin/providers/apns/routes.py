@@ -6,10 +6,8 @@ from typing import Final
 
 from tocsin.domain.devices import Address
 from tocsin.domain.routes import Route
-from tocsin.providers.apns.address import NAME, parse
+from tocsin.providers.apns.address import NAME, PRODUCTION, SANDBOX, parse
 
-PRODUCTION: Final = "production"
-SANDBOX: Final = "sandbox"
 _MOST_ROUTES: Final = 10_000
 
 

@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl, urlencode
 from msgspec import Struct
 
 from tocsin.domain.devices import Address, Device, DeviceToken
+from tocsin.domain.explanations import Explanation
+from tocsin.providers.fcm import sentences
 from tocsin.providers.fcm.payload import ALWAYS_FITS_BYTES, data
 from tocsin.providers.fields import Fields
 
@@ -91,6 +93,12 @@ class FcmRules:
 
     def summary(self, address: Address) -> str:
         return "FCM"
+
+    def lanes(self, account: str) -> Sequence[str]:
+        return [f"{NAME}:{account}"]
+
+    def said(self, status: int, reason: str) -> Explanation | None:
+        return sentences.said(status, reason)
 
     def reserves(self, field: str) -> bool:
         """Google, "FCM HTTP v1 API", Message, `data`."""

@@ -15,14 +15,15 @@ import structlog
 
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device
-from tocsin.domain.events import URGENT
+from tocsin.domain.events import URGENT, Event
 from tocsin.domain.outcomes import Answer, Backoff, Misconfigured, Outcome, Refused, RetryLater
 from tocsin.domain.routes import Route
 from tocsin.http2.messages import Failure, FailureKind, Header
 from tocsin.http2.pool import Pool
 from tocsin.providers.answers import WITHDRAWN, judged, no_answer, note_accepted
-from tocsin.providers.base import AccountStatus, Context, Push
+from tocsin.providers.base import AccountStatus, CheckResult, Context, Preview, Push
 from tocsin.providers.fcm.address import NAME, FcmAddress, FcmRules, address_field, parse
+from tocsin.providers.fcm.check import check
 from tocsin.providers.fcm.credentials import read_stored
 from tocsin.providers.fcm.judging import FcmJudge
 from tocsin.providers.fcm.oauth import HttpOAuthClient, OAuthClient
@@ -37,6 +38,7 @@ _LONGEST_TTL_S: Final = 28 * 24 * 3600
 """Google refuses more; a clock that went back a little since the event was accepted would ask for it."""
 _NO_TOKEN_BACKOFF: Final = Backoff(2.0, 60.0)
 _STOPPING: Final = Failure(FailureKind.CONNECT, "tocsin is stopping", unknown=False)
+_MESSAGE: Final = b'{"message":{"%s":%s,"data":%s,"android":{"priority":"%s","ttl":"%ds"}}}'
 _encode_text = msgspec.json.Encoder().encode
 
 
@@ -145,7 +147,7 @@ class Fcm:
                     continue
             # Rounded up: a whole lifetime minus the milliseconds of its way is still the whole lifetime.
             ttl_s = min(_LONGEST_TTL_S, max(0, -int(-(event.expires_ms / 1000 - now) // 1)))
-            body = b'{"message":{"%s":%s,"data":%s,"android":{"priority":"%s","ttl":"%ds"}}}' % (
+            body = _MESSAGE % (
                 push.route.variant.encode(),
                 _encode_text(push.device.token),
                 rendered,
@@ -173,6 +175,19 @@ class Fcm:
 
     def status(self) -> list[AccountStatus]:
         return [AccountStatus(name, "service account") for name in self._projects.accounts]
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        route = self.route(device)
+        account = self._projects.accounts.get(route.account)
+        if account is None:
+            raise ValueError(f"FCM project {route.account or '(default)'} is not registered")
+        ttl_s = min(_LONGEST_TTL_S, max(0, int(event.expires_ms / 1000 - self._context.wall_clock())))
+        priority = self._options.priority[event.message].encode()
+        body = _MESSAGE % (route.variant.encode(), _encode_text(device.token), data(event.body), priority, ttl_s)
+        return Preview(self._options.url + account.path, [("content-type", "application/json")], body)
+
+    async def check(self, account: str, *, sandbox: bool) -> CheckResult:
+        return await check(account, self._projects.accounts[account], self._options, network=self._context.network)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
