@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, pictures, report, service, throughput
+from benchmarks import engine, pictures, report, search, service, throughput
 from benchmarks.report import Figures
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -40,6 +40,7 @@ LONG: dict[str, Measure] = {
     "backlog": service.backlog,
     "parked backlog": service.parked,
     "memory": service.memory,
+    "searches": search.searches,
 }
 FIGURES_OF_LONG = (
     "isolation",
@@ -52,6 +53,9 @@ FIGURES_OF_LONG = (
     "parked_first_s",
     "memory_flat",
     "memory_flat_mib",
+    "search_ms",
+    "search_ms_max",
+    "search_index_us",
 )
 
 

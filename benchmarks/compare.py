@@ -36,12 +36,15 @@ Round = dict[str, float]
 class Side:
     """One checkout: a child process that delivers when it is asked to."""
 
-    def __init__(self, checkout: Path, events: int) -> None:
+    def __init__(self, checkout: Path, events: int, rest_s: float) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TOCSIN_")}
         path = os.pathsep.join((str(checkout / "src"), str(checkout)))
         # -P: else this file's directory, with this checkout's modules, would come first.
         self._child = subprocess.Popen(
-            [sys.executable, "-P", str(_HERE), "--side", str(checkout), "--events", str(events)],
+            [
+                *(sys.executable, "-P", str(_HERE), "--side", str(checkout)),
+                *("--events", str(events), "--rest", str(rest_s)),
+            ],
             env=kept | {"PYTHONPATH": path},
             cwd=checkout,
             stdin=subprocess.PIPE,
@@ -70,8 +73,11 @@ class Side:
         self._child.wait(60)
 
 
-def run_side(checkout: Path, events: int) -> None:
-    """Print a line when ready; then, for each line of the standard input, deliver and print the figures."""
+def run_side(checkout: Path, events: int, rest_s: float) -> None:
+    """Print a line when ready; then, for each line of the standard input, deliver and print the figures.
+
+    What the server does in the `rest_s` after a delivery is counted with it.
+    """
     # The figures alone go to standard output, whatever a library has to say.
     out, sys.stdout = sys.stdout, sys.stderr
     import tocsin
@@ -94,6 +100,7 @@ def run_side(checkout: Path, events: int) -> None:
         for _ in sys.stdin:
             before = time.clock_gettime(clock)
             took_s = load.deliver(environment, requests, events)
+            time.sleep(rest_s)
             cpu_s = time.clock_gettime(clock) - before
             print(json.dumps({"cpu_us": cpu_s / events * 1e6, "per_s": events / took_s}), file=out, flush=True)
 
@@ -105,12 +112,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return medians[int(_RESAMPLES * 0.025)], medians[int(_RESAMPLES * 0.975)]
 
 
-def measure(checkouts: Sequence[Path], rounds: int, events: int) -> Iterator[list[Round]]:
+def measure(checkouts: Sequence[Path], rounds: int, events: int, rest_s: float) -> Iterator[list[Round]]:
     """Start a process for each checkout, and yield its figures, round by round."""
     with ExitStack() as stack:
         sides = []
         for checkout in checkouts:
-            side = Side(checkout, events)
+            side = Side(checkout, events, rest_s)
             stack.callback(side.close)
             side.read()  # it is ready: only then the next one is started
             sides.append(side)
@@ -121,16 +128,16 @@ def measure(checkouts: Sequence[Path], rounds: int, events: int) -> Iterator[lis
             yield [found[side] for side in sides]
 
 
-def compare(base: Path, rounds: int, events: int) -> list[str]:
+def compare(base: Path, rounds: int, events: int, rest_s: float) -> list[str]:
     """The lines of the report."""
     checkouts, measured = (_HERE.parents[1], base), list[tuple[Round, Round]]()
     while len(measured) < rounds:
         some = min(_ROUNDS_PER_START, rounds - len(measured))
         # Each is started first in half of the starts.
         if len(measured) // _ROUNDS_PER_START % 2 == 0:
-            measured += [(this, other) for this, other in measure(checkouts, some, events)]
+            measured += [(this, other) for this, other in measure(checkouts, some, events, rest_s)]
         else:
-            measured += [(this, other) for other, this in measure(checkouts[::-1], some, events)]
+            measured += [(this, other) for other, this in measure(checkouts[::-1], some, events, rest_s)]
     lines = [
         f"{rounds} rounds of {events:,} events on each side, by turns",
         f"{'':24}{'this':>10}{'base':>10}   this/base, 95 % interval",
@@ -151,11 +158,18 @@ def main() -> None:
     checkout.add_argument("--side", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--events", type=int, default=20_000, help="for each side in each round")
+    parser.add_argument(
+        "--rest",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="count also what the server does so long after each round, like filling the index of the search",
+    )
     given = parser.parse_args()
     if given.side is not None:
-        run_side(given.side, given.events)
+        run_side(given.side, given.events, given.rest)
     else:
-        print("\n".join(compare(given.base.resolve(), given.rounds, given.events)))
+        print("\n".join(compare(given.base.resolve(), given.rounds, given.events, given.rest)))
 
 
 if __name__ == "__main__":

@@ -329,6 +329,8 @@ class Store(Section):
     the 24 hours of idempotency."""
     dead_letter_retention: Duration = timedelta(days=30)
     """How long dead letters are kept, with their content, unless they are replayed or discarded before."""
+    search: bool = True
+    """Whether deliveries can be searched: it takes an index beside the store, which is filled in the background."""
     history: Duration = timedelta(days=30)
     """How long removed device tokens can be explained and restored."""
 

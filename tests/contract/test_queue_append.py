@@ -362,3 +362,17 @@ async def test_the_faster_it_drains_the_sooner_to_try_again(stores: Stores, cloc
     slow = await wait_after_settling(10)
     fast = await wait_after_settling(200)
     assert never > slow > fast >= 1
+
+
+async def test_the_backlog_knows_its_oldest_event(store: Store, clocks: Clocks) -> None:
+    assert await store.queue.oldest_ms() is None
+    first = make_event(clocks)
+    clocks.pass_time(10)
+    second = make_event(clocks, urgent=True)
+    await store.queue.append([first, second])
+    assert await store.queue.oldest_ms() == first.accepted_ms
+    items = {item.event.id: item for item in await store.queue.claim(10)}
+    await store.queue.settle([done(items[first.id])])
+    assert await store.queue.oldest_ms() == second.accepted_ms
+    await store.queue.settle([parked(items[second.id], clocks.now_ms)])
+    assert await store.queue.oldest_ms() == second.accepted_ms

@@ -39,6 +39,7 @@ class SqliteStores:
             max_bytes=max_bytes,
             lease_s=lease_s,
             keys=self.keys,
+            search=True,
             wall_clock=self.clocks.wall,
             monotonic=self.clocks.monotonic,
         )

@@ -31,6 +31,9 @@ _WARN_CERTIFICATE_S: Final = 30 * _DAY_S
 _PRUNE_EVERY_S: Final = 10.0
 _COMPLAINTS_EVERY_S: Final = 3600.0
 _PRUNE_AGAIN_S: Final = 0.2
+_FILL_EVERY_S: Final = 0.5
+_FILL_FOR_S: Final = 0.2
+_FILL_AGAIN_S: Final = 0.01
 
 
 class Watchers:
@@ -73,6 +76,7 @@ class Watchers:
             Duty("status", _LOOK_AFTER_EVERY_S, self._publish_status),
             Duty("pruning", _PRUNE_EVERY_S, self._prune),
             Duty("complaints", _COMPLAINTS_EVERY_S, self._look_at_complaints, first_s=0.0),
+            Duty("search index", _FILL_EVERY_S, self._fill),
         ]
         store.signals.subscribe(self._signalled)
 
@@ -161,6 +165,10 @@ class Watchers:
     async def _prune(self) -> float | None:
         """Forget what is old enough: in small steps, for as long as there is more."""
         return _PRUNE_AGAIN_S if await self._store.prune(self._retention) else None
+
+    async def _fill(self) -> float | None:
+        """Bring the index of the search up to date, with room for searches in between."""
+        return _FILL_AGAIN_S if await self._store.search.fill(_FILL_FOR_S) else None
 
     async def _publish_status(self) -> None:
         metrics, lanes = self._metrics, self._dispatcher.lanes.statuses()

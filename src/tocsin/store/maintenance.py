@@ -36,6 +36,13 @@ def exists(settings: Settings) -> bool:
     return True
 
 
+def is_served(settings: Settings) -> bool:
+    """Whether a server delivers from the store."""
+    from tocsin.store.sqlite import locks
+
+    return locks.is_served(settings.store.path)
+
+
 def check(settings: Settings) -> list[str]:
     """What is wrong with the store, as sentences; an empty list says that all is well. A server may be running."""
     from tocsin.store.sqlite import maintenance

@@ -33,6 +33,7 @@ async def open_store(
         keys=configured(settings),
         chain=settings.audit.chain or MAIN,
         say=say,
+        search=settings.store.search,
     )
     store = await open_store(settings.store.path, options, server=server)
     try:

@@ -2,7 +2,8 @@
 
 `EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
 and with what providers are reached; `Audit` for who has changed what, and `Pseudonyms` for what users are called there;
-`Users` to erase one; `Signals` for what was changed; `Jobs` for bulk actions; `Store` holds them all.
+`Users` to erase one; `Signals` for what was changed; `Search` for what an operator looks for; `Jobs` for bulk actions;
+`Store` holds them all.
 
 Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
 (`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
@@ -31,12 +32,16 @@ from tocsin.store.records import (
     DevicePage,
     Erased,
     EventRecord,
+    Findings,
+    IndexState,
     Item,
     Job,
     KeyLimits,
     Learned,
     Quarantine,
+    Query,
     Removal,
+    RemovalPage,
     Retention,
     Role,
     Session,
@@ -66,6 +71,10 @@ class WriteFailure(Exception):  # noqa: N818
 
 class StoreUnavailable(WriteFailure):
     """The store cannot be used (disk full, I/O error, locked, read-only): nothing was changed."""
+
+
+class SearchUnavailable(StoreUnavailable):
+    """There is no index to be searched; the message says why, for whoever searches."""
 
 
 class CommitUnknown(WriteFailure):
@@ -160,6 +169,9 @@ class EventQueue(Protocol):
         lane, or after `timeout_s`. It may be cancelled."""
 
     async def backlog(self) -> Backlog: ...
+
+    async def oldest_ms(self) -> int | None:
+        """When the oldest event of the backlog was accepted; None where there is none."""
 
     def may_send(self) -> bool:
         """Whether what is claimed may be sent now: False while this process cannot know that it still owns it."""
@@ -276,6 +288,13 @@ class Registry(Protocol):
     async def history(
         self, *, owner: UserId | None = None, token: DeviceToken | None = None, quarantined_only: bool = False
     ) -> list[Removal]: ...
+
+    async def removals(self, limit: int, *, start: Cursor | None = None) -> RemovalPage:
+        """Up to `limit` registrations that are gone, newest removal first; `start` is the `next` of the page before.
+
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+        """
 
     async def restore(self, provider: str, token: DeviceToken, max_tokens: int) -> int:
         """Bring a provider's token back for every user who lost it, as each had registered it last; returns how many.
@@ -427,6 +446,26 @@ class Signals(Protocol):
         """Have `receive` called with every signal from now on. It must not block, and must not raise."""
 
 
+class Search(Protocol):
+    """Looks for deliveries, in an index that is filled beside the path of delivery: it is some seconds behind."""
+
+    async def find(self, query: Query, limit: int, *, start: Cursor | None = None, for_s: float = ...) -> Findings:
+        """A page of the deliveries that match, those of the newest events first. It ends with a whole event, so it may
+        have some more than `limit`; and it ends after about `for_s`, however much is left. `start` is the `next` of the
+        page before.
+
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+            SearchUnavailable: the search is switched off, or its index was never made.
+            StoreUnavailable: it cannot be read.
+        """
+
+    async def fill(self, for_s: float) -> bool:
+        """Bring the index up to date, for about `for_s` at most; whether there is more to do. For the server alone."""
+
+    async def state(self) -> IndexState: ...
+
+
 class Jobs(Protocol):
     """Bulk actions that outlive a restart: one at a time of each is run, in steps, by whoever takes it."""
 
@@ -492,6 +531,9 @@ class Store(Protocol):
 
     @property
     def signals(self) -> Signals: ...
+
+    @property
+    def search(self) -> Search: ...
 
     @property
     def jobs(self) -> Jobs: ...

@@ -216,6 +216,13 @@ class Removal(Struct, frozen=True):
     """The application or project by which the device was reached, where its provider declared it dead."""
 
 
+class RemovalPage(Struct, frozen=True):
+    """Some removals; `next` is where the page after this one begins, None at the end."""
+
+    removals: list[Removal]
+    next: Cursor | None
+
+
 class Quarantine(Struct, frozen=True):
     """The tokens of one account that were declared dead in suspicious numbers, and are kept until somebody decides."""
 
@@ -411,3 +418,82 @@ class Job(Struct, frozen=True):
     total: int | None = None
     """How many there are to do, estimated; None where nobody knows."""
     error: str = ""
+
+
+# -- search ------------------------------------------------------------------------------------------------------------
+
+WAITING: Final = "waiting"
+"""The outcome of a delivery that has none yet: another attempt is to come."""
+NO_DEVICE: Final = "no_device"
+"""The outcome of an event whose owner had no device."""
+ACCEPTED: Final = "accepted"
+"""The outcome of an event that nobody has tried to deliver yet."""
+OUTCOMES: Final = (*Result, WAITING, NO_DEVICE, ACCEPTED)
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """Which deliveries are looked for. All that is given must be true of one and the same delivery."""
+
+    owners: frozenset[UserId] | None = None
+    devices: frozenset[str] | None = None
+    """Keys of devices. Without `owners` they are compared event by event, which takes long."""
+    provider: str | None = None
+    lanes: frozenset[str] | None = None
+    outcomes: frozenset[str] | None = None
+    """Of `OUTCOMES`."""
+    reason: str | None = None
+    """Of the last attempt, exactly as on record."""
+    message: str | None = None
+    from_ms: int | None = None
+    """When the event was accepted: at this time or later, and before `until_ms`."""
+    until_ms: int | None = None
+
+
+class DeliveryState(Struct, frozen=True, kw_only=True):
+    """How one delivery stands: what its last attempt came to, and what it waits for."""
+
+    device: str
+    """The device's key; empty for an event without any (`NO_DEVICE`, `ACCEPTED`)."""
+    outcome: str
+    """Of `OUTCOMES`."""
+    lane: str = ""
+    status: int = 0
+    reason: str = ""
+    at_ms: int
+    """Of the last attempt; where there was none, when the event was accepted."""
+    attempts: int = 0
+    due_ms: int | None = None
+    """When the next attempt is due."""
+
+
+class Finding(Struct, frozen=True):
+    """An event, without its body, and those of its deliveries that were looked for."""
+
+    record: EventRecord
+    deliveries: list[DeliveryState]
+
+
+class IndexState(Struct, frozen=True):
+    """How far the index of the search is behind."""
+
+    behind_s: float
+    """For so long not everything that happened is in it; 0 where it has everything."""
+    waiting_events: int
+    """How many events are to be written into it (again)."""
+    rebuilding: bool
+    indexed_to_ms: int | None
+    """When it last had everything; None where it never had."""
+
+
+class Findings(Struct, frozen=True):
+    """A page of what was found, newest event first. `next` is where the page after this one begins.
+
+    `complete`: False where the time was over before the page was full; `next` then goes on behind what was looked at.
+    """
+
+    found: list[Finding]
+    next: Cursor | None
+    complete: bool
+    looked_back_to_ms: int | None
+    """The acceptance of the oldest event that was looked at; None where nothing older is left to be looked at."""
+    index: IndexState

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
-from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
     Attempt,
     Cursor,
@@ -23,10 +22,11 @@ from tocsin.store.records import (
     Parked,
     State,
 )
-from tocsin.store.sqlite import rows
+from tocsin.store.sqlite import rows, search_feed
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.connection import one_instant
 from tocsin.store.sqlite.contents import Contents
+from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, look
@@ -90,12 +90,14 @@ class SqliteEventLog:
         audit: SqliteAudit,
         contents: Contents,
         *,
+        feeds_search: bool,
         wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._refresh = refresh
         self._audit = audit
         self._contents = contents
+        self._feeds_search = feeds_search
         self._wall_clock = wall_clock
 
     async def record(self, event_id: EventId) -> EventRecord | None:
@@ -106,7 +108,7 @@ class SqliteEventLog:
         return await self._database.read(read)
 
     async def dead_letters(self, limit: int, *, start: Cursor | None = None) -> DeadLetterPage:
-        first = _NEWEST if start is None else _seq_of(start)
+        first = _NEWEST if start is None else number_of(start)
 
         def read(driver: sqlite3.Connection) -> DeadLetterPage:
             with one_instant(driver):
@@ -185,19 +187,15 @@ class SqliteEventLog:
             act(driver, found)
             if found and note is not None:
                 note(driver, Change(action, details={"events": [row.event.id for row in found]}))
-            return [row.seq for row in found], look(driver)
+            seqs = [row.seq for row in found]
+            if self._feeds_search:
+                search_feed.note(driver, seqs, int(self._wall_clock() * 1000))
+            return seqs, look(driver)
 
         seqs, overview = await self._database.write(step)
         # The server's own queue knows at once, another process's when it notices the change.
         await self._refresh(overview)
         return seqs
-
-
-def _seq_of(cursor: Cursor) -> int:
-    # No number of SQLite's is longer, and no digits but these are taken for one by `int`.
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise UnknownCursor("not a place where a page begins")
-    return int(cursor)
 
 
 def _page(driver: sqlite3.Connection, start: int, limit: int) -> list[_Row]:

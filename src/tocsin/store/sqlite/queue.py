@@ -10,7 +10,9 @@ the file after they have changed it.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from tocsin.domain.events import Event
 from tocsin.store.appending import Appender
@@ -19,7 +21,7 @@ from tocsin.store.leases import leases_of
 from tocsin.store.ports import LostItems
 from tocsin.store.records import Backlog, Item, Settlement
 from tocsin.store.settling import Settling
-from tocsin.store.sqlite import settle_sql
+from tocsin.store.sqlite import search_feed, settle_sql
 from tocsin.store.sqlite.append_sql import FileInserts
 from tocsin.store.sqlite.backlog import FileBacklog
 from tocsin.store.sqlite.claims import FileClaims
@@ -29,6 +31,14 @@ from tocsin.store.sqlite.fresh import FreshEvents
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, take_over
 from tocsin.store.sqlite.schedule import SqliteSchedule
+from tocsin.store.sqlite.search_feed import Recent
+
+# Two looks into an index each: the events that nobody has tried, and those that wait.
+_OLDEST: Final = """SELECT accepted_ms FROM event WHERE seq = (SELECT min(oldest) FROM (
+        SELECT min(seq) AS oldest FROM event INDEXED BY event_fresh WHERE state = 0 AND urgent = 0
+        UNION ALL SELECT min(seq) FROM event INDEXED BY event_fresh WHERE state = 0 AND urgent = 1
+        UNION ALL SELECT min(seq) FROM parked
+    ))"""
 
 
 class SqliteQueue:
@@ -42,12 +52,14 @@ class SqliteQueue:
         backlog: FileBacklog,
         contents: Contents,
         *,
+        recent: Recent | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._claims = claims
         self._schedule = schedule
         self._backlog = backlog
+        self._recent = recent
         self._wall_clock = wall_clock
         self._fresh = FreshEvents(database, claims.leases, contents, backlog.appended_elsewhere)
         inserts = FileInserts(database, self._fresh, contents)
@@ -113,7 +125,16 @@ class SqliteQueue:
 
     async def _record(self, settlements: Sequence[Settlement], now_ms: int) -> None:
         leases = leases_of([settlement.item for settlement in settlements], FileLease)
-        done = await self._database.write(lambda driver: settle_sql.settle(driver, settlements, leases, now_ms))
+
+        def settle(driver: sqlite3.Connection) -> tuple[set[int], int | None]:
+            done = settle_sql.settle(driver, settlements, leases, now_ms)
+            return done, None if self._recent is None else search_feed.note(
+                driver, {lease.seq for lease in leases}, now_ms
+            )
+
+        done, fed = await self._database.write(settle)
+        if self._recent is not None and fed is not None:
+            self._recent.settled(fed, settlements, leases)
         finished: dict[int, int] = {}
         for settlement, lease in zip(settlements, leases, strict=True):
             if settlement.parked:
@@ -132,6 +153,10 @@ class SqliteQueue:
 
     async def backlog(self) -> Backlog:
         return self._backlog.now()
+
+    async def oldest_ms(self) -> int | None:
+        found = await self._database.read(lambda driver: driver.execute(_OLDEST).fetchone())
+        return None if found is None else int(found[0])
 
     def may_send(self) -> bool:
         """Always: this process holds the lock on the file for as long as it lives."""

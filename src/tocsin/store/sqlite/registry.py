@@ -28,6 +28,7 @@ from tocsin.store.records import (
     Quarantine,
     QuarantineChanged,
     Removal,
+    RemovalPage,
     Signal,
     TokenDeleted,
     TokenRegistered,
@@ -36,12 +37,14 @@ from tocsin.store.records import (
 )
 from tocsin.store.sqlite import quarantine, removals, rows, topics
 from tocsin.store.sqlite.audit import SqliteAudit
+from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
 
 T = TypeVar("T")
 
+_NEWEST: Final = 2**62
 _OF_A_REGISTRATION: Final = "owner, provider, token, address, registered_us, generation"
 _COLUMNS: Final = f"{_OF_A_REGISTRATION}, last_success_ms"
 _DEVICE_JSON: Final = (
@@ -299,6 +302,11 @@ class SqliteRegistry:
         return await self._database.read(
             lambda driver: removals.read(driver, owner=owner, token=token, quarantined_only=quarantined_only)
         )
+
+    async def removals(self, limit: int, *, start: Cursor | None = None) -> RemovalPage:
+        first = _NEWEST if start is None else number_of(start)
+        found, after = await self._database.read(lambda driver: removals.page(driver, first, limit))
+        return RemovalPage(found, None if after is None else Cursor(str(after)))
 
     async def restore(self, provider: str, token: DeviceToken, max_tokens: int) -> int:
         note = self._audit.recording()

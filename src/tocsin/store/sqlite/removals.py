@@ -103,6 +103,20 @@ def read(
     ]
 
 
+def page(driver: sqlite3.Connection, first: int, limit: int) -> tuple[list[Removal], int | None]:
+    """Some removals up to the number `first`, newest first, and the number of the one after them."""
+    found = driver.execute(
+        "SELECT device, removed_ms, reason, quarantined, account, id FROM removal WHERE id <= ?"
+        " ORDER BY id DESC LIMIT ?",
+        (first, limit + 1),
+    ).fetchall()
+    removals = [
+        Removal(_decode_device(device), removed, reason, bool(held), account)
+        for device, removed, reason, held, account, _ in found[:limit]
+    ]
+    return removals, found[limit][-1] if len(found) > limit else None
+
+
 def _bring_back(
     driver: sqlite3.Connection, latest_first: Sequence[tuple[Any, ...]], put_back: Callable[[Device], bool]
 ) -> list[tuple[Device, str | None]]:

@@ -35,6 +35,16 @@ def execute(driver: sqlite3.Connection, template: str, rows: Sequence[Sequence[A
     return driver.total_changes - before
 
 
+def execute_flat(driver: sqlite3.Connection, template: str, columns: int, values: Sequence[Any]) -> None:
+    """The same, where the values of all rows stand one behind the other, `columns` for each row."""
+    start, total = 0, len(values)
+    for size in SIZES:
+        step = size * columns
+        while total - start >= step:
+            driver.execute(_statement(template, columns, size), values[start : start + step])
+            start += step
+
+
 def fetch_json(driver: sqlite3.Connection, template: str, keys: Sequence[str | int]) -> Iterable[str]:
     """Run `template` over `keys` and yield the one JSON text that each statement returns."""
     start, total = 0, len(keys)

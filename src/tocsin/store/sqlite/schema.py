@@ -238,6 +238,17 @@ job = Table(
     Column("error", Text, nullable=False),
 )
 
+# The numbers of events (`seq`, with a comma between them) of which something was settled, a row for each transaction:
+# what the index of the search has not looked at yet (`search_index.py`).
+search_feed = Table(
+    "search_feed",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("seqs", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+)
+
 # `revived_events` and `revived_bytes`: how many dead letters were ever replayed. A server that sees them grow learns
 # how much its backlog has grown, whichever process replayed; as with `erased_events` and `erased_bytes`, events that
 # waited when their user was erased. `probe` is where a store that could not write tries again.

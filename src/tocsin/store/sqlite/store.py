@@ -41,6 +41,8 @@ from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 from tocsin.store.sqlite.retiring import Retiring
 from tocsin.store.sqlite.schedule import SqliteSchedule
+from tocsin.store.sqlite.search import SqliteSearch
+from tocsin.store.sqlite.search_feed import Recent
 from tocsin.store.sqlite.signals import SqliteSignals
 from tocsin.store.sqlite.users import SqliteUsers
 from tocsin.store.sqlite.worker import StartWorker, ThreadWorker
@@ -63,6 +65,8 @@ class SqliteOptions(Struct, frozen=True, kw_only=True):
     """Is told, for a person, what opening the store has done for the first time."""
     chain: str = MAIN
     """The name of the audit log's chain that this node extends."""
+    search: bool = False
+    """Whether there is an index of what was delivered, to be searched."""
     wall_clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     random: random.Random = random.SystemRandom()
@@ -96,6 +100,7 @@ class SqliteStore:
         self.audit = SqliteAudit(
             database, chain=options.chain, wall_clock=options.wall_clock, pseudonym=self.pseudonyms.within
         )
+        recent = Recent() if options.search else None
         self.signals = SqliteSignals(options.wall_clock, server=server)
         contents = Contents(sealer, options.random.randbytes, wall_clock=options.wall_clock)
         self.schedule = SqliteSchedule(database, claims, self.signals, contents, wall_clock=options.wall_clock)
@@ -105,9 +110,18 @@ class SqliteStore:
             self.schedule,
             backlog,
             contents,
+            recent=recent,
             wall_clock=options.wall_clock,
         )
-        self.log = SqliteEventLog(database, self.queue.refresh, self.audit, contents, wall_clock=options.wall_clock)
+        self.log = SqliteEventLog(
+            database,
+            self.queue.refresh,
+            self.audit,
+            contents,
+            feeds_search=options.search,
+            wall_clock=options.wall_clock,
+        )
+        self.search = SqliteSearch(path, database, recent, server=server, start_worker=options.start_worker, **clocks)
         self.registry = SqliteRegistry(
             database, self.signals, self.audit, wall_clock=options.wall_clock, random=options.random
         )
@@ -137,6 +151,7 @@ class SqliteStore:
             await self.database.write(self.signals.start)
             await self.queue.start()
             await self.jobs.start()
+            await self.search.start()
         self._noticing = asyncio.create_task(self._keep_noticing(), name="noticing other processes")
 
     def failures(self) -> list[str]:
@@ -150,6 +165,7 @@ class SqliteStore:
     async def prune(self, retention: Retention, *, for_s: float = _PRUNE_FOR_S) -> bool:
         until = self._monotonic() + for_s
         more = await self._housekeeping.prune(retention, for_s=for_s)
+        await self.search.prune()
         return await self._retiring.work(lambda: self._monotonic() >= until) or more
 
     async def publish(self, status: NodeStatus) -> None:
@@ -163,6 +179,7 @@ class SqliteStore:
         if self._noticing is not None:
             self._noticing.cancel()
             await asyncio.gather(self._noticing, return_exceptions=True)
+        await self.search.close()
         await self.database.close()
         self._held.close()
 

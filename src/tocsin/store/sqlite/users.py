@@ -19,7 +19,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import StoreError
 from tocsin.store.records import Erased
-from tocsin.store.sqlite import erasing, locks, signals
+from tocsin.store.sqlite import erasing, locks, search_feed, signals
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.overview import Overview, look
@@ -109,6 +109,7 @@ class SqliteUsers:
         now_ms, new_id = int(self._wall_clock() * 1000), f"erased-{self._random.getrandbits(64):016x}"
 
         def delete(driver: sqlite3.Connection) -> tuple[tuple[int, int, int], Overview]:
+            search_feed.note(driver, seqs, now_ms)
             return erasing.delete_events(driver, seqs, now_ms, new_id), look(driver)
 
         found, overview = await self._database.write(delete)

@@ -1,0 +1,130 @@
+"""Bulk actions over everything that matches a filter: which, and how many there are. Every store runs them alike.
+
+A filter is frozen when its job is created: what comes later is not touched, however long the job takes. It says which
+dead letters (`replay`, `discard`), which removed registrations (`restore`), or whose quarantine (`release`, `purge`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from tocsin.store.ports import Store
+from tocsin.store.records import Attempt, Cursor, DeadLetter, Removal
+
+PAGE: Final = 200
+_EXAMPLES: Final = 5
+
+
+class Action(StrEnum):
+    REPLAY = "replay"
+    DISCARD = "discard"
+    RESTORE = "restore"
+    RELEASE = "release"
+    PURGE = "purge"
+
+
+LETTERS: Final = frozenset({Action.REPLAY, Action.DISCARD})
+QUARANTINE: Final = frozenset({Action.RELEASE, Action.PURGE})
+
+
+class Filter(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What is not given matches everything. Of a dead letter, all of it must be true of one device."""
+
+    owner: str | None = None
+    message: str | None = None
+    system: str | None = None
+    account: str | None = None
+    lanes: list[str] | None = None
+    """Those of `account`."""
+    outcome: str | None = None
+    reason: str | None = None
+    from_ms: int | None = None
+    """When the last attempt was, or the removal: at this time or later, and before `until_ms`."""
+    until_ms: int
+
+
+class Plan(Struct, frozen=True):
+    """The arguments of a job."""
+
+    filter: Filter
+    lifetime_ms: int = 0
+    """For how long what is replayed lives."""
+    max_tokens: int = 0
+
+
+class Preview(Struct, frozen=True):
+    """How many match: all that do where `exact`, else estimated from the newest `looked_at`."""
+
+    estimate: int
+    exact: bool
+    looked_at: int
+    examples: list[str]
+
+
+def matching_letter(letter: DeadLetter, wanted: Filter) -> bool:
+    event = letter.event
+    if wanted.owner not in (None, event.owner) or wanted.message not in (None, event.message):
+        return False
+    return any(_matches(one, wanted) for one in letter.devices)
+
+
+def _matches(attempt: Attempt, wanted: Filter) -> bool:
+    return (
+        wanted.system in (None, attempt.device.partition(":")[0])
+        and (wanted.lanes is None or attempt.lane in wanted.lanes)
+        and wanted.outcome in (None, attempt.result)
+        and wanted.reason in (None, attempt.reason)
+        and (wanted.from_ms is None or attempt.at_ms >= wanted.from_ms)
+        and attempt.at_ms < wanted.until_ms
+    )
+
+
+def matching_removal(removal: Removal, wanted: Filter) -> bool:
+    device = removal.device
+    return (
+        wanted.owner in (None, device.owner)
+        and wanted.system in (None, device.provider)
+        and wanted.account in (None, removal.account)
+        and wanted.reason in (None, removal.reason)
+        and (wanted.from_ms is None or removal.removed_ms >= wanted.from_ms)
+        and removal.removed_ms < wanted.until_ms
+    )
+
+
+async def preview(store: Store, action: Action, wanted: Filter, is_over: Callable[[], bool]) -> Preview:
+    """Looks at the newest until `is_over`, and estimates the rest."""
+    if action in QUARANTINE:
+        tokens = sum(one.tokens for one in await store.registry.quarantine() if one.account == wanted.account)
+        return Preview(tokens, True, tokens, [])
+    looked_at = matched = 0
+    examples: list[str] = []
+    start: Cursor | None = None
+    while True:
+        names, looked, start = await _page(store, action, wanted, start)
+        looked_at, matched = looked_at + looked, matched + len(names)
+        examples += names[: _EXAMPLES - len(examples)]
+        if start is None:
+            return Preview(matched, True, looked_at, examples)
+        if is_over():
+            break
+    in_all = await store.log.count_dead_letters() if action in LETTERS else 2 * looked_at
+    return Preview(round(matched * max(1.0, in_all / max(1, looked_at))), False, looked_at, examples)
+
+
+async def _page(
+    store: Store, action: Action, wanted: Filter, start: Cursor | None
+) -> tuple[list[str], int, Cursor | None]:
+    if action in LETTERS:
+        page = await store.log.dead_letters(PAGE, start=start)
+        return [one.event.id for one in page.letters if matching_letter(one, wanted)], len(page.letters), page.next
+    gone = await store.registry.removals(PAGE, start=start)
+    return list(_names(one for one in gone.removals if matching_removal(one, wanted))), len(gone.removals), gone.next
+
+
+def _names(removals: Iterable[Removal]) -> Iterable[str]:
+    """Tokens are secret: only their beginnings."""
+    return (f"{one.device.provider}:{one.device.token[:8]}…" for one in removals)

@@ -1,0 +1,410 @@
+"""The index of the search: a file of its own beside the store, made from it, and made again where it is lost.
+
+It has one small row for each event that was settled: its owner, and its shape (`store/searching.py`). Everything else
+stands in the store, by the event's number. The rows lie in parts, by that number: each part is a table whose index
+fits the cache, however many events there are, and is dropped as a whole.
+
+The file is written without a sync for each batch (`synchronous=NORMAL`): after a power cut it may have lost the last
+batches, but it knows how far it is (`position`), and what follows is still in the feed. Where it is not, or where the
+store was replaced by a backup, the index is made again from the store, in steps.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.store.records import Attempt, IndexState, Parked, State
+from tocsin.store.searching import Combination, Shape, is_plain, shape_of, states_of
+from tocsin.store.sqlite import rows
+from tocsin.store.sqlite.connection import BUSY_TIMEOUT_S, file_uri
+from tocsin.store.sqlite.search_feed import Recent, Seen
+
+FORMAT: Final = 1
+"""Of the file: one of another format is made again."""
+PART_EVENTS: Final = 100_000
+_FEED_ROWS: Final = 64
+_FED_EVENTS: Final = 4000
+"""A step takes so many rows of the feed, or fewer that name so many events: it is not to last long."""
+_SCAN_EVENTS: Final = 2000
+_MOST_SHAPES: Final = 20_000
+"""Events of further shapes are looked at one by one."""
+ANY_SHAPE: Final = 1
+"""Stands for a shape that is not on record; any query may match it."""
+_CACHE_KIB: Final = 16 * 1024
+_CHECKPOINT_PAGES: Final = 4000
+
+_META: Final = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE part(n INTEGER PRIMARY KEY, shapes TEXT NOT NULL, by_owner INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE shape(id INTEGER PRIMARY KEY, message TEXT NOT NULL, combinations TEXT NOT NULL);
+"""
+# Shapes of which everything was delivered have negative numbers: those that something went wrong with are few.
+_PART: Final = """
+CREATE TABLE IF NOT EXISTS seen_{n}(seq INTEGER PRIMARY KEY, owner INTEGER NOT NULL, shape INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS seen_{n}_rare ON seen_{n}(shape) WHERE shape > 0;
+"""
+# When the next part begins: sorted in one go, it takes a third of the time, and its pages are written once.
+_BY_OWNER: Final = "CREATE INDEX IF NOT EXISTS seen_{n}_owner ON seen_{n}(owner)"
+_INSERT: Final = "INSERT OR REPLACE INTO seen_{n}(seq, owner, shape) VALUES {{rows}}"
+_DELETE: Final = "DELETE FROM seen_{n} WHERE seq IN (VALUES {{rows}})"
+_FEED: Final = (
+    "SELECT json_group_array(json_array(id, count, seqs)) FROM"
+    f" (SELECT * FROM store.search_feed WHERE id > ? ORDER BY id LIMIT {_FEED_ROWS})"
+)
+_WAITING: Final = "SELECT coalesce(sum(count), 0), min(at_ms) FROM store.search_feed WHERE id > ?"
+_BOUNDS: Final = "SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM store.search_feed"
+# Put together by SQLite, in one step: each step of a statement costs a change of threads (`database.py`).
+_ROW: Final = (
+    """'[' || seq || ',"' || owner || '",' || json_quote(message) || ',' || state || ',' || (waiting > 0) || ','"""
+    """ || accepted_ms || ',[' || coalesce(attempts, '') || ']]'"""
+)
+# The row of an event whose user was erased may still be there, without anything in it (`erasing.py`).
+_NAMED: Final = (
+    f"SELECT group_concat({_ROW}) FROM store.event WHERE seq IN (SELECT value FROM json_each(?)) AND message <> ''"
+)
+_RANGE: Final = (
+    f"SELECT max(seq), group_concat(CASE WHEN state = {int(State.ACCEPTED)} THEN NULL ELSE {_ROW} END) FROM"
+    f" (SELECT * FROM store.event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {_SCAN_EVENTS})"
+)
+_SHAPES: Final = "SELECT json_group_array(json_array(id, message, json(combinations))) FROM shape"
+PARKED: Final = (
+    "SELECT json_group_array(json_array(seq, json_array(lane, due_ms, tries, json(targets)))) FROM store.parked"
+    " WHERE seq IN (SELECT value FROM json_each(?))"
+)
+
+
+class _Row(Struct, array_like=True, gc=False):
+    seq: int
+    owner: str
+    message: str
+    state: int
+    waits: int
+    accepted_ms: int
+    attempts: list[_Brief]
+
+
+class _Brief(Struct, array_like=True, gc=False):
+    """The beginning of an `Attempt`, which is all that is needed here."""
+
+    at_ms: int
+    device: str
+    lane: str
+    result: str
+    status: int = 0
+    reason: str = ""
+
+
+_decode_feed = msgspec.json.Decoder(list[tuple[int, int, str]]).decode
+_decode_rows = msgspec.json.Decoder(list[_Row]).decode
+decode_parked = msgspec.json.Decoder(list[tuple[int, Parked]]).decode
+_encode = msgspec.json.Encoder().encode
+_decode_shapes = msgspec.json.Decoder(list[tuple[int, str, tuple[Combination, ...]]]).decode
+
+
+def index_path(store: Path) -> Path:
+    return store.with_name(store.name + "-search")
+
+
+def files_of(store: Path) -> list[Path]:
+    """The index's files: they can be deleted at any time while nobody has them open."""
+    path = index_path(store)
+    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
+
+
+def owner_key(owner: str) -> int:
+    """Two owners with the same key are told apart by the events themselves."""
+    return crc32(owner.encode())
+
+
+class SearchIndex:
+    """The index on one connection, with the store attached to it read-only. Runs on one thread."""
+
+    def __init__(self, store: Path, *, read_only: bool = False) -> None:
+        self._store = store
+        self._read_only = read_only
+        self.driver = self._open()
+        self._shapes: dict[Shape, int] = {}
+        self._alike: dict[tuple[object, ...], int] = {}
+        self._parts: dict[int, set[int]] = {}
+        self.position = self.rebuilt = self.rebuild_until = 0
+        if not read_only:
+            self._begin()
+
+    def _open(self) -> sqlite3.Connection:
+        path = index_path(self._store)
+        if not self._read_only:
+            # Like the store: nobody but its user may read it.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        driver = sqlite3.connect(
+            file_uri(path, read_only=self._read_only),
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_S,
+            cached_statements=256,
+        )
+        if not self._read_only:
+            driver.execute("PRAGMA secure_delete=ON")
+            driver.execute("PRAGMA journal_mode=WAL")
+            driver.execute("PRAGMA synchronous=NORMAL")
+            driver.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        driver.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        driver.execute("PRAGMA temp_store=MEMORY")
+        driver.execute("ATTACH DATABASE ? AS store", (file_uri(self._store, read_only=True),))
+        return driver
+
+    def close(self) -> None:
+        self.driver.close()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Go on where the file is; or make it again, where it does not belong to this store."""
+        driver = self.driver
+        tables = driver.execute("SELECT count(*) FROM main.sqlite_master WHERE name IN ('meta', 'part')").fetchone()[0]
+        meta = meta_of(driver) if tables == 2 else {}
+        first, last = driver.execute(_BOUNDS).fetchone()
+        position = meta.get("position", -1)
+        if meta.get("format") != FORMAT or not max(0, first - 1) <= position <= last:
+            self._make(last)
+            return
+        self.position = position
+        self._parts, self._alike = {}, {}
+        self.rebuilt, self.rebuild_until = meta["rebuilt"], meta["rebuild_until"]
+        self._shapes = {shape: id for id, shape in shapes_of(driver).items()}
+        for n, shapes in driver.execute("SELECT n, shapes FROM part").fetchall():
+            self._parts[n] = set(msgspec.json.decode(shapes, type=list[int]))
+
+    def _make(self, position: int) -> None:
+        """A new file; everything that the store has settled until now is read from it step by step (`scan`)."""
+        driver = self.driver
+        driver.execute("BEGIN IMMEDIATE")
+        for (name,) in driver.execute(
+            "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+        ).fetchall():
+            driver.execute(f'DROP TABLE main."{name}"')
+        for statement in _META.split(";"):
+            driver.execute(statement)
+        (newest,) = driver.execute("SELECT coalesce(max(seq), 0) FROM store.event").fetchone()
+        self.position, self.rebuilt, self.rebuild_until = position, 0, newest
+        self._shapes, self._parts, self._alike = {}, {}, {}
+        self._write_meta("format", FORMAT)
+        self._commit()
+
+    def _commit(self) -> None:
+        for name in ("position", "rebuilt", "rebuild_until"):
+            self._write_meta(name, getattr(self, name))
+        self.driver.execute("COMMIT")
+
+    def _write_meta(self, name: str, number: int) -> None:
+        self.driver.execute("INSERT OR REPLACE INTO meta(name, number) VALUES (?, ?)", (name, number))
+
+    # -- filling -------------------------------------------------------------------------------------------------------
+
+    def step(self, recent: Recent) -> bool:
+        """Look at some hundred events that something has happened to; whether there may be more."""
+        feed = _first(_decode_feed(self.driver.execute(_FEED, (self.position,)).fetchone()[0]))
+        if not feed and self.rebuilt >= self.rebuild_until:
+            recent.forget(self.position)
+            return False
+        driver = self.driver
+        driver.execute("BEGIN IMMEDIATE")
+        try:
+            if feed:
+                self._write_fed(feed, recent)
+                self.position = feed[-1][0]
+            else:
+                end, text = driver.execute(_RANGE, (self.rebuilt, self.rebuild_until)).fetchone()
+                self._write(text)
+                self.rebuilt = self.rebuild_until if end is None else end
+            self._commit()
+        except BaseException:
+            if driver.in_transaction:
+                driver.execute("ROLLBACK")
+            self._begin()  # what is in memory is what is in the file
+            raise
+        return True
+
+    def _write_fed(self, feed: Sequence[tuple[int, int, str]], recent: Recent) -> None:
+        known: list[Seen] = []
+        to_read: list[str] = []
+        for id, count, seqs in feed:
+            seen = recent.take(id)
+            known += seen
+            if len(seen) < count:
+                have = {one[0] for one in seen}
+                to_read += [seq for seq in seqs.split(",") if int(seq) not in have]
+        self._insert(known)
+        if to_read:
+            # After those: what has happened since is in the store alone.
+            found = self._write(self.driver.execute(_NAMED, (f"[{','.join(to_read)}]",)).fetchone()[0])
+            self._delete({int(seq) for seq in to_read} - found)
+
+    def _delete(self, seqs: Collection[int]) -> None:
+        """Events that the store has no more: their user was erased."""
+        for n in {seq // PART_EVENTS for seq in seqs} & self._parts.keys():
+            own = [(seq,) for seq in seqs if seq // PART_EVENTS == n]
+            rows.execute(self.driver, _DELETE.format(n=n), own)
+
+    def _write(self, text: str | None) -> set[int]:
+        """Returns the numbers of the events that are there."""
+        found = _decode_rows(f"[{text or ''}]")
+        waiting = [row.seq for row in found if row.waits]
+        parked: dict[int, list[Parked]] = {}
+        if waiting:
+            (parked_text,) = self.driver.execute(PARKED, (_encode(waiting).decode(),)).fetchone()
+            for seq, one in decode_parked(parked_text):
+                parked.setdefault(seq, []).append(one)
+        alike: list[Seen] = []
+        for row in found:
+            attempts = cast(list[Attempt], row.attempts)
+            if row.waits:
+                states = states_of(attempts, parked.get(row.seq, ()), row.accepted_ms, State(row.state))
+                n = row.seq // PART_EVENTS
+                shape = self._shape(shape_of(row.message, states))
+                self._insert_into(n, {shape}, [row.seq, owner_key(row.owner), shape])
+            else:
+                alike.append((row.seq, row.owner, row.message, row.accepted_ms, attempts))
+        self._insert(alike)
+        return {row.seq for row in found}
+
+    def _insert(self, seen: Sequence[Seen]) -> None:
+        """Events for which nothing waits. Most have one attempt, like the one before them."""
+        by_part: dict[int, list[int]] = {}
+        shapes: dict[int, set[int]] = {}
+        values, low, high = list[int](), 0, 0
+        last: tuple[str, str, str, str, int] | None = None
+        shape, last_shape = 0, 0
+        for seq, owner, message, accepted_ms, attempts in seen:
+            if not low <= seq < high:
+                n = seq // PART_EVENTS
+                low, high = n * PART_EVENTS, (n + 1) * PART_EVENTS
+                values, last_shape = by_part.setdefault(n, []), 0
+                shapes.setdefault(n, set())
+            if len(attempts) == 1:
+                one = attempts[0]
+                alike = (message, one.lane, one.result, one.reason, one.status)
+                if alike != last:
+                    last = alike
+                    shape = self._alike.get(alike) or self._new_alike(message, accepted_ms, attempts)
+            else:
+                last, shape = None, self._new_alike(message, accepted_ms, attempts)
+            if shape != last_shape:
+                last_shape = shape
+                shapes[seq // PART_EVENTS].add(shape)
+            values += (seq, crc32(owner.encode()), shape)
+        for n, found in by_part.items():
+            self._insert_into(n, shapes[n], found)
+
+    def _new_alike(self, message: str, accepted_ms: int, attempts: Sequence[Attempt]) -> int:
+        shape = self._shape(shape_of(message, states_of(attempts, (), accepted_ms, State.DONE)))
+        if len(attempts) == 1 and attempts[0].lane and len(self._alike) < _MOST_SHAPES:
+            # A lane belongs to one provider.
+            one = attempts[0]
+            self._alike[message, one.lane, one.result, one.reason, one.status] = shape
+        return shape
+
+    def _insert_into(self, n: int, shapes: set[int], values: Sequence[int]) -> None:
+        self._note_shapes(n, shapes)
+        rows.execute_flat(self.driver, _INSERT.format(n=n), 3, values)
+
+    def _shape(self, shape: Shape) -> int:
+        id = self._shapes.get(shape)
+        if id is None:
+            if len(self._shapes) >= _MOST_SHAPES:
+                return ANY_SHAPE
+            number = len(self._shapes) + ANY_SHAPE + 1
+            id = self._shapes[shape] = -number if is_plain(shape) else number
+            values = (id, shape[0], _encode(shape[1]).decode())
+            self.driver.execute("INSERT OR REPLACE INTO shape(id, message, combinations) VALUES (?, ?, ?)", values)
+        return id
+
+    def _note_shapes(self, n: int, shapes: set[int]) -> None:
+        known = self._parts.get(n)
+        if known is not None and shapes <= known:
+            return
+        if known is None:
+            known = self._parts[n] = set()
+            for statement in _PART.format(n=n).split(";"):
+                self.driver.execute(statement)
+            self._index_owners_before(n)
+        known |= shapes
+        values = (n, _encode(sorted(known)).decode())
+        self.driver.execute(
+            "INSERT INTO part(n, shapes) VALUES (?, ?) ON CONFLICT (n) DO UPDATE SET shapes = excluded.shapes", values
+        )
+
+    def _index_owners_before(self, n: int) -> None:
+        without = self.driver.execute("SELECT n FROM part WHERE by_owner = 0 AND n < ?", (n,)).fetchall()
+        for (earlier,) in without:
+            self.driver.execute(_BY_OWNER.format(n=earlier))
+            self.driver.execute("UPDATE part SET by_owner = 1 WHERE n = ?", (earlier,))
+
+    # -- what can be forgotten -----------------------------------------------------------------------------------------
+
+    def make_durable(self) -> int | None:
+        """Sync what was written; returns the position that no power cut takes back, None where somebody still reads."""
+        position = self.position
+        busy, written, done = self.driver.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchone()
+        return position if not busy and written == done else None
+
+    def prune(self) -> None:
+        """Drop the parts of which the store has no event any more."""
+        (oldest,) = self.driver.execute("SELECT min(seq) FROM store.event").fetchone()
+        gone = [n for n in self._parts if oldest is not None and (n + 1) * PART_EVENTS <= oldest]
+        for n in gone:
+            self.driver.execute("BEGIN IMMEDIATE")
+            self.driver.execute(f"DROP TABLE seen_{n}")
+            self.driver.execute("DELETE FROM part WHERE n = ?", (n,))
+            self.driver.execute("COMMIT")
+            del self._parts[n]
+
+    def state(self, now_ms: int) -> IndexState:
+        meta = meta_of(self.driver)
+        fed, since_ms = self.driver.execute(_WAITING, (meta["position"],)).fetchone()
+        to_rebuild = meta["rebuild_until"] - meta["rebuilt"]
+        if to_rebuild > 0:
+            return IndexState(0.0, fed + to_rebuild, rebuilding=True, indexed_to_ms=None)
+        behind_s = 0.0 if since_ms is None else max(0.0, (now_ms - since_ms) / 1000)
+        return IndexState(behind_s, fed, rebuilding=False, indexed_to_ms=now_ms if since_ms is None else since_ms)
+
+
+def _first(feed: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """As many rows of the feed as a step takes."""
+    events = 0
+    for index, (_, count, _) in enumerate(feed):
+        events += count
+        if events > _FED_EVENTS:
+            return feed[: index + 1]
+    return feed
+
+
+def meta_of(driver: sqlite3.Connection) -> dict[str, int]:
+    return dict(driver.execute("SELECT name, number FROM meta").fetchall())
+
+
+class Part(Struct, frozen=True):
+    """The events of one range of numbers, with the shapes that they have; `by_owner`: owners have an index there."""
+
+    n: int
+    by_owner: bool
+    shapes: list[int]
+
+
+def parts_of(driver: sqlite3.Connection) -> list[Part]:
+    """The parts, newest first."""
+    found: list[Any] = driver.execute("SELECT n, by_owner, shapes FROM part ORDER BY n DESC").fetchall()
+    return [Part(n, bool(by_owner), msgspec.json.decode(shapes, type=list[int])) for n, by_owner, shapes in found]
+
+
+def shapes_of(driver: sqlite3.Connection) -> dict[int, Shape]:
+    (text,) = driver.execute(_SHAPES).fetchone()
+    return {id: (message, combinations) for id, message, combinations in _decode_shapes(text)}

@@ -1,0 +1,212 @@
+"""Looks for events in the index of the search, newest first, for as long as it may, and has the records decide.
+
+A part whose shapes cannot match is passed over. In a part, the index of owners leads to a user's events, the index of
+rare shapes to what was not delivered, and the rest is read in order.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from typing import Any, Final
+
+import msgspec
+
+from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.records import (
+    ACCEPTED,
+    Attempt,
+    Cursor,
+    EventRecord,
+    Finding,
+    Parked,
+    Query,
+    State,
+)
+from tocsin.store.searching import matching, may_match
+from tocsin.store.sqlite.cursors import number_of
+from tocsin.store.sqlite.search_index import (
+    ANY_SHAPE,
+    PARKED,
+    PART_EVENTS,
+    Part,
+    decode_parked,
+    owner_key,
+    parts_of,
+    shapes_of,
+)
+
+_CHUNK: Final = 200
+_MOST_RARE: Final = 40
+"""Of more shapes than that, a part is read in order."""
+_MOST_FRESH: Final = 500
+"""So many of the newest events that nobody has tried yet are looked at; they are not in the index."""
+_SLACK_MS: Final = 60_000
+"""Events are accepted in order, but for clocks that are set by less than that."""
+_END: Final = 2**62
+
+_OF_OWNERS: Final = (
+    "SELECT json_group_array(seq) FROM (SELECT seq FROM seen_{n} {indexed} WHERE owner IN"
+    " (SELECT value FROM json_each(?)) AND seq < ? AND seq >= ? ORDER BY seq DESC LIMIT ?)"
+)
+_RARE: Final = (
+    "SELECT json_group_array(seq) FROM (SELECT seq FROM seen_{n} INDEXED BY seen_{n}_rare WHERE shape = ? AND shape > 0"
+    " AND seq < ? AND seq >= ? ORDER BY seq DESC LIMIT ?)"
+)
+_IN_ORDER: Final = (
+    "SELECT json_group_array(seq) FROM (SELECT seq FROM seen_{n} WHERE shape IN (SELECT value FROM json_each(?))"
+    " AND seq < ? AND seq >= ? ORDER BY seq DESC LIMIT ?)"
+)
+_RECORD: Final = (
+    """'[' || seq || ',"' || id || '","' || owner || '",' || json_quote(message) || ',' || accepted_ms || ','"""
+    """ || expires_ms || ',' || state || ',' || round || ',[' || coalesce(attempts, '') || ']]'"""
+)
+_EVENTS: Final = (
+    f"SELECT group_concat({_RECORD}) FROM store.event WHERE seq IN (SELECT value FROM json_each(?)) AND message <> ''"
+)
+_FRESH: Final = (
+    f"SELECT group_concat({_RECORD}) FROM (SELECT * FROM store.event INDEXED BY event_fresh WHERE state ="
+    f" {int(State.ACCEPTED)} AND urgent = ? ORDER BY seq DESC LIMIT {_MOST_FRESH})"
+)
+_ACCEPTED_FROM: Final = "SELECT seq, accepted_ms FROM store.event WHERE seq >= ? ORDER BY seq LIMIT 1"
+_NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM store.event"
+
+_Row = tuple[int, str, str, str, int, int, int, int, list[Attempt]]
+_decode_rows = msgspec.json.Decoder(list[_Row]).decode
+_decode_seqs = msgspec.json.Decoder(list[int]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Look:
+    """One page of one search. `is_over` says when the time for it has ended."""
+
+    def __init__(
+        self, driver: sqlite3.Connection, query: Query, limit: int, start: Cursor | None, is_over: Callable[[], bool]
+    ) -> None:
+        self._driver = driver
+        self._query = query
+        self._limit = limit
+        self._is_over = is_over
+        self._below = _END if start is None else number_of(start)
+        self.found: list[Finding] = []
+        self._deliveries = 0
+        self.next: Cursor | None = None
+        self.complete = True
+        self.looked_back_to_ms: int | None = None
+
+    def look(self) -> None:
+        """Leaves the page in the attributes."""
+        if self._below == _END:
+            self._fresh()
+        for seqs, below in self._candidates():
+            for seq, record in self._records(seqs):
+                if self._deliveries >= self._limit:
+                    self._stop(seq + 1)
+                    return
+                self._take(record)
+            if below and self._is_over():
+                self.complete = False
+                self._stop(below)
+                return
+
+    def _stop(self, below: int) -> None:
+        """The next page begins with the newest event below this number."""
+        self.next = Cursor(str(below))
+        oldest = self._driver.execute(_ACCEPTED_FROM, (below,)).fetchone()
+        self.looked_back_to_ms = None if oldest is None else oldest[1]
+
+    def _take(self, record: EventRecord) -> None:
+        if deliveries := matching(record, self._query):
+            self.found.append(Finding(record, deliveries))
+            self._deliveries += len(deliveries)
+
+    def _fresh(self) -> None:
+        """What nobody has tried yet stands in the store alone. It counts as newer than all the rest."""
+        if self._query.outcomes is not None and ACCEPTED not in self._query.outcomes:
+            return
+        fresh = [row for urgent in (0, 1) for row in self._rows(_FRESH, urgent)]
+        for _, record in sorted(fresh, key=lambda row: row[0], reverse=True):
+            if self._deliveries < self._limit:
+                self._take(record)
+
+    def _candidates(self) -> Iterator[tuple[list[int], int]]:
+        """Numbers of events that may match, newest first, some at a time, and below which number it goes on; 0 where it
+        does not."""
+        lowest, highest = self._bounds()
+        shapes = {id for id, shape in shapes_of(self._driver).items() if may_match(shape, self._query)} | {ANY_SHAPE}
+        for part in parts_of(self._driver):
+            n, wanted = part.n, shapes.intersection(part.shapes)
+            below = min(self._below, highest, (n + 1) * PART_EVENTS)
+            if not wanted or below <= max(lowest, n * PART_EVENTS):
+                continue
+            while chunk := self._chunk(part, wanted, below, lowest):
+                below = chunk[-1]
+                yield chunk, below
+            yield [], n * PART_EVENTS
+
+    def _chunk(self, part: Part, wanted: set[int], below: int, lowest: int) -> list[int]:
+        n, owners = part.n, self._query.owners
+        if owners is not None:
+            keys = _encode([owner_key(owner) for owner in owners]).decode()
+            # The newest part is read through: it fits the cache.
+            indexed = f"INDEXED BY seen_{n}_owner" if part.by_owner else "NOT INDEXED"
+            return self._seqs(_OF_OWNERS.format(n=n, indexed=indexed), keys, below, lowest)
+        if len(wanted) <= _MOST_RARE and all(shape > 0 for shape in wanted):
+            each = [self._seqs(_RARE.format(n=n), shape, below, lowest) for shape in wanted]
+            return list(merge(*each, reverse=True))[:_CHUNK]
+        return self._seqs(_IN_ORDER.format(n=n), _encode(sorted(wanted)).decode(), below, lowest)
+
+    def _seqs(self, statement: str, key: Any, below: int, lowest: int) -> list[int]:
+        (text,) = self._driver.execute(statement, (key, below, lowest, _CHUNK)).fetchone()
+        return _decode_seqs(text)
+
+    def _bounds(self) -> tuple[int, int]:
+        """Between which numbers the events lie that were accepted in the time asked for."""
+        query = self._query
+        lowest = 0 if query.from_ms is None else self._first_from(query.from_ms - _SLACK_MS)
+        highest = _END if query.until_ms is None else self._first_from(query.until_ms + _SLACK_MS)
+        return lowest, highest
+
+    def _first_from(self, at_ms: int) -> int:
+        """The first number from which on events were accepted at `at_ms` or later."""
+        (high,) = self._driver.execute(_NEWEST).fetchone()
+        low, high = 0, high + 1
+        while low < high:
+            middle = (low + high) // 2
+            row = self._driver.execute(_ACCEPTED_FROM, (middle,)).fetchone()
+            if row is None or row[1] >= at_ms:
+                high = middle
+            else:
+                low = row[0] + 1
+        return low
+
+    def _records(self, seqs: Sequence[int]) -> list[tuple[int, EventRecord]]:
+        """The events of these numbers that are still there, in the same order."""
+        if not seqs:
+            return []
+        found = self._rows(_EVENTS, _encode(seqs).decode())
+        return sorted(found, key=lambda row: row[0], reverse=True)
+
+    def _rows(self, statement: str, value: Any) -> list[tuple[int, EventRecord]]:
+        (text,) = self._driver.execute(statement, (value,)).fetchone()
+        rows = _decode_rows(f"[{text or ''}]")
+        waiting = [row[0] for row in rows if row[6] == State.DELIVERING]
+        parked: dict[int, list[Parked]] = {}
+        if waiting:
+            (parked_text,) = self._driver.execute(PARKED, (_encode(waiting).decode(),)).fetchone()
+            for seq, one in decode_parked(parked_text):
+                parked.setdefault(seq, []).append(one)
+        return [
+            (
+                seq,
+                EventRecord(
+                    Event(EventId(id), UserId(owner), message, accepted, expires, b""),
+                    State(state),
+                    attempts,
+                    parked.get(seq, []),
+                    round,
+                ),
+            )
+            for seq, id, owner, message, accepted, expires, state, round, attempts in rows
+        ]
