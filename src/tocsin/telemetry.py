@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -128,7 +128,14 @@ class Metrics:
             ["consumer"],
             registry=registry,
         )
+        self.accepted_total = self.sent_total = self.failed_total = 0
+        """Events accepted, attempts that a provider took, and all other attempts: since the start."""
+        self.when_took: Callable[[Sequence[int]], None] = lambda milliseconds: None
+        """Is told of latencies."""
         self._count_attempts: dict[tuple[str, str, str], Callable[[float], None]] = {}
+
+    def accepted(self, events: int) -> None:
+        self.accepted_total += events
 
     def claimed(self, items: int) -> None:
         self._claimed.inc(items)
@@ -144,9 +151,16 @@ class Metrics:
         if increase is None:
             increase = self._count_attempts[key] = self._attempts.labels(*key).inc
         increase(count)
+        if result == "delivered":
+            self.sent_total += count
+        else:
+            self.failed_total += count
 
     def settled(self, items: int) -> None:
         self._settled.inc(items)
+
+    def took(self, milliseconds: Sequence[int]) -> None:
+        self.when_took(milliseconds)
 
     def lost(self, items: int) -> None:
         self._lost.inc(items)
@@ -166,6 +180,7 @@ class Metrics:
         self._source_connected.labels(source).set(connected)
 
     def source_appended(self, consumer: str, events: int, lag_s: float) -> None:
+        self.accepted(events)
         self._source_appended.labels(consumer).inc(events)
         self._source_lag.labels(consumer).set(lag_s)
 

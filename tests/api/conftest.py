@@ -19,10 +19,13 @@ from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
 from tocsin.api.app import create_app
+from tocsin.api.control import Checked, Figures, Latency, Moment
 from tocsin.api.limits import Limits
-from tocsin.domain.events import UserId
+from tocsin.domain.devices import Device
+from tocsin.domain.events import Event, UserId
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
+from tocsin.providers.base import AccountStatus, CheckResult, Preview
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.settings import Audit, Ingest, PushApi, Server, Settings
 from tocsin.sign_in.own import OwnSessions
@@ -51,6 +54,8 @@ class StubDelivery:
         self.status: list[LaneStatus] = []
         self.sentences: list[str] = []
         self.beside: list[str] = []
+        self.ingested = 0
+        self.checked: dict[tuple[str, str], Checked] = {}
 
     def lanes(self) -> list[LaneStatus]:
         return self.status
@@ -60,6 +65,30 @@ class StubDelivery:
 
     def notes(self) -> list[str]:
         return self.beside
+
+    def accepted(self, events: int) -> None:
+        self.ingested += events
+
+    def figures(self) -> Figures:
+        return Figures(self.ingested, 0, 0, 0.0, 0.0, 0.0, 10, Latency(None, None, None, 0, 60))
+
+    def history(self) -> list[Moment]:
+        return [Moment(0, 1.0, 2.0, 3.0, 4, None)]
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        return Preview("https://provider.test/send", [("x-topic", "t")], event.body)
+
+    def accounts(self) -> dict[str, list[AccountStatus]]:
+        return {"apns": [AccountStatus(APPLICATION, "key", None, "ABC123DEFG")]}
+
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+        if account != APPLICATION:
+            raise KeyError(account)
+        self.checked[provider, account] = Checked(0, sandbox, CheckResult(False, "Apple does not accept the key"))
+        return self.checked[provider, account]
+
+    def last_check(self, provider: str, account: str) -> Checked | None:
+        return self.checked.get((provider, account))
 
 
 class StoreWith:
@@ -171,7 +200,7 @@ async def opened(
         ingest=ingest or Ingest(),
         audit=audit or Audit(),
     )
-    options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock)
+    options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock, search=True)
     store = await open_store(directory / f"{convention}.db", options, server=True)
     try:
         await store.start()

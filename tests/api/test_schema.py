@@ -47,7 +47,8 @@ def says_less_than_it_means(case):
     """Where the schema cannot say which input is good: one of two parameters, lines of JSON, a credential, a cursor."""
     either_or = case.path in ("/api/admin/devices", "/api/admin/devices/history") and case.method == "GET"
     credential = case.method == "PUT"
-    cursor = "start" in (case.query or {})
+    cursor = "start" in (case.query or {}) or (isinstance(case.body, dict) and "start" in case.body)
+    cursor = cursor or case.path.startswith("/api/admin/jobs")
     return either_or or credential or cursor or case.media_type == "application/x-ndjson"
 
 
@@ -77,11 +78,15 @@ def served(open_api_in, tmp_path_factory):
 def operations():
     """Every operation of the document, which needs no store to be written."""
     nothing = SimpleNamespace(
-        **dict.fromkeys(("queue", "log", "registry", "access", "credentials", "audit", "signals", "now_ms"))
+        **dict.fromkeys(
+            ("queue", "log", "registry", "access", "credentials", "audit", "signals", "search", "jobs", "now_ms")
+        )
     )
-    app = create_app(settings=Settings(), store=nothing, rules=RULES, delivery=None)
+    app = create_app(settings=Settings(), store=nothing, rules=RULES, delivery=SimpleNamespace(accepted=None))
     document = app.openapi_schema.to_schema()
-    return [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    found = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    # A stream has no end that could be waited for; `test_operators_view.py` reads it.
+    return [operation for operation in found if not operation.path.endswith("/stream")]
 
 
 @pytest.mark.slow

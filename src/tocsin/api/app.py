@@ -60,8 +60,10 @@ def create_app(
     push_routes = push.PushRoutes(
         settings=settings, convention=in_force, registry=store.registry, credentials=store.credentials, rules=rules
     )
-    event_routes = events.EventRoutes(settings=settings, limits=limits, store=store, rules=rules)
-    admin = admin_router(settings=settings, store=store, delivery=delivery, rules=rules)
+    event_routes = events.EventRoutes(
+        settings=settings, limits=limits, store=store, rules=rules, accepted=delivery.accepted
+    )
+    admin = admin_router(settings=settings, store=store, delivery=delivery, rules=rules, events=event_routes)
     failures = Failures(problem_response, {push.PATH: in_force.refused})
     health = HealthRoutes(delivery, metrics, admission)
     app = Api(

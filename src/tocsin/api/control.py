@@ -2,13 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from msgspec import Struct
+
+from tocsin.domain.devices import Device
+from tocsin.domain.events import Event
 from tocsin.domain.routes import LaneStatus
+from tocsin.providers.base import AccountStatus, CheckResult, Preview
+
+
+class Latency(Struct, frozen=True):
+    """Milliseconds from acceptance to the provider's, of a sample; None where there was none."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    samples: int
+    window_s: int
+
+
+class Figures(Struct, frozen=True):
+    """Totals since the start, rates per second over `window_s`, and latency."""
+
+    accepted: int
+    sent: int
+    failed: int
+    accepted_per_s: float
+    sent_per_s: float
+    failed_per_s: float
+    window_s: int
+    latency: Latency
+
+
+class Moment(Struct, frozen=True):
+    """One second of the history: rates per second, and what waited at its end."""
+
+    at_ms: int
+    accepted: float
+    sent: float
+    failed: float
+    backlog: int
+    p99_ms: float | None
+
+
+class Checked(Struct, frozen=True):
+    """The last check of a credential by this process."""
+
+    at_ms: int
+    sandbox: bool
+    result: CheckResult
 
 
 class DeliveryControl(Protocol):
-    """How delivery is doing. Every call is synchronous and cheap, and changes nothing."""
+    """How delivery is doing. Every call but `check` is synchronous and cheap, and changes nothing that is delivered."""
 
     def lanes(self) -> list[LaneStatus]:
         """The present status of every lane."""
@@ -18,3 +66,32 @@ class DeliveryControl(Protocol):
 
     def notes(self) -> list[str]:
         """What is wrong and does not keep it from accepting over HTTP and delivering, a sentence each."""
+
+    def accepted(self, events: int) -> None:
+        """So many events were ingested: counted."""
+
+    def figures(self) -> Figures:
+        """How this process is doing."""
+
+    def history(self) -> Iterable[Moment]:
+        """The last minutes, the oldest first."""
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        """The push of an event to a device, as it would be sent now.
+
+        Raises:
+            ValueError: it cannot be rendered; the message says why.
+        """
+
+    def accounts(self) -> Mapping[str, list[AccountStatus]]:
+        """The credentials in use, by provider."""
+
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+        """Ask the provider whether it accepts a credential.
+
+        Raises:
+            KeyError: there is no such provider, or no credential of this account.
+        """
+
+    def last_check(self, provider: str, account: str) -> Checked | None:
+        """The last `check`, since the start."""

@@ -90,7 +90,7 @@ def _success(data: Any, description: str) -> ResponseSpec:
     return ResponseSpec(data, False, description)
 
 
-class _AcceptedBody(Struct, frozen=True):
+class AcceptedBody(Struct, frozen=True):
     """The events are durable. One id for each line, in the order of the lines."""
 
     accepted: int
@@ -126,7 +126,7 @@ INGEST: Final[dict[str, Any]] = {
     "security": PRODUCER,
     "operation_class": with_body(json=EVENT, ndjson=BATCH),
     "responses": {
-        202: _success(_AcceptedBody, "Accepted. `GET /api/events/{event_id}` answers what became of each event."),
+        202: _success(AcceptedBody, "Accepted. `GET /api/events/{event_id}` answers what became of each event."),
         **problems(400, 401, 403, 408, 409, 413, 415),
         503: _problem(_INGEST_503),
     },

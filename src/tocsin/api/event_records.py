@@ -80,7 +80,7 @@ def _device(event_id: str, key: str, attempts: list[Attempt], parked: Parked | N
         system=system,
         device_token=token,
         outcome=_outcome(attempts, parked),
-        attempts=[_attempt(attempt, _provider_id(event_id, token, attempt)) for attempt in attempts],
+        attempts=[_attempt(attempt, provider_id_of(event_id, attempt)) for attempt in attempts],
         waiting=UNSET if parked is None else WaitReport(parked.lane, rfc3339(parked.due_ms), parked.tries),
     )
 
@@ -92,12 +92,12 @@ def _outcome(attempts: list[Attempt], parked: Parked | None) -> str:
     return WAITING
 
 
-def _provider_id(event_id: str, token: str, attempt: Attempt) -> str:
+def provider_id_of(event_id: str, attempt: Attempt) -> str:
     """The provider's id for a push. Where the provider gave none, it is the id that tocsin sent: it is derived from the
     event and the token, and so it is not stored."""
     if attempt.provider_id or attempt.result != Result.DELIVERED:
         return attempt.provider_id
-    return delivery_id(event_id, token)
+    return delivery_id(event_id, attempt.device.partition(":")[2])
 
 
 def _attempt(attempt: Attempt, provider_id: str) -> AttemptReport:

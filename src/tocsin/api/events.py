@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,11 +18,13 @@ from msgspec import UNSET
 from tocsin.api import documentation as doc
 from tocsin.api.admission import Caller, caller_of
 from tocsin.api.body import JSON, NDJSON, announced_bytes, content_type, read_body
+from tocsin.api.documentation import AcceptedBody
 from tocsin.api.event_records import EventReport, report
 from tocsin.api.failures import STORE_RETRY_AFTER_S
 from tocsin.api.fast_path import Success
 from tocsin.api.limits import Limits
 from tocsin.api.problems import Kind, RequestError
+from tocsin.api.shared import Shared
 from tocsin.domain.events import EventId
 from tocsin.ingest.batch import Batch, Ingest
 from tocsin.ingest.errors import Violation, conflict
@@ -73,7 +75,7 @@ class Room:
             self._free_bytes += held
 
 
-class EventRoutes:
+class EventRoutes(Shared):
     """The routes of `/api/events`."""
 
     def __init__(
@@ -83,12 +85,15 @@ class EventRoutes:
         limits: Limits,
         store: Store,
         rules: RuleBook,
+        accepted: Callable[[int], None],
     ) -> None:
+        """`accepted` is told how many events were ingested."""
         self._ingest = Ingest(settings, rules)
         self._max_bytes = settings.ingest.max_bytes
         self._timeout_s = settings.server.request_timeout_s
         self._limits = limits
         self._store = store
+        self._accepted = accepted
         # Both limit the memory that producers can fill. The events of a batch take up several times its bytes: so few
         # batches are parsed at once. A batch waits for that when it has arrived completely: never for a slow client.
         self._room = Room(_LARGE_BODIES_BYTES)
@@ -121,6 +126,13 @@ class EventRoutes:
             async with self._large:
                 return await self._append(key, body, many)
 
+    async def ingest_for_operator(self, request: Request[Any, Any, Any]) -> AcceptedBody:
+        """One event, from whoever may operate: to try whether it arrives."""
+        content_type(request.scope, JSON)
+        body = await read_body(request.scope, request.receive, _SMALL_BODY_BYTES, self._timeout_s)
+        key = _key(caller_of(request.scope))
+        return msgspec.json.decode((await self._append(key, body, many=False)).body, type=AcceptedBody)
+
     async def _read(self, scope: HTTPScope, receive: Receive) -> bytes:
         return await read_body(scope, receive, self._max_bytes, self._timeout_s)
 
@@ -144,6 +156,7 @@ class EventRoutes:
         except Exception:
             self._limits.not_accepted(key, len(batch.events))
             raise
+        self._accepted(len(batch.ids))
         return Success(_accepted(batch), 202)
 
     async def explain(self, request: Request[Any, Any, Any], event_id: FromPath[UUID]) -> EventReport:

@@ -43,6 +43,10 @@ _READ_DEVICES: Final = _operator(Area.DEVICES)
 _WRITE_DEVICES: Final = _operator(Area.DEVICES, write=True)
 _READ_DELIVERIES: Final = _operator(Area.DELIVERIES)
 _WRITE_DELIVERIES: Final = _operator(Area.DELIVERIES, write=True)
+_READ_JOBS: Final = Needs(roles=(Role.ADMIN,), whole=True)
+_WRITE_JOBS: Final = Needs(roles=(Role.ADMIN,), whole=True, write=True)
+_READ_ACCESS: Final = Needs(roles=(Role.ADMIN,), whole=True)
+_WRITE_ACCESS: Final = Needs(roles=(Role.ADMIN,), whole=True, write=True)
 
 NEEDS: Final[Mapping[tuple[str, str], Needs]] = {
     ("GET", "/health/live"): _ANYBODY,
@@ -72,12 +76,34 @@ NEEDS: Final[Mapping[tuple[str, str], Needs]] = {
     ("GET", "/api/admin/quarantine"): _READ_DEVICES,
     ("POST", "/api/admin/quarantine/{application}/release"): _WRITE_DEVICES,
     ("POST", "/api/admin/quarantine/{application}/purge"): _WRITE_DEVICES,
+    ("POST", "/api/admin/devices/search"): _READ_DEVICES,
+    ("POST", "/api/admin/devices/remove"): _WRITE_DEVICES,
+    ("GET", "/api/admin/accounts"): _READ_CREDENTIALS,
+    ("POST", "/api/admin/accounts/{system}/{account}/check"): _WRITE_CREDENTIALS,
+    ("POST", "/api/admin/deliveries/search"): _READ_DELIVERIES,
+    ("GET", "/api/admin/events/{event_id}"): _READ_DELIVERIES,  # its text: only without areas (`admin/search.py`)
+    ("POST", "/api/admin/events/test"): _WRITE_DELIVERIES,
+    ("GET", "/api/admin/figures"): _READ_DELIVERIES,
+    ("GET", "/api/admin/figures/stream"): _READ_DELIVERIES,
+    ("GET", "/api/admin/nodes"): _READ_DELIVERIES,
     ("GET", "/api/admin/lanes"): _READ_DELIVERIES,
     ("GET", "/api/admin/backlog"): _READ_DELIVERIES,
     ("GET", "/api/admin/dead-letters"): _READ_DELIVERIES,
     ("GET", "/api/admin/dead-letters/{id}"): _READ_DELIVERIES,
     ("POST", "/api/admin/dead-letters/replay"): _WRITE_DELIVERIES,
     ("POST", "/api/admin/dead-letters/discard"): _WRITE_DELIVERIES,
+    # Their actions are about dead letters and about devices.
+    ("POST", "/api/admin/jobs/preview"): _READ_JOBS,
+    ("POST", "/api/admin/jobs"): _WRITE_JOBS,
+    ("GET", "/api/admin/jobs"): _READ_JOBS,
+    ("GET", "/api/admin/jobs/{id}"): _READ_JOBS,
+    ("POST", "/api/admin/jobs/{id}/stop"): _WRITE_JOBS,
+    ("GET", "/api/admin/keys"): _READ_ACCESS,
+    ("POST", "/api/admin/keys"): _WRITE_ACCESS,
+    ("DELETE", "/api/admin/keys/{id}"): _WRITE_ACCESS,
+    ("GET", "/api/admin/sessions"): _READ_ACCESS,
+    ("POST", "/api/admin/sessions"): _WRITE_ACCESS,
+    ("DELETE", "/api/admin/sessions/{id}"): _WRITE_ACCESS,
 }
 """By method and path (as the OpenAPI document writes it)."""
 

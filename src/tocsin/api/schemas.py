@@ -11,12 +11,13 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Schema
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.domain.event_schema import json_schema
-from tocsin.domain.events import MOST_BESIDE_TEXT_BYTES, VARIANTS
+from tocsin.domain.events import MESSAGES, MOST_BESIDE_TEXT_BYTES, VARIANTS
 from tocsin.domain.json_errors import MOST_LEVELS
 from tocsin.providers.apns import address as apns
 from tocsin.providers.apns.address import ApnsTokens
 from tocsin.providers.fcm import address as fcm
 from tocsin.providers.fcm.address import FcmTokens
+from tocsin.store.records import Area
 
 _RESERVED: Final = r"^(from|message_type|gcm|aps)$|^(google|gcm)\."
 """Names of fields that the providers reserve (`Rules.reserves`)."""
@@ -180,3 +181,107 @@ REPLAY: Final = _object(
     {"lifetime_s": Schema(type=OpenAPIType.INTEGER, minimum=1, maximum=28 * 24 * 3600, default=24 * 3600)},
 )
 RESTORE: Final = _object("A device token", {"device_token": _string("The token whose registrations are restored")})
+
+_TIME: Final = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME)
+_OUTCOMES: Final = ("delivered", "token_dead", "refused", "expired", "cancelled", "waiting", "no_device", "accepted")
+
+
+def _choice(*values: str) -> Schema:
+    return Schema(type=OpenAPIType.STRING, enum=list(values))
+
+
+def _integer(least: int, most: int, default: int | None = None) -> Schema:
+    return Schema(type=OpenAPIType.INTEGER, minimum=least, maximum=most, default=default)
+
+
+_CURSOR: Final = _string("The `next` of the page before")
+SEARCH: Final = _object(
+    "What is looked for; all of it must be true of one delivery",
+    {},
+    {
+        "owner": _uuid("The user"),
+        "event_id": _uuid("The event"),
+        "device_token": _filled("The device token: here, and never in a URL"),
+        "system": _string("The provider"),
+        "account": _string("An application's id, or a Firebase project's name"),
+        "outcome": Schema(type=OpenAPIType.ARRAY, items=_choice(*_OUTCOMES), min_items=1),
+        "reason": _string("The reason of the last attempt, exactly as the provider named it"),
+        "message": _string("The event's name"),
+        "from": _TIME,
+        "until": _TIME,
+        "limit": _integer(1, 200, 50),
+        "start": _CURSOR,
+    },
+)
+FIND_DEVICES: Final = Schema(
+    one_of=[
+        _object("A user's", {"owner": _uuid("The user")}),
+        _object("A token's", {"device_token": _filled("The device token")}),
+    ]
+)
+REMOVE_DEVICE: Final = _object(
+    "One registration",
+    {"owner": _uuid("The user"), "system": _choice("apns", "fcm"), "device_token": _filled("The device token")},
+)
+CHECK: Final = _object("Which environment to ask", {}, {"sandbox": Schema(type=OpenAPIType.BOOLEAN, default=False)})
+LONGEST_S: Final = 36_500 * 24 * 3600
+_RATE: Final = {"count": _integer(1, 9_999_999), "per_s": _integer(1, 3600)}
+_EXPIRES_IN: Final = Schema(
+    description="For how many seconds it is good; null: for ever",
+    one_of=[_integer(1, LONGEST_S), Schema(type=OpenAPIType.NULL)],
+)
+_FOR_PEOPLE: Final = {"name": _string("For people")}
+NEW_KEY: Final = Schema(
+    one_of=[
+        _object(
+            "A producer key",
+            {"role": _choice("producer"), "expires_in_s": _EXPIRES_IN},
+            {
+                **_FOR_PEOPLE,
+                "events": Schema(type=OpenAPIType.ARRAY, items=_choice(*MESSAGES), description="Only these"),
+                "rate": _object("So many events within so many seconds", _RATE),
+            },
+        ),
+        _object(
+            "An admin key",
+            {"role": _choice("admin"), "expires_in_s": _EXPIRES_IN},
+            {
+                **_FOR_PEOPLE,
+                "read_only": Schema(type=OpenAPIType.BOOLEAN, default=False),
+                "areas": Schema(type=OpenAPIType.ARRAY, items=_choice(*Area), description="Only these; empty: all"),
+            },
+        ),
+        _object("A monitoring key", {"role": _choice("monitoring"), "expires_in_s": _EXPIRES_IN}, _FOR_PEOPLE),
+    ]
+)
+NEW_SESSION: Final = _object("A session", {"owner": _uuid("The user"), "expires_in_s": _EXPIRES_IN})
+
+_OF_LETTERS: Final = {
+    "owner": _uuid("The user"),
+    "message": _string("The event's name"),
+    "system": _string("The provider"),
+    "account": _string("An application's id, or a Firebase project's name"),
+    "outcome": _choice("refused", "expired"),
+    "reason": _string("Exactly as the provider named it"),
+    "from": _TIME,
+    "until": _TIME,
+}
+_OF_REMOVALS: Final = {name: schema for name, schema in _OF_LETTERS.items() if name not in ("message", "outcome")}
+
+
+def _jobs(with_lifetime: bool) -> Schema:
+    lifetime = {"lifetime_s": _integer(1, 28 * 24 * 3600, 24 * 3600)} if with_lifetime else {}
+    letters, removals = _object("Which dead letters", {}, _OF_LETTERS), _object("Which removals", {}, _OF_REMOVALS)
+    quarantine = _object("Whose", {"account": _filled("An application's id, or a Firebase project's name")})
+    return Schema(
+        one_of=[
+            _object("Deliver dead letters again", {"action": _choice("replay")}, {"filter": letters, **lifetime}),
+            _object("Give dead letters up", {"action": _choice("discard")}, {"filter": letters}),
+            _object("Restore removed registrations", {"action": _choice("restore")}, {"filter": removals}),
+            _object("Release or purge a quarantine", {"action": _choice("release", "purge"), "filter": quarantine}),
+        ]
+    )
+
+
+JOB: Final = _jobs(with_lifetime=True)
+JOB_PREVIEW: Final = _jobs(with_lifetime=False)

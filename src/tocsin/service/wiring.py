@@ -8,23 +8,28 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from tocsin.api.app import create_app, create_private_app
+from tocsin.api.control import Checked, Figures, Moment
 from tocsin.api.limits import Limits
 from tocsin.api.server import ApiServer
 from tocsin.api.tls import ServerTls
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.devices import Device
+from tocsin.domain.events import Event
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.network import SystemNetwork
 from tocsin.ingest.batch import Ingest
-from tocsin.providers.base import Context
+from tocsin.providers.base import AccountStatus, Context, Preview
 from tocsin.providers.configured import MakeProviders, configured
 from tocsin.providers.rules import RuleBook
+from tocsin.service.bulk_jobs import BulkJobs
+from tocsin.service.figures import FigureBook
 from tocsin.service.periodic import Duty, run_all
 from tocsin.service.readiness import problems
 from tocsin.service.watchers import Watchers
@@ -85,6 +90,12 @@ class Service:
         self.providers = make((context or _system_context)(self.dispatcher))
         longest_s = max(provider.request_timeout_s for provider in self.providers.values())
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
+        metrics = self.metrics
+        self._figures = FigureBook(
+            store.now_ms, lambda: (metrics.accepted_total, metrics.sent_total, metrics.failed_total)
+        )
+        metrics.when_took = self._figures.took
+        self._checks: dict[tuple[str, str], Checked] = {}
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
         self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
@@ -102,6 +113,32 @@ class Service:
 
     def notes(self) -> list[str]:
         return [] if self.source is None else self.source.problems()
+
+    def accepted(self, events: int) -> None:
+        self.metrics.accepted(events)
+
+    def figures(self) -> Figures:
+        return self._figures.figures()
+
+    def history(self) -> Iterable[Moment]:
+        return list(self._figures.history)
+
+    def preview(self, event: Event, device: Device) -> Preview:
+        provider = self.providers.get(device.provider)
+        if provider is None:
+            raise ValueError(f"{device.provider} is not configured")
+        return provider.preview(event, device)
+
+    def accounts(self) -> Mapping[str, list[AccountStatus]]:
+        return {name: provider.status() for name, provider in self.providers.items()}
+
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+        result = await self.providers[provider].check(account, sandbox=sandbox)
+        checked = self._checks[provider, account] = Checked(self.store.now_ms(), sandbox, result)
+        return checked
+
+    def last_check(self, provider: str, account: str) -> Checked | None:
+        return self._checks.get((provider, account))
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -154,14 +191,21 @@ class Service:
             await task
 
     def _duties(self) -> list[Duty]:
-        report = self.limits.wrong_secrets.report
-        duties = [*self.watchers.duties, Duty("wrong secrets", _REPORT_WRONG_SECRETS_S, report)]
+        duties = [
+            *self.watchers.duties,
+            Duty("figures", 1.0, self._look_at_figures),
+            Duty("bulk jobs", 1.0, BulkJobs(self.store).run),
+            Duty("wrong secrets", _REPORT_WRONG_SECRETS_S, self.limits.wrong_secrets.report),
+        ]
         if self.sign_in.keys is not None:
             every_s = self.settings.sessions.jwks_refresh_s
             duties.append(Duty("issuer's keys", every_s, self.sign_in.keys.refresh, first_s=0.0))
         if self._tls is not None:
             duties.append(Duty("TLS certificate", _CERTIFICATE_READ_S, self._tls.refresh))
         return duties
+
+    async def _look_at_figures(self) -> None:
+        self._figures.look((await self.store.queue.backlog()).events)
 
     async def _stop(
         self,

@@ -9,16 +9,17 @@ from uuid import UUID
 from litestar import Request, delete, get, post
 from litestar.params import FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tocsin.api import documentation as doc
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
-from tocsin.api.schemas import RESTORE
+from tocsin.api.schemas import FIND_DEVICES, REMOVE_DEVICE, RESTORE
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
+from tocsin.domain.explanations import Explanation, Facts, of_delivery
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.store.ports import Registry
 from tocsin.store.records import Removal
@@ -29,6 +30,11 @@ TOKEN = Annotated[str | None, QueryParameter(description="Every registration of 
 
 _ONE_OF_TWO: Final = "Give either `owner` or `token`: with both, or with neither, the answer is 400."
 """OpenAPI has no words for two parameters that exclude each other."""
+
+
+_MOST: Final = 1000
+_GONE: Final = 410
+"""The status that goes with the reason for which a token was removed."""
 
 
 class DeviceView(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -60,6 +66,38 @@ class RemovalView(Struct, frozen=True):
     removed_at: str
     reason: str
     quarantined: bool
+
+
+class GoneView(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A registration that was removed: when, why, and what can be done."""
+
+    device: DeviceView
+    removed_at: str
+    reason: str
+    quarantined: bool
+    explanation: Explanation
+    account: str | UnsetType = UNSET
+
+
+class Found(Struct, frozen=True):
+    """Registrations, and removed ones, newest first; at most `most` of each."""
+
+    devices: list[DeviceView]
+    removed: list[GoneView]
+    most: int = _MOST
+
+
+class DeviceSearch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Either a user's devices, or a token's. Tokens are secret: they are not named in a URL."""
+
+    owner: UUID | None = None
+    device_token: Annotated[str, Meta(min_length=1)] | None = None
+
+
+class DeviceChoice(Struct, frozen=True, forbid_unknown_fields=True):
+    owner: UUID
+    system: str
+    device_token: Annotated[str, Meta(min_length=1)]
 
 
 class RestoreRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +133,22 @@ class DeviceRoutes(Shared):
                 **doc.admin("deviceHistory", "Removed registrations, with reasons", description=_ONE_OF_TWO),
             )(self.history),
             post(
+                "/devices/search",
+                status_code=200,
+                **doc.admin(
+                    "searchDevices",
+                    "Registrations of a user or a token, and what became of others",
+                    413,
+                    415,
+                    body=FIND_DEVICES,
+                ),
+            )(self.search),
+            post(
+                "/devices/remove",
+                status_code=204,
+                **doc.admin("removeDeviceByToken", "Remove one registration", 404, 413, 415, body=REMOVE_DEVICE),
+            )(self.remove_one),
+            post(
                 "/devices/restore",
                 status_code=200,
                 **doc.admin("restoreDevices", "Restore removed registrations of a token", 413, 415, body=RESTORE),
@@ -120,6 +174,26 @@ class DeviceRoutes(Shared):
         if not found:
             raise RequestError(Kind.NOT_FOUND, "There is no such registration.")
 
+    async def search(self, request: Request[Any, Any, Any]) -> Found:
+        data = await self._bodies.read(request, DeviceSearch)
+        if (data.owner is None) == (data.device_token is None):
+            raise bad_input("$", "give either owner or device_token")
+        if data.owner is not None:
+            user = UserId(str(data.owner))
+            devices = (await self._registry.devices_of((user,))).get(user, [])
+            removed = await self._registry.history(owner=user)
+        else:
+            token = data.device_token or ""
+            devices, removed = await self._registered(token), await self._removed(token)
+        newest = sorted(removed, key=lambda one: one.removed_ms, reverse=True)[:_MOST]
+        return Found([self._view(one) for one in devices[:_MOST]], [self._gone(one) for one in newest])
+
+    async def remove_one(self, request: Request[Any, Any, Any]) -> None:
+        data = await self._bodies.read(request, DeviceChoice)
+        if data.system not in self._rules:
+            raise bad_input("$.system", f"must be {' or '.join(sorted(self._rules))}")
+        await self.remove(data.owner, data.system, data.device_token)
+
     async def history(self, owner: OWNER = None, token: TOKEN = None) -> list[RemovalView]:
         if (user := _one_of(owner, token)) is not None:
             removals = await self._registry.history(owner=user)
@@ -142,6 +216,30 @@ class DeviceRoutes(Shared):
     async def _removed(self, token: str) -> list[Removal]:
         found = [one for form in self._rules.stored_tokens(token) for one in await self._registry.history(token=form)]
         return [removal for removal in found if self._rules.is_token_of(token, removal.device)]
+
+    def _gone(self, removal: Removal) -> GoneView:
+        return GoneView(
+            device=self._view(removal.device),
+            removed_at=rfc3339(removal.removed_ms),
+            reason=removal.reason,
+            quarantined=removal.quarantined,
+            explanation=self._why_gone(removal),
+            account=removal.account or UNSET,
+        )
+
+    def _why_gone(self, removal: Removal) -> Explanation:
+        rules = self._rules.get(removal.device.provider)
+        said = None if rules is None else rules.said(_GONE, removal.reason)
+        outcome = "token_dead" if said is not None or removal.quarantined else "cancelled"
+        return of_delivery(
+            Facts(
+                outcome=outcome,
+                reason=removal.reason,
+                said=said,
+                removed_because=removal.reason,
+                quarantined=removal.quarantined,
+            )
+        )
 
     def _view(self, device: Device) -> DeviceView:
         rules = self._rules.get(device.provider)  # None: a provider that is not configured any more

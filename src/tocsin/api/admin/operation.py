@@ -1,4 +1,4 @@
-"""The present state of delivery: lanes, backlog, and the tokens that the fuse has put into quarantine."""
+"""The present state of delivery: the backlog, and the tokens that the fuse has put into quarantine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from tocsin.api import documentation as doc
-from tocsin.api.control import DeliveryControl
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.routes import LaneStatus
 from tocsin.store.ports import EventQueue, Registry
 from tocsin.store.records import Backlog
 
@@ -20,6 +18,7 @@ class Quarantine(Struct, frozen=True):
     """Tokens of one application (or Firebase project) that were declared dead in suspicious numbers."""
 
     application: str
+    system: str
     tokens: int
     oldest_at: str
 
@@ -37,18 +36,16 @@ class Purged(Struct, frozen=True):
 
 
 class OperationRoutes(Shared):
-    """The routes of `/api/admin/lanes`, `/api/admin/backlog` and `/api/admin/quarantine`."""
+    """The routes of `/api/admin/backlog` and `/api/admin/quarantine`."""
 
-    def __init__(self, queue: EventQueue, registry: Registry, delivery: DeliveryControl, max_tokens: int) -> None:
+    def __init__(self, queue: EventQueue, registry: Registry, max_tokens: int) -> None:
         self._queue = queue
         self._registry = registry
         self._max_tokens = max_tokens
-        self._delivery = delivery
 
     def handlers(self) -> list[ControllerRouterHandler]:
         release, purge = "/quarantine/{application:str}/release", "/quarantine/{application:str}/purge"
         return [
-            get("/lanes", **doc.admin("listLanes", "The status of each lane"))(self.lanes),
             get("/backlog", **doc.admin("readBacklog", "How many events are not delivered yet"))(self.backlog),
             get("/quarantine", **doc.admin("listQuarantine", "Quarantined tokens, by application"))(self.quarantine),
             post(
@@ -59,15 +56,13 @@ class OperationRoutes(Shared):
             post(purge, status_code=200, **doc.admin("purgeQuarantine", "Remove the tokens for good", 415))(self.purge),
         ]
 
-    async def lanes(self) -> list[LaneStatus]:
-        return self._delivery.lanes()
-
     async def backlog(self) -> Backlog:
         return await self._queue.backlog()
 
     async def quarantine(self) -> list[Quarantine]:
         return [
-            Quarantine(held.account, held.tokens, rfc3339(held.oldest_ms)) for held in await self._registry.quarantine()
+            Quarantine(held.account, held.provider, held.tokens, rfc3339(held.oldest_ms))
+            for held in await self._registry.quarantine()
         ]
 
     async def release(self, application: FromPath[str]) -> Released:

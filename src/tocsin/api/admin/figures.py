@@ -1,0 +1,182 @@
+"""How tocsin is doing, in figures: once, or as a stream of server-sent events.
+
+Source of the stream's form: WHATWG, "HTML", Server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from litestar import get
+from litestar.response import Stream
+from litestar.types import ControllerRouterHandler
+from msgspec import UNSET, Struct, UnsetType
+
+from tocsin import __version__
+from tocsin.api import documentation as doc
+from tocsin.api.control import DeliveryControl, Latency
+from tocsin.api.lane_views import LaneView, NodeView, lane_view, node_view
+from tocsin.api.problems import Kind, RequestError
+from tocsin.api.shared import Shared
+from tocsin.api.timestamps import rfc3339
+from tocsin.providers.rules import RuleBook
+from tocsin.store.ports import Store, WriteFailure
+
+MOST_STREAMS: Final = 20
+_EVERY_S: Final = 1.0
+_RETRY_AFTER_S: Final = 10
+_KEPT_S: Final = 0.5
+"""So long is what was read from the store good for every stream."""
+_COUNTED_EVERY_S: Final = 5.0
+_encode = msgspec.json.Encoder().encode
+
+
+class PerSecond(Struct, frozen=True):
+    """`sent`: taken by the provider; `failed`: attempts that ended otherwise."""
+
+    accepted: float
+    sent: float
+    failed: float
+
+
+class Totals(Struct, frozen=True):
+    """Since this process started."""
+
+    accepted: int
+    sent: int
+    failed: int
+
+
+class BacklogView(Struct, frozen=True):
+    """What is accepted and not settled for good."""
+
+    events: int
+    size_bytes: int
+    oldest_at: str | None
+    oldest_s: float | None
+
+
+class MomentView(Struct, frozen=True):
+    """One second."""
+
+    at: str
+    accepted: float
+    sent: float
+    failed: float
+    backlog: int
+    p99_ms: float | None
+
+
+class FiguresView(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """This process and what it knows of the others. `history` has a moment for each second, the oldest first."""
+
+    at: str
+    version: str
+    window_s: int
+    per_second: PerSecond
+    totals: Totals
+    latency_ms: Latency
+    backlog: BacklogView
+    dead_letters: int
+    quarantined: list[str]
+    lanes: list[LaneView]
+    nodes: list[NodeView]
+    problems: list[str]
+    history: list[MomentView] | UnsetType = UNSET
+
+
+class FigureRoutes(Shared):
+    """The routes of `/api/admin/figures`, `/api/admin/lanes` and `/api/admin/nodes`."""
+
+    def __init__(self, store: Store, rules: RuleBook, delivery: DeliveryControl) -> None:
+        self._store = store
+        self._rules = rules
+        self._delivery = delivery
+        self._streams = 0
+        self._last: tuple[float, FiguresView] | None = None
+        self._dead_letters = (float("-inf"), 0)
+        """When they were counted, and how many."""
+
+    def handlers(self) -> list[ControllerRouterHandler]:
+        return [
+            get("/figures", **doc.admin("readFigures", "Rates, latency, backlog, lanes and nodes"))(self.figures),
+            get(
+                "/figures/stream",
+                media_type="text/event-stream",
+                **doc.admin("streamFigures", "The same each second, as server-sent events"),
+            )(self.stream),
+            get("/lanes", **doc.admin("listLanes", "The status of each lane"))(self.lanes),
+            get("/nodes", **doc.admin("listNodes", "Every process of tocsin, and its lanes"))(self.nodes),
+        ]
+
+    async def lanes(self) -> list[LaneView]:
+        now_ms = self._store.now_ms()
+        return [lane_view(lane, self._rules, now_ms) for lane in self._delivery.lanes()]
+
+    async def nodes(self) -> list[NodeView]:
+        now_ms = self._store.now_ms()
+        return [node_view(node, self._rules, now_ms) for node in await self._store.nodes()]
+
+    async def figures(self) -> FiguresView:
+        history = [
+            MomentView(rfc3339(one.at_ms), one.accepted, one.sent, one.failed, one.backlog, one.p99_ms)
+            for one in self._delivery.history()
+        ]
+        return msgspec.structs.replace(await self._now(), history=history)
+
+    async def stream(self) -> Stream:
+        if self._streams >= MOST_STREAMS:
+            detail = f"There are {MOST_STREAMS} streams already. Close one, or ask for /api/admin/figures instead."
+            raise RequestError(Kind.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
+        return Stream(self._events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        self._streams += 1
+        try:
+            while True:
+                try:
+                    yield b"event: figures\ndata: " + _encode(await self._now()) + b"\n\n"
+                except WriteFailure:
+                    yield b": the store cannot be read at present\n\n"
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            self._streams -= 1
+
+    async def _now(self) -> FiguresView:
+        now = asyncio.get_running_loop().time()
+        if self._last is None or now - self._last[0] > _KEPT_S:
+            self._last = (now, await self._read())
+        return self._last[1]
+
+    async def _count_dead_letters(self) -> int:
+        """There may be very many: not counted each second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._dead_letters[0] > _COUNTED_EVERY_S:
+            self._dead_letters = (now, await self._store.log.count_dead_letters())
+        return self._dead_letters[1]
+
+    async def _read(self) -> FiguresView:
+        store, figures = self._store, self._delivery.figures()
+        now_ms, backlog, oldest_ms = store.now_ms(), await store.queue.backlog(), await store.queue.oldest_ms()
+        return FiguresView(
+            at=rfc3339(now_ms),
+            version=__version__,
+            window_s=figures.window_s,
+            per_second=PerSecond(figures.accepted_per_s, figures.sent_per_s, figures.failed_per_s),
+            totals=Totals(figures.accepted, figures.sent, figures.failed),
+            latency_ms=figures.latency,
+            backlog=BacklogView(
+                backlog.events,
+                backlog.size_bytes,
+                None if oldest_ms is None else rfc3339(oldest_ms),
+                None if oldest_ms is None else round(max(0.0, (now_ms - oldest_ms) / 1000), 1),
+            ),
+            dead_letters=await self._count_dead_letters(),
+            quarantined=sorted({account for _, account in await store.registry.quarantined_accounts()}),
+            lanes=await self.lanes(),
+            nodes=await self.nodes(),
+            problems=self._delivery.problems(),
+        )

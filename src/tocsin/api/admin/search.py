@@ -1,0 +1,96 @@
+"""Looking for deliveries, and one event's whole story."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from litestar import Request, get, post
+from litestar.params import FromPath, QueryParameter
+from litestar.types import ControllerRouterHandler
+
+from tocsin.api import documentation as doc
+from tocsin.api.admission import caller_of
+from tocsin.api.control import DeliveryControl
+from tocsin.api.delivery_search import SearchAnswer, SearchRequest, search
+from tocsin.api.json_body import JsonBodies
+from tocsin.api.problems import Kind, RequestError, bad_input
+from tocsin.api.schemas import SEARCH
+from tocsin.api.shared import Shared
+from tocsin.api.timeline import Around, Timeline, timeline
+from tocsin.domain.events import EventId
+from tocsin.domain.routes import LaneStatus
+from tocsin.providers.rules import RuleBook
+from tocsin.store.ports import SearchUnavailable, Store, UnknownCursor
+
+INCLUDE = Annotated[
+    Literal["content"] | None,
+    QueryParameter(description="`content`: with the text of a message, which is hidden otherwise"),
+]
+
+
+class SearchRoutes(Shared):
+    """The routes of `/api/admin/deliveries` and `/api/admin/events`."""
+
+    def __init__(self, store: Store, rules: RuleBook, bodies: JsonBodies, delivery: DeliveryControl) -> None:
+        self._store = store
+        self._rules = rules
+        self._bodies = bodies
+        self._delivery = delivery
+
+    def handlers(self) -> list[ControllerRouterHandler]:
+        return [
+            post(
+                "/deliveries/search",
+                status_code=200,
+                **doc.admin("searchDeliveries", "Search deliveries", 413, 415, body=SEARCH),
+            )(self.search),
+            get("/events/{event_id:uuid}", **doc.admin("readTimeline", "An event's timeline, device by device", 404))(
+                self.timeline
+            ),
+        ]
+
+    async def search(self, request: Request[Any, Any, Any]) -> SearchAnswer:
+        data = await self._bodies.read(request, SearchRequest)
+        try:
+            return await search(self._store, self._rules, data)
+        except UnknownCursor as error:
+            raise bad_input("$.start", str(error)) from None
+        except SearchUnavailable as error:
+            raise RequestError(Kind.STORE_UNAVAILABLE, f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+    async def timeline(
+        self, request: Request[Any, Any, Any], event_id: FromPath[UUID], include: INCLUDE = None
+    ) -> Timeline:
+        if include == "content":
+            _check_may_read_content(request)
+        record = await self._store.log.record(EventId(str(event_id)))
+        if record is None:
+            raise RequestError(Kind.NOT_FOUND, "No such event: it was never accepted, or its retention has ended.")
+        around = Around(
+            rules=self._rules,
+            now_ms=self._store.now_ms(),
+            lanes=await self._lanes(),
+            preview=self._delivery.preview,
+            shows_content=include == "content",
+        )
+        return await timeline(self._store, record, around)
+
+    async def _lanes(self) -> dict[str, LaneStatus]:
+        """Of every node; where several have a lane, one that is paused tells more."""
+        lanes = {lane.name: lane for node in await self._store.nodes() for lane in node.lanes}
+        for lane in self._delivery.lanes():
+            if lane.pauses or lane.name not in lanes:
+                lanes[lane.name] = lane
+        return lanes
+
+
+def _check_may_read_content(request: Request[Any, Any, Any]) -> None:
+    """What users write is for nobody whose key is for a part of the operation alone."""
+    key = caller_of(request.scope).key
+    if key is not None and key.limits.areas:
+        detail = (
+            f"The text of a message needs an admin key without areas; this key is for"
+            f" {' and '.join(sorted(key.limits.areas))}."
+        )
+        raise RequestError(Kind.OTHER_AREA, detail)

@@ -1,0 +1,186 @@
+"""A search as somebody asks for it, over the API or on the command line, and its answer.
+
+Tokens are secret: they are named in a body, never in a URL. What a token belongs to is looked up first (who has it, and
+who had it), so that the index need not know tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from tocsin.api.timestamps import rfc3339
+from tocsin.domain.events import EventId, UserId
+from tocsin.providers.rules import RuleBook
+from tocsin.store.ports import Store
+from tocsin.store.records import Cursor, DeliveryState, EventRecord, Finding, Findings, IndexState, Query
+from tocsin.store.searching import matching
+
+MOST: Final = 200
+"""So many deliveries are on a page, but for the last event's."""
+Outcome = Literal["delivered", "token_dead", "refused", "expired", "cancelled", "waiting", "no_device", "accepted"]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
+class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that is given must be true of one and the same delivery."""
+
+    owner: UUID | None = None
+    event_id: UUID | None = None
+    device_token: Annotated[str, Meta(min_length=1)] | None = None
+    system: str | None = None
+    account: str | None = None
+    outcome: Annotated[list[Outcome], Meta(min_length=1)] | None = None
+    reason: str | None = None
+    message: str | None = None
+    from_: Moment | None = msgspec.field(default=None, name="from")
+    until: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=MOST)] = 50
+    start: str | None = None
+
+
+class DeliveryRow(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One delivery as it stands. `at` is its last attempt, or the acceptance; `due_at` when the next one is due."""
+
+    event_id: str
+    owner: str
+    message: str
+    accepted_at: str
+    at: str
+    state: str
+    outcome: str
+    attempts: int
+    system: str | UnsetType = UNSET
+    device_token: str | UnsetType = UNSET
+    lane: str | UnsetType = UNSET
+    status: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    due_at: str | UnsetType = UNSET
+
+
+class IndexReport(Struct, frozen=True):
+    """How far the index is behind. What happened within `behind_s` may not be found yet."""
+
+    behind_s: float
+    waiting_events: int
+    rebuilding: bool
+    indexed_to: str | None
+
+
+class SearchAnswer(Struct, frozen=True):
+    """Newest event first. `complete` false: the time for one call was over; `next` goes on behind what was looked at,
+    which is all until `looked_back_to`. A page ends with a whole event."""
+
+    deliveries: list[DeliveryRow]
+    next: str | None
+    complete: bool
+    looked_back_to: str | None
+    index: IndexReport
+    most: int = MOST
+
+
+async def search(store: Store, rules: RuleBook, request: SearchRequest) -> SearchAnswer:
+    """Raises UnknownCursor: `start` is none; StoreUnavailable: the index cannot be used."""
+    query = await _query(store, rules, request)
+    if request.event_id is not None:
+        return await _one_event(store, EventId(str(request.event_id)), query)
+    start = None if request.start is None else Cursor(request.start)
+    if query is None:
+        return _answer(Findings([], None, True, None, await store.search.state()))
+    return _answer(await store.search.find(query, request.limit, start=start))
+
+
+async def _query(store: Store, rules: RuleBook, request: SearchRequest) -> Query | None:
+    """None where nothing can match: nobody has ever had the token."""
+    owners = None if request.owner is None else {UserId(str(request.owner))}
+    devices: set[str] | None = None
+    if request.device_token is not None:
+        devices, holders = set(), set()
+        for token in rules.stored_tokens(request.device_token):
+            registered = await store.registry.find(token)
+            removed = await store.registry.history(token=token)
+            for device in (*registered, *(one.device for one in removed)):
+                if rules.is_token_of(request.device_token, device):
+                    devices.add(device.key)
+                    holders.add(device.owner)
+        owners = holders if owners is None else owners & holders
+        if not owners:
+            return None
+    return Query(
+        owners=None if owners is None else frozenset(owners),
+        devices=None if devices is None else frozenset(devices),
+        provider=request.system,
+        lanes=None if request.account is None else _lanes(rules, request.account, request.system),
+        outcomes=None if request.outcome is None else frozenset(request.outcome),
+        reason=request.reason,
+        message=request.message,
+        from_ms=unix_ms(request.from_),
+        until_ms=unix_ms(request.until),
+    )
+
+
+def _lanes(rules: RuleBook, account: str, system: str | None) -> frozenset[str]:
+    chosen = [own for name, own in rules.items() if system in (None, name)]
+    return frozenset(lane for own in chosen for lane in own.lanes(account))
+
+
+async def _one_event(store: Store, id: EventId, query: Query | None) -> SearchAnswer:
+    """By its id it is found in the store itself, which is never behind."""
+    record = await store.log.record(id)
+    found = [] if record is None or query is None else matching(record, query)
+    findings = [Finding(record, found)] if record is not None and found else []
+    return _answer(Findings(findings, None, True, None, IndexState(0.0, 0, rebuilding=False, indexed_to_ms=None)))
+
+
+def unix_ms(moment: datetime | None) -> int | None:
+    """Unix milliseconds; None stays None."""
+    if moment is None:
+        return None
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
+
+
+def _answer(findings: Findings) -> SearchAnswer:
+    return SearchAnswer(
+        [row for one in findings.found for row in rows(one.record, one.deliveries)],
+        findings.next,
+        findings.complete,
+        _time(findings.looked_back_to_ms),
+        index_report(findings.index),
+    )
+
+
+def index_report(state: IndexState) -> IndexReport:
+    return IndexReport(round(state.behind_s, 3), state.waiting_events, state.rebuilding, _time(state.indexed_to_ms))
+
+
+def rows(record: EventRecord, states: Sequence[DeliveryState]) -> list[DeliveryRow]:
+    """These deliveries of an event."""
+    event = record.event
+    return [
+        DeliveryRow(
+            event_id=event.id,
+            owner=event.owner,
+            message=event.message,
+            accepted_at=rfc3339(event.accepted_ms),
+            at=rfc3339(one.at_ms),
+            state=record.state.name.lower(),
+            outcome=one.outcome,
+            attempts=one.attempts,
+            system=one.device.partition(":")[0] or UNSET,
+            device_token=one.device.partition(":")[2] or UNSET,
+            lane=one.lane or UNSET,
+            status=one.status or UNSET,
+            reason=one.reason or UNSET,
+            due_at=UNSET if one.due_ms is None else rfc3339(one.due_ms),
+        )
+        for one in states
+    ]
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
