@@ -83,6 +83,7 @@ _FINDS_WHAT_IS_THERE = [
     f"device remove --token-file {__file__}",
     f"device restore --token-file {__file__}",
     f"event show {_ID}",
+    "deliveries search",
     "quarantine list",
     "quarantine release x",
     "quarantine purge x --yes",

@@ -8,10 +8,13 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
-from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, print_table, utc
 from tocsin.domain.events import EventId
-from tocsin.store.records import Attempt, State
+from tocsin.providers.rules import RULES
+from tocsin.store import maintenance
+from tocsin.store.ports import Store
+from tocsin.store.records import Attempt, EventRecord, State
 
 app = group("Events: what became of each.")
 
@@ -29,14 +32,28 @@ def show(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show an event's state and every attempt to deliver it: when, to which device, and what the provider said."""
-    record = in_store(settings_of(config), lambda store: store.log.record(EventId(id.lower())))
-    if record is None:
-        raise CommandError(f"event {id}: not known here; it was never accepted, or is older than `store.retention`")
-    if as_json:
-        from tocsin.api.event_records import report
+    """Show an event's state and every attempt to deliver it: when, to which device, what the provider said, and what to
+    do about it."""
+    from tocsin.api.timeline import Around, Timeline, timeline
 
-        print_json(report(record))
+    settings = settings_of(config)
+    require_store(settings)
+    unserved_since = None if maintenance.is_served(settings) else ""
+
+    async def read(store: Store) -> tuple[EventRecord, Timeline] | None:
+        record = await store.log.record(EventId(id.lower()))
+        if record is None:
+            return None
+        lanes = {lane.name: lane for node in await store.nodes() for lane in node.lanes}
+        around = Around(rules=RULES, now_ms=store.now_ms(), lanes=lanes, unserved_since=unserved_since)
+        return record, await timeline(store, record, around)
+
+    found = in_store(settings, read)
+    if found is None:
+        raise CommandError(f"event {id}: not known here; it was never accepted, or is older than `store.retention`")
+    record, told = found
+    if as_json:
+        print_json(told)
         return
     event = record.event
     typer.echo(f"{event.message} for {event.owner}")
@@ -46,6 +63,15 @@ def show(
     print_table(("at", "outcome", "answer", "lane", "device"), rows, empty="No attempt was made yet.")
     for parked in record.waiting:
         typer.echo(f"waiting: {len(parked.targets)} on {parked.lane}, again at {utc(parked.due_ms)}")
+    reasons = {
+        (one.explanation.cause, one.explanation.remedy): None for one in told.devices if one.outcome != "delivered"
+    }
+    if not told.devices:
+        reasons[told.explanation.cause, told.explanation.remedy] = None
+    for cause, remedy in reasons:
+        typer.echo(f"\nwhy: {cause}")
+        if remedy:
+            typer.echo(f"what to do: {remedy}")
 
 
 def _answer(attempt: Attempt) -> str:

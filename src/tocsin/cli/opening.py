@@ -15,7 +15,7 @@ from tocsin.settings import Settings, SettingsError, load
 from tocsin.store import maintenance
 from tocsin.store.acting import act_as
 from tocsin.store.opening import open_store
-from tocsin.store.ports import CommitUnknown, Store, StoreError, StoreUnavailable
+from tocsin.store.ports import CommitUnknown, SearchUnavailable, Store, StoreError, StoreUnavailable
 from tocsin.telemetry import configure_logging
 
 T = TypeVar("T")
@@ -84,6 +84,8 @@ def in_store(
         return asyncio.run(run())
     except StoreError as error:
         raise CommandError(str(error)) from None
+    except SearchUnavailable as error:
+        raise CommandError(f"{name}: {error}") from None
     except StoreUnavailable as error:
         changed = "some of it may be done; run the command again for the rest" if in_steps else "nothing was changed"
         raise CommandError(f"{name}: the store cannot be used: {error}; {changed}") from None

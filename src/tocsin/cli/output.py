@@ -6,15 +6,19 @@ cannot be written is left out (`cli.streams`).
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import typer
 
 from tocsin.api.timestamps import rfc3339
 from tocsin.cli.errors import CommandError
+
+_LEAST_WIDTH: Final = 9
 
 
 def print_json(value: Any) -> None:
@@ -34,6 +38,35 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     for line in lines:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, cut: Sequence[str], width: int | None, empty: str
+) -> None:
+    """The same, in `width` columns of characters where it is given: the cells of the columns `cut` lose what stands in
+    their middle, those that are the longest first."""
+    if rows and width is not None:
+        widths = [max(len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+        too_wide = sum(widths) + 2 * (len(columns) - 1) - width
+        for _ in range(max(0, too_wide)):
+            candidates = [index for index, name in enumerate(columns) if name in cut and widths[index] > _LEAST_WIDTH]
+            if not candidates:
+                break
+            widths[max(candidates, key=widths.__getitem__)] -= 1
+        rows = [[_cut(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
+    print_table(columns, rows, empty=empty)
+
+
+def terminal_width() -> int | None:
+    """How many characters a line of the terminal has; None where standard output is none: there nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    first = (most - 1) // 2
+    return f"{text[:first]}…{text[len(text) - (most - 1 - first) :]}"
 
 
 @contextmanager

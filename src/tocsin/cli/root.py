@@ -13,6 +13,7 @@ from tocsin.cli import (
     applications,
     audit,
     dead_letters,
+    deliveries,
     devices,
     emulator,
     event,
@@ -70,6 +71,7 @@ app.add_typer(devices.app, name="device")
 app.add_typer(users.app, name="user")
 app.add_typer(send.app, name="send")
 app.add_typer(event.app, name="event")
+app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(dead_letters.app, name="deadletter")
 app.add_typer(audit.app, name="audit")
