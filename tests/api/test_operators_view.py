@@ -270,6 +270,8 @@ async def test_a_test_event_is_ingested_like_any_other(api: Any) -> None:
     assert (answer.status_code, answer.json()["accepted"]) == (202, 1)
     assert (await story(api, answer.json()["events"][0]))["state"] == "accepted"
     assert api.delivery.ingested == 1
+    entries = (await api.operate("GET", "/audit")).json()["entries"]
+    assert [one["details"]["message"] for one in entries if one["action"] == "event.test"] == ["fax_new"]
     assert (await api.operate("POST", "/events/test", json={"message": "fax_new"})).status_code == 400
 
 

@@ -89,7 +89,7 @@ def test_deliveries_are_found_newest_first(run: Run, served: Any) -> None:
     [
         (["--outcome", "refused"], [1]),
         (["--outcome", "refused", "--outcome", "waiting"], [2, 1]),
-        (["--token", TOKEN.upper()], [2, 1, 0]),
+        (["--token-file", "token.txt"], [2, 1, 0]),
         (["--event", event_id(0)], [0]),
         (["--account", APPLICATION, "--system", "apns"], [2, 1, 0]),
         (["--account", "39JSDKGJ38.de.other"], []),
@@ -100,6 +100,7 @@ def test_deliveries_are_found_newest_first(run: Run, served: Any) -> None:
 )
 def test_each_option_narrows_the_search(run: Run, served: Any, arguments: list[str], numbers: list[int]) -> None:
     served(delivered, refused, waits)
+    Path("token.txt").write_text(TOKEN.upper() + "\n")
     found = run("deliveries", "search", "--json", *arguments)
     assert found.status == 0, found.err
     assert [row["event_id"] for row in found.json["deliveries"]] == [event_id(number) for number in numbers]
@@ -122,7 +123,7 @@ def test_more_is_a_page_away(run: Run, served: Any) -> None:
         (["--from", "yesterday"], "--from yesterday: must be a day"),
         (["--until", "2026-11-26T08:00:00"], "must be a day (2026-11-26) or a time with its zone"),
         (["--start", "x"], "--start x: no page begins there"),
-        (["--token", ""], "--token:"),
+        (["--token-file", "missing.txt"], "--token-file missing.txt: No such file"),
     ],
 )
 def test_a_search_that_breaks_a_rule_names_the_option(run: Run, served: Any, arguments: list[str], said: str) -> None:

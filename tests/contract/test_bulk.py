@@ -69,6 +69,9 @@ async def test_what_matches_is_replayed_and_nothing_else(store: Store, clocks: C
     job = await ran(store, Action.REPLAY, everything(clocks, reason="BadTopic", lanes=[LANE]))
     assert (job.state, job.done, job.skipped) == (JobState.DONE, 1, 0)
     assert await states(store, ids) == [State.DELIVERING, State.DEAD, State.DEAD]
+    (entry,) = (await store.audit.page(10)).entries
+    assert b"deadletter.replay" in entry.text
+    assert job.id.encode() in entry.text
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from tocsin.ingest.batch import Batch, Ingest
 from tocsin.ingest.errors import Violation, conflict
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
+from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import CommitUnknown, EventIdConflict, Store
 from tocsin.store.records import NO_LIMITS, ApiKey
 
@@ -130,6 +131,9 @@ class EventRoutes(Shared):
         """One event, from whoever may operate: to try whether it arrives."""
         content_type(request.scope, JSON)
         body = await read_body(request.scope, request.receive, _SMALL_BODY_BYTES, self._timeout_s)
+        # Read twice, so that nothing is noted of what is refused.
+        (event,) = self._ingest.one(body, self._store.now_ms()).events
+        await self._store.audit.note(Change(Action.EVENT_TEST, details={"message": event.message}, owner=event.owner))
         key = _key(caller_of(request.scope))
         return msgspec.json.decode((await self._append(key, body, many=False)).body, type=AcceptedBody)
 

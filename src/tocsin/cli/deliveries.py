@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import typer
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import InputError
+from tocsin.cli.inputs import read_secret
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_fitting, print_json, remark, terminal_width
 from tocsin.providers.rules import RULES
@@ -26,7 +28,10 @@ _CUT = ("event", "answer", "lane", "device", "owner")
 def search(
     owner: Annotated[str | None, typer.Option("--owner", metavar="UUID", help="Of this user.")] = None,
     event: Annotated[str | None, typer.Option("--event", metavar="ID", help="Of this event.")] = None,
-    token: Annotated[str | None, typer.Option("--token", metavar="TOKEN", help="To this device token.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="To the device token in this file; - for standard input."),
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="NAME", help="Through this provider.")] = None,
     account: Annotated[
         str | None, typer.Option("--account", metavar="NAME", help="Of this application or project.")
@@ -61,6 +66,7 @@ def search(
     """
     from tocsin.api.delivery_search import search as search_in
 
+    token = None if token_file is None else read_secret(token_file, "--token-file", "token")
     given = {
         "owner": owner,
         "event_id": event,
@@ -111,7 +117,7 @@ def search(
 def _request(given: dict[str, Any]) -> Any:
     from tocsin.api.delivery_search import SearchRequest
 
-    options = {"event_id": "event", "device_token": "token"}
+    options = {"event_id": "event", "device_token": "token-file"}
     for name in ("owner", "event_id"):
         if given[name] is not None:
             given[name] = _uuid(given[name], f"--{options.get(name, name)}")

@@ -8,12 +8,15 @@ from typing import Final
 import msgspec
 import structlog
 
+from tocsin.domain.actors import Actor, ActorKind
+from tocsin.store.acting import acting
 from tocsin.store.bulk import LETTERS, PAGE, Action, Plan, matching_letter, matching_removal
 from tocsin.store.ports import Store, WriteFailure
 from tocsin.store.records import Cursor, Job
 
 log = structlog.get_logger(__name__)
 
+_HERE: Final = "server"
 KINDS: Final = tuple(str(action) for action in Action)
 _PAUSE_S: Final = 0.02
 """Between two steps: time for whoever else writes."""
@@ -28,7 +31,8 @@ class BulkJobs:
     async def run(self) -> None:
         """Run the jobs that wait, until there is none."""
         while (job := await self._store.jobs.take(KINDS)) is not None:
-            await self._run(job)
+            with acting(Actor(ActorKind.JOB, job.id, _HERE)):
+                await self._run(job)
 
     async def _run(self, job: Job) -> None:
         error = ""

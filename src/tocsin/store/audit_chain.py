@@ -49,6 +49,7 @@ class Action(StrEnum):
     QUARANTINE_PURGE = "quarantine.purge"
     DEAD_LETTER_REPLAY = "deadletter.replay"
     DEAD_LETTER_DISCARD = "deadletter.discard"
+    EVENT_TEST = "event.test"
     JOB_CREATE = "job.create"
     JOB_STOP = "job.stop"
     STORE_REKEY = "store.rekey"
