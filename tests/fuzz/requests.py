@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from uuid import UUID
 
-from tocsin.api.ingest import Ingest
 from tocsin.api.problems import RequestError
 from tocsin.api.push_request import Add, parse_push
 from tocsin.domain.events import parse_event
+from tocsin.ingest.batch import Ingest
+from tocsin.ingest.errors import IngestError
 from tocsin.providers.apns import address as apns
 from tocsin.providers.apns.address import DEVICE_TOKEN
 from tocsin.providers.rules import RULES
@@ -27,8 +28,8 @@ def ingest() -> Callable[[bytes], None]:
         for read in (lambda: ingest.one(data, NOW_MS), lambda: loop.run_until_complete(ingest.many(data, NOW_MS))):
             try:
                 batch = read()
-            except RequestError as error:
-                assert error.problem.errors or error.problem.detail
+            except IngestError as error:
+                assert error.violations or error.detail
                 continue
             for event in batch.events:
                 assert str(UUID(event.owner)) == event.owner

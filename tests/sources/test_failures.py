@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -18,6 +18,8 @@ from nats.js.errors import NotFoundError
 from tests.sources.bus import Bus, bus_on, encoded, eventually, fax, nats_settings, taking
 from tests.support.nats import NatsServer, nats_cluster
 
+from tocsin.domain.events import Event
+from tocsin.ingest.batch import Batch, Ingest, Origin
 from tocsin.sources.pulling import Ask, Pull
 from tocsin.store.ports import WriteFailure
 from tocsin.store.records import Attempt, Settlement
@@ -168,6 +170,34 @@ async def test_a_message_larger_than_the_whole_backlog_is_refused(bus: Bus, serv
         await taken.has(1)
     problem = json.loads((refusal.headers or {})["Tocsin-Problem"])
     assert (problem["status"], "max_backlog_events" in problem["detail"]) == (413, True)
+
+
+async def test_a_message_that_fails_unexpectedly_holds_up_no_other_and_is_kept(
+    bus: Bus, server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 31):
+        await bus.publish(encoded(fax(number)))
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        append, one = taken.store.queue.append, Ingest.one
+
+        async def fail_at_seven(events: Sequence[Event]) -> None:
+            if any(b'"page_count":7}' in event.body for event in events):
+                raise RuntimeError("a value that nobody has thought of")
+            await append(events)
+
+        def fail_at_eight(self: Ingest, body: bytes, now_ms: int, origin: Origin | None = None) -> Batch:
+            if b'"page_count": 8}' in body:
+                raise RuntimeError("an event that nobody has thought of")
+            return one(self, body, now_ms, origin)
+
+        monkeypatch.setattr(taken.store.queue, "append", fail_at_seven)
+        monkeypatch.setattr(Ingest, "one", fail_at_eight)
+        await taken.has(28)
+        await eventually(lambda: _has_left(bus, 2))
+
+
+async def _has_left(bus: Bus, count: int) -> bool:
+    return await bus.unacknowledged() == count
 
 
 async def test_while_the_database_takes_nothing_events_wait_in_the_stream(

@@ -34,7 +34,8 @@ _BESIDE_PAYLOAD_BYTES: Final = 64 * 1024
 _STALLED_AT_MOST: Final = 3
 _STORE_RETRY_S: Final = 1.0
 _LONGEST_HOLD_S: Final = 5.0
-_REFUSED_AGAIN_S: Final = 30
+_AGAIN_S: Final = 30
+"""A message that cannot be dealt with at present is delivered again after so long."""
 NDJSON: Final = "application/x-ndjson"
 
 Read = tuple[Msg, Batch]
@@ -132,6 +133,8 @@ class Consumption:
                 read.append((message, await self._read(message, now_ms)))
             except IngestError as error:
                 refused.append((message, error))
+            except Exception:
+                await self._put_off(message)
         try:
             await self._append(read, refused, pull)
         except Stopping:
@@ -177,17 +180,22 @@ class Consumption:
                 line = batch.line_of(known.index - sum([len(one.events) for _, one in read[:at]]))
                 refused.append((message, conflict(line if len(batch.ids) > 1 else UNSET)))
                 read = [*read[:at], *read[at + 1 :]]
-            except BatchTooLarge as error:
-                if len(read) == 1:
-                    refused.append((read[0][0], larger_than_the_backlog(error)))
-                    return
-                await self._append(read[: len(read) // 2], refused, pull)
-                read = read[len(read) // 2 :]
             except BacklogFull as error:
                 await self._hold("the backlog is full", error.retry_after_s, read, refused, pull)
             except WriteFailure:
                 # Where it is not known whether it was written, to append the same again is safe.
                 await self._hold("the store cannot be used", _STORE_RETRY_S, read, refused, pull)
+            except Exception as error:
+                # About one of the messages, perhaps: it must not hold up the others.
+                if len(read) > 1:
+                    await self._append(read[: len(read) // 2], refused, pull)
+                    read = read[len(read) // 2 :]
+                elif isinstance(error, BatchTooLarge):
+                    refused.append((read[0][0], larger_than_the_backlog(error)))
+                    return
+                else:
+                    await self._put_off(read[0][0])
+                    return
             else:
                 await self._tell([message for message, _ in read], Msg.ack)
                 oldest_ms = min([message.metadata.timestamp.timestamp() * 1000 for message, _ in read])
@@ -229,7 +237,7 @@ class Consumption:
                     log.error("a refusal cannot be stored", subject=self._settings.refusals_subject, error=str(failure))
                 for later, _ in refused[index:]:
                     with contextlib.suppress(Exception):
-                        await later.nak(_REFUSED_AGAIN_S)
+                        await later.nak(_AGAIN_S)
                 return
             self._status.mended(part)
             self._metrics.source_refused(self._consumer.name, error.why.status)
@@ -243,6 +251,13 @@ class Consumption:
                 count=len(refused),
                 statuses=statuses,
             )
+
+    async def _put_off(self, message: Msg) -> None:
+        """A message that fails in a way that nobody has thought of comes again later: it is neither lost nor in the
+        way. Called while the exception is handled."""
+        log.exception("a message failed unexpectedly; it comes again later", sequence=message.metadata.sequence.stream)
+        with contextlib.suppress(Exception):
+            await message.nak(_AGAIN_S)
 
     async def _tell(self, messages: Iterable[Msg], verb: Callable[[Msg], object]) -> None:
         """Say so of each message. What does not arrive is made up for: the message comes again, as the same events."""
