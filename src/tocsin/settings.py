@@ -89,6 +89,12 @@ def subjects_overlap(one: str, other: str) -> bool:
     return len(tokens) == len(others)
 
 
+def _http_url(url: str) -> str:
+    if not (_is_address(url, "https") or _is_address(url, "http")) or "@" in url or urlsplit(url).path.strip("/"):
+        raise ValueError("must be a http:// or https:// URL of a host, with or without a port")
+    return url.rstrip("/")
+
+
 def _origin(text: str) -> str:
     """As a browser sends it: without the port that the scheme has anyway (RFC 6454, 6.2)."""
     found = _ORIGIN.fullmatch(text.lower())
@@ -408,6 +414,21 @@ class Fcm(Http2):
     """Hosts besides Google's, and that of `url`, that a service account may name as its `token_uri`."""
 
 
+class Console(Section):
+    """The operator's pages: `tocsin console`, a process of its own."""
+
+    host: Annotated[str, Field(min_length=1, pattern=r"^[!-~]+$")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    api_url: Annotated[str, AfterValidator(_http_url)] = "http://127.0.0.1:8080"
+    """Where the server's admin API is."""
+    api_ca_file: FileName | None = None
+    """Who may have signed the API's certificate; the system's authorities where absent."""
+    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """Where browsers find the console, if that is not its own address: behind a proxy that speaks TLS."""
+    session_idle: Duration = timedelta(hours=8)
+    """Who did nothing for so long must sign in again."""
+
+
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -430,6 +451,7 @@ class Settings(BaseSettings):
     delivery: Delivery = Delivery()
     apns: Apns = Apns()
     fcm: Fcm = Fcm()
+    console: Console = Console()
     log: Log = Log()
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from tocsin import __version__
 from tocsin.cli import (
     applications,
     audit,
+    console,
     dead_letters,
     deliveries,
     devices,
@@ -55,6 +56,7 @@ def _root(
 
 
 command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
+command(app, "console", example="tocsin console --config tocsin.toml")(console.console)
 command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
 command(app, "demo", example="tocsin demo")(demo.demo)
 command(

@@ -36,14 +36,14 @@ def serve(
 
     settings = settings_of(config)
     if ready_file is not None:
-        _check(ready_file)
+        check_ready_file(ready_file)
     try:
-        uvloop.run(service.serve(settings, ready=_announce(ready_file)))
+        uvloop.run(service.serve(settings, ready=announce(ready_file)))
     except (StoreError, service.ServiceError) as error:
         raise CommandError(str(error)) from None
 
 
-def _check(ready_file: Path) -> None:
+def check_ready_file(ready_file: Path) -> None:
     """Checks, before anything is started, what would prevent the file from being written.
 
     Raises:
@@ -55,10 +55,10 @@ def _check(ready_file: Path) -> None:
         raise InputError(f"--ready-file {ready_file}: there is no directory {ready_file.parent}; make it first")
 
 
-def _announce(ready_file: Path | None) -> Callable[[str], None]:
+def announce(ready_file: Path | None) -> Callable[[str], None]:
     """Writes the server's address to the file, if there is one; the log has it anyway."""
 
-    def announce(base_url: str) -> None:
+    def write(base_url: str) -> None:
         if ready_file is not None:
             # Renamed into place, so that a program that waits for the file never reads half of it.
             unfinished = ready_file.with_name(ready_file.name + ".part")
@@ -68,4 +68,4 @@ def _announce(ready_file: Path | None) -> Callable[[str], None]:
             except OSError as error:
                 raise CommandError(f"--ready-file {ready_file}: {error.strerror}; name another file") from None
 
-    return announce
+    return write

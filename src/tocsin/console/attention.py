@@ -1,0 +1,161 @@
+"""What an operator should look at now: each with its cause, and what to do about it. Nothing to list: all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.console import formats, words
+from tocsin.console.records import Account, Figures, Lane, Node
+
+_SOON: Final = timedelta(days=30)
+_OLD_S: Final = 60.0
+
+
+class Matter(Struct, frozen=True):
+    """One thing to look at. `link` is a page of the console that is about it."""
+
+    tone: str
+    title: str
+    cause: str
+    remedy: str = ""
+    link: str = ""
+    link_text: str = ""
+
+
+def attention(figures: Figures, accounts: Iterable[Account], now: datetime) -> list[Matter]:
+    """What needs attention, the worst first."""
+    lanes = [(node.node, lane) for node in figures.nodes if not node.gone for lane in node.lanes]
+    if not lanes:
+        lanes = [(figures.node, lane) for lane in figures.lanes]
+    unwell = [(node, lane) for node, lane in lanes if not lane.well]
+    several = len(figures.nodes) > 1
+    matters = _lanes([(node if several else "", lane) for node, lane in unwell])
+    matters += [_gone(node) for node in figures.nodes if node.gone]
+    matters += _problems(figures, [lane.name for _, lane in unwell])
+    # What a lane says of its credential need not be said twice.
+    said = {lane.account for _, lane in unwell for pause in lane.pauses if pause.cause == "credential"}
+    matters += [matter for account in accounts if account.account not in said for matter in _credential(account, now)]
+    oldest_s = figures.backlog.oldest_s
+    if oldest_s is not None and oldest_s > _OLD_S and not unwell:
+        matters.append(
+            Matter(
+                "wait",
+                "Events wait for long",
+                f"The oldest of {formats.plural(figures.backlog.events, 'event')} has waited for"
+                f" {formats.duration(oldest_s)}.",
+                "See what it waits for.",
+                "/deliveries?outcome=waiting",
+                "What is waiting",
+            )
+        )
+    if figures.quarantined:
+        matters.append(
+            Matter(
+                "bad",
+                "Devices are in quarantine",
+                f"Suspiciously many tokens of {', '.join(figures.quarantined)} were declared dead at once.",
+                "Find out why, then release them, or purge them if the provider was right.",
+                "/quarantine",
+                "Quarantine",
+            )
+        )
+    if figures.dead_letters:
+        matters.append(
+            Matter(
+                "wait",
+                f"{formats.plural(figures.dead_letters, 'dead letter')}",
+                "They were refused by a provider, or expired before a device was reached.",
+                "Replay them when the cause is gone, or discard them.",
+                "/dead-letters",
+                "Dead letters",
+            )
+        )
+    return sorted(dict.fromkeys(matters), key=lambda matter: matter.tone != "bad")
+
+
+def credential_tones(accounts: Iterable[Account], now: datetime) -> dict[Account, str]:
+    """How each credential is coloured: `good`, `wait` near its end, `bad`."""
+    return {account: next((one.tone for one in _credential(account, now)), "good") for account in accounts}
+
+
+def _lanes(unwell: list[tuple[str, Lane]]) -> list[Matter]:
+    """One matter for each pause; lanes that are paused for the same cause have it in common."""
+    names: dict[Matter, list[str]] = {}
+    for node, lane in unwell:
+        for topic, matter in _pauses(lane):
+            name = topic or words.lane(lane.provider, lane.environment, lane.account, lane.name)
+            names.setdefault(matter, []).append(name + (f" on {node}" if node else ""))
+    return [
+        msgspec.structs.replace(matter, title=f"{'; '.join(dict.fromkeys(listed))}: paused")
+        for matter, listed in names.items()
+    ]
+
+
+def _pauses(lane: Lane) -> list[tuple[str, Matter]]:
+    """Why it is paused, without a title: the topic where it is that, and cause and remedy."""
+    to_credentials = ("/applications", "Applications")
+    found = [
+        (
+            pause.topic,
+            Matter(
+                "bad",
+                "",
+                pause.explanation.cause or pause.reason or words.pause(pause.cause),
+                pause.explanation.remedy,
+                *(to_credentials if pause.cause in ("credential", "topic") else ()),
+            ),
+        )
+        for pause in lane.pauses
+    ]
+    if not found and lane.state != "running":
+        found.append(("", Matter("bad", "", lane.reason, "", *to_credentials)))
+    if not lane.pauses:
+        found += [
+            (topic, Matter("bad", "", f"The provider answers {reason}.", "", *to_credentials))
+            for topic, reason in lane.misconfigured_topics.items()
+        ]
+    return found
+
+
+def _gone(node: Node) -> Matter:
+    return Matter(
+        "bad",
+        f"{node.node}: gone",
+        f"It said nothing for {formats.duration(node.age_s)}; the other nodes have taken over what it had.",
+        "Look at its machine, and start it again.",
+    )
+
+
+def _problems(figures: Figures, lanes: list[str]) -> list[Matter]:
+    """What the nodes say of themselves, without what is said of their lanes already."""
+    said = [(figures.node, problem) for problem in figures.problems]
+    said += [(node.node, problem) for node in figures.nodes if not node.gone for problem in node.problems]
+    return [
+        Matter("bad", f"{node}: not ready" if node else "Not ready", problem)
+        for node, problem in said
+        if not any(lane in problem for lane in lanes) and not any(name in problem for name in figures.quarantined)
+    ]
+
+
+def _credential(account: Account, now: datetime) -> list[Matter]:
+    link = (f"/applications/{account.system}/{account.account}", "Its credential")
+    who = f"{words.provider(account.system)}, {account.account}"
+    if account.expires_at:
+        ends = formats.parse_time(account.expires_at)
+        if ends <= now:
+            return [
+                Matter("bad", f"{who}: expired", "Its certificate is no longer valid.", "Replace it.", *link),
+            ]
+        if ends - now < _SOON:
+            left = formats.duration((ends - now).total_seconds())
+            return [
+                Matter("wait", f"{who}: near its end", f"Its certificate ends in {left}.", "Replace it in time.", *link)
+            ]
+    if account.last_check and not account.last_check.ok:
+        return [Matter("bad", f"{who}: not accepted", account.last_check.answer, "", *link)]
+    return []

@@ -1,0 +1,163 @@
+"""The pure parts of the console: charts, numbers and times in words, what needs attention, conditions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tocsin.console import formats
+from tocsin.console.attention import attention, credential_tones
+from tocsin.console.charts import HEIGHT, WIDTH, Series, chart, nice_top
+from tocsin.console.records import Account, Backlog, Check, Explanation, Figures, Lane, Node, Pause
+from tocsin.console.searching import Conditions, hold
+from tocsin.console.sessions import Sessions
+
+NOW = datetime(2026, 11, 26, 21, 0, tzinfo=UTC)
+AT = "2026-11-26T20:59:58.500Z"
+
+
+@given(st.floats(min_value=1e-6, max_value=1e12))
+def test_the_top_of_a_scale_is_a_round_number_not_below_the_value(value: float) -> None:
+    top = nice_top(value)
+    assert value * (1 - 1e-6) <= top <= 10.0001 * value
+    assert float(f"{top:.0e}"[0]) in (1, 2, 5)
+
+
+@given(st.lists(st.none() | st.floats(min_value=0, max_value=1e9), max_size=400))
+def test_every_point_of_a_chart_lies_in_its_box(values: list[float | None]) -> None:
+    drawn = chart([Series("a", "a", values)], span=300)
+    numbers = [pair.split(",") for part in drawn.lines[0].path.split("M") for pair in part.split("L") if pair]
+    for x, y in numbers:
+        assert 0 <= float(x) <= WIDTH
+        assert 0 <= float(y) <= HEIGHT
+    assert len(numbers) <= 2 * 151
+    if values and values[-1] is not None:
+        assert float(numbers[-1][0]) == WIDTH
+
+
+def test_a_peak_of_one_second_is_seen_in_a_chart_of_five_minutes() -> None:
+    values = [0.0] * 300
+    values[123] = 40.0
+    drawn = chart([Series("a", "a", values)], span=300)
+    assert drawn.top == 50
+    assert f",{HEIGHT * (1 - 40 / 50):.1f}" in drawn.lines[0].path
+
+
+def test_what_is_unknown_is_a_gap_and_not_zero() -> None:
+    drawn = chart([Series("a", "a", [1.0, 1.0, None, None, 1.0, 1.0])])
+    assert drawn.lines[0].path.count("M") == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 ms"),
+        (0.0834, "83 ms"),
+        (1.04, "1 s"),
+        (9.44, "9.4 s"),
+        (75, "1 min 15 s"),
+        (3600, "1 h"),
+        (90_061, "1 d 1 h"),
+    ],
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert formats.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(AT, "1 s ago"), ("2026-11-26T20:00:00Z", "1 h ago"), ("2026-11-26T21:02:30Z", "in 2 min"), (None, "never")],
+)
+def test_a_time_in_words(text: str | None, words: str) -> None:
+    assert formats.ago(text, NOW) == words
+
+
+def _lane(**more: Any) -> Lane:
+    return Lane("apns:production:TEAM.app", provider="apns", environment="production", account="TEAM.app", **more)
+
+
+def test_nothing_needs_attention_where_all_is_well() -> None:
+    figures = Figures(AT, lanes=[_lane()], nodes=[Node("a", lanes=[_lane()])])
+    assert attention(figures, [Account("apns", "TEAM.app", "key")], NOW) == []
+
+
+def test_a_paused_lane_is_named_once_with_cause_and_remedy() -> None:
+    pause = Pause(
+        "credential", "403 InvalidProviderToken", explanation=Explanation("bad_credential", "Cause.", "Remedy.")
+    )
+    lane = _lane(state="paused", reason="403 InvalidProviderToken", pauses=[pause])
+    problem = "lane apns:production:TEAM.app is paused"
+    figures = Figures(AT, lanes=[lane], nodes=[Node("a", lanes=[lane], problems=[problem])], problems=[problem])
+    account = Account("apns", "TEAM.app", last_check=Check(False, AT, "Apple does not accept it."))
+    (matter,) = attention(figures, [account], NOW)
+    assert (matter.title, matter.cause, matter.remedy) == ("Apple, production: paused", "Cause.", "Remedy.")
+
+
+def test_lanes_that_are_paused_for_one_cause_are_named_together() -> None:
+    def lane(environment: str, cause: str) -> Lane:
+        pause = Pause("credential", explanation=Explanation("bad_credential", cause, "Remedy."))
+        return Lane(
+            f"apns:{environment}:TEAM.app",
+            "paused",
+            provider="apns",
+            environment=environment,
+            account="TEAM.app",
+            pauses=[pause],
+        )
+
+    figures = Figures(AT, lanes=[lane("production", "One."), lane("sandbox", "One.")])
+    assert [matter.title for matter in attention(figures, [], NOW)] == ["Apple, production; Apple, sandbox: paused"]
+    figures = Figures(AT, lanes=[lane("production", "One."), lane("sandbox", "Another.")])
+    assert len(attention(figures, [], NOW)) == 2
+
+
+def test_a_credential_is_named_before_it_ends_and_after() -> None:
+    def account(days: float) -> Account:
+        ends = (NOW + timedelta(days=days)).isoformat()
+        return Account("apns", "TEAM.app", "certificate", expires_at=ends)
+
+    assert attention(Figures(AT), [account(31)], NOW) == []
+    (near,) = attention(Figures(AT), [account(29)], NOW)
+    assert "near its end" in near.title
+    (over,) = attention(Figures(AT), [account(-1)], NOW)
+    assert over.tone == "bad"
+    assert credential_tones([account(31), account(29), account(-1)], NOW) == {
+        account(31): "good",
+        account(29): "wait",
+        account(-1): "bad",
+    }
+
+
+def test_a_node_that_is_gone_an_old_backlog_and_the_dead_letters_are_named_the_worst_first() -> None:
+    figures = Figures(
+        AT,
+        nodes=[Node("a"), Node("b", gone=True, age_s=90)],
+        backlog=Backlog(3, 900, AT, 300),
+        dead_letters=12,
+        quarantined=["TEAM.app"],
+    )
+    titles = [matter.title for matter in attention(figures, [], NOW)]
+    assert titles[0] == "b: gone"
+    assert set(titles) == {"b: gone", "Events wait for long", "12 dead letters", "Devices are in quarantine"}
+
+
+def test_conditions_are_sent_as_the_api_takes_them() -> None:
+    asked = Conditions({"owner": " x ", "reason": "", "from": "2026-11-26T21:00", "until": "2026-11-26T22:00+01:00"})
+    assert asked.body() == {"owner": "x", "from": "2026-11-26T21:00:00.000Z", "until": "2026-11-26T21:00:00.000Z"}
+    with pytest.raises(ValueError, match="from: not a time"):
+        Conditions({"from": "yesterday"}).body()
+
+
+def test_a_token_has_a_random_name_in_addresses_and_only_some_are_kept() -> None:
+    _, session = Sessions(timedelta(hours=1), lambda: 0.0).create("key")
+    name = hold(session, "token")
+    assert hold(session, "token") == name
+    assert "token" not in name
+    for number in range(60):
+        hold(session, f"token {number}")
+    assert len(session.held) == 50
+    assert name not in session.held
