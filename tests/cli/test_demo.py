@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tocsin.cli.demo.children import running
 from tocsin.cli.demo.command import check_received
 from tocsin.cli.demo.events import EVENTS, EXPECTED
 from tocsin.cli.demo.received import InboxReader
-from tocsin.cli.demo.users import ANNA
+from tocsin.cli.demo.users import ANNA, USERS
 from tocsin.cli.errors import CommandError
 from tocsin.domain.events import MESSAGES
 
@@ -89,6 +95,49 @@ def running_demo() -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
             demo.terminate()
 
 
+def test_the_console_is_named_first_and_one_can_sign_in_with_the_key_that_is_printed(
+    running_demo: tuple[subprocess.Popen[str], list[str]],
+) -> None:
+    _, said = running_demo
+    first = [line for line in said if not line.startswith("Starting ")][:2]
+    assert first[0].startswith("The console: http://127.0.0.1:")
+    url, key = first[0].partition(": ")[2], first[1].rpartition(" ")[2]
+    with httpx.Client(base_url=url, follow_redirects=True) as browser:
+        csrf = re.findall(r'name="csrf" value="([0-9a-f]+)"', browser.get("/sign-in").text)[0]
+        assert "All is well" in browser.post("/sign-in", data={"csrf": csrf, "key": key}).text
+        phones = browser.get("/phones").text
+    for user in USERS:
+        assert user.name in phones
+    assert "lunch today?" in phones
+
+
+def test_what_it_shows_in_a_terminal_fits_on_one_screen() -> None:
+    """80 columns and 30 rows, with the wrapped rows counted."""
+    said, size = b"", struct.pack("HHHH", 30, 80, 0, 0)
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "30"}
+    with subprocess.Popen(DEMO, stdout=terminal, stderr=terminal, env=environment) as demo:
+        os.close(terminal)
+        try:
+            deadline = time.monotonic() + 90
+            while b"Running until Ctrl-C" not in said:
+                assert time.monotonic() < deadline, said.decode(errors="replace")
+                said += os.read(main, 65536)
+        finally:
+            demo.terminate()
+    os.close(main)
+    text = said.decode()
+    # The table is drawn again and again in its place: what counts is before it, its last state, and after it.
+    before, after = text.partition("\x1b[?25l")[0], text.rpartition("\x1b[?25h")[2]
+    table = text.rpartition("\x1b[?25h")[0].rpartition("\x1b[2K")[2]
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", before + table + after).splitlines()
+    rows = sum(max(1, -(-len(line.rstrip()) // 80)) for line in shown)
+    assert "The console: " in before
+    assert any(line.startswith(" chat_message") for line in shown)
+    assert rows <= 30, "\n".join(shown)
+
+
 def _children_of(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(line) for line in listed.stdout.split()]
@@ -97,7 +146,9 @@ def _children_of(pid: int) -> list[int]:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_commands_that_it_prints_can_be_pasted(running_demo: tuple[subprocess.Popen[str], list[str]]) -> None:
     demo, said = running_demo
-    lines = [line for line in said if line.startswith(("curl ", shlex.quote(sys.executable)))]
+    (named,) = [line.partition("cat ")[2] for line in said if line.startswith("To try: ")]
+    commands = Path(shlex.split(named)[0]).read_text().splitlines()
+    lines = [line for line in commands if line.startswith(("curl ", shlex.quote(sys.executable)))]
     assert len(lines) >= 6
     for line in lines:
         ran = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=30)
@@ -112,7 +163,7 @@ def test_ctrl_c_ends_the_demo_and_its_children(running_demo: tuple[subprocess.Po
     demo, _ = running_demo
     assert demo.poll() is None, demo.stdout and demo.stdout.read()
     children = _children_of(demo.pid)
-    assert len(children) == 2
+    assert len(children) == 3
     demo.send_signal(signal.SIGINT)
     assert demo.wait(30) == 0
     for child in children:
@@ -130,7 +181,7 @@ def test_a_demo_that_is_killed_leaves_no_children_running(tmp_path: Path) -> Non
                 if line.startswith("Running until Ctrl-C"):
                     break
             children = _children_of(demo.pid)
-            assert len(children) == 2
+            assert len(children) == 3
             demo.kill()
             deadline = time.monotonic() + 30
             while any(_runs(child) for child in children):

@@ -19,7 +19,7 @@ from tocsin.cli.demo.display import Display, Lines, NoDisplay
 from tocsin.cli.demo.environment import Environment, running_environment
 from tocsin.cli.demo.events import EVENTS, EXPECTED
 from tocsin.cli.demo.live_table import LiveTable
-from tocsin.cli.demo.next_steps import contents_compared, next_steps
+from tocsin.cli.demo.next_steps import console_address, contents_compared, next_steps
 from tocsin.cli.demo.received import InboxReader
 from tocsin.cli.demo.users import ANNA, USERS
 from tocsin.cli.errors import CommandError
@@ -40,9 +40,9 @@ def demo(
 ) -> None:
     """Run everything on this machine, and show events reaching phones.
 
-    Starts an emulator of Apple and Google and a server, registers the phones of three users, and sends five events. It
-    uses free ports and a temporary directory, and runs until Ctrl-C, so that you can try things. With --json it prints
-    everything that arrived, and nothing else, and exits.
+    Starts an emulator of Apple and Google, a server and the console, registers the phones of three users, and sends
+    five events. It uses free ports and a temporary directory, and runs until Ctrl-C, so that you can try things. With
+    --json it prints everything that arrived, and nothing else, and exits.
     """
     # A shell that starts it in the background makes it ignore SIGINT; it must end with it all the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,7 +51,7 @@ def demo(
     display = NoDisplay() if as_json else _display(once=once)
     try:
         with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as directory:
-            display.say("Starting an emulator of Apple and Google, and the server …")
+            display.say("Starting an emulator of Apple and Google, the server and the console …")
             with running_environment(Path(directory)) as environment:
                 _run(environment, display, once=once or as_json, as_json=as_json)
     except KeyboardInterrupt:
@@ -90,7 +90,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _run(environment: Environment, display: Display, *, once: bool, as_json: bool) -> None:
-    display.say("\nRegistered through POST /api/push:")
+    if not once:
+        display.say(console_address(environment))
+    display.registering()
     for user in USERS:
         environment.register(user)
         display.registered(user)
@@ -103,7 +105,7 @@ def _run(environment: Environment, display: Display, *, once: bool, as_json: boo
         print_json([push.as_json() for push in reader.received])
     check_received(reader)
     display.say(f"\nEverything arrived: {len(EVENTS)} events at each of {len(ANNA.phones)} phones, at nobody else's.")
-    display.say(contents_compared(reader.received))
+    display.compared(contents_compared(reader.received))
     if not once:
         display.say("\n" + next_steps(environment, event_ids))
         display.say("\nRunning until Ctrl-C. Every push that arrives from now on is shown here:")

@@ -21,6 +21,9 @@ class Display(Protocol):
     def say(self, text: str) -> None:
         """A line of text, or several."""
 
+    def registering(self) -> None:
+        """The phones are about to be registered."""
+
     def registered(self, user: User) -> None:
         """The user's phones are registered."""
 
@@ -29,6 +32,9 @@ class Display(Protocol):
 
     def received(self, push: ReceivedPush) -> None:
         """A phone has received a push."""
+
+    def compared(self, contents: str) -> None:
+        """The content of one event, as the phones of each provider received it."""
 
     def live(self) -> AbstractContextManager[None]:
         """For as long as the demo's own events are delivered."""
@@ -41,11 +47,15 @@ class NoDisplay:
 
     def say(self, text: str) -> None: ...
 
+    def registering(self) -> None: ...
+
     def registered(self, user: User) -> None: ...
 
     def sent(self, message: str, at: float) -> None: ...
 
     def received(self, push: ReceivedPush) -> None: ...
+
+    def compared(self, contents: str) -> None: ...
 
     def live(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -65,6 +75,9 @@ class Lines:
         # Not wrapped: it may be a command to paste.
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
 
+    def registering(self) -> None:
+        self.say("\nRegistered through POST /api/push:")
+
     def registered(self, user: User) -> None:
         for phone in user.phones:
             self.say(f"  {user.name:<11} {phone.name:<13} {phone.reached_through:<44}  {_short(phone.token)}")
@@ -78,6 +91,9 @@ class Lines:
         phone = f"{found[0].name}'s {found[1].name}" if found else _short(push.token)
         through = " ".join(part for part in (push.provider, push.environment) if part)
         self.say(f"  {push.event} reached {phone} ({through}){self._after(push)}: {push.notification}")
+
+    def compared(self, contents: str) -> None:
+        self.say(contents)
 
     def live(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""What the demo runs: an emulator and a server, with a configuration, credentials, API keys and sessions."""
+"""What the demo runs: an emulator, a server and the console, with a configuration, credentials, keys and sessions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from tocsin.cli.console import is_installed as console_is_installed
 from tocsin.cli.demo.calls import call
 from tocsin.cli.demo.children import Child, running
 from tocsin.cli.demo.users import APPLICATION_ID, USERS, User
@@ -21,6 +22,7 @@ from tocsin.settings import ENV_PREFIX, load
 from tocsin.store.ports import Store
 from tocsin.store.records import Role
 
+CONFIG: Final = "tocsin.toml"
 _SECRETS_LIFETIME_MS: Final = 24 * 3600 * 1000
 
 
@@ -33,16 +35,22 @@ class Secrets(Struct, frozen=True):
 
 
 class Environment(Struct, frozen=True):
-    """The emulator and the server while they run, and how to reach them."""
+    """The emulator, the server and the console while they run, and how to reach them."""
 
     url: str
+    console_url: str | None
+    """None where what the console needs is not installed."""
     emulator: dict[str, Any]
-    config: Path
+    directory: Path
     secrets: Secrets
-    children: tuple[Child, Child]
+    children: tuple[Child, ...]
+
+    @property
+    def config(self) -> Path:
+        return self.directory / CONFIG
 
     def check(self) -> None:
-        """Raise CommandError when the emulator or the server has ended."""
+        """Raise CommandError when one of them has ended."""
         for child in self.children:
             child.check()
 
@@ -65,7 +73,7 @@ class Environment(Struct, frozen=True):
 
 @contextmanager
 def running_environment(directory: Path) -> Iterator[Environment]:
-    """Run an emulator and a server in an empty `directory` until the block ends.
+    """Run an emulator, a server and the console in an empty `directory` until the block ends.
 
     Raises:
         CommandError: something did not start; the message ends with what it logged.
@@ -73,7 +81,7 @@ def running_environment(directory: Path) -> Iterator[Environment]:
     # Settings in the environment would override the demo's own, and make it use the operator's store.
     for variable in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
         del os.environ[variable]
-    summary, ready, config = directory / "emulator" / "emulator.json", directory / "ready", directory / "tocsin.toml"
+    summary, ready, config = directory / "emulator" / "emulator.json", directory / "ready", directory / CONFIG
     run_emulator = ["emulator", "--directory", str(summary.parent)]
     run_server = ["serve", "--config", str(config), "--ready-file", str(ready)]
     with running("emulator", run_emulator, directory / "emulator.log") as emulator:
@@ -90,7 +98,30 @@ def running_environment(directory: Path) -> Iterator[Environment]:
         )
         with running("server", run_server, directory / "server.log") as server:
             server.wait_until(ready.exists)
-            yield Environment(ready.read_text().strip(), described, config, secrets, (emulator, server))
+            url = ready.read_text().strip()
+            with _console(directory, url, described["control"]) as (console_url, console):
+                children = (emulator, server, *([console] if console else []))
+                yield Environment(url, console_url, described, directory, secrets, children)
+
+
+@contextmanager
+def _console(directory: Path, url: str, emulator_url: str) -> Iterator[tuple[str | None, Child | None]]:
+    """Run the console until the block ends: its address, and its process. Without what it needs, nothing is run."""
+    if not console_is_installed():
+        yield None, None
+        return
+    ready, phones = directory / "console.ready", directory / "phones.json"
+    described = [
+        {"user": user.name, "owner": user.id, "name": phone.name, "token": phone.token, "kind": phone.reached_through}
+        for user in USERS
+        for phone in user.phones
+    ]
+    phones.write_bytes(msgspec.json.encode(described))
+    arguments = ["console", "--port", "0", "--api", url, "--emulator", emulator_url, "--phones", str(phones)]
+    arguments += ["--config", str(directory / CONFIG), "--ready-file", str(ready)]
+    with running("console", arguments, directory / "console.log") as console:
+        console.wait_until(ready.exists)
+        yield ready.read_text().strip(), console
 
 
 def configuration(directory: Path, emulator: dict[str, Any]) -> str:

@@ -17,13 +17,22 @@ from tocsin.cli.demo.users import ANNA, USERS, User
 
 
 class LiveTable(Lines):
-    """Shows the demo's own events in a table, and everything else in lines."""
+    """Shows the demo's own events in a table, and everything else in lines. All of it fits on a screen."""
 
     def __init__(self, console: Console, pause_s: float) -> None:
         super().__init__(console)
         self.pause_s = pause_s
         self._received: dict[tuple[str, str], ReceivedPush] = {}
         self._live: Live | None = None
+
+    def registering(self) -> None:
+        """Nothing: the phones are in the head of the table."""
+
+    def registered(self, user: User) -> None:
+        """Nothing."""
+
+    def compared(self, contents: str) -> None:
+        """Nothing: it would not fit on the screen, and the console shows it."""
 
     @contextmanager
     def live(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What to try once everything has arrived: addresses, and commands that can be pasted."""
+"""What to try once everything has arrived: addresses, and a file with commands that can be pasted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.cli.console import INSTALL
 from tocsin.cli.demo.environment import Environment
 from tocsin.cli.demo.received import ReceivedPush
 from tocsin.cli.demo.users import ANNA, JOHN
@@ -27,20 +28,45 @@ def contents_compared(received: Sequence[ReceivedPush]) -> str:
     return "\n".join(["fax_new as it arrived:", *lines])
 
 
+def console_address(environment: Environment) -> str:
+    """Where the console is, and how to sign in."""
+    if environment.console_url is None:
+        return f"The console needs more than is installed: {INSTALL}"
+    return f"The console: {environment.console_url}\n  sign in with {environment.secrets.admin_key}"
+
+
 def next_steps(environment: Environment, event_ids: dict[str, str]) -> str:
-    """The addresses of everything that runs, and commands to try. `event_ids` by the names of the events."""
+    """The addresses of everything that runs, and a file of the demo's directory with commands to try.
+
+    It is written here: the commands are too long for the screen. `event_ids` by the names of the events.
+    """
+    commands = environment.directory / "commands"
+    steps = _steps(environment, event_ids)
+    commands.write_text("\n\n".join(f"# {title}\n{line}" for title, line in steps) + "\n")
+    production, google = environment.emulator["apns"]["production"], environment.emulator["fcm"]
+    return "\n".join(
+        [
+            f"The server:    {environment.url}  (API description: {environment.url}/schema)",
+            f"Apple, Google: {production}  {google}  (the emulator)",
+            f"To try:        cat {shlex.quote(str(commands))}",
+        ]
+    )
+
+
+def _steps(environment: Environment, event_ids: dict[str, str]) -> list[tuple[str, str]]:
+    """What a command does, and the command."""
     url, secrets = environment.url, environment.secrets
     sid, key = secrets.sids[ANNA.id], secrets.producer_key
     pixel = next(phone for phone in ANNA.phones if phone.provider == FCM)
     fax = {"owner": JOHN.id, "message": "fax_new", "fax": "af729cc0-3251-11e2-81c1-0800200c9a66"}
     fax_event = event_ids["fax_new"]
     delete = {"system": pixel.provider, "action": "delete", "device_token": pixel.token}
-    steps = [
-        ("what Anna's apps have registered", _curl(f"{url}/api/push", bearer=sid)),
+    return [
         (
             "a fax for John: his two phones receive it, and this terminal shows it",
             _curl(f"{url}/api/events", bearer=key, body=fax | {"phone": "+4930123456", "page_count": 3}),
         ),
+        ("what Anna's apps have registered", _curl(f"{url}/api/push", bearer=sid)),
         ("every attempt to deliver Anna's fax", _curl(f"{url}/api/events/{fax_event}", bearer=key)),
         ("delete the registration of Anna's Pixel", _curl(f"{url}/api/push", bearer=sid, body=delete)),
         ("what has arrived at Anna's Pixel", _curl(f"{environment.emulator['control']}/inbox?token={pixel.token}")),
@@ -51,15 +77,6 @@ def next_steps(environment: Environment, event_ids: dict[str, str]) -> str:
             _tocsin(environment, f"device list --owner {ANNA.id}"),
         ),
     ]
-    production, google = environment.emulator["apns"]["production"], environment.emulator["fcm"]
-    addresses = [
-        f"The server:    {url}  (API description: {url}/schema)",
-        f"Apple, Google: {production}  {google}  (the emulator)",
-        f"Admin key:     {secrets.admin_key}",
-        "",
-        "To try in another terminal:",
-    ]
-    return "\n".join([*addresses, *(f"\n# {title}\n{line}" for title, line in steps)])
 
 
 def _curl(url: str, *, bearer: str | None = None, body: dict[str, Any] | None = None) -> str:
