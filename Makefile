@@ -9,7 +9,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
-	simulate-quick power-loss power-loss-quick fuzz fuzz-quick wheel sbom clean
+	simulate-quick power-loss power-loss-quick fuzz fuzz-quick screenshots wheel sbom clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ wheel: $(STAMP)  ## the wheels of the last commit in dist/: the same bytes where
 
 sbom: $(STAMP)  ## the list of all that tocsin needs to run (CycloneDX), in dist/
 	@$(BIN)/python -m tools.sbom
+
+screenshots: $(STAMP)  ## pictures of every page of the console, into docs/images (needs chromium; three minutes)
+	$(BIN)/python -m tests.browser.screenshots
 
 lock:  ## pin the requirements anew (needs uv); the smaller lists follow the larger one
 	cd requirements && rm -f dev.txt test.txt runtime.txt && $(PIN) -o dev.txt dev.in && \
