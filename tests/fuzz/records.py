@@ -15,7 +15,8 @@ from tocsin.store.master_keys import parse
 from tocsin.store.ports import StoreError, UnknownCursor
 from tocsin.store.records import Cursor
 from tocsin.store.sealing import Keyring, MasterKey, Sealed, SealError
-from tocsin.store.sqlite import audit, event_log
+from tocsin.store.sqlite import event_log
+from tocsin.store.sqlite.cursors import number_of
 
 _IDENTITY = "credential apns 39JSDKGJ38.de.cospace.app"
 
@@ -78,6 +79,5 @@ def _master_keys(data: bytes) -> None:
 
 
 def _cursor(data: bytes) -> None:
-    for read in (audit._seq_of, event_log._seq_of):
-        with suppress(UnknownCursor):
-            assert read(Cursor(data.decode("utf-8", "replace"))) >= 0
+    with suppress(UnknownCursor):
+        assert number_of(Cursor(data.decode("utf-8", "replace"))) >= 0

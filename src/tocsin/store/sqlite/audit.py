@@ -11,8 +11,9 @@ from tocsin.domain.actors import Actor
 from tocsin.domain.events import UserId
 from tocsin.store.acting import actor
 from tocsin.store.audit_chain import START, UNREADABLE_USER, Change, Ends, Link, Recorded, named_by, record
-from tocsin.store.ports import StoreError, UnknownCursor
+from tocsin.store.ports import StoreError
 from tocsin.store.records import AuditPage, Cursor
+from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 
 Note = Callable[[sqlite3.Connection, Change], None]
@@ -70,7 +71,7 @@ class SqliteAudit:
         await self._database.write(lambda driver: note(driver, change))
 
     async def page(self, limit: int, *, start: Cursor | None = None) -> AuditPage:
-        first = _NEWEST if start is None else _seq_of(start)
+        first = _NEWEST if start is None else number_of(start)
         found = await self._database.read(lambda driver: driver.execute(_PAGE, (first, limit + 1)).fetchall())
         entries = [Recorded(number, text, hash) for _, number, text, hash in found[:limit]]
         return AuditPage(entries, Cursor(str(found[limit][0])) if len(found) > limit else None)
@@ -122,10 +123,3 @@ def forget(driver: sqlite3.Connection, before_ms: int, most: int) -> bool:
             driver.execute(_SET_ANCHOR, (*last, ends.chain))
         more |= count == most
     return more
-
-
-def _seq_of(cursor: Cursor) -> int:
-    # No number of SQLite's is longer, and no digits but these are taken for one by `int`.
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise UnknownCursor("not a place where a page begins")
-    return int(cursor)

@@ -19,7 +19,6 @@ from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
 from tocsin.store.audit_chain import Action, Change, Detail, shortened
 from tocsin.store.known import KnownDevices
-from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import (
     Cursor,
     DeadToken,
@@ -284,7 +283,7 @@ class SqliteRegistry:
     # -- what the operator asks ----------------------------------------------------------------------------------------
 
     async def page(self, limit: int, *, start: Cursor | None = None) -> DevicePage:
-        after = -1 if start is None else _row_of(start)
+        after = -1 if start is None else number_of(start)
 
         def read(driver: sqlite3.Connection) -> DevicePage:
             text, last = driver.execute(_PAGE, (after, limit)).fetchone()
@@ -467,12 +466,6 @@ def _dead_registrations(dead: DeadToken, found: Sequence[Device]) -> list[Device
 def _is_registration(found: Device, device: Device) -> bool:
     # By the owner too: generations that a migration made are the times of registration, which two owners may share.
     return found.generation == device.generation and found.owner == device.owner
-
-
-def _row_of(cursor: Cursor) -> int:
-    if not (cursor.isascii() and cursor.isdecimal() and int(cursor) < 2**63):
-        raise UnknownCursor("not a place where a page begins")
-    return int(cursor)
 
 
 def _deleted(device: Device) -> TokenDeleted:
