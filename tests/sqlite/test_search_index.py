@@ -110,6 +110,22 @@ async def test_an_index_that_was_lost_or_damaged_is_made_again(stores: SqliteSto
         await stores.close()
 
 
+async def test_an_index_that_cannot_be_written_stops_no_delivery_and_is_told_once(
+    stores: SqliteStores, clocks: Clocks, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = await stores.open()
+    index_path(stores.path).mkdir()
+    ids = await deliver(store, clocks, 3)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="the index of the search: "):
+            await store.search.fill(1)
+    assert capsys.readouterr().out.count("the index of the search cannot be used") == 1
+    assert store.failures() == []
+    index_path(stores.path).rmdir()
+    await contract.filled(store)
+    assert await found(store) == ids
+
+
 async def test_a_backup_that_was_put_back_gets_an_index_of_its_own(stores: SqliteStores, clocks: Clocks) -> None:
     store = await stores.open()
     ids = await deliver(store, clocks, 5)

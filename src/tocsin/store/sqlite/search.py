@@ -18,7 +18,7 @@ from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Cursor, Findings, IndexState, Query
 from tocsin.store.sqlite import search_feed
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.failures import is_corruption, sentence
+from tocsin.store.sqlite.failures import is_corruption, os_sentence, sentence
 from tocsin.store.sqlite.search_feed import Recent
 from tocsin.store.sqlite.search_index import SearchIndex, files_of, index_path
 from tocsin.store.sqlite.search_look import Look
@@ -41,6 +41,7 @@ class _Jobs:
         self._store = store
         self._read_only = read_only
         self._index: SearchIndex | None = None
+        self._failing = False
 
     def run(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -48,6 +49,8 @@ class _Jobs:
                 job.result = job.call(self._opened())  # type: ignore[arg-type]
             except Exception as error:
                 job.error = self._told(error)
+            else:
+                self._failing = False
 
     def close(self) -> None:
         if self._index is not None:
@@ -60,17 +63,22 @@ class _Jobs:
         return self._index
 
     def _told(self, error: Exception) -> Exception:
-        if not isinstance(error, sqlite3.Error):
+        if not isinstance(error, sqlite3.Error | OSError):
             return error
         if is_corruption(error) and not self._read_only:
             # It has nothing that the store has not.
-            log.warning("the index of the search is damaged; it is made again", error=str(error))
+            if not self._failing:
+                log.warning("the index of the search is damaged; it is made again", error=str(error))
             with contextlib.suppress(sqlite3.Error):
                 self.close()
             self._index = None
             for file in files_of(self._store):
                 file.unlink(missing_ok=True)
-        unavailable = StoreUnavailable(f"the index of the search: {sentence(error)}")
+        elif not self._failing:
+            log.warning("the index of the search cannot be used; what is delivered is not affected", error=str(error))
+        self._failing = True
+        reason = os_sentence(error) if isinstance(error, OSError) else sentence(error)
+        unavailable = StoreUnavailable(f"the index of the search: {reason}")
         unavailable.__cause__ = error
         return unavailable
 
