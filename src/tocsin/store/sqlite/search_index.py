@@ -70,9 +70,11 @@ _ROW: Final = (
 _NAMED: Final = (
     f"SELECT group_concat({_ROW}) FROM store.event WHERE seq IN (SELECT value FROM json_each(?)) AND message <> ''"
 )
+# Without the contents, which would be read for nothing.
 _RANGE: Final = (
     f"SELECT max(seq), group_concat(CASE WHEN state = {int(State.ACCEPTED)} THEN NULL ELSE {_ROW} END) FROM"
-    f" (SELECT * FROM store.event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {_SCAN_EVENTS})"
+    " (SELECT seq, owner, message, state, waiting, accepted_ms, attempts FROM store.event WHERE seq > ? AND seq <= ?"
+    f" ORDER BY seq LIMIT {_SCAN_EVENTS})"
 )
 _SHAPES: Final = "SELECT json_group_array(json_array(id, message, json(combinations))) FROM shape"
 PARKED: Final = (

@@ -66,8 +66,10 @@ _EVENTS: Final = (
     f"SELECT group_concat({_RECORD}) FROM store.event WHERE seq IN (SELECT value FROM json_each(?)) AND message <> ''"
 )
 _FRESH: Final = (
-    f"SELECT group_concat({_RECORD}) FROM (SELECT * FROM store.event INDEXED BY event_fresh WHERE state ="
-    f" {int(State.ACCEPTED)} AND urgent = ? ORDER BY seq DESC LIMIT {_MOST_FRESH})"
+    f"SELECT group_concat({_RECORD}) FROM"
+    " (SELECT seq, id, owner, message, accepted_ms, expires_ms, state, round, attempts"
+    f" FROM store.event INDEXED BY event_fresh WHERE state = {int(State.ACCEPTED)} AND urgent = ?"
+    f" ORDER BY seq DESC LIMIT {_MOST_FRESH})"
 )
 _ACCEPTED_FROM: Final = "SELECT seq, accepted_ms FROM store.event WHERE seq >= ? ORDER BY seq LIMIT 1"
 _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM store.event"
