@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from datetime import timedelta
 from http.cookies import SimpleCookie
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from litestar.routes import HTTPRoute
+from litestar.testing import TestClient
 from tests.console.conftest import Browser
 from tests.support.console import Service
 
@@ -132,6 +134,21 @@ def test_a_wrong_key_is_refused_with_a_reason(stranger: Browser, key: str) -> No
     assert 'role="alert"' in answer.text
     assert "tocsin_console" not in stranger.cookies
     assert not key or len(key) < 5 or key not in answer.text
+
+
+def test_who_tries_many_keys_is_stopped_by_the_console_and_those_who_have_signed_in_go_on(
+    operator: Browser, service: Service
+) -> None:
+    """By a console of its own: the one that the other tests use would not let them in for a minute."""
+    with TestClient(console(options(Console(api_url=service.environment.url)))) as client:
+        csrf = re.findall(r'name="csrf" value="([0-9a-f]{64})"', client.get("/sign-in").text)[0]
+        tried = [
+            client.post("/sign-in", data={"csrf": csrf, "key": f"tocsin_admin_{number}"}).status_code
+            for number in range(103)
+        ]
+        assert tried == [401] * 100 + [429] * 3
+        assert client.post("/sign-in", data={"csrf": csrf, "key": service.admin_key}).status_code == 429
+    assert operator.get("/").status_code == 200
 
 
 def test_a_producers_key_is_no_admin_key(stranger: Browser, service: Service) -> None:

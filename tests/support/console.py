@@ -67,12 +67,14 @@ class Service:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
+    def tocsin(self, *arguments: str) -> str:
+        """Run a command beside the server, on its store; returns what it printed."""
+        command = [sys.executable, "-m", "tocsin", *arguments, "--config", str(self.environment.config)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
     def key(self, *options: str) -> str:
         """A new admin key with these options of `tocsin key create`."""
-        command = [sys.executable, "-m", "tocsin", "key", "create", "admin", *options]
-        config = ["--config", str(self.environment.config)]
-        made = subprocess.run([*command, *config], capture_output=True, text=True, check=True, timeout=60)
-        return made.stdout.strip()
+        return self.tocsin("key", "create", "admin", *options)
 
     def send_many(self, events: list[dict[str, Any]]) -> None:
         """Send events as a backend does, in one request."""

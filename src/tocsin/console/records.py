@@ -145,8 +145,6 @@ class Account(Struct, frozen=True):
     account: str
     kind: str = ""
     key_id: str | None = None
-    project_id: str | None = None
-    client_email: str | None = None
     default: bool = False
     changed_at: str = ""
     expires_at: str | None = None
@@ -326,7 +324,7 @@ class Quarantined(Struct, frozen=True):
     application: str
     tokens: int = 0
     oldest_at: str = ""
-    provider: str = ""
+    system: str = ""
 
 
 class Preview(Struct, frozen=True):

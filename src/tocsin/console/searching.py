@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from tocsin.console.sessions import Session
 
-OUTCOMES: Final = ("waiting", "delivered", "refused", "expired", "token_dead", "cancelled", "no_device")
+OUTCOMES: Final = ("accepted", "waiting", "delivered", "refused", "expired", "token_dead", "cancelled", "no_device")
 SYSTEMS: Final = ("apns", "fcm")
 _TIMES: Final = ("from", "until")
 _MOST_HELD: Final = 50

@@ -32,6 +32,7 @@ _OUTCOMES: Final = {
     "retry": Label("to be tried again", "wait"),
     "misconfigured": Label("misconfigured", "bad"),
     "no_device": Label("no device", "quiet"),
+    "accepted": Label("not tried yet", "wait"),
 }
 _STATES: Final = {
     "accepted": Label("accepted by tocsin", "wait"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import Any, Final
 
 from litestar import Response, get, post
@@ -9,9 +11,11 @@ from litestar.types import ControllerRouterHandler
 
 from tocsin.console.admin_api import ApiError
 from tocsin.console.records import Lane, Me
-from tocsin.console.site import THEMES, AnyRequest, Pages, own_path, see, text_of
+from tocsin.console.site import THEMES, AnyRequest, Pages, Site, own_path, see, text_of
 
 _LONGEST_KEY: Final = 512
+_MOST_WRONG: Final = 100
+_WRONG_FOR_S: Final = 60.0
 _WHY: Final = {
     "key": "The API no longer accepts your key: it was revoked, or has expired.",
     "out": "You have signed out.",
@@ -19,7 +23,15 @@ _WHY: Final = {
 
 
 class SignInPages(Pages):
-    """The only pages for one who has not signed in."""
+    """The only pages for one who has not signed in.
+
+    After a hundred wrong keys within a minute the console asks the API about no more of them for a while: the API would
+    slow down the console's address for wrong keys, and with it everybody who has signed in.
+    """
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._wrong_at_s: deque[float] = deque(maxlen=_MOST_WRONG)
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
@@ -44,9 +56,14 @@ class SignInPages(Pages):
         key = text_of(form, "key")
         if not key or len(key) > _LONGEST_KEY or not key.isascii() or not key.isprintable():
             return self._form(request, status=400, wrong="Enter an admin key: `tocsin key create admin` makes one.")
+        now_s = time.monotonic()
+        if len(self._wrong_at_s) == _MOST_WRONG and now_s - self._wrong_at_s[0] < _WRONG_FOR_S:
+            return self._form(request, status=429, wrong="Too many wrong keys were tried. Try again in a minute.")
         try:
             me = await self._who(key)
         except ApiError as error:
+            if error.key_refused:
+                self._wrong_at_s.append(now_s)
             return self._form(request, status=502 if error.unreachable else 401, wrong=_explain(error))
         # A new cookie: one that somebody planted in the browser before is worth nothing.
         site.sessions.end(request.cookies.get(site.cookies.session))
