@@ -8,6 +8,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "overview": ("/", "Overview"),
     "deliveries": ("/deliveries", "Deliveries"),
     "devices": (f"/devices?owner={ANNA.id}", "Devices"),
+    "devices-many": ("/devices", "Devices"),
     "applications": ("/applications", "Applications"),
     "application": (f"/applications/apns/{APPLICATION_ID}", APPLICATION_ID),
     "application-new": ("/applications/new/apns", "Add an application"),

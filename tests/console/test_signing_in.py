@@ -167,6 +167,24 @@ def test_after_signing_in_one_is_where_one_wanted_to_go(stranger: Browser, servi
     assert str(answer.url).endswith("/deliveries?outcome=refused")
 
 
+def test_a_link_on_another_site_leads_to_its_page_without_signing_in_again(operator: Browser) -> None:
+    """The cookie does not come along such a link; it does from the page that is shown instead."""
+    kept = dict(operator.cookies)
+    operator.cookies.clear()
+    shown = operator.get("/devices?owner=1", headers={"sec-fetch-site": "cross-site"}, follow_redirects=False)
+    assert shown.status_code == 200
+    assert 'href="/devices?owner=1"' in shown.text
+    assert "tocsin_console" not in _set_cookies(shown)
+    operator.cookies.update(kept)
+    assert operator.get("/").url.path == "/"
+
+
+def test_who_has_not_signed_in_chooses_the_colours_too(stranger: Browser) -> None:
+    stranger.cookies.set("tocsin_console", "of a session that has ended")
+    data = {"csrf": stranger.csrf("/sign-in"), "theme": "dark", "here": "/sign-in"}
+    assert 'data-theme="dark"' in stranger.post("/theme", data=data).text
+
+
 @pytest.mark.parametrize(
     "target",
     [

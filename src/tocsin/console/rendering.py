@@ -49,6 +49,7 @@ class Renderer:
             loader=PackageLoader("tocsin.console"),
             autoescape=True,
             undefined=StrictUndefined,
+            auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )

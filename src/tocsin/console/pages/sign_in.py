@@ -75,8 +75,10 @@ class SignInPages(Pages):
 
     async def theme(self, request: AnyRequest) -> Response[Any]:
         site = self._site
-        own = site.cookies.session if request.cookies.get(site.cookies.session) else site.cookies.visitor
-        if refused := await site.refuse_foreign_form(request, request.cookies.get(own)):
+        cookie = request.cookies.get(site.cookies.session)
+        if site.sessions.find(cookie) is None:
+            cookie = request.cookies.get(site.cookies.visitor)
+        if refused := await site.refuse_foreign_form(request, cookie):
             return refused
         form = await request.form()
         chosen = text_of(form, "theme")
