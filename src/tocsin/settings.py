@@ -28,6 +28,8 @@ _LONGEST: Final = timedelta(days=36_500)
 _ORIGIN: Final = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[!-9;-~]+):([0-9]{1,5})")
 _SUBJECT: Final = re.compile(r"([A-Za-z0-9_$/=+~-]+|\*)(\.([A-Za-z0-9_$/=+~-]+|\*))*(\.>)?|>")
+_SQLITE: Final = "sqlite:"
+_POSTGRES: Final = "postgresql://"
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
@@ -129,6 +131,16 @@ def _store_file(path: Path) -> Path:
     if path.name.startswith(":memory:"):
         raise ValueError("must name a file: a store in memory would lose what was accepted")
     return _file_name(path)
+
+
+def _store_url(url: str) -> str:
+    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        return url
+    if not (url.startswith(_POSTGRES) and url.isprintable() and "@" in url.removeprefix(_POSTGRES).partition("/")[0]):
+        raise ValueError("must be sqlite:FILE, or postgresql://user@host[:port][,host…]/database")
+    if ":" in url.removeprefix(_POSTGRES).partition("@")[0]:
+        raise ValueError("must not hold the password; name a file with it as store.password_file")
+    return url
 
 
 EndpointUrl = Annotated[str, AfterValidator(_endpoint_url)]
@@ -327,7 +339,16 @@ class Sources(Section):
 
 
 class Store(Section):
+    url: Annotated[str, AfterValidator(_store_url)] | None = None
+    """Where the store is: `sqlite:FILE`, which is the same as `path`, or `postgresql://user@host,host/database`."""
     path: Annotated[Path, AfterValidator(_store_file)] = Path("var/tocsin.db")
+    """The file of a store on SQLite."""
+    session_url: Annotated[str, AfterValidator(_store_url)] | None = None
+    """Where PgBouncer stands behind `url`: the way past it, for locks and notifications."""
+    password_file: FileName | None = None
+    """With the password of PostgreSQL's user."""
+    connections: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Connections of one process to PostgreSQL, beside the one that holds its locks."""
     max_backlog_events: Positive = 5_000_000
     max_backlog_bytes: Positive = 8 * 1024**3
     retention: Duration = timedelta(days=7)
@@ -339,6 +360,31 @@ class Store(Section):
     """Whether deliveries can be searched: it takes an index beside the store, which is filled in the background."""
     history: Duration = timedelta(days=30)
     """How long removed device tokens can be explained and restored."""
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.url is not None and self.url.startswith(_POSTGRES)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_of_url(cls, values: Any) -> Any:
+        """`sqlite:FILE` is another way to write `path`."""
+        url = values.get("url") if isinstance(values, dict) else None
+        if not isinstance(url, str):
+            return values
+        if "path" in values:
+            raise ValueError("url and path are both set; keep url")
+        if url.startswith(_SQLITE):
+            return {**values, "path": url.removeprefix(_SQLITE)}
+        return values
+
+    @model_validator(mode="after")
+    def _of_postgres(self) -> Store:
+        if not self.is_postgres:
+            for name in ("session_url", "password_file"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs a url of PostgreSQL")
+        return self
 
 
 class Audit(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.clocks import Clocks
+from tests.support.postgres import PostgresStores
 from tests.support.sqlite import SqliteStores
 
 from tocsin.store.ports import Store
@@ -34,4 +35,15 @@ class Stores(Protocol):
         ...
 
 
-FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {"sqlite": SqliteStores}
+FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {
+    "postgres": PostgresStores,
+    "sqlite": SqliteStores,
+}
+
+LACKS: dict[str, dict[str, str]] = {
+    "postgres": {
+        "search": "the store on PostgreSQL has no index of deliveries yet",
+        "erasure": "the store on PostgreSQL cannot erase a user yet",
+    }
+}
+"""What a store does not do yet, and why its tests are skipped: those with the marker `needs`."""

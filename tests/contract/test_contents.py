@@ -85,7 +85,7 @@ async def test_a_repeat_is_recognised_after_the_master_key_and_the_hours_have_ch
     stores: Stores, clocks: Clocks
 ) -> None:
     store = await stores.open()
-    known = make_event(clocks, id="known")
+    known = make_event(clocks)
     await store.queue.append([known])
     [item] = await store.queue.claim(10)
     await store.queue.settle([done(item)])
@@ -95,7 +95,7 @@ async def test_a_repeat_is_recognised_after_the_master_key_and_the_hours_have_ch
     await store.queue.append([known])
     assert ids(await store.queue.claim(10)) == []
     with pytest.raises(EventIdConflict):
-        await store.queue.append([make_event(clocks, id="known", padding=7)])
+        await store.queue.append([make_event(clocks, id=known.id, padding=7)])
 
 
 async def test_nothing_is_left_of_a_content_but_its_length_when_it_is_settled(store: Store, clocks: Clocks) -> None:

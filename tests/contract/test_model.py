@@ -326,6 +326,7 @@ class Histories(RuleBasedStateMachine):
         assert await self.store.log.count_dead_letters() == len(self.events.dead_letters())
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", sorted(FACTORIES))
 def test_random_histories_agree_with_the_reference(kind: str) -> None:
     machine = type(f"Histories_{kind}", (Histories,), {"kind": kind})

@@ -9,7 +9,7 @@ from tests.contract.factories import Stores
 from tests.contract.support import EVERYTHING, OWNER, claim, done, ids, make_event
 from tests.support.clocks import Clocks
 
-from tocsin.store.ports import EventIdConflict, StoreError
+from tocsin.store.ports import EventIdConflict
 from tocsin.store.records import Backlog
 
 
@@ -74,12 +74,6 @@ async def test_ids_are_remembered_across_processes(stores: Stores, clocks: Clock
     await stores.noticed(server)
     assert (await server.queue.backlog()).events == 1
     assert len(await claim(server, 10, {})) == 1
-
-
-async def test_a_second_server_is_refused(stores: Stores) -> None:
-    await stores.open()
-    with pytest.raises(StoreError, match="another tocsin server is using it"):
-        await stores.open()
 
 
 async def test_after_an_orderly_end_the_next_server_goes_on(stores: Stores, clocks: Clocks) -> None:

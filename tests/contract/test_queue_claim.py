@@ -404,6 +404,7 @@ async def test_a_settlement_whose_caller_has_gone_is_on_record_once(store: Store
     with pytest.raises(asyncio.CancelledError):
         await settling
     await append(store, clocks, 1)
+    assert await store.queue.settle([done(item)]) == [True], "it waits for the commit that is on its way"
     record = await store.log.record(event.id)
     assert record is not None
     assert len(record.attempts) == 1

@@ -40,6 +40,9 @@ from tocsin.store.records import (
 )
 from tocsin.store.searching import matching
 
+pytestmark = pytest.mark.needs("search")
+
+
 EVERY = Query()
 
 

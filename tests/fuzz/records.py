@@ -11,12 +11,12 @@ from tocsin.domain.devices import Address
 from tocsin.providers.apns.address import ApnsRules
 from tocsin.providers.fcm.address import FcmRules
 from tocsin.store.audit_chain import START, ChainCheck, Ends, Link, Recorded, shown
+from tocsin.store.cursors import number_of
 from tocsin.store.master_keys import parse
 from tocsin.store.ports import StoreError, UnknownCursor
 from tocsin.store.records import Cursor
 from tocsin.store.sealing import Keyring, MasterKey, Sealed, SealError
 from tocsin.store.sqlite import event_log
-from tocsin.store.sqlite.cursors import number_of
 
 _IDENTITY = "credential apns 39JSDKGJ38.de.cospace.app"
 

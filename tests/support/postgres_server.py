@@ -45,6 +45,13 @@ class PostgresServer:
         if data is None:
             run("initdb", "-D", self.data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
 
+    @classmethod
+    def copy_of(cls, primary: PostgresServer, settings: Mapping[str, str]) -> PostgresServer:
+        """A standby that follows a primary which runs, not started yet."""
+        data = directory_for_servers() / "data"
+        run("pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast", "--no-sync")
+        return cls(settings, data=data)
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
 

@@ -182,6 +182,7 @@ class Server(_Process):
         """Of health with its details, and metrics."""
         self.extra: dict[str, str] = {}
         """More environment variables: a preloaded shim."""
+        self.role = "all"
         self._ready = directory / "ready"
         self.configure(emulator, settings)
 
@@ -199,6 +200,8 @@ class Server(_Process):
         }
         for section, values in (settings or {}).items():
             given.setdefault(section, {}).update(values)
+        if "url" in given["store"]:
+            del given["store"]["path"]
         lines: list[str] = []
         for section, values in given.items():
             lines += [
@@ -210,6 +213,7 @@ class Server(_Process):
     async def start(self, *, wait: bool = True) -> None:
         self._ready.unlink(missing_ok=True)
         arguments = ["tocsin.cli", "serve", "--config", str(self.config), "--ready-file", str(self._ready)]
+        arguments += ["--role", self.role]
         self._start(arguments, self.extra)
         if wait:
             await self.ready()

@@ -24,7 +24,7 @@ from tests.torture.verification import Findings, Outages, verify
 from tocsin.domain.events import UserId
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
-from tocsin.settings import Settings, Store
+from tocsin.settings import load
 from tocsin.store.opening import open_store
 from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.records import Role
@@ -68,7 +68,7 @@ async def prepare(server: Server, emulator: Emulator, owners: Iterable[str]) -> 
     Returns the sessions by owner, and the key.
     """
     summary = emulator.summary
-    async with open_store(Settings(store=Store(path=server.database))) as store:
+    async with open_store(load(server.config, environ={})) as store:
         key = ApnsCredential(Path(summary["apns_key"]).read_text(), summary["key_id"])
         await store.credentials.put(key.stored(APPLICATION, store.now_ms()))
         account = Path(summary["service_account"]).read_bytes()
@@ -209,7 +209,7 @@ async def _keep_waking(server: Server) -> None:
     while True:
         await asyncio.sleep(_WAKE_EVERY_S)
         with contextlib.suppress(StoreError, WriteFailure):
-            async with open_store(Settings(store=Store(path=server.database))) as store:
+            async with open_store(load(server.config, environ={})) as store:
                 await store.schedule.wake(_LANES)
 
 

@@ -44,9 +44,11 @@ def create_app(
     metrics: CollectorRegistry | None = None,
     verifier: Verifier | None = None,
     limits: Limits | None = None,
+    health_only: bool = False,
 ) -> Litestar:
     """The API as an ASGI application. `rules` are those of the configured providers; without `metrics` there is no
-    `/metrics`, without `verifier` there are only tocsin's own sessions, and without `limits` its own are used.
+    `/metrics`, without `verifier` there are only tocsin's own sessions, and without `limits` its own are used. With
+    `health_only` it has health and metrics alone, for a process that only delivers.
 
     Raises:
         LookupError: it is not said of a route who may call it.
@@ -66,8 +68,9 @@ def create_app(
     admin = admin_router(settings=settings, store=store, delivery=delivery, rules=rules, events=event_routes)
     failures = Failures(problem_response, {push.PATH: in_force.refused})
     health = HealthRoutes(delivery, metrics, admission)
+    routes = [] if health_only else [*push_routes.handlers(), *event_routes.handlers(), admin]
     app = Api(
-        [*push_routes.handlers(), *event_routes.handlers(), admin, *health.handlers()],
+        [*routes, *health.handlers()],
         TrustedProxies(settings.server.trusted_proxies, settings.server.forwarded_header),
         Cors(settings.push_api.origins, push.PATH),
         guards=[admission.guard],
@@ -77,6 +80,8 @@ def create_app(
         debug=False,
     )
     check_complete(app.routes)
+    if health_only:
+        return app
     for (method, path), serve in {
         ("GET", push.PATH): push_routes.tokens,
         ("POST", events.PATH): event_routes.ingest,

@@ -12,6 +12,7 @@ import typer
 from tocsin.cli.commands import Config
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import settings_of
+from tocsin.domain.nodes import NodeRole
 
 
 def serve(
@@ -23,6 +24,13 @@ def serve(
             help="Write the server's address into FILE once it listens: for port 0, and for programs that wait.",
         ),
     ] = None,
+    role: Annotated[
+        NodeRole,
+        typer.Option(
+            "--role",
+            help="Serve the API and deliver (all), or one of both beside other processes (on PostgreSQL).",
+        ),
+    ] = NodeRole.ALL,
     config: Config = None,
 ) -> None:
     """Run the service: the API, and the delivery.
@@ -38,7 +46,7 @@ def serve(
     if ready_file is not None:
         check_ready_file(ready_file)
     try:
-        uvloop.run(service.serve(settings, ready=announce(ready_file)))
+        uvloop.run(service.serve(settings, ready=announce(ready_file), role=role))
     except (StoreError, service.ServiceError) as error:
         raise CommandError(str(error)) from None
 

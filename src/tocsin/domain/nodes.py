@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from msgspec import Struct
 
 from tocsin.domain.routes import LaneStatus
+
+
+class NodeRole(StrEnum):
+    """What of the service a process does."""
+
+    ALL = "all"
+    API = "api"
+    """It serves the API, and delivers nothing."""
+    DELIVERY = "delivery"
+    """It delivers, and serves health and metrics alone."""
+
+    @property
+    def delivers(self) -> bool:
+        return self is not NodeRole.API
+
+    @property
+    def serves_api(self) -> bool:
+        return self is not NodeRole.DELIVERY
 
 
 class NodeStatus(Struct, frozen=True):

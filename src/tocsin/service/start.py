@@ -14,6 +14,7 @@ import structlog
 
 from tocsin.api.tls import ServerTls, TlsError
 from tocsin.api.unavailable import Reason, Unavailable
+from tocsin.domain.nodes import NodeRole
 from tocsin.library_logs import take_over_library_logs
 from tocsin.providers.configured import MakeProviders
 from tocsin.service.wiring import MissingExtra, Service
@@ -42,8 +43,10 @@ async def serve(
     *,
     ready: Callable[[str], None] | None = None,
     make_providers: MakeProviders | None = None,
+    role: NodeRole = NodeRole.ALL,
 ) -> None:
-    """Run tocsin until SIGTERM or SIGINT; returns after draining. `ready` gets the base URL once it listens.
+    """Run tocsin until SIGTERM or SIGINT; returns after draining. `ready` gets the base URL once it listens. In
+    another `role` than all it does a part of the service, beside other processes on the same store.
 
     Storage that fails (a full disk, say) is waited for, and every request answered with 503 meanwhile: ending would
     mend nothing, and have a supervisor start it again and again.
@@ -63,20 +66,22 @@ async def serve(
         async with contextlib.AsyncExitStack() as held:
             store: Store | None
             try:
-                store = await held.enter_async_context(_started(settings))
+                store = await held.enter_async_context(_started(settings, role))
             except StorageFailure as failure:
-                store = await _when_mended(failure, settings, sock, private, tls, held)
+                store = await _when_mended(failure, settings, sock, private, tls, held, role)
             if store is not None:
                 try:
-                    service = Service(settings, store, make_providers=make_providers, tls=tls)
+                    service = Service(
+                        settings, store, make_providers=make_providers, tls=tls, serves_api=role.serves_api
+                    )
                 except (SignInError, MissingExtra) as error:
                     raise ServiceError(str(error)) from None
                 await service.run(sock, ready, private)
 
 
 @contextlib.asynccontextmanager
-async def _started(settings: Settings) -> AsyncIterator[Store]:
-    async with open_store(settings, server=True) as store:
+async def _started(settings: Settings, role: NodeRole) -> AsyncIterator[Store]:
+    async with open_store(settings, server=True, role=role) as store:
         await store.start()
         yield store
 
@@ -88,6 +93,7 @@ async def _when_mended(
     private: socket.socket | None,
     tls: ServerTls | None,
     held: contextlib.AsyncExitStack,
+    role: NodeRole,
 ) -> Store | None:
     """The store, in `held`, as soon as its storage works; None where a signal says stop before that."""
     stop = asyncio.Event()
@@ -103,7 +109,7 @@ async def _when_mended(
         while not await _set_within(stop, wait_s):
             wait_s = min(2 * wait_s, _LATEST_OPEN_AGAIN_S)
             try:
-                store = await held.enter_async_context(_started(settings))
+                store = await held.enter_async_context(_started(settings, role))
             except StorageFailure as error:
                 if error.reason != reason.text:
                     log.error("the store still cannot be used", error=str(error))

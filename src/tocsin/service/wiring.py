@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from litestar import Litestar
 
 from tocsin.api.app import create_app, create_private_app
 from tocsin.api.control import Checked, Figures, Moment
@@ -58,8 +59,9 @@ class MissingExtra(Exception):  # noqa: N818
 class Service:
     """A running tocsin: delivery, the API beside it, and what looks after both.
 
-    `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them. With
-    `tls` the API speaks TLS.
+    `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them.
+    Without `serves_api` there are health and metrics alone. With `tls`
+    the API speaks TLS.
 
     Raises:
         SignInError: a file that `[sessions]` names cannot be used.
@@ -72,6 +74,7 @@ class Service:
         store: Store,
         *,
         make_providers: MakeProviders | None = None,
+        serves_api: bool = True,
         context: Callable[[Dispatcher], Context] | None = None,
         tls: ServerTls | None = None,
     ) -> None:
@@ -102,6 +105,7 @@ class Service:
         self._tls = tls
         self.source = _source(settings, store, self.providers.rules, self.metrics)
         self._stopping = False
+        self._serves_api = serves_api
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
 
@@ -152,16 +156,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         await self.watchers.configure()
-        app = create_app(
-            settings=self.settings,
-            store=self.store,
-            rules=self.providers.rules,
-            delivery=self,
-            metrics=self.metrics.registry,
-            verifier=self.sign_in,
-            limits=self.limits,
-        )
-        servers = [ApiServer(app, self.settings.server, self._tls)]
+        servers = [ApiServer(self._app(), self.settings.server, self._tls)]
         serving = [asyncio.create_task(servers[0].serve(sockets=[sock]), name="api")]
         if private is not None:
             private_app = create_private_app(self, self.metrics.registry)
@@ -189,6 +184,18 @@ class Service:
             stopped.cancel()
         for task in crashed:
             await task
+
+    def _app(self) -> Litestar:
+        return create_app(
+            settings=self.settings,
+            store=self.store,
+            rules=self.providers.rules,
+            delivery=self,
+            metrics=self.metrics.registry,
+            verifier=self.sign_in,
+            limits=self.limits,
+            health_only=not self._serves_api,
+        )
 
     def _duties(self) -> list[Duty]:
         duties = [

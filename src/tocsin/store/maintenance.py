@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from tocsin.domain.actors import Actor
 from tocsin.settings import Settings
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource, configured
+from tocsin.store.naming import public_name
+from tocsin.store.opening import password, require_driver
 from tocsin.store.ports import StoreError
 from tocsin.store.records import GivenUp
 from tocsin.store.sealing import MasterKey, missing
@@ -17,16 +20,20 @@ from tocsin.store.sealing import MasterKey, missing
 
 def name(settings: Settings) -> str:
     """What messages call the store."""
-    return str(settings.store.path)
+    return public_name(settings.store.url or "") if settings.store.is_postgres else str(settings.store.path)
 
 
 def place(settings: Settings) -> str:
     """Where exactly the store is."""
-    return str(settings.store.path.absolute())
+    return name(settings) if settings.store.is_postgres else str(settings.store.path.absolute())
 
 
 def exists(settings: Settings) -> bool:
-    """Whether there is a store: something with its name, whatever it is, and whoever may read it."""
+    """Whether there is a store: something with its name, whatever it is, and whoever may read it.
+
+    A database on a server is taken for one: to open it says what is wrong with it."""
+    if settings.store.is_postgres:
+        return True
     try:
         settings.store.path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -38,6 +45,12 @@ def exists(settings: Settings) -> bool:
 
 def is_served(settings: Settings) -> bool:
     """Whether a server delivers from the store."""
+    if settings.store.is_postgres:
+        require_driver()
+        from tocsin.store.postgres import maintenance as of_postgres
+
+        assert settings.store.url is not None
+        return asyncio.run(of_postgres.is_served(settings.store.url, password(settings)))
     from tocsin.store.sqlite import locks
 
     return locks.is_served(settings.store.path)
@@ -45,9 +58,12 @@ def is_served(settings: Settings) -> bool:
 
 def check(settings: Settings) -> list[str]:
     """What is wrong with the store, as sentences; an empty list says that all is well. A server may be running."""
-    from tocsin.store.sqlite import maintenance
+    if settings.store.is_postgres:
+        findings = _findings_of_postgres(settings)
+    else:
+        from tocsin.store.sqlite import maintenance
 
-    findings = maintenance.check(settings.store.path)
+        findings = maintenance.check(settings.store.path)
     if not findings:
         try:
             _refuse_missing_keys(settings, settings.store.path)
@@ -64,6 +80,7 @@ def backup(settings: Settings, target: Path) -> None:
     """
     from tocsin.store.sqlite import maintenance
 
+    _refuse_postgres(settings, "`pg_dump` or `pg_basebackup` copies it")
     maintenance.backup(settings.store.path, target)
 
 
@@ -79,6 +96,7 @@ def restore(settings: Settings, copy: Path, actor: Actor) -> bool:
     """
     from tocsin.store.sqlite import maintenance
 
+    _refuse_postgres(settings, "use `pg_restore`, or PostgreSQL's recovery")
     _refuse_missing_keys(settings, copy)
     return maintenance.restore(settings.store.path, copy, restored_by=(actor, settings.audit.chain or MAIN))
 
@@ -106,6 +124,7 @@ def give_up_key(settings: Settings, key_id: str, actor: Actor) -> GivenUp:
     """
     from tocsin.store.sqlite import lost_keys, maintenance
 
+    _refuse_postgres_command(settings, "give-up-key")
     path = settings.store.path
     used, known = maintenance.used_keys(path), configured(settings).read()
     if key_id not in used:
@@ -118,9 +137,37 @@ def give_up_key(settings: Settings, key_id: str, actor: Actor) -> GivenUp:
 
 
 def _refuse_missing_keys(settings: Settings, path: Path) -> None:
-    from tocsin.store.sqlite import maintenance
-
-    if used := maintenance.used_keys(path):
+    if used := _used_keys(settings, path):
         known = configured(settings).read()
         if absent := [key_id for key_id in used if known is None or key_id not in known]:
             raise missing(absent)
+
+
+def _used_keys(settings: Settings, path: Path) -> list[str]:
+    if settings.store.is_postgres:
+        require_driver()
+        from tocsin.store.postgres import maintenance as of_postgres
+
+        assert settings.store.url is not None
+        return asyncio.run(of_postgres.used_keys(settings.store.url, password(settings)))
+    from tocsin.store.sqlite import maintenance
+
+    return maintenance.used_keys(path)
+
+
+def _findings_of_postgres(settings: Settings) -> list[str]:
+    require_driver()
+    from tocsin.store.postgres import maintenance as of_postgres
+
+    assert settings.store.url is not None
+    return asyncio.run(of_postgres.check(settings.store.session_url or settings.store.url, password(settings)))
+
+
+def _refuse_postgres_command(settings: Settings, command: str) -> None:
+    if settings.store.is_postgres:
+        raise StoreError(f"{name(settings)}: `{command}` is not there yet for a store on PostgreSQL")
+
+
+def _refuse_postgres(settings: Settings, instead: str) -> None:
+    if settings.store.is_postgres:
+        raise StoreError(f"{name(settings)}: a store on PostgreSQL is copied and restored by its own means: {instead}")

@@ -123,7 +123,11 @@ class KeyText:
 
 
 def configured(settings: Settings, environ: Mapping[str, str] | None = None) -> KeySource:
-    """The place that the settings name; else systemd's credential where there is one; else a file beside the store."""
+    """The place that the settings name; else systemd's credential where there is one; else a file beside the store.
+
+    Raises:
+        StoreError: the store is on PostgreSQL, and no place is named: no node makes a key for all of them.
+    """
     secrets = settings.secrets
     if secrets.key is not None:
         value = secrets.key.get_secret_value()
@@ -137,6 +141,11 @@ def configured(settings: Settings, environ: Mapping[str, str] | None = None) -> 
     if directory and (credential := Path(directory) / SYSTEMD_CREDENTIAL).exists():
         # systemd decides who may read it.
         return KeyText(str(credential), lambda: _read_credential(credential))
+    if settings.store.is_postgres:
+        raise StoreError(
+            "a store on PostgreSQL needs a configured master key, the same one for every node: make one with"
+            " `openssl rand -base64 32`, and name it with secrets.key_file, key_command or key"
+        )
     return beside(settings.store.path)
 
 

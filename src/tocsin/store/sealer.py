@@ -13,6 +13,17 @@ from tocsin.store.sealing import Keyring, RandomBytes, Sealed, missing
 log = structlog.get_logger(__name__)
 
 
+def credential_identity(provider: str, account: str) -> str:
+    """As what a credential is sealed."""
+    return f"credential {provider} {account}"
+
+
+def refuse_missing(keys: Keyring | None, used: Sequence[str]) -> None:
+    """Raises SealError where a master key is missing that the store's records need."""
+    if absent := [key_id for key_id in used if keys is None or key_id not in keys]:
+        raise missing(absent)
+
+
 def say_in_log(sentence: str) -> None:
     """For whoever has no person to tell what opening a store has done for the first time."""
     log.info(sentence)

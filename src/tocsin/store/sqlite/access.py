@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Table, delete, insert, or_, select
@@ -13,37 +11,12 @@ from sqlalchemy import Connection, Table, delete, insert, or_, select
 from tocsin.domain.events import UserId
 from tocsin.store.audit_chain import Action, Change, Detail
 from tocsin.store.records import NO_LIMITS, AccessRevoked, ApiKey, KeyLimits, Role, Session
+from tocsin.store.secrets import Holder, Remembered, hash_of, new_key, new_session
 from tocsin.store.sqlite import schema
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.signals import SqliteSignals
-
-_REMEMBERED: Final = 100_000
-Holder = TypeVar("Holder", Session, ApiKey)
-
-
-def _hash(secret: str) -> bytes:
-    """The secrets are 256 random bits, so one round of SHA-256 is enough: there is nothing to guess."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
-
-
-class _Remembered(Generic[Holder]):
-    """What secrets were found to open: bounded, forgotten whole when it is full or the file was changed elsewhere."""
-
-    def __init__(self) -> None:
-        self._by_hash: dict[bytes, Holder] = {}
-
-    def get(self, key: bytes) -> Holder | None:
-        return self._by_hash.get(key)
-
-    def put(self, key: bytes, holder: Holder) -> None:
-        if len(self._by_hash) >= _REMEMBERED:
-            self._by_hash.clear()
-        self._by_hash[key] = holder
-
-    def forget(self) -> None:
-        self._by_hash.clear()
 
 
 class SqliteAccess:
@@ -56,8 +29,8 @@ class SqliteAccess:
         self._audit = audit
         self._signals = signals
         self._wall_clock = wall_clock
-        self._sessions: _Remembered[Session] = _Remembered()
-        self._keys: _Remembered[ApiKey] = _Remembered()
+        self._sessions: Remembered[Session] = Remembered()
+        self._keys: Remembered[ApiKey] = Remembered()
         self._revocations = 0
 
     def forget(self) -> None:
@@ -67,21 +40,19 @@ class SqliteAccess:
         self._keys.forget()
 
     async def create_session(self, owner: UserId | None, expires_ms: int | None) -> tuple[str, Session]:
-        secret = secrets.token_urlsafe(32)
-        session = Session("ses_" + secrets.token_hex(6), owner, self._now_ms(), expires_ms)
+        secret, session = new_session(owner, self._now_ms(), expires_ms)
         change = Change(Action.SESSION_CREATE, session.id, {"expires_ms": expires_ms}, owner)
-        await self._insert(schema.session, _hash(secret), session, change)
+        await self._insert(schema.session, hash_of(secret), session, change)
         return secret, session
 
     async def create_key(
         self, role: Role, name: str, expires_ms: int | None, limits: KeyLimits = NO_LIMITS
     ) -> tuple[str, ApiKey]:
-        secret = f"tocsin_{role.value}_{secrets.token_urlsafe(32)}"
-        key = ApiKey("key_" + secrets.token_hex(6), role, name, self._now_ms(), expires_ms, limits)
+        secret, key = new_key(role, name, self._now_ms(), expires_ms, limits)
         stored = None if limits == NO_LIMITS else msgspec.json.encode(limits).decode()
         details: dict[str, Detail] = {"role": role, "name": name, "expires_ms": expires_ms, "limits": stored}
         change = Change(Action.KEY_CREATE, key.id, details)
-        await self._insert(schema.api_key, _hash(secret), key, change, limits=stored)
+        await self._insert(schema.api_key, hash_of(secret), key, change, limits=stored)
         return secret, key
 
     async def session(self, secret: str) -> Session | None:
@@ -107,9 +78,9 @@ class SqliteAccess:
         return await self._revoke(schema.api_key, id_or_secret, Action.KEY_REVOKE)
 
     async def _open(
-        self, secret: str, table: Table, remembered: _Remembered[Holder], read_row: Callable[[Any], Holder]
+        self, secret: str, table: Table, remembered: Remembered[Holder], read_row: Callable[[Any], Holder]
     ) -> Holder | None:
-        hashed = _hash(secret)
+        hashed = hash_of(secret)
         holder = remembered.get(hashed)
         if holder is None:
             revocations = self._revocations
@@ -138,7 +109,7 @@ class SqliteAccess:
         await self._database.write_with(write)
 
     async def _revoke(self, table: Table, id_or_secret: str, action: Action) -> bool:
-        named = or_(table.c.id == id_or_secret, table.c.hash == _hash(id_or_secret))
+        named = or_(table.c.id == id_or_secret, table.c.hash == hash_of(id_or_secret))
         note = self._audit.recording()
 
         def revoke(connection: Connection) -> int:

@@ -11,9 +11,9 @@ from tocsin.domain.actors import Actor
 from tocsin.domain.events import UserId
 from tocsin.store.acting import actor
 from tocsin.store.audit_chain import START, UNREADABLE_USER, Change, Ends, Link, Recorded, named_by, record
+from tocsin.store.cursors import number_of
 from tocsin.store.ports import StoreError
 from tocsin.store.records import AuditPage, Cursor
-from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 
 Note = Callable[[sqlite3.Connection, Change], None]

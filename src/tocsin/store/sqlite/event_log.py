@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
+from tocsin.store.cursors import number_of
 from tocsin.store.records import (
     Attempt,
     Cursor,
@@ -26,7 +27,6 @@ from tocsin.store.sqlite import rows, search_feed
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.connection import one_instant
 from tocsin.store.sqlite.contents import Contents
-from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.overview import Overview, look

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import UserId
-from tocsin.store.audit_chain import Action, Change, Detail, shortened
+from tocsin.store.audit_chain import Action, Change
+from tocsin.store.cursors import number_of
 from tocsin.store.known import KnownDevices
 from tocsin.store.records import (
     Cursor,
@@ -34,9 +35,19 @@ from tocsin.store.records import (
     TokenRestored,
     TopicReached,
 )
+from tocsin.store.registrations import (
+    BY_ITS_USER,
+    BY_THE_OPERATOR,
+    EVICTED,
+    dead_registrations,
+    deleted,
+    device_change,
+    registered_by_somebody,
+    registered_us,
+    too_many,
+)
 from tocsin.store.sqlite import quarantine, removals, rows, topics
 from tocsin.store.sqlite.audit import SqliteAudit
-from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.quarantine import Held, Step
 from tocsin.store.sqlite.signals import SqliteSignals
@@ -99,10 +110,6 @@ _decode_devices = msgspec.json.Decoder(list[Device]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def _registered(device: Device) -> int:
-    return device.registered_us
-
-
 class SqliteRegistry:
     """See `ports.Registry`."""
 
@@ -145,9 +152,9 @@ class SqliteRegistry:
                 old = self._register(driver, registration, max_tokens)
                 evicted += old
                 told = TokenRegistered(registration.owner, registration.provider, registration.token)
-                signals += [told, *map(_deleted, old)]
+                signals += [told, *map(deleted, old)]
             if registrations and note is not None:
-                note(driver, _registered_by_somebody(registrations))
+                note(driver, registered_by_somebody(registrations))
             return evicted, signals
 
         return await self._change(add, lambda _: [registration.owner for registration in registrations])
@@ -162,18 +169,16 @@ class SqliteRegistry:
         (count,) = driver.execute(f"SELECT count(*) {_OF_ITS_KEY}", (_key(owner),)).fetchone()
         if count <= max_tokens:
             return []
-        # Never the one that is just being registered, whatever a clock that was set back says of its age.
         registered = _by_owner(_text_of(driver, [owner])).get(owner, [])
-        others = [other for other in registered if other.key != device.key]
-        evicted = sorted(others, key=_registered)[: max(0, len(others) + 1 - max_tokens)]
+        evicted = too_many(registered, device.key, max_tokens)
         for old in evicted:
-            self._remove(driver, old, removals.EVICTED)
+            self._remove(driver, old, EVICTED)
         return evicted
 
     async def delete(self, owner: UserId, provider: str, token: DeviceToken, *, by_operator: bool = False) -> bool:
         self._database.refuse_if_damaged()
 
-        by = removals.BY_THE_OPERATOR if by_operator else removals.BY_ITS_USER
+        by = BY_THE_OPERATOR if by_operator else BY_ITS_USER
         note = self._audit.recording()
 
         def delete(driver: sqlite3.Connection) -> tuple[bool, list[Signal]]:
@@ -183,7 +188,7 @@ class SqliteRegistry:
             for device in found:
                 self._remove(driver, device, by)
             if found and note is not None:
-                note(driver, _change(Action.DEVICE_DELETE, provider, token, owner=owner))
+                note(driver, device_change(Action.DEVICE_DELETE, provider, token, owner=owner))
             signals: list[Signal] = [QuarantineChanged(account) for account in sorted(accounts)]
             # Signalled in any case: another process may have removed it a moment ago, without everybody knowing yet.
             return bool(found), [TokenDeleted(owner, provider, token), *signals]
@@ -220,12 +225,12 @@ class SqliteRegistry:
             removed: list[Device] = []
             for dead in tokens:
                 found = _select(driver, "token = ? AND provider = ?", (dead.device.token, dead.device.provider))
-                gone = _dead_registrations(dead, found)
+                gone = dead_registrations(dead, found)
                 for device in gone:
                     self._remove(driver, device, dead.reason, dead.account, quarantined=quarantine)
                 removed += gone
                 kept.append(any(device.owner == dead.device.owner and device not in gone for device in found))
-            signals: list[Signal] = [_deleted(device) for device in removed]
+            signals: list[Signal] = [deleted(device) for device in removed]
             if quarantine and removed:
                 signals += [QuarantineChanged(account) for account in dict.fromkeys(dead.account for dead in tokens)]
             return (kept, removed), signals
@@ -276,7 +281,7 @@ class SqliteRegistry:
                 reason, account = device.complaint.lasting(days), device.complaint.account
                 self._remove(driver, device, reason, account, quarantined=True, for_topic=True)
             accounts = dict.fromkeys(device.complaint.account for device in found if device.complaint is not None)
-            return found, [*map(_deleted, found), *map(QuarantineChanged, accounts)]
+            return found, [*map(deleted, found), *map(QuarantineChanged, accounts)]
 
         return await self._change(quarantine, lambda found: [device.owner for device in found])
 
@@ -313,7 +318,7 @@ class SqliteRegistry:
         def restore(driver: sqlite3.Connection, put_back: Callable[[Device], bool]) -> tuple[list[Device], set[str]]:
             back, accounts = removals.restore(driver, provider, token, put_back)
             if back and note is not None:
-                note(driver, _change(Action.DEVICE_RESTORE, provider, token, registrations=len(back)))
+                note(driver, device_change(Action.DEVICE_RESTORE, provider, token, registrations=len(back)))
             return back, accounts
 
         return await self._bring_back(restore, max_tokens)
@@ -440,38 +445,6 @@ class SqliteRegistry:
         return self._random.getrandbits(53)
 
 
-def _change(
-    action: Action, provider: str, token: DeviceToken, *, owner: UserId | None = None, **details: Detail
-) -> Change:
-    return Change(action, f"{provider}:{shortened(token)}", details, owner)
-
-
-def _registered_by_somebody(registrations: Sequence[Registration]) -> Change:
-    if len(registrations) > 1:
-        return Change(Action.DEVICE_ADD, details={"registrations": len(registrations)})
-    [one] = registrations
-    return _change(Action.DEVICE_ADD, one.provider, one.token, owner=one.owner)
-
-
-def _dead_registrations(dead: DeadToken, found: Sequence[Device]) -> list[Device]:
-    """Those that are certainly older than what the provider said (`records.DeadToken`)."""
-    if dead.before_us is not None:
-        return [device for device in found if device.registered_us < dead.before_us]
-    asked = next((device for device in found if _is_registration(device, dead.device)), None)
-    if asked is None:
-        return []
-    return [device for device in found if device is asked or device.registered_us < asked.registered_us]
-
-
-def _is_registration(found: Device, device: Device) -> bool:
-    # By the owner too: generations that a migration made are the times of registration, which two owners may share.
-    return found.generation == device.generation and found.owner == device.owner
-
-
-def _deleted(device: Device) -> TokenDeleted:
-    return TokenDeleted(device.owner, device.provider, device.token)
-
-
 def _values(device: Device) -> tuple[Any, ...]:
     return (
         _key(device.owner),
@@ -515,5 +488,5 @@ def _by_owner(text: str) -> dict[UserId, list[Device]]:
         else:
             found[owner] = [device]
     for owner in several:
-        found[owner].sort(key=_registered)
+        found[owner].sort(key=registered_us)
     return found

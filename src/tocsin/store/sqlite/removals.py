@@ -14,10 +14,7 @@ import msgspec
 from tocsin.domain.devices import Device, DeviceToken
 from tocsin.domain.events import UserId
 from tocsin.store.records import Removal
-
-BY_ITS_USER: Final = "deleted by its user"
-BY_THE_OPERATOR: Final = "removed by the operator"
-EVICTED: Final = "evicted: the user registered more tokens than allowed"
+from tocsin.store.registrations import BY_ITS_USER, is_ended
 
 _REMEMBER: Final = (
     "INSERT INTO removal(owner, provider, token, account, device, removed_ms, reason, quarantined, for_topic) "
@@ -62,7 +59,7 @@ def end(driver: sqlite3.Connection, owner: UserId, provider: str, token: DeviceT
     accounts: set[str] = set()
     rows: list[int] = []
     for id, reason, account, quarantined in driver.execute(_OF_REGISTRATION, (token, provider, owner)):
-        if _is_ended(reason):
+        if is_ended(reason):
             break  # the user has deleted it before, and with it all that is older
         if quarantined:
             accounts.add(account)
@@ -128,12 +125,7 @@ def _bring_back(
         if registration in seen:
             continue
         seen.add(registration)
-        if not _is_ended(reason) and put_back(device):
+        if not is_ended(reason) and put_back(device):
             driver.execute("DELETE FROM removal WHERE id = ?", (id,))
             back.append((device, account))
     return back
-
-
-def _is_ended(reason: str) -> bool:
-    """Whether its own user has deleted the registration."""
-    return reason.endswith(BY_ITS_USER)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.cursors import number_of
 from tocsin.store.records import (
     ACCEPTED,
     Attempt,
@@ -25,7 +26,6 @@ from tocsin.store.records import (
     State,
 )
 from tocsin.store.searching import matching, may_match
-from tocsin.store.sqlite.cursors import number_of
 from tocsin.store.sqlite.search_index import (
     ANY_SHAPE,
     PARKED,

@@ -1,0 +1,109 @@
+"""How much waits: what this node's logs hold, what it has appended since that was counted, and what others say of
+theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from tocsin.store.backlog import BacklogBound
+from tocsin.store.postgres.connections import Connection, Database
+from tocsin.store.postgres.places import LOGS, streams_of
+
+_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+# Everything of these streams that is neither settled nor parked, below a transaction's number.
+_FRESH: Final = """SELECT coalesce(count(*), 0), coalesce(sum(event.size), 0) FROM low_water AS low
+    JOIN event ON event.stream = low.stream AND (event.xid, event.seq) > (low.xid, low.seq) AND event.day >= low.day - 1
+    WHERE low.stream = ANY($1::smallint[]) AND event.xid < $2 AND event.id IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM settlement WHERE settlement.stream = event.stream AND settlement.xid = event.xid
+            AND settlement.seq = event.seq AND settlement.unit = 0)"""
+_PARKED: Final = """SELECT coalesce(count(*), 0), coalesce(sum(size), 0) FROM (
+    SELECT DISTINCT stream, xid, seq, size FROM parked WHERE stream = ANY($1::smallint[])) AS waiting"""
+_NEW: Final = f"""SELECT {_XMIN}, count(event.id), coalesce(sum(event.size) FILTER (WHERE event.id IS NOT NULL), 0)
+    FROM unnest($1::smallint[]) AS own(stream) JOIN event ON event.stream = own.stream
+        AND event.xid >= $2 AND event.xid < {_XMIN} AND event.day >= $3"""
+_OTHERS: Final = """SELECT coalesce(sum(backlog_events), 0)::bigint, coalesce(sum(backlog_bytes), 0)::bigint FROM node
+    WHERE number <> $1 AND beat_at > clock_timestamp() - interval '10 s'"""
+_BEYOND: Final = 2**62
+ALL_STREAMS: Final = [stream for log in range(LOGS) for stream in streams_of(log)]
+
+
+class PostgresBacklog(BacklogBound):
+    """See `BacklogBound`. An event is counted with its log as soon as all transactions before its own have ended."""
+
+    def __init__(self, database: Database, max_events: int, max_bytes: int, monotonic: Callable[[], float]) -> None:
+        super().__init__(max_events, max_bytes, monotonic)
+        self._database = database
+        self.own_events = 0
+        self.own_bytes = 0
+        self._counted_to = 0
+        """Of the own logs everything below this transaction's number is counted."""
+        self._appended: list[tuple[int, int, int]] = []
+        """What this process has appended since: the transaction's number, events and bytes."""
+        self._others = (0, 0)
+        self._day = 0
+
+    async def measure(self, events: int, size_bytes: int) -> None:
+        self._events, self._bytes = await self._database.read(lambda one: count(one, ALL_STREAMS, _BEYOND))
+
+    # -- what this node's logs hold ------------------------------------------------------------------------------------
+
+    async def start(self, day: int) -> None:
+        self._day = day
+        self._counted_to = await self._database.read(lambda one: one.fetchval(f"SELECT {_XMIN}"))
+        self.is_followed = True
+
+    async def taken(self, streams: Sequence[int], sign: int = 1) -> None:
+        """These streams have become this node's, or (`sign` -1) are not any more."""
+        events, size = await self._database.read(lambda one: count(one, streams, self._counted_to))
+        self._own(sign * events, sign * size)
+
+    async def count_new(self, streams: Sequence[int], day: int) -> None:
+        """Count what has come since the last time, by whichever process. `day` is today."""
+        counted_to, since_day, self._day = self._counted_to, min(self._day, day) - 1, day
+        to, events, size = await self._database.read(lambda one: one.fetchrow(_NEW, streams, counted_to, since_day))
+        if counted_to != self._counted_to:
+            return  # it was counted meanwhile
+        self._counted_to = to
+        self._own(events, int(size))
+        for _, own_events, own_bytes in (one for one in self._appended if one[0] < to):
+            self._events -= own_events
+            self._bytes -= own_bytes
+        self._appended = [one for one in self._appended if one[0] >= to]
+
+    async def ask_others(self, node: int) -> None:
+        events, size = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))
+        self._events += events - self._others[0]
+        self._bytes += size - self._others[1]
+        self._others = (events, size)
+
+    def appended(self, xid: int, events: int, size_bytes: int) -> None:
+        """So much was appended by this process, which has counted it already."""
+        if events and self.is_followed:
+            self._appended.append((xid, events, size_bytes))
+
+    def revived(self, events: int, size_bytes: int) -> None:
+        """Dead letters of this node's logs wait again."""
+        self._own(events, size_bytes)
+
+    def finished(self, sizes: Iterable[int]) -> None:
+        sizes = list(sizes)
+        self.own_events -= len(sizes)
+        self.own_bytes -= sum(sizes)
+        super().finished(sizes)
+
+    def forget_own(self) -> None:
+        """Logs were lost: what is left is counted anew."""
+        self._own(-self.own_events, -self.own_bytes)
+
+    def _own(self, events: int, size_bytes: int) -> None:
+        self.own_events += events
+        self.own_bytes += size_bytes
+        self.count(events, size_bytes)
+
+
+async def count(connection: Connection, streams: Sequence[int], below_xid: int) -> tuple[int, int]:
+    """How many events of these streams wait, and their size."""
+    fresh, fresh_size = await connection.fetchrow(_FRESH, streams, below_xid)
+    parked, parked_size = await connection.fetchrow(_PARKED, streams)
+    return fresh + parked, int(fresh_size) + int(parked_size)

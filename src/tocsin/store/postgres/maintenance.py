@@ -1,0 +1,92 @@
+"""Checks a store on PostgreSQL: what is wrong with it, or will be, as sentences."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import asyncpg
+
+from tocsin.store.ports import StoreError
+from tocsin.store.postgres import credentials, partitions, schema
+from tocsin.store.postgres.connections import Connection, Target, connect
+from tocsin.store.postgres.failures import sentence
+from tocsin.store.postgres.hosts import Hosts
+from tocsin.store.postgres.places import DAY_MS
+from tocsin.store.postgres.session import NODE_LOCKS
+
+_OLDEST_TRANSACTION_S: Final = 60.0
+"""What writes for so long stops every log meanwhile."""
+
+_SERVED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks held JOIN node ON node.number = held.objid::bigint
+    WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
+        AND node.delivers AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+_TODAY: Final = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000 / {DAY_MS})::int"
+_OLDEST: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
+    FROM pg_stat_activity WHERE backend_xid IS NOT NULL"""
+_PREPARED: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - prepared)), 0)::float8
+    FROM pg_prepared_xacts"""
+
+
+async def check(url: str, password: str | None) -> list[str]:
+    """What is wrong; an empty list says that all is well. Nodes may be running."""
+    try:
+        async with _connected(url, password) as connection:
+            return await _findings(connection)
+    except StoreError as error:
+        return [str(error)]
+
+
+async def used_keys(url: str, password: str | None) -> list[str]:
+    """The ids of the master keys that the store's records need. Raises StoreError."""
+    async with _connected(url, password) as connection:
+        try:
+            return await credentials.used_keys(connection)
+        except asyncpg.UndefinedTableError:
+            return []
+
+
+async def is_served(url: str, password: str | None) -> bool:
+    """Whether a node delivers. Raises StoreError."""
+    async with _connected(url, password) as connection:
+        try:
+            return bool(await connection.fetchval(_SERVED))
+        except asyncpg.UndefinedTableError:
+            return False
+
+
+async def _findings(connection: Connection) -> list[str]:
+    found, oldest = await schema.version(connection)
+    newest = schema.steps()[-1].number
+    if not found:
+        return ["there are no tables of tocsin in this database; the first start makes them"]
+    if oldest > newest:
+        return [f"its tables are of a newer tocsin (schema {found}, usable from {oldest} on; this one knows {newest})"]
+    findings = []
+    today = await connection.fetchval(_TODAY)
+    for table in partitions.TABLES:
+        days = await partitions.existing(connection, table)
+        if today not in days:
+            findings.append(f"there is no partition of {table} for today; a node makes one when it starts")
+        if pending := sorted(day for day, detaching in days.items() if detaching):
+            findings.append(f"partitions of {table} are being detached and were not finished: {pending}")
+    for what, statement in (("transaction", _OLDEST), ("prepared transaction", _PREPARED)):
+        age_s = await connection.fetchval(statement)
+        if age_s > _OLDEST_TRANSACTION_S:
+            findings.append(
+                f"a {what} of this server has been writing for {age_s:.0f} s: until it ends no node reads a new event"
+            )
+    return findings
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str, password: str | None) -> AsyncIterator[Connection]:
+    try:
+        watched = await connect(Target(url=url, password=password, application="tocsin check", hosts=Hosts(url)))
+    except Exception as error:
+        raise StoreError(f"the database cannot be reached: {sentence(error)}") from None
+    try:
+        yield watched.connection
+    finally:
+        watched.connection.terminate()

@@ -1,0 +1,271 @@
+"""Schedule on PostgreSQL: deliveries that wait for their lane or for their time, in the table `parked`.
+
+Nothing is written to claim them: nobody else claims from this node's logs, and which rows are out is kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from tocsin.domain.urgency import Turns, reserved
+from tocsin.store.claims import Claims
+from tocsin.store.leases import Leases, leases_of
+from tocsin.store.ports import WriteFailure
+from tocsin.store.postgres import due_sql
+from tocsin.store.postgres.connections import Connection, Database
+from tocsin.store.postgres.contents import Contents
+from tocsin.store.postgres.due_sql import Due
+from tocsin.store.postgres.fresh import CLAIM_BYTES
+from tocsin.store.postgres.ownership import Ownership
+from tocsin.store.postgres.places import LogLease
+from tocsin.store.postgres.session import Session
+from tocsin.store.postgres.settle_sql import LONGEST_DELAY_MS
+from tocsin.store.postgres.signals import PostgresSignals
+from tocsin.store.records import Item, LanesWoken, Parked, Signal
+
+
+class PostgresSchedule:
+    """See `ports.Schedule`."""
+
+    def __init__(
+        self,
+        database: Database,
+        session: Session | None,
+        ownership: Ownership,
+        claims: Claims,
+        leases: Leases,
+        signals: PostgresSignals,
+        now_ms: Callable[[], int],
+        contents: Contents,
+    ) -> None:
+        self._database = database
+        self._session = session
+        self._ownership = ownership
+        self._claims = claims
+        self._leases = leases
+        self._signals = signals
+        self._now_ms = now_ms
+        self._contents = contents
+        self._claiming = asyncio.Lock()
+        self._turns = Turns()
+        self._due: dict[str, int] = {}
+        self._woken: dict[str, int] = {}
+        """Up to which row the deliveries of a lane are due whatever their time, while there may be any of them."""
+        self._claimed: dict[str, set[int]] = {}
+        """The rows that are out, by lane."""
+        self._wakings: set[asyncio.Task[None]] = set()
+        signals.when_elsewhere(self._changed_elsewhere)
+
+    # -- what others tell ----------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Look at everything that is parked in this node's logs."""
+        claimed = [id for ids in self._claimed.values() for id in ids]
+        streams = self._streams()
+        rows = await self._database.read(lambda one: due_sql.overview(one, streams, claimed))
+        now_ms = self._now_ms()
+        self._due = {lane: min(due_ms, now_ms) if woken else due_ms for lane, due_ms, woken, _ in rows}
+        self._woken = {lane: upto for lane, _, woken, upto in rows if woken and upto is not None}
+        self._claims.something.set()
+
+    def parked(self, parked: Sequence[Parked]) -> None:
+        """These were parked just now."""
+        due = self._due
+        for one in parked:
+            earliest = due.get(one.lane)
+            if earliest is None or one.due_ms < earliest:
+                due[one.lane] = one.due_ms
+                self._claims.something.set()
+
+    def settled(self, leases: Iterable[tuple[str | None, int]]) -> None:
+        """These rows (lane and number) are out no more."""
+        for lane, id in leases:
+            if lane is not None and (claimed := self._claimed.get(lane)) is not None:
+                claimed.discard(id)
+
+    def dropped(self, streams: Sequence[int]) -> None:
+        """The logs of these streams are lost."""
+        out = {lease.parked_id for lease in self._leases.all() if isinstance(lease, LogLease)}
+        for claimed in self._claimed.values():
+            claimed &= out
+
+    # -- ports.Schedule ------------------------------------------------------------------------------------------------
+
+    async def due(self) -> Mapping[str, int]:
+        return self._due
+
+    async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES) -> list[Item]:
+        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes))
+
+    async def expire(self, limit: int) -> list[Item]:
+        return await self._claims.to_the_end(self._expire(limit))
+
+    async def wake(self, lanes: Sequence[str]) -> None:
+        signal = LanesWoken(tuple(lanes))
+
+        async def wake(connection: Connection) -> dict[str, int]:
+            woken = await due_sql.wake(connection, lanes)
+            await self._signals.write(connection, [signal])
+            return woken
+
+        # On the session of a node that delivers: after what it is settling just now.
+        if self._session is not None and self._ownership.held:
+            woken = await self._session.run(wake)
+        else:
+            woken = await self._database.write(wake)
+        self._woke(woken)
+        self._signals.publish([signal])
+
+    def _woke(self, woken: Mapping[str, int]) -> None:
+        if self._ownership.held:
+            now_ms = self._now_ms()
+            for lane, upto in woken.items():
+                self._woken[lane] = upto
+                self._due[lane] = min(self._due.get(lane, now_ms), now_ms)
+            self._claims.something.set()
+
+    def _changed_elsewhere(self, signal: Signal) -> None:
+        if isinstance(signal, LanesWoken) and self._ownership.held:
+            waking = asyncio.create_task(self._wake_here(signal.lanes), name="waking lanes")
+            self._wakings.add(waking)
+            waking.add_done_callback(self._wakings.discard)
+
+    async def _wake_here(self, lanes: Sequence[str]) -> None:
+        """Another process has woken these: what this node was settling meanwhile is woken, too."""
+        assert self._session is not None
+        with contextlib.suppress(WriteFailure):
+            self._woke(await self._session.run(lambda one: due_sql.wake(one, lanes)))
+
+    async def woken(self) -> None:
+        """Returns when all that others have woken is."""
+        await asyncio.gather(*self._wakings)
+
+    async def bring_forward(self, by_ms: int, streams: Sequence[int] | None = None) -> None:
+        """The clock was set back: what is parked waits as long as was meant, not until that hour comes again."""
+        self._leases.clock_set_back(by_ms)
+        streams = self._streams() if streams is None else streams
+        claimed = [id for ids in self._claimed.values() for id in ids]
+        after: int | None = 0
+        last = await self._database.read(due_sql.newest)
+        while after is not None and after < last:
+            now_ms = self._now_ms()
+            times = due_sql.Times(by_ms, now_ms, now_ms + LONGEST_DELAY_MS)
+            step = partial(due_sql.bring_forward, streams=streams, times=times, after=after, last=last, out=claimed)
+            after = await self._database.write(step)
+        await self.refresh()
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
+        async with self._claiming:
+            await self._claims.prepare()
+            if self._claims.set_back_ms:
+                by_ms, self._claims.set_back_ms = self._claims.set_back_ms, 0
+                await self.bring_forward(by_ms)
+            now_ms, due = self._now_ms(), self._due
+            wanted = {lane: room for lane, room in lanes.items() if room > 0 and due.get(lane, now_ms + 1) <= now_ms}
+            if not wanted:
+                return []
+            turn, share = self._turns.next(), min(size_bytes, CLAIM_BYTES // len(wanted))
+            items: list[Item] = []
+            for lane, room in wanted.items():
+                items += await self._database.read(
+                    partial(self._claim_of_lane, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=turn)
+                )
+            return self._leases.grant(items)
+
+    async def _claim_of_lane(
+        self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int
+    ) -> list[Item]:
+        claimed = self._claimed.setdefault(lane, set())
+        asked = Due(lane, self._streams(), now_ms, self._woken.get(lane, 0), claimed, self._contents)
+        of_lane = _DueOfALane(connection, asked, room, size_bytes)
+        items = self._owned(await of_lane.claim(turn))
+        claimed.update([lease.parked_id for lease in leases_of(items, LogLease)])
+        asked.claimed = list(claimed)
+        if of_lane.is_exhausted:
+            self._woken.pop(lane, None)
+        earliest = await asked.earliest(connection)
+        if earliest is None:
+            self._due.pop(lane, None)
+        else:
+            self._due[lane] = min(earliest, now_ms) if lane in self._woken else earliest
+        return items
+
+    async def _expire(self, limit: int) -> list[Item]:
+        async with self._claiming:
+            await self._claims.prepare()
+            now_ms, streams = self._now_ms(), self._streams()
+            out = [id for ids in self._claimed.values() for id in ids]
+            found = await self._database.read(
+                lambda one: due_sql.expired(one, streams, now_ms, out, limit, self._contents)
+            )
+            items = self._owned(found)
+            for item, lease in zip(items, leases_of(items, LogLease), strict=True):
+                self._claimed.setdefault(item.lane or "", set()).add(lease.parked_id)
+            return self._leases.grant(items)
+
+    def _owned(self, items: Sequence[Item]) -> list[Item]:
+        """Those whose log is still this node's, under its epoch."""
+        kept = []
+        for item, lease in zip(items, leases_of(items, LogLease), strict=True):
+            held = self._ownership.held.get(lease.stream >> 1)
+            if held is not None:
+                lease.epoch = held.epoch
+                kept.append(item)
+        return kept
+
+    def _streams(self) -> list[int]:
+        return [stream for stream in self._ownership.streams() if not self._ownership.held[stream >> 1].leaving]
+
+
+class _DueOfALane:
+    """One claim of what is due of a lane: `room` targets and `size_bytes` of content are left to be taken."""
+
+    def __init__(self, connection: Connection, due: Due, room: int, size_bytes: int) -> None:
+        self._connection = connection
+        self._due = due
+        self._room = room
+        self._size_bytes = size_bytes
+        self._nothing_yet = True
+        self.is_exhausted = False
+        """Whether nothing that is due is left of the lane."""
+
+    async def claim(self, turn: int) -> list[Item]:
+        """Urgent first, but some room is reserved for the others: in every fourth turn for one that needs more."""
+        room = self._room
+        reserved_for_others, _ = await self._take(0, reserved(room, turn), whole=reserved(1, turn) > 0)
+        urgent, no_urgent_left = await self._take(1, room, whole=True)
+        others, no_others_left = await self._take(0, room, whole=True)
+        self.is_exhausted = no_urgent_left and no_others_left
+        return urgent + reserved_for_others + others
+
+    async def _take(self, urgent: int, most: int, *, whole: bool) -> tuple[list[Item], bool]:
+        """Up to `most` targets, and whether there are no more. `whole`: the first item of all is taken however many it
+        has."""
+        left, items = min(most, self._room), list[Item]()
+        while left > 0 and (self._size_bytes > 0 or self._nothing_yet):
+            # A statement at a time, as a row may have a hundred targets: what is not taken was read for nothing.
+            found = await self._due.fetch(self._connection, urgent, left, self._size_bytes)
+            taken = 0
+            for item in found:
+                assert item.targets is not None
+                targets = len(item.targets)
+                if (targets > left or self._size_bytes <= 0) and not (whole and self._nothing_yet):
+                    break
+                self._nothing_yet = False
+                left -= targets
+                self._room -= targets
+                self._size_bytes -= len(item.event.body)
+                items.append(item)
+                taken += 1
+                assert isinstance(item.handle, LogLease)
+                self._due.claimed.append(item.handle.parked_id)
+            if not found:
+                return items, True
+            if taken < len(found):
+                break
+        return items, False

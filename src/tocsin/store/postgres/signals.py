@@ -1,0 +1,187 @@
+"""Signals on PostgreSQL: rows that every process reads, told to the process that made the change at once.
+
+Ids are given before commits end: one that commits late has a lower id than what was read already. So the ids of the
+last half minute are remembered, and no transaction of tocsin's lasts that long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from tocsin.domain.devices import DeviceToken
+from tocsin.domain.events import UserId
+from tocsin.store.postgres.connections import Connection, Database
+from tocsin.store.records import Signal, TokenDeleted, TokenRegistered, TokenRestored
+
+_REMEMBERED_S: Final = 60.0
+_INSERT: Final = (
+    "INSERT INTO signal(origin, body) SELECT $1, body FROM unnest($2::text[]) WITH ORDINALITY AS t(body, n)"
+)
+_READ: Final = "SELECT id, body FROM signal WHERE id > $1 AND origin <> $2 AND id <> ALL($3::bigint[]) ORDER BY id"
+_OLD: Final = """SELECT coalesce((SELECT id FROM signal WHERE at <= clock_timestamp() - interval '60 s'
+    ORDER BY id DESC LIMIT 1), 0)"""
+_SINCE: Final = "SELECT id FROM signal WHERE id > $1"
+_REGISTERED: Final = """SELECT owner::text, provider, token FROM device
+    JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS named(owner, provider, token) USING (owner, provider, token)"""
+
+Registration = tuple[str, str, str]
+"""Owner, provider and token."""
+
+
+class Revived(Struct, frozen=True, tag=True):
+    """Something was parked in these logs by a process that does not hold them: dead letters, replayed."""
+
+    logs: dict[int, tuple[int, int]]
+    """By log: how many events, and their size."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Signal | Revived).decode
+
+
+_OF_TOKENS: Final = (TokenDeleted, TokenRegistered, TokenRestored)
+
+
+def _registration(signal: TokenDeleted | TokenRegistered | TokenRestored) -> Registration:
+    return signal.owner, signal.provider, signal.token
+
+
+async def _registered(connection: Connection, columns: Sequence[Sequence[str]]) -> Sequence[Any]:
+    rows: Sequence[Any] = await connection.fetch(_REGISTERED, *columns)
+    return rows
+
+
+def encoded(signals: Iterable[Signal | Revived]) -> list[str]:
+    """As they are written."""
+    return [_encode(signal).decode() for signal in signals]
+
+
+class PostgresSignals:
+    """See `ports.Signals`."""
+
+    def __init__(self, database: Database, origin: int, monotonic: Callable[[], float]) -> None:
+        self._database = database
+        self.origin = origin
+        self._monotonic = monotonic
+        self._receivers: list[Callable[[Signal], None]] = []
+        self._elsewhere: list[Callable[[Signal], None]] = []
+        self._revived: Callable[[Revived], None] = lambda revived: None
+        self._floor = 0
+        self._seen: dict[int, float] = {}
+        """The ids that were read, and when (monotonic): all those above the floor."""
+        self._watching: list[set[Registration]] = []
+        """Of which registrations something was told while others were looked up."""
+        self.noticed = 0
+        """How often something was noticed of other processes."""
+
+    def subscribe(self, receive: Callable[[Signal], None]) -> None:
+        self._receivers.append(receive)
+
+    def when_elsewhere(self, receive: Callable[[Signal], None]) -> None:
+        """As `subscribe`, for what is remembered within the store: of other processes' changes only, and before anybody
+        else is told."""
+        self._elsewhere.append(receive)
+
+    def when_revived(self, receive: Callable[[Revived], None]) -> None:
+        self._revived = receive
+
+    def publish(self, signals: Iterable[Signal]) -> None:
+        """Tell those within this process. Called when the change is durable, before its caller is answered."""
+        for signal in signals:
+            if self._watching and isinstance(signal, _OF_TOKENS):
+                for meanwhile in self._watching:
+                    meanwhile.add(_registration(signal))
+            for receive in self._receivers:
+                receive(signal)
+
+    async def write(self, connection: Connection, signals: Sequence[Signal | Revived]) -> None:
+        """Tell every other process, in the transaction of the change."""
+        if signals:
+            await connection.execute(_INSERT, self.origin, encoded(signals))
+
+    async def start(self) -> None:
+        """What was signalled before is known from the tables themselves; what commits from now on is heard."""
+
+        async def look(connection: Connection) -> tuple[int, list[int]]:
+            floor = await connection.fetchval(_OLD)
+            return floor, [row[0] for row in await connection.fetch(_SINCE, floor)]
+
+        self._floor, recent = await self._database.read(look)
+        self._seen = dict.fromkeys(recent, self._monotonic())
+
+    async def notice(self) -> None:
+        """Read what other processes have signalled, and tell of it. Raises StoreUnavailable.
+
+        Of each registration that they are about, the last one says how it is now: it is compared with the table, and
+        again where this process has told of a change of its own meanwhile.
+        """
+        rows = await self._database.read(lambda one: one.fetch(_READ, self._floor, self.origin, list(self._seen)))
+        if not rows:
+            return self._forget()
+        signals: list[Signal] = []
+        for id, body in rows:
+            if id in self._seen:
+                continue  # somebody else has read it meanwhile
+            self._seen[id] = self._monotonic()
+            try:
+                signal = _decode(body)
+            except msgspec.MsgspecError:
+                continue  # a newer version's kind
+            if isinstance(signal, Revived):
+                self._revived(signal)
+            else:
+                signals.append(signal)
+        for signal in signals:
+            for receive in self._elsewhere:
+                receive(signal)
+        corrections = await self._corrections(signals)
+        self.noticed += 1
+        self.publish([*signals, *corrections])
+        self._forget()
+
+    async def correct(self, signals: Sequence[Signal]) -> None:
+        """After `signals` were told: where they are not true any more, tell what is."""
+        self.publish(await self._corrections(signals))
+
+    async def _corrections(self, signals: Iterable[Signal]) -> list[Signal]:
+        """What is to follow `signals` for those registrations that are not any more as their last signal says.
+
+        What is told of a registration while the table is read may be newer than what was read: it is read again.
+        """
+        corrections: list[Signal] = []
+        deleted: dict[Registration, bool | None] = {
+            _registration(signal): isinstance(signal, TokenDeleted)
+            for signal in signals
+            if isinstance(signal, _OF_TOKENS)
+        }
+        while deleted:
+            columns = [list(column) for column in zip(*deleted, strict=True)]
+            meanwhile: set[Registration] = set()
+            self._watching.append(meanwhile)
+            try:
+                rows = await self._database.read(partial(_registered, columns=columns))
+            finally:
+                self._watching.remove(meanwhile)
+            registered = {tuple(row) for row in rows}
+            for registration in deleted.keys() - meanwhile:
+                is_registered = registration in registered
+                if deleted[registration] in (None, is_registered):
+                    owner, provider, token = UserId(registration[0]), registration[1], DeviceToken(registration[2])
+                    kind = TokenRegistered if is_registered else TokenDeleted
+                    corrections.append(kind(owner, provider, token))
+            deleted = dict.fromkeys(deleted.keys() & meanwhile)
+        return corrections
+
+    def _forget(self) -> None:
+        """Let the floor rise over what was read long enough ago."""
+        before = self._monotonic() - _REMEMBERED_S
+        old = [id for id, at in self._seen.items() if at < before]
+        if old:
+            self._floor = max(self._floor, *old)
+            for id in old:
+                del self._seen[id]

@@ -1,0 +1,383 @@
+"""Every port on one PostgreSQL database, and what a node does beside: heartbeats, its share of the logs, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from tocsin.domain.nodes import NodeStatus
+from tocsin.store.clock import ClockWatch
+from tocsin.store.leases import Leases
+from tocsin.store.ports import StorageFailure, WriteFailure
+from tocsin.store.postgres import nodes, partitions
+from tocsin.store.postgres.access import PostgresAccess
+from tocsin.store.postgres.audit import PostgresAudit
+from tocsin.store.postgres.backlog import PostgresBacklog
+from tocsin.store.postgres.clock import DatabaseClock
+from tocsin.store.postgres.connections import Connection, Database, Target
+from tocsin.store.postgres.contents import Contents
+from tocsin.store.postgres.credentials import PostgresCredentials
+from tocsin.store.postgres.event_log import PostgresEventLog
+from tocsin.store.postgres.fresh import FreshEvents
+from tocsin.store.postgres.freshness import Freshness
+from tocsin.store.postgres.horizons import Horizons
+from tocsin.store.postgres.housekeeping import Housekeeping
+from tocsin.store.postgres.jobs import PostgresJobs
+from tocsin.store.postgres.not_yet import NoErasure, NoSearch
+from tocsin.store.postgres.options import PostgresOptions
+from tocsin.store.postgres.ownership import Ownership
+from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.pseudonyms import PostgresPseudonyms
+from tocsin.store.postgres.queue import PostgresQueue, SessionClaims
+from tocsin.store.postgres.registry import PostgresRegistry
+from tocsin.store.postgres.schedule import PostgresSchedule
+from tocsin.store.postgres.session import Session
+from tocsin.store.postgres.signals import PostgresSignals, Revived
+from tocsin.store.postgres.wakes import SIGNALS, Wakes
+from tocsin.store.records import Retention
+from tocsin.store.sealer import Sealer
+
+log = structlog.get_logger(__name__)
+
+_BEAT_EVERY_S: Final = 0.25
+_LOOK_AFTER_EVERY_S: Final = 1.0
+_STUCK_S: Final = 5.0
+"""A settlement that takes longer is not waited for any more: its server acknowledges nothing."""
+_BEATS_TO_BE_TRUSTED: Final = 8
+"""A node whose own heartbeats have succeeded so often in a row may end the session of one that sends none."""
+
+
+class PostgresStore:
+    """See `ports.Store`. Made by `opening.open_store`."""
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        session_target: Target,
+        options: PostgresOptions,
+        sealer: Sealer,
+        *,
+        server: bool,
+    ) -> None:
+        self.name = name
+        self.database = database
+        self._options = options
+        self._session_target = session_target
+        self.clock = clock = DatabaseClock(options.monotonic, options.wall_clock)
+        self._statuses = nodes.Statuses(database)
+        self._wakes = Wakes(database)
+        self.session = Session(session_target, self._notified) if server else None
+        self.freshness = Freshness(options.fresh_s, options.monotonic)
+        self.signals = PostgresSignals(database, options.random.getrandbits(62), options.monotonic)
+        if self.session is not None:
+            self.ownership = Ownership(self.session, options.random, options.fresh_s)
+        else:
+            self.ownership = Ownership(Session(session_target, self._notified), options.random, options.fresh_s)
+        leases = Leases(options.lease_s, options.monotonic)
+        self.pseudonyms = PostgresPseudonyms(database, sealer, options.random.randbytes)
+        self.audit = PostgresAudit(database, options.chain, clock, self.pseudonyms)
+        self.users, self.search = NoErasure(), NoSearch()
+        contents = Contents(database, sealer, options.random.randbytes, clock.now_ms)
+        claims = SessionClaims(leases, ClockWatch(clock.wall, options.monotonic), self.session)
+        self._horizons = Horizons()
+        self._backlog = PostgresBacklog(database, options.max_events, options.max_bytes, options.monotonic)
+        self.registry = PostgresRegistry(
+            database,
+            self.signals,
+            self._wakes,
+            clock,
+            options.random,
+            lambda log: log in self.ownership.held,
+            self.audit,
+        )
+        self.schedule = PostgresSchedule(
+            database, self.session, self.ownership, claims, leases, self.signals, clock.now_ms, contents
+        )
+        fresh = FreshEvents(
+            database, self.ownership, leases, lambda: day_of(clock.now_ms()), self.registry.changed, contents
+        )
+        self._fresh = fresh
+        self.queue = PostgresQueue(
+            database,
+            self.session,
+            self.ownership,
+            claims,
+            leases,
+            self.schedule,
+            fresh,
+            self._backlog,
+            self.freshness,
+            self._wakes,
+            clock,
+            contents,
+        )
+        self.log = PostgresEventLog(
+            database, self.signals, self._wakes, clock, self._horizons, contents, self.audit, self._revive
+        )
+        self.access = PostgresAccess(database, self.signals, self._wakes, clock, self.audit)
+        self.credentials = PostgresCredentials(database, self.signals, self._wakes, sealer, self.audit)
+        self.jobs = PostgresJobs(database, lambda: self.ownership.node, clock.now_ms, options.random, self.audit)
+        self._housekeeping = Housekeeping(database, session_target, self._horizons, clock, options.monotonic)
+        self._revived: list[Revived] = []
+        self.signals.when_revived(self._revived.append)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._read_signals = asyncio.Event()
+        self._noticing = asyncio.Lock()
+        self._ahead_to = 0
+
+    def now_ms(self) -> int:
+        return self.clock.now_ms()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        try:
+            await self._begin()
+        except WriteFailure as error:
+            raise StorageFailure(self.name, str(error)) from None
+        self._tasks = [
+            self._task(self._keep_beating, "heartbeats"),
+            self._task(self._keep_looking_after, "logs of this node"),
+            self._task(self._keep_noticing, "noticing other processes"),
+        ]
+
+    async def _begin(self) -> None:
+        session = self.session
+        assert session is not None, "opened for a command"
+        await session.connect()
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        delivers = self._options.delivers
+        node = await session.run(lambda one: nodes.register(one, name, delivers), transaction=False)
+        self.ownership.node = self._statuses.node = node
+        await self.signals.start()
+        await self.database.read(self._horizons.read)
+        await self._backlog.start(day_of(self.now_ms()))
+        await self.beat()
+        await self.rebalance()
+        await self.beat()
+
+    async def close(self) -> None:
+        await self.stop_duties()
+        await self._wakes.close()
+        session = self.session
+        if session is not None and session.is_connected:
+            with contextlib.suppress(WriteFailure):
+                await session.run(self._fresh.write_low_water)
+                await self.ownership.release(list(self.ownership.held))
+                await session.run(lambda one: nodes.leave(one, self.ownership.node))
+            await session.close()
+        await self.database.close()
+
+    async def abandon(self) -> None:
+        """As the end of the process would: nothing is ended in order."""
+        await self.stop_duties()
+        self._wakes.abandon()
+        if self.session is not None:
+            self.session.end("abandoned")
+        self.database.abandon()
+
+    # -- ports.Store ---------------------------------------------------------------------------------------------------
+
+    def failures(self) -> list[str]:
+        session, found = self.session, []
+        if session is not None and not session.is_connected:
+            found.append(f"the database cannot be used: {session.failure or 'there is no session with it'}")
+        elif self.database.failure is not None:
+            found.append(f"the database cannot be used: {self.database.failure}")
+        return found
+
+    async def prune(self, retention: Retention, *, for_s: float = 1.0) -> bool:
+        return await self._housekeeping.prune(retention, for_s=for_s)
+
+    async def publish(self, status: NodeStatus) -> None:
+        await self._statuses.publish(status)
+
+    async def nodes(self) -> list[NodeStatus]:
+        return await self._statuses.all()
+
+    # -- now and then --------------------------------------------------------------------------------------------------
+
+    async def beat(self) -> None:
+        """One heartbeat, and all signals that were committed before it. Raises WriteFailure."""
+        session = self.session
+        assert session is not None
+        sent_at = 0.0
+
+        async def beat(connection: Connection) -> float:
+            nonlocal sent_at
+            sent_at = self._options.monotonic()
+            async with asyncio.timeout(max(1.0, self._options.fresh_s)):
+                return await nodes.beat(
+                    connection, self.ownership.node, self._backlog.own_events, self._backlog.own_bytes
+                )
+
+        try:
+            database_s = await session.run(beat, transaction=False, wait_s=_STUCK_S)
+            self.clock.seen(database_s, sent_at)
+            await self.notice_signals()
+        except BaseException as error:
+            self.freshness.failed()
+            if isinstance(error, WriteFailure):
+                self._leave_this_host()
+            raise
+        self.freshness.acknowledged(sent_at)
+        self.queue.look_again()
+
+    def _leave_this_host(self) -> None:
+        """It has acknowledged no heartbeat: it may be an old primary that is cut off."""
+        assert self.session is not None
+        self.session.end("it acknowledged no heartbeat in time")
+        self._session_target.hosts.leave()
+        self.database.renew()
+
+    async def notice_changes(self) -> None:
+        """Returns when everything is known that other processes have committed. Raises StoreUnavailable."""
+        await self.notice_signals()
+        await self.schedule.woken()
+        self.queue.look_again()
+        await self.queue.backlog()
+
+    async def notice_signals(self) -> None:
+        async with self._noticing:
+            await self.signals.notice()
+            revived = self._revived[:]
+            self._revived.clear()
+            for one in revived:
+                await self._revive(one)
+
+    async def rebalance(self) -> None:
+        """Take as many logs as are this node's share, and give up what is more: a log is given up when nothing of it is
+        out. Raises WriteFailure."""
+        if not self._options.delivers:
+            return
+        held, share = self.ownership.held, await self.ownership.fair_share()
+        staying = [number for number, one in held.items() if not one.leaving]
+        for number in staying[share:]:
+            held[number].leaving = True
+        if len(staying) < share:
+            for number in [number for number, one in held.items() if one.leaving][: share - len(staying)]:
+                held[number].leaving = False
+                staying.append(number)
+        if going := [number for number, one in held.items() if one.leaving and self.queue.is_settled(number)]:
+            session = self.session
+            assert session is not None
+            await session.run(self._fresh.write_low_water)
+            await self.ownership.release(going)
+            self.registry.forget()
+            await self.queue.give_up(going)
+        if len(staying) < share and (taken := await self.ownership.take(share - len(staying))):
+            self.registry.forget()
+            await self.queue.take_over(taken)
+
+    async def look_after(self) -> None:
+        """What is to be done once a second. Raises WriteFailure."""
+        session = self.session
+        assert session is not None
+        await self.rebalance()
+        await session.run(self._fresh.write_low_water)
+        await self.queue.backlog()
+        await self._backlog.ask_others(self.ownership.node)
+        await self.database.read(self._horizons.read)
+        today = day_of(self.now_ms())
+        if self._ahead_to < today + partitions.AHEAD_DAYS:
+            make = partial(partitions.make, first_day=today, last_day=today + partitions.AHEAD_DAYS)
+            await self.database.write(make)
+            await self.database.write(nodes.forget_old)
+            self._ahead_to = today + partitions.AHEAD_DAYS
+        if self.freshness.in_a_row >= _BEATS_TO_BE_TRUSTED:
+            await self.ownership.end_stalled_nodes()
+
+    async def come_back(self) -> None:
+        """A new session after one was lost: what nobody else has taken is still this node's. Raises WriteFailure."""
+        session = self.session
+        assert session is not None
+        self.freshness.failed()
+        self.database.renew()
+        await session.connect()
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        again = partial(
+            nodes.register_again,
+            number=self.ownership.node,
+            name=name,
+            application=self._session_target.application,
+            delivers=self._options.delivers,
+        )
+        await session.run(again, transaction=False)
+        lost = await self.ownership.take_again()
+        log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
+        self.registry.forget()
+        self.access.forget()
+        self.credentials.forget()
+        self.queue.lost(lost)
+        if lost:
+            await self._recount()
+            await self.schedule.refresh()
+
+    async def _recount(self) -> None:
+        self._backlog.forget_own()
+        await self._backlog.taken(self._fresh.numbers())
+
+    async def _revive(self, revived: Revived) -> None:
+        own = [counted for number, counted in revived.logs.items() if number in self.ownership.held]
+        if own:
+            self._backlog.revived(sum(events for events, _ in own), sum(size for _, size in own))
+            await self.schedule.refresh()
+
+    def _notified(self, payload: str) -> None:
+        """Another process has told of logs, or of signals."""
+        words = payload.split()
+        if SIGNALS in words:
+            self._read_signals.set()
+        self.queue.look_again([int(word) for word in words if word.isdigit()])
+
+    async def _keep_beating(self) -> None:
+        session = self.session
+        assert session is not None
+        while True:
+            await asyncio.sleep(_BEAT_EVERY_S)
+            try:
+                if not session.is_connected:
+                    await self.come_back()
+                await self.beat()
+            except WriteFailure as error:
+                log.debug("no heartbeat", error=str(error))
+
+    async def _keep_looking_after(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_AFTER_EVERY_S)
+            if self.session is not None and self.session.is_connected:
+                with contextlib.suppress(WriteFailure):
+                    await self.look_after()
+
+    async def _keep_noticing(self) -> None:
+        while True:
+            await self._read_signals.wait()
+            self._read_signals.clear()
+            with contextlib.suppress(WriteFailure):
+                await self.notice_signals()
+
+    def _task(self, duty: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
+        async def kept() -> None:
+            try:
+                await duty()
+            except Exception:
+                # Without its duties a node must not go on: it sends nothing once no heartbeat is fresh.
+                log.exception("a duty of the store has failed", duty=name)
+                raise
+
+        return asyncio.create_task(kept(), name=name)
+
+    async def stop_duties(self) -> None:
+        """Do nothing by itself any more."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

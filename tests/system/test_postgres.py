@@ -1,0 +1,196 @@
+"""`tocsin serve` and the commands on PostgreSQL, as processes that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.postgres import MASTER_KEY, drop_database, new_database
+from tests.support.postgres_server import shared_server
+from tests.system.running_system import RunningSystem, eventually
+from tests.torture.processes import Server
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[str]:
+    name = await new_database()
+    yield shared_server().url(name)
+    await drop_database(name)
+
+
+def on(database: str) -> dict[str, dict[str, str]]:
+    return {"store": {"url": database}, "secrets": {"key": MASTER_KEY}}
+
+
+@pytest.fixture
+async def system(tmp_path: Path, database: str) -> AsyncIterator[RunningSystem]:
+    system = RunningSystem(tmp_path, on(database))
+    try:
+        yield await system.open()
+    finally:
+        system.close()
+
+
+async def test_a_server_that_is_killed_with_waiting_events_loses_none(system: RunningSystem) -> None:
+    user = await system.user()
+    first = await system.send(user, 20)
+    await system.all_received(first, 60)
+    # Nothing is answered: what is sent now waits in the server that is killed.
+    await system.faults({"no_answer": True})
+    waiting = await system.send(user, 50)
+    await asyncio.sleep(0.5)
+    system.server.kill()
+    await system.faults()
+    await system.server.start()
+    await system.all_received(waiting, 90)
+    assert await system.problems() == []
+
+
+async def test_of_two_servers_on_one_database_one_is_killed_and_everything_arrives(
+    system: RunningSystem, database: str, tmp_path: Path
+) -> None:
+    other = Server(tmp_path / "other", system.emulator, on(database))
+    system._processes.append(other)
+    await other.start()
+    users = [await system.user() for _ in range(3)]
+    events = []
+    for round in range(30):
+        for user in users:
+            events += await system.send(user, 3)
+        if round == 15:
+            other.kill()
+    await system.all_received(events, 120)
+
+
+async def test_an_api_server_accepts_what_another_process_delivers(
+    system: RunningSystem, database: str, tmp_path: Path
+) -> None:
+    api = Server(tmp_path / "api", system.emulator, on(database))
+    system._processes.append(api)
+    api.role = "api"
+    await api.start()
+    delivering, system.server = system.server, api
+    user = await system.user()
+    await system.all_received(await system.send(user, 30), 60)
+    delivering.kill()
+    waiting = await system.send(user, 10)
+    await asyncio.sleep(1.0)
+    assert not {event.marker for event in waiting} & system.received().keys()
+    delivering.role = "delivery"
+    await delivering.start()
+    await system.all_received(waiting, 60)
+    system.server = delivering
+    assert await system.problems() == []
+    assert (await system.post(system.events(user, 1))).status == 404
+
+
+async def test_a_token_deleted_through_one_server_gets_nothing_more_from_another(
+    system: RunningSystem, database: str, tmp_path: Path
+) -> None:
+    api = Server(tmp_path / "api", system.emulator, on(database))
+    system._processes.append(api)
+    api.role = "api"
+    await api.start()
+    delivering, system.server = system.server, api
+    user = await system.user()
+    await system.all_received(await system.send(user, 5), 60)
+    client = system.client()
+    await user.delete(client, user.devices[0])
+    client.close()
+    await asyncio.sleep(1.0)
+    later = await system.send(user, 5)
+    await asyncio.sleep(1.5)
+    assert not {event.marker for event in later} & system.received().keys()
+    assert delivering.running
+
+
+async def test_a_server_that_was_stopped_for_a_while_sends_nothing_more_for_a_token_deleted_meanwhile(
+    system: RunningSystem, database: str, tmp_path: Path
+) -> None:
+    stopped, other = system.server, Server(tmp_path / "other", system.emulator, on(database))
+    system._processes.append(other)
+    await other.start()
+    users = [await system.user() for _ in range(4)]
+    await system.all_received([event for user in users for event in await system.send(user, 2)], 60)
+    # Each of the two has its share of the logs by now. What one of them has claimed waits when it is stopped.
+    await asyncio.sleep(4.0)
+    await system.faults({"status": 503})
+    waiting = [event for user in users for event in await system.send(user, 3)]
+    await asyncio.sleep(0.5)
+    stopped.send(signal.SIGSTOP)
+    system.server = other
+    client = system.client()
+    await users[0].delete(client, users[0].devices[0])
+    client.close()
+    await system.faults()
+    kept = [event for event in waiting if event.owner != users[0].owner]
+    await system.all_received(kept, 90)
+    stopped.send(signal.SIGCONT)
+    later = [event for user in users[1:] for event in await system.send(user, 2)]
+    await system.all_received(later, 60)
+    await asyncio.sleep(2.0)
+    gone = {event.marker for event in waiting if event.owner == users[0].owner}
+    assert not gone & system.received().keys()
+    assert all(len(system.received()[event.marker]) == 1 for event in [*kept, *later])
+    assert stopped.running
+
+
+async def test_commands_work_beside_a_server_and_without_one(system: RunningSystem, database: str) -> None:
+    user = await system.user()
+    (event,) = await system.send(user, 1)
+    await system.all_received([event], 60)
+
+    def command(*arguments: str) -> str:
+        done = system.server.run_cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def shown() -> bool:
+        return json.loads(command("event", "show", str(event.event_id), "--json"))["state"] == "done"
+
+    await eventually(shown, 30, system.explain)
+    assert len(json.loads(command("device", "list", "--owner", user.owner, "--json"))) == 1
+    command("key", "create", "producer", "--name", "other")
+    command("app", "list")
+    command("fcm", "list")
+    command("deadletter", "list")
+    command("store", "check")
+    command("store", "rekey")
+    refused = system.server.run_cli("store", "backup", "copy.db")
+    assert refused.returncode != 0
+    assert "pg_dump" in refused.stderr
+    assert system.server.terminate() == 0
+    command("session", "list", "--owner", user.owner)
+    command("store", "check")
+
+
+async def test_a_server_answers_503_while_its_database_is_gone_and_goes_on_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    from tests.support.postgres_server import FAST, PostgresServer, remove
+
+    own = PostgresServer(FAST).start()
+    system = RunningSystem(tmp_path, on(own.url()))
+    try:
+        await system.open()
+        user = await system.user()
+        await system.all_received(await system.send(user, 5), 60)
+        own.stop(signal.SIGQUIT)
+        refused = await system.post(system.events(user, 1))
+        assert refused.status == 503, refused
+        assert await system.problems()
+        own.start()
+        await eventually(lambda: _is_ready(system), 60, system.explain)
+        await system.all_received(await system.send(user, 5), 60)
+    finally:
+        system.close()
+        remove(own)
+
+
+async def _is_ready(system: RunningSystem) -> bool:
+    return not await system.problems()
