@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+
+from tocsin.domain.events import Event
+from tocsin.histogram import DELIVERY_S, Histogram
 
 _MOST_LABELS: Final = 5000
 """Of `tocsin_attempts`: lanes, results and reasons together."""
+_GOES_ON: Final = frozenset({"retry", "misconfigured"})
+"""Results of an attempt that is followed by another (`store.records.Result`)."""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -36,10 +41,14 @@ def configure_logging(level: str, style: str) -> None:
 
 
 class Metrics:
-    """What tocsin counts. No label ever holds a token, a user or an event. See also `delivery.metrics`."""
+    """What tocsin counts. No label ever holds a token, a user or an event. See also `delivery.metrics`.
+
+    What is known at any time without counting, such as the state of a lane, is in `service.exposition`.
+    """
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._attempts = Counter(
             "tocsin_attempts",
             "Attempts that ended, by lane, result and reason.",
@@ -54,40 +63,18 @@ class Metrics:
         self._tokens_removed = Counter(
             "tocsin_dead_tokens", "Device tokens that a provider declared dead.", ["lane"], registry=registry
         )
-        self.unknown_answers = Gauge(
-            "tocsin_unknown_answers",
-            "Answers of a provider that no row of its table knows, since the start.",
-            ["provider"],
-            registry=registry,
-        )
-        self.in_flight = Gauge("tocsin_in_flight", "Deliveries on the wire.", ["lane"], registry=registry)
-        self.waiting = Gauge("tocsin_waiting", "Deliveries waiting in memory.", ["lane"], registry=registry)
-        self.lane_paused = Gauge(
-            "tocsin_lane_paused",
-            "1 where a lane does not send (breaker open or paused).",
-            ["lane", "state"],
-            registry=registry,
-        )
-        self.topics_paused = Gauge(
-            "tocsin_topics_paused", "Topics that are paused: misconfigured.", ["lane"], registry=registry
-        )
-        self.devices_paused = Gauge(
-            "tocsin_devices_paused",
-            "Devices that are paused, each for itself alone: misconfigured.",
-            ["lane"],
-            registry=registry,
-        )
         self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=registry)
         self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=registry)
-        self.certificate_expiry = Gauge(
-            "tocsin_certificate_expiry_seconds",
-            "Unix time at which an application's certificate ends.",
-            ["application"],
+        self.backlog_oldest = Gauge(
+            "tocsin_backlog_oldest_seconds",
+            "How long ago the oldest of those events was accepted; 0 without any.",
             registry=registry,
         )
-        self.connections = Gauge(
-            "tocsin_connections", "HTTP/2 connections open to a provider.", ["origin"], registry=registry
+        self.store_bytes = Gauge("tocsin_store_bytes", "What the store takes where it is stored.", registry=registry)
+        self.search_behind = Gauge(
+            "tocsin_search_behind_seconds", "How far the index of the search is behind the store.", registry=registry
         )
+        self._accepted = Counter("tocsin_events_accepted", "Events accepted, by name.", ["message"], registry=registry)
         self._throttled = Counter(
             "tocsin_throttled",
             "Requests that were answered 429, by the limit.",
@@ -130,12 +117,21 @@ class Metrics:
         )
         self.accepted_total = self.sent_total = self.failed_total = 0
         """Events accepted, attempts that a provider took, and all other attempts: since the start."""
+        self.ended: dict[tuple[str, str], int] = {}
+        """Deliveries that have had their final outcome, by lane and outcome."""
+        self.latencies: dict[str, Histogram] = {}
+        """From acceptance until the provider took it, of a sample of the deliveries, by lane."""
         self.when_took: Callable[[Sequence[int]], None] = lambda milliseconds: None
         """Is told of latencies."""
         self._count_attempts: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
-    def accepted(self, events: int) -> None:
-        self.accepted_total += events
+    def accepted(self, events: Sequence[Event]) -> None:
+        self.accepted_total += len(events)
+        by_name: dict[str, int] = {}
+        for event in events:
+            by_name[event.message] = by_name.get(event.message, 0) + 1
+        for name, count in by_name.items():
+            self._accepted.labels(name).inc(count)
 
     def claimed(self, items: int) -> None:
         self._claimed.inc(items)
@@ -155,12 +151,24 @@ class Metrics:
             self.sent_total += count
         else:
             self.failed_total += count
+        if result not in _GOES_ON:
+            ended = (lane, result)
+            self.ended[ended] = self.ended.get(ended, 0) + count
 
     def settled(self, items: int) -> None:
         self._settled.inc(items)
 
-    def took(self, milliseconds: Sequence[int]) -> None:
-        self.when_took(milliseconds)
+    def took(self, samples: Sequence[tuple[str, int]]) -> None:
+        if not samples:
+            return
+        by_lane: dict[str, list[float]] = {}
+        for lane, milliseconds in samples:
+            by_lane.setdefault(lane, []).append(milliseconds / 1000)
+        for lane, seconds in by_lane.items():
+            if lane not in self.latencies:
+                self.latencies[lane] = Histogram(DELIVERY_S)
+            self.latencies[lane].observe(seconds)
+        self.when_took([milliseconds for _, milliseconds in samples])
 
     def lost(self, items: int) -> None:
         self._lost.inc(items)
@@ -179,9 +187,9 @@ class Metrics:
     def source_connected(self, source: str, connected: bool) -> None:
         self._source_connected.labels(source).set(connected)
 
-    def source_appended(self, consumer: str, events: int, lag_s: float) -> None:
+    def source_appended(self, consumer: str, events: Sequence[Event], lag_s: float) -> None:
         self.accepted(events)
-        self._source_appended.labels(consumer).inc(events)
+        self._source_appended.labels(consumer).inc(len(events))
         self._source_lag.labels(consumer).set(lag_s)
 
     def source_refused(self, consumer: str, status: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -66,8 +66,8 @@ class StubDelivery:
     def notes(self) -> list[str]:
         return self.beside
 
-    def accepted(self, events: int) -> None:
-        self.ingested += events
+    def accepted(self, events: Sequence[Event]) -> None:
+        self.ingested += len(events)
 
     def figures(self) -> Figures:
         return Figures(self.ingested, 0, 0, 0.0, 0.0, 0.0, 10, Latency(None, None, None, 0, 60))

@@ -187,6 +187,8 @@ class _Pool:
 
     def useless(self, connection: Any, why: str) -> None: ...
 
+    def goaway(self) -> None: ...
+
     def ended(self, connection: Any) -> None:
         self.ends += 1
 

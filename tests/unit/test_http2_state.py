@@ -45,6 +45,7 @@ class Both:
         self.again: list[Request] = []
         self.ends = 0
         self.useless_because: list[str] = []
+        self.goaways = 0
         self.on_finished: Callable[[], None] = lambda: None
         self.wire = Wire()
         self.connection: Connection[Request] = Connection(self, max_streams=100, may_send=lambda: self.allowed)
@@ -65,6 +66,9 @@ class Both:
 
     def useless(self, connection: Connection[Request], why: str) -> None:
         self.useless_because.append(why)
+
+    def goaway(self) -> None:
+        self.goaways += 1
 
     def ended(self, connection: Connection[Request]) -> None:
         self.ends += 1
@@ -339,6 +343,7 @@ async def test_what_ends_unwished_before_it_was_of_use_was_useless_and_nothing_e
     assert gone.useless_because == ["GOAWAY"]
     gone.connection.connection_lost(None)
     assert gone.useless_because == ["GOAWAY"], "once"
+    assert gone.goaways == 1
 
     lost = await fresh()
     lost.connection.connection_lost(None)

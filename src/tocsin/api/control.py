@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -67,8 +67,8 @@ class DeliveryControl(Protocol):
     def notes(self) -> list[str]:
         """What is wrong and does not keep it from accepting over HTTP and delivering, a sentence each."""
 
-    def accepted(self, events: int) -> None:
-        """So many events were ingested: counted."""
+    def accepted(self, events: Sequence[Event]) -> None:
+        """These events were ingested: counted."""
 
     def figures(self) -> Figures:
         """How this process is doing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from tocsin.api.fast_path import Success
 from tocsin.api.limits import Limits
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
-from tocsin.domain.events import EventId
+from tocsin.domain.events import Event, EventId
 from tocsin.ingest.batch import Batch, Ingest
 from tocsin.ingest.errors import Violation, conflict
 from tocsin.providers.rules import RuleBook
@@ -86,7 +86,7 @@ class EventRoutes(Shared):
         limits: Limits,
         store: Store,
         rules: RuleBook,
-        accepted: Callable[[int], None],
+        accepted: Callable[[Sequence[Event]], None],
     ) -> None:
         """`accepted` is told how many events were ingested."""
         self._ingest = Ingest(settings, rules)
@@ -160,7 +160,7 @@ class EventRoutes(Shared):
         except Exception:
             self._limits.not_accepted(key, len(batch.events))
             raise
-        self._accepted(len(batch.ids))
+        self._accepted(batch.events)
         return Success(_accepted(batch), 202)
 
     async def explain(self, request: Request[Any, Any, Any], event_id: FromPath[UUID]) -> EventReport:

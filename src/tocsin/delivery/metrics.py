@@ -18,8 +18,9 @@ class DeliveryMetrics(Protocol):
     def settled(self, items: int) -> None:
         """Items were settled."""
 
-    def took(self, milliseconds: Sequence[int]) -> None:
-        """From acceptance to the provider's, of some of those that were settled as delivered."""
+    def took(self, samples: Sequence[tuple[str, int]]) -> None:
+        """Of some of the items that were settled: the lane of the last delivery, and the milliseconds from the event's
+        acceptance until its provider took it."""
 
     def lost(self, items: int) -> None:
         """Items could not be settled: ownership of them had ended."""

@@ -119,10 +119,11 @@ class Settling:
         self._room.set()
 
 
-def _latencies(items: Sequence[OpenItem]) -> list[int]:
-    """Milliseconds from the acceptance of each event to its last answer, where that was the provider's acceptance."""
+def _latencies(items: Sequence[OpenItem]) -> list[tuple[str, int]]:
+    """The lane of each event's last answer, and the milliseconds from the event's acceptance, where that answer was the
+    provider's acceptance."""
     return [
-        last.at_ms - item.item.event.accepted_ms
+        (last.lane, last.at_ms - item.item.event.accepted_ms)
         for item in items
         if item.attempts and (last := item.attempts[-1]).result == Result.DELIVERED
     ]

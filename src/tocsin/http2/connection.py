@@ -67,6 +67,9 @@ class Owner(Protocol[R]):
         """It takes no new requests any more, not by this side's wish, before it was of use: it has answered none, or
         only few and was opened a moment ago. The next connection must not be opened in a hurry."""
 
+    def goaway(self) -> None:
+        """The peer has sent GOAWAY: counted."""
+
     def ended(self, connection: Connection[R]) -> None:
         """The connection is closed; nothing more is reported of it."""
 
@@ -338,6 +341,8 @@ class Connection(asyncio.Protocol, Generic[R]):
                 self._settings_changed(event.settings)
                 continue
             elif kind is GoAwayReceived or kind is ConnectionClosed:
+                if kind is GoAwayReceived:
+                    self._owner.goaway()
                 self._drain("GOAWAY", uncounted=len(finished))
                 continue
             else:

@@ -73,6 +73,8 @@ class Request(Struct, eq=False, gc=False):
     """How often it was sent again, because it was certainly not processed (RFC 9113, 8.7)."""
     started: float = 0.0
     """When it was given to the pool (`loop.time()`): its deadline counts from then, whatever it waits for."""
+    given: float = 0.0
+    """When it was given to a connection (`loop.time()`), where it is one of those whose time is looked at; else 0."""
 
     def response_header(self, name: bytes) -> bytes | None:
         """The first value of a response header field; None where it is absent."""

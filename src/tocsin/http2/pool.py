@@ -20,11 +20,14 @@ from tocsin.http2.dialler import Dialler
 from tocsin.http2.messages import Failure, FailureKind, R
 from tocsin.http2.network import Network
 from tocsin.http2.options import PoolOptions
+from tocsin.http2.traffic import Traffic
 from tocsin.http2.waiting import Waiting
 
 __all__ = ["Pool", "PoolOptions"]
 
 _MOST_RESENDS: Final = 5
+_TIMED: Final = 16
+"""Of so many requests that are given to a connection together, the time of one is looked at."""
 _CHECK_EVERY_S: Final = 1.0
 _CLOSED: Final = Failure(FailureKind.CONNECT, "the pool was closed", unknown=False)
 
@@ -56,6 +59,7 @@ class Pool(Generic[R]):
             While it says False requests wait, with their deadlines; they go on after `resume`, or within a second after
             it says True. What is guaranteed is said at `Connection._flush`.
         random: uniform in [0, 1), for the back-off.
+        traffic: where to count; without it the pool has its own.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Pool(Generic[R]):
         withdrawn: Callable[[list[R]], Sequence[R]] = _none_withdrawn,
         may_send: Callable[[], bool] = _always,
         random: Callable[[], float] = random.random,
+        traffic: Traffic | None = None,
     ) -> None:
         parts = urlsplit(origin)
         assert parts.hostname is not None
@@ -96,7 +101,8 @@ class Pool(Generic[R]):
         self._checking: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self.opened = 0
-        """Connections opened in all."""
+        """Connections that this pool has opened in all."""
+        self.traffic = traffic or Traffic()
 
     @property
     def connections(self) -> int:
@@ -107,6 +113,11 @@ class Pool(Generic[R]):
     def in_flight(self) -> int:
         """Requests that were sent and have no answer yet."""
         return sum(connection.in_flight for connection in self._connections)
+
+    @property
+    def room(self) -> int:
+        """How many requests may be in flight at a time, over the connections that take new ones."""
+        return sum(connection.limit for connection in self._connections if connection.is_usable)
 
     @property
     def idle(self) -> bool:
@@ -173,6 +184,9 @@ class Pool(Generic[R]):
         if self._dialler.failures and any(200 <= request.status < 300 for request in requests):
             self._dialler.succeeded()
         self._pending.returned(requests)
+        if timed := [request.given for request in requests if request.given and request.status]:
+            now = self._loop.time()
+            self.traffic.took.observe([now - given for given in timed])
         self._done(requests)
 
     def resend(self, requests: list[R]) -> None:
@@ -181,6 +195,7 @@ class Pool(Generic[R]):
         for request in requests:
             request.resends += 1
             request.status = 0
+            request.given = 0.0
             if request.resends > _MOST_RESENDS:
                 request.failure = Failure(FailureKind.RESET, f"refused {request.resends} times", unknown=False)
                 failed.append(request)
@@ -195,6 +210,9 @@ class Pool(Generic[R]):
 
     def useless(self, connection: Connection[R], why: str) -> None:
         self._dialler.back_off(f"{why} before it was of use")
+
+    def goaway(self) -> None:
+        self.traffic.goaways += 1
 
     def ended(self, connection: Connection[R]) -> None:
         if connection in self._connections:
@@ -266,6 +284,9 @@ class Pool(Generic[R]):
             # From the loop: `done` may send, and this pool is in the middle of sending.
             self._loop.call_soon(self._done, list(unwanted))
             batch = [request for request in batch if request.failure is None]
+        now = self._loop.time()
+        for request in batch[::_TIMED]:
+            request.given = now
         connection.send(batch)
 
     async def _connect(self) -> Connection[R]:
@@ -280,6 +301,7 @@ class Pool(Generic[R]):
 
     def _opened(self, connection: Connection[R]) -> None:
         self.opened += 1
+        self.traffic.opened += 1
         if not connection.is_closed:
             self._connections.append(connection)
             if self._closed:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Address, Device, DeviceToken
@@ -20,6 +20,7 @@ from tocsin.domain.events import Event
 from tocsin.domain.explanations import Explanation
 from tocsin.domain.outcomes import Outcome
 from tocsin.domain.routes import Route
+from tocsin.http2.traffic import Traffic
 from tocsin.providers.fields import Fields
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Context(Struct, frozen=True):
     random: Random
     monotonic: Callable[[], float] = time.monotonic
     """Seconds: for ages and pauses, which a wall clock that is set must not change."""
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    """What is counted of the connections, by origin: it outlives the pools, which end with their credential."""
 
 
 class AccountStatus(Struct, frozen=True):
@@ -147,6 +150,8 @@ class AccountStatus(Struct, frozen=True):
     """When it ends, Unix seconds; None where it does not."""
     key_id: str = ""
     """By which name the provider knows the key; empty where it has none."""
+    token_age_s: float | None = None
+    """Since when the token is in use that was made from the credential; None where there is none."""
 
 
 class CheckResult(Struct, frozen=True):

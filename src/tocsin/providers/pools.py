@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tocsin.http2.messages import Request
 from tocsin.http2.pool import Pool, PoolOptions
+from tocsin.http2.traffic import Traffic
 from tocsin.providers.base import Context, Push
 
 
@@ -43,4 +44,5 @@ def open_pool(
         withdrawn=withdrawn,
         may_send=dispatcher.may_send,
         random=context.random.random,
+        traffic=context.traffic.setdefault(origin, Traffic()),
     )

@@ -12,7 +12,6 @@ import structlog
 from tocsin import __version__
 from tocsin.delivery.dispatcher import Dispatcher
 from tocsin.domain.nodes import NodeStatus
-from tocsin.domain.routes import LaneState
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
 from tocsin.service.complaints import quarantine_complaining
@@ -28,6 +27,7 @@ _LOOK_AFTER_EVERY_S: Final = 1.0
 _RETRY_S: Final = 1.0
 _DAY_S: Final = 24 * 3600.0
 _WARN_CERTIFICATE_S: Final = 30 * _DAY_S
+_MEASURE_EVERY_S: Final = 5.0
 _PRUNE_EVERY_S: Final = 10.0
 _COMPLAINTS_EVERY_S: Final = 3600.0
 _PRUNE_AGAIN_S: Final = 0.2
@@ -74,6 +74,7 @@ class Watchers:
             Duty("certificates", _DAY_S, self._look_at_certificates),
             Duty("delivery", _LOOK_AFTER_EVERY_S, self._look_after_delivery),
             Duty("status", _LOOK_AFTER_EVERY_S, self._publish_status),
+            Duty("measures", _MEASURE_EVERY_S, self._measure),
             Duty("pruning", _PRUNE_EVERY_S, self._prune),
             Duty("complaints", _COMPLAINTS_EVERY_S, self._look_at_complaints, first_s=0.0),
             Duty("search index", _FILL_EVERY_S, self._fill),
@@ -145,13 +146,11 @@ class Watchers:
         await quarantine_complaining(self._store.registry)
 
     async def _look_at_certificates(self) -> None:
-        expiry, now_s = self._metrics.certificate_expiry, self._store.now_ms() / 1000
-        expiry.clear()
+        now_s = self._store.now_ms() / 1000
         for provider in self._providers.values():
             for account in provider.status():
                 if account.expires_s is None:
                     continue
-                expiry.labels(account.account).set(account.expires_s)
                 left_s = account.expires_s - now_s
                 if left_s < _WARN_CERTIFICATE_S:
                     log.warning("certificate ends soon", application=account.account, days=int(left_s // _DAY_S))
@@ -175,19 +174,13 @@ class Watchers:
         backlog = await self._store.queue.backlog()
         metrics.backlog.set(backlog.events)
         metrics.backlog_bytes.set(backlog.size_bytes)
-        for lane in lanes:
-            metrics.in_flight.labels(lane.name).set(lane.in_flight)
-            metrics.waiting.labels(lane.name).set(lane.waiting)
-            metrics.topics_paused.labels(lane.name).set(len(lane.misconfigured_topics))
-            metrics.devices_paused.labels(lane.name).set(lane.misconfigured_devices)
-            for state in (LaneState.OPEN, LaneState.PAUSED):
-                metrics.lane_paused.labels(lane.name, state.value).set(lane.state is state)
-        open_by_origin: dict[str, int] = {}
-        for name, provider in self._providers.items():
-            metrics.unknown_answers.labels(name).set(provider.unknown_answers)
-            for pool in provider.pools():
-                open_by_origin[pool.origin] = open_by_origin.get(pool.origin, 0) + pool.connections
-        for origin, count in open_by_origin.items():
-            metrics.connections.labels(origin).set(count)
         status = NodeStatus(self._node, __version__, self._store.now_ms(), self._problems(), lanes)
         await self._store.publish(status)
+
+    async def _measure(self) -> None:
+        """What has to be read from the store to be known."""
+        metrics, store = self._metrics, self._store
+        oldest_ms = await store.queue.oldest_ms()
+        metrics.backlog_oldest.set(0 if oldest_ms is None else max(0.0, (store.now_ms() - oldest_ms) / 1000))
+        metrics.store_bytes.set(await store.size_bytes())
+        metrics.search_behind.set((await store.search.state()).behind_s)

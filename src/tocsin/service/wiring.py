@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,6 +30,7 @@ from tocsin.providers.base import AccountStatus, Context, Preview
 from tocsin.providers.configured import MakeProviders, configured
 from tocsin.providers.rules import RuleBook
 from tocsin.service.bulk_jobs import BulkJobs
+from tocsin.service.exposition import Exposition
 from tocsin.service.figures import FigureBook
 from tocsin.service.periodic import Duty, run_all
 from tocsin.service.readiness import problems
@@ -90,7 +91,8 @@ class Service:
             self.metrics,
         )
         make = make_providers or configured(settings)
-        self.providers = make((context or _system_context)(self.dispatcher))
+        outside = (context or _system_context)(self.dispatcher)
+        self.providers = make(outside)
         longest_s = max(provider.request_timeout_s for provider in self.providers.values())
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         metrics = self.metrics
@@ -100,6 +102,8 @@ class Service:
         metrics.when_took = self._figures.took
         self._checks: dict[tuple[str, str], Checked] = {}
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
+        limits = (settings.store.max_backlog_events, settings.store.max_backlog_bytes)
+        Exposition(metrics, store, self.providers, self.lanes, self.problems, outside.traffic, limits)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
         self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
         self._tls = tls
@@ -118,7 +122,7 @@ class Service:
     def notes(self) -> list[str]:
         return [] if self.source is None else self.source.problems()
 
-    def accepted(self, events: int) -> None:
+    def accepted(self, events: Sequence[Event]) -> None:
         self.metrics.accepted(events)
 
     def figures(self) -> Figures:

@@ -200,7 +200,7 @@ class Consumption:
                 await self._tell([message for message, _ in read], Msg.ack)
                 oldest_ms = min([message.metadata.timestamp.timestamp() * 1000 for message, _ in read])
                 lag_s = max(0.0, (self._now_ms() - oldest_ms) / 1000)
-                self._metrics.source_appended(self._consumer.name, len(events), lag_s)
+                self._metrics.source_appended(self._consumer.name, events, lag_s)
                 return
 
     async def _hold(

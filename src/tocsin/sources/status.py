@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from tocsin.domain.events import Event
 
 
 class SourceMetrics(Protocol):
@@ -10,8 +13,8 @@ class SourceMetrics(Protocol):
 
     def source_connected(self, source: str, connected: bool) -> None: ...
 
-    def source_appended(self, consumer: str, events: int, lag_s: float) -> None:
-        """So many events are durable; the oldest of them was given to the bus `lag_s` before."""
+    def source_appended(self, consumer: str, events: Sequence[Event], lag_s: float) -> None:
+        """These events are durable; the oldest of them was given to the bus `lag_s` before."""
 
     def source_refused(self, consumer: str, status: int) -> None:
         """A message was refused, as HTTP would with this status."""

@@ -19,6 +19,7 @@ from tocsin.domain.credentials import Credential
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.nodes import NodeStatus
+from tocsin.histogram import Histogram
 from tocsin.store.audit_chain import Change, Ends, Recorded
 from tocsin.store.records import (
     NO_LIMITS,
@@ -550,6 +551,17 @@ class Store(Protocol):
 
     def failures(self) -> list[str]:
         """What is wrong with the storage at present, a sentence each; empty when all is well."""
+
+    @property
+    def commits(self) -> Histogram:
+        """How long this process's commits took."""
+
+    async def size_bytes(self) -> int:
+        """How much room all of it takes where it is stored.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
 
     async def prune(self, retention: Retention) -> bool:
         """Forget for about a second, in small steps, what is older than its retention: settled events, dead letters,

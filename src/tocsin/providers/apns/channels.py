@@ -96,6 +96,14 @@ class Channels:
     def pools(self) -> Iterable[Pool[ApnsRequest]]:
         return [channel.pool for channel in self._channels.values()]
 
+    def token_age_s(self, application_id: str) -> float | None:
+        """How old the provider token of an application is; None where it has none (yet)."""
+        credential = self._credentials[application_id]
+        if credential.key_pem is None or credential.key_id is None:
+            return None
+        token = self._tokens.get((credential.key_pem, credential.key_id, team_id(application_id)))
+        return token.age_s if token is not None and token.is_in_use else None
+
     async def close(self) -> None:
         for pool in [*self.pools, *self._retired]:
             await pool.close()

@@ -133,7 +133,7 @@ class Apns:
 
     def status(self) -> list[AccountStatus]:
         return [
-            AccountStatus(id, one.kind, one.expires_s(), one.key_id or "")
+            AccountStatus(id, one.kind, one.expires_s(), one.key_id or "", self._channels.token_age_s(id))
             for id, one in self._channels.credentials.items()
         ]
 

@@ -54,6 +54,11 @@ class ProviderToken:
     def age_s(self) -> float:
         return self._monotonic() - self._minted
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it was made already; before that it has no age."""
+        return self._header is not None
+
     def header(self) -> bytes:
         """The `authorization` header's value; the same bytes until it is time for new ones."""
         if self._header is None or self.age_s >= RENEWED_AT_S or self._clock_was_set():

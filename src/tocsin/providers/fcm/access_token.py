@@ -42,6 +42,8 @@ class AccessToken:
         self._monotonic = monotonic
         self._header: bytes | None = None
         self._expires = 0.0
+        self._asked = 0.0
+        """When the token in use was asked for."""
         self._renewed_ahead_s: float = _RENEWED_AHEAD_S
         self.in_doubt = False
         """Google has called a token invalid, and has accepted none since: see `accepted`."""
@@ -54,6 +56,11 @@ class AccessToken:
         """Why the last renewal failed."""
         self.rejected = False
         """Whether Google itself refused the service account, rather than the link."""
+
+    @property
+    def age_s(self) -> float | None:
+        """How old the token in use is; None while there is none."""
+        return None if self._header is None else self._monotonic() - self._asked
 
     def header(self) -> bytes | None:
         """The `authorization` header's value, or None while there is none: then await `ready`."""
@@ -113,6 +120,7 @@ class AccessToken:
             self._failed(type(error).__name__, rejected=False)
         else:
             self._header, self._expires = b"Bearer " + token.value.encode(), asked + token.lifetime_s
+            self._asked = asked
             # One that lives for less would be renewed with every push.
             self._renewed_ahead_s = min(_RENEWED_AHEAD_S, token.lifetime_s / 2)
             self.error, self.rejected, self._failures = None, False, 0

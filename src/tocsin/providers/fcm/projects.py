@@ -81,6 +81,11 @@ class Projects:
     def pools(self) -> Iterable[Pool[FcmRequest]]:
         return [project.pool for project in self._open.values()]
 
+    def token_age_s(self, name: str) -> float | None:
+        """How old the access token of a project is; None where it has none (yet)."""
+        project = self._open.get(name)
+        return None if project is None else project.access.age_s
+
     def of(self, name: str) -> Project | None:
         """The project of this name, if there is one."""
         project, account = self._open.get(name), self._accounts.get(name)

@@ -174,7 +174,10 @@ class Fcm:
         return self._projects.pools
 
     def status(self) -> list[AccountStatus]:
-        return [AccountStatus(name, "service account") for name in self._projects.accounts]
+        projects = self._projects
+        return [
+            AccountStatus(name, "service account", token_age_s=projects.token_age_s(name)) for name in projects.accounts
+        ]
 
     def preview(self, event: Event, device: Device) -> Preview:
         route = self.route(device)

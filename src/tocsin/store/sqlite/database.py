@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection
 
+from tocsin.histogram import COMMIT_S, Histogram
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.failures import is_corruption
@@ -43,7 +44,9 @@ class Database:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._monotonic = monotonic
-        self._writer = start_worker("tocsin-store-writer", Writes(writer))
+        self.commits = Histogram(COMMIT_S)
+        """How long commits took, counted by the writer."""
+        self._writer = start_worker("tocsin-store-writer", Writes(writer, self.commits))
         self._reader = start_worker("tocsin-store-reader", Reads(reader))
         self.write_failure: str | None = None
         """Why the last write failed, until one succeeds again."""

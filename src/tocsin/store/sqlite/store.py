@@ -89,6 +89,7 @@ class SqliteStore:
     ) -> None:
         self.path = path
         self.database = database
+        self.commits = database.commits
         self._version = version
         self._held = held
         self._wall_clock = options.wall_clock
@@ -161,6 +162,10 @@ class SqliteStore:
         if database.read_failure is not None:
             found.append(f"the store cannot read: {database.read_failure}")
         return found
+
+    async def size_bytes(self) -> int:
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return await self.database.read(lambda _: sum(file.stat().st_size for file in files if file.exists()))
 
     async def prune(self, retention: Retention, *, for_s: float = _PRUNE_FOR_S) -> bool:
         until = self._monotonic() + for_s

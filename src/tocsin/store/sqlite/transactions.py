@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection
 
+from tocsin.histogram import Histogram
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.sqlite.connection import close, raw
 from tocsin.store.sqlite.failures import sentence, storage_failure
@@ -41,10 +43,14 @@ class Reads:
 
 
 class Writes:
-    """Runs the jobs that have gathered in one transaction, a savepoint each. See `worker.Jobs`."""
+    """Runs the jobs that have gathered in one transaction, a savepoint each. See `worker.Jobs`.
 
-    def __init__(self, connection: Connection) -> None:
+    `commits` gets how long each commit of a transaction that has changed something took.
+    """
+
+    def __init__(self, connection: Connection, commits: Histogram) -> None:
         self._connection = connection
+        self._commits = commits
         self._refused_commit_in_log = False
         """Whether a commit that was refused may stand in the write-ahead log."""
 
@@ -82,7 +88,9 @@ class Writes:
             for job in jobs:
                 self._run_one(driver, job, alone=len(jobs) == 1)
             committing = True
+            began = time.perf_counter()
             driver.execute("COMMIT")
+            took_s = time.perf_counter() - began
         except BaseException as error:
             # Disk full, I/O error, locked, read-only: nothing of this transaction is durable, so nobody is told so.
             _roll_back(driver)
@@ -94,6 +102,8 @@ class Writes:
                 job.error = _told(error) if failure is not None else job.error or error
             return
         changed = driver.total_changes != before
+        if changed:
+            self._commits.observe((took_s,))
         for job in jobs:
             job.changed = changed
 
