@@ -72,3 +72,23 @@ async def test_a_delivery_is_in_every_figure_that_it_concerns(shared: RunningSys
         return await total(shared, "tocsin_store_bytes") > 0
 
     await eventually(measured, 15, shared.explain)
+
+
+async def test_each_goaway_of_a_provider_is_counted(shared: RunningSystem) -> None:
+    before = await total(shared, "tocsin_goaways_total")
+    user = await shared.user()
+    await shared.faults({"goaway": {"mode": "graceful", "every": 5}})
+    try:
+        await shared.all_received(await shared.send(user, 30), 20)
+    finally:
+        await shared.faults()
+    assert await total(shared, "tocsin_goaways_total") > before
+
+
+async def test_googles_access_token_has_an_age_once_it_is_in_use(shared: RunningSystem) -> None:
+    user = await shared.user("fcm")
+    await shared.all_received(await shared.send(user, 1), 10)
+    families = text_string_to_metric_families(await exposition(shared))
+    ages = [one for family in families for one in family.samples if one.name == "tocsin_provider_token_age_seconds"]
+    (age,) = [one.value for one in ages if one.labels["provider"] == "fcm"]
+    assert 0 < age < 600
