@@ -74,7 +74,6 @@ class Metrics:
         self.search_behind = Gauge(
             "tocsin_search_behind_seconds", "How far the index of the search is behind the store.", registry=registry
         )
-        self._accepted = Counter("tocsin_events_accepted", "Events accepted, by name.", ["message"], registry=registry)
         self._throttled = Counter(
             "tocsin_throttled",
             "Requests that were answered 429, by the limit.",
@@ -117,6 +116,7 @@ class Metrics:
         )
         self.accepted_total = self.sent_total = self.failed_total = 0
         """Events accepted, attempts that a provider took, and all other attempts: since the start."""
+        self.accepted_by_name: dict[str, int] = {}
         self.ended: dict[tuple[str, str], int] = {}
         """Deliveries that have had their final outcome, by lane and outcome."""
         self.latencies: dict[str, Histogram] = {}
@@ -127,11 +127,9 @@ class Metrics:
 
     def accepted(self, events: Sequence[Event]) -> None:
         self.accepted_total += len(events)
-        by_name: dict[str, int] = {}
+        by_name = self.accepted_by_name
         for event in events:
             by_name[event.message] = by_name.get(event.message, 0) + 1
-        for name, count in by_name.items():
-            self._accepted.labels(name).inc(count)
 
     def claimed(self, items: int) -> None:
         self._claimed.inc(items)

@@ -112,9 +112,27 @@ def test_the_handbook_names_metrics_that_there_are() -> None:
     assert metrics - METRICS.keys() - families == set()
 
 
-def test_promtool_takes_the_alerts() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
+def promtool(*arguments: str | Path) -> None:
+    """Run it; what it does not like fails the test."""
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("promtool is not installed")
-    checked = subprocess.run([promtool, "check", "rules", str(ALERTS)], capture_output=True, text=True, timeout=60)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    ran = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_promtool_takes_the_alerts() -> None:
+    promtool("check", "rules", ALERTS)
+
+
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+    shutil.copy(ALERTS, tmp_path)
+    cases = Path(shutil.copy(Path(__file__).parent / "alerts_test.yaml", tmp_path))
+    promtool("test", "rules", cases)
+
+
+def test_promtool_takes_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
+    expressions = [expression.replace("$__rate_interval", "1m") for expression, _ in targets()]
+    recorded = [{"record": f"panel:{number}", "expr": one} for number, one in enumerate(expressions)]
+    (tmp_path / "dashboard.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
+    promtool("check", "rules", tmp_path / "dashboard.yaml")

@@ -84,6 +84,7 @@ def test_latencies_are_told_to_the_figures_and_counted_by_lane() -> None:
 
 def test_accepted_events_are_counted_by_their_name() -> None:
     metrics = Metrics()
+    exposed(metrics, [])
     metrics.accepted([make_event(), make_event(message="dialplan_callreverse_start"), make_event()])
     value = metrics.registry.get_sample_value
     assert value("tocsin_events_accepted_total", {"message": "dialplan_callreverse_start"}) == 1

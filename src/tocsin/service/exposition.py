@@ -47,6 +47,7 @@ _BUILD: Final = _gauge("tocsin_build_info", "Always 1; the label has the version
 _READY: Final = _gauge("tocsin_ready", "1 where /health/ready says so.")
 _LIMIT: Final = _gauge("tocsin_backlog_events_limit", "So many events may wait; more are refused.")
 _LIMIT_BYTES: Final = _gauge("tocsin_backlog_bytes_limit", "So many bytes of events may wait; more are refused.")
+_ACCEPTED: Final = _counter("tocsin_events_accepted", "Events accepted, by name.", "message")
 _DELIVERIES: Final = _counter(
     "tocsin_deliveries",
     "Deliveries that ended, by outcome.",
@@ -93,8 +94,8 @@ _TOKEN_AGE: Final = _gauge(
 _COMMIT: Final = _histogram("tocsin_commit_seconds", "How long the store's commits took.")
 
 FAMILIES: Final = (
-    *(_BUILD, _READY, _LIMIT, _LIMIT_BYTES, _DELIVERIES, _LATENCY, _IN_FLIGHT, _WAITING, _LANE_PAUSED, _TOPICS),
-    *(_DEVICES, _FUSE, _UNKNOWN, _CONNECTIONS, _OPENED, _GOAWAYS, _STREAMS, _STREAMS_LIMIT, _PROVIDER_TIME),
+    *(_BUILD, _READY, _LIMIT, _LIMIT_BYTES, _ACCEPTED, _DELIVERIES, _LATENCY, _IN_FLIGHT, _WAITING, _LANE_PAUSED),
+    *(_TOPICS, _DEVICES, _FUSE, _UNKNOWN, _CONNECTIONS, _OPENED, _GOAWAYS, _STREAMS, _STREAMS_LIMIT, _PROVIDER_TIME),
     *(_CERTIFICATE, _TOKEN_AGE, _COMMIT),
 )
 
@@ -161,6 +162,8 @@ class Exposition:
         samples.add(_READY, not self._problems())
         samples.add(_LIMIT, self._limits[0])
         samples.add(_LIMIT_BYTES, self._limits[1])
+        for name, count in self._metrics.accepted_by_name.items():
+            samples.add(_ACCEPTED, count, name)
         self._add_lanes(samples, lanes)
         self._add_deliveries(samples, lanes)
         self._add_providers(samples)
