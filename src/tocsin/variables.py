@@ -19,6 +19,9 @@ ENV_PREFIX: Final = "TOCSIN_"
 # What Kubernetes sets for the port of a Service: tcp://10.0.0.1:8080.
 _SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
 
+_OF_A_SERVICE: Final = re.compile(r"_SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?$")
+_OTHER: Final = frozenset({f"{ENV_PREFIX}CONFIG"})
+
 
 class SettingsError(Exception):
     """The configuration cannot be used; the message names the key and the reason."""
@@ -43,6 +46,22 @@ def settings_in(environ: Mapping[str, str], model: type[BaseModel]) -> dict[str,
         elif meant := _meant(model, name, value):
             raise SettingsError(f"environment variable {variable}: {meant}, or unset it")
     return found
+
+
+def ignored(environ: Mapping[str, str], model: type[BaseModel]) -> list[str]:
+    """The variables that begin as settings do, and are none, in a form in which no setting is written.
+
+    What Kubernetes sets for a Service called tocsin is not among them, nor what names the configuration.
+    """
+    found = []
+    for variable, value in environ.items():
+        if not variable.upper().startswith(ENV_PREFIX) or variable.upper() in _OTHER:
+            continue
+        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
+        is_setting = key and key.partition("__")[0] in _fields(model, section)
+        if not (is_setting or _SERVICE_ADDRESS.match(value) or _OF_A_SERVICE.search(variable.upper())):
+            found.append(variable)
+    return sorted(found)
 
 
 def _meant(model: type[BaseModel], name: str, value: str) -> str | None:

@@ -27,7 +27,7 @@ from tocsin.domain.outcomes import (
 from tocsin.domain.routes import Route
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.providers.answers import AT_ONCE, judged, no_answer, retry_after_s
-from tocsin.providers.base import AccountStatus, CheckResult, Context, Preview, Push, delivery_id
+from tocsin.providers.base import AccountStatus, CheckResult, Context, Origin, Preview, Push, delivery_id
 from tocsin.providers.pools import PushRequest, open_pool
 
 _SOON: Final = Backoff(0.05, 1.0)
@@ -90,6 +90,9 @@ class PostProvider:
 
     def status(self) -> list[AccountStatus]:
         return [] if self._secret is None else [AccountStatus("default", "secret")]
+
+    def origins(self) -> list[Origin]:
+        return [Origin(origin, "pushes", None, None) for origin in self._pools]
 
     def preview(self, event: Event, device: Device) -> Preview:
         return Preview(parse(device.address).url, [], event.body)

@@ -30,6 +30,7 @@ from tocsin.cli import (
 )
 from tocsin.cli.commands import command, group
 from tocsin.cli.demo import command as demo
+from tocsin.cli.doctor import command as doctor
 from tocsin.cli.errors import CommandError
 from tocsin.cli.output import remark
 from tocsin.cli.streams import prepared
@@ -59,6 +60,7 @@ command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
 command(app, "console", example="tocsin console --config tocsin.toml")(console.console)
 command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
 command(app, "demo", example="tocsin demo")(demo.demo)
+command(app, "doctor", example="tocsin doctor")(doctor.doctor)
 command(
     devices.app,
     "import",

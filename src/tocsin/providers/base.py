@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -154,6 +155,22 @@ class AccountStatus(Struct, frozen=True):
     """Since when the token is in use that was made from the credential; None where there is none."""
 
 
+class Origin(Struct, frozen=True):
+    """One address of a provider, and how tocsin connects to it."""
+
+    url: str
+    """`https://host` or `https://host:port`."""
+    purpose: str
+    """For what it is asked, for people."""
+    ca_file: Path | None
+    """Who may have signed its certificate; None for the system's authorities."""
+    proxy: str | None
+    http2: bool = True
+    """Whether it must speak HTTP/2; it is asked over HTTP/1.1 otherwise."""
+    essential: bool = True
+    """Whether nothing is delivered without it."""
+
+
 class CheckResult(Struct, frozen=True):
     """Whether a credential works, in one sentence with the remedy."""
 
@@ -216,6 +233,9 @@ class Provider(Sender, Protocol):
 
     def status(self) -> list[AccountStatus]:
         """How its credentials are."""
+
+    def origins(self) -> list[Origin]:
+        """The addresses that it asks with the credentials as they are."""
 
     def preview(self, event: Event, device: Device) -> Preview:
         """The push of an event to a device, by the route to try first.

@@ -52,6 +52,11 @@ class IssuerKeys:
         """When an unknown key had them read (monotonic)."""
         self._reading: asyncio.Task[None] | None = None
 
+    @property
+    def failure(self) -> str | None:
+        """Why the last reading gave no keys; None where it did."""
+        return self._outage.reason
+
     async def refresh(self) -> float | None:
         """Read the keys. Returns in how many seconds to try again where that failed."""
         await self._read()

@@ -40,6 +40,8 @@ class StreamIs(Struct, frozen=True):
     starts_anywhere: bool
     """Whether a consumer may begin behind the first message: not where each message is removed with its
     acknowledgement, and so is not there any more."""
+    replicas: int
+    in_memory: bool
     weaknesses: tuple[str, ...]
     """What the acknowledgements that producers get are not worth, a sentence each."""
 
@@ -71,7 +73,14 @@ async def look_at_stream(js: JetStreamContext, settings: Nats) -> StreamIs:
         raise WrongSetup(f"there is no stream {settings.stream!r}; create it") from None
     created = "" if info.created is None else info.created.isoformat()
     anywhere = info.config.retention != RetentionPolicy.WORK_QUEUE
-    return StreamIs(settings.stream, created, anywhere, tuple(_weaknesses(info.config)))
+    return StreamIs(
+        name=settings.stream,
+        created=created,
+        starts_anywhere=anywhere,
+        replicas=info.config.num_replicas or 1,
+        in_memory=info.config.storage == StorageType.MEMORY,
+        weaknesses=tuple(_weaknesses(info.config)),
+    )
 
 
 def _weaknesses(config: StreamConfig) -> Iterator[str]:
@@ -93,16 +102,32 @@ async def ensure(js: JetStreamContext, settings: Nats, stream: StreamIs, consume
     Raises:
         WrongSetup: there is one that cannot be used.
     """
-    try:
-        found = await js.consumer_info(stream.name, consumer.name)
-    except NotFoundError:
+    found = await look_at_consumer(js, stream, consumer)
+    if found is None:
         start = floor + 1 if floor is not None and stream.starts_anywhere else None
         await js.add_consumer(stream.name, _config(settings, consumer, start))
         log.info("consumer created", stream=stream.name, consumer=consumer.name, first=start or "the first message")
         return 0 if floor is None else floor
+    return acknowledged(found)
+
+
+async def look_at_consumer(js: JetStreamContext, stream: StreamIs, consumer: Consumer) -> ConsumerInfo | None:
+    """The consumer as it is; None where there is none, which `ensure` would make.
+
+    Raises:
+        WrongSetup: there is one that cannot be used.
+    """
+    try:
+        found = await js.consumer_info(stream.name, consumer.name)
+    except NotFoundError:
+        return None
+    _refuse_unusable(found, stream, consumer)
+    return found
+
+
+def _refuse_unusable(found: ConsumerInfo, stream: StreamIs, consumer: Consumer) -> None:
     if (wrong := _wrong(found, consumer)) is not None:
         raise WrongSetup(f"consumer {consumer.name!r} of stream {stream.name!r} {wrong}")
-    return acknowledged(found)
 
 
 def acknowledged(info: ConsumerInfo) -> int:

@@ -123,10 +123,10 @@ class NatsSource:
                 await self._take(client, js, stream)
             except* Stalled as error:
                 # The server has answered no request for messages: this connection may be of no use any more.
-                self._failed("stream", _told(error))
+                self._failed("stream", told(error))
                 self._failures = _FAILURES_A_CONNECTION
             except* Exception as error:
-                self._failed("stream", _told(error))
+                self._failed("stream", told(error))
                 await self._pause()
 
     async def _set_up(self, js: JetStreamContext) -> StreamIs:
@@ -186,7 +186,7 @@ class NatsSource:
                 except NotFoundError:
                     raise ConsumerGone(f"consumer {consumer.name!r} was deleted; it is made again") from None
                 except Exception as error:
-                    log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=_told(error))
+                    log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=told(error))
                     continue
                 self._failures = 0
                 if self._status.mended("stream"):
@@ -219,7 +219,7 @@ def source_of(
     return NatsSource(wanted, ingest, settings.ingest.max_bytes, queue, now_ms, metrics)
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """The first reason of an error, or of a group of them."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -240,4 +240,4 @@ async def _close(client: Client) -> None:
                 await client.flush(timeout=1)
             await client.close()
     except Exception as error:
-        log.debug("closing the connection to NATS failed", error=_told(error))
+        log.debug("closing the connection to NATS failed", error=told(error))

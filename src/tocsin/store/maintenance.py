@@ -43,6 +43,13 @@ def exists(settings: Settings) -> bool:
     return True
 
 
+def files(settings: Settings) -> list[Path]:
+    """The files of the store that are there: its data, and the locks beside it. The master keys are not among them."""
+    from tocsin.store.sqlite import maintenance
+
+    return maintenance.files(settings.store.path)
+
+
 def is_served(settings: Settings) -> bool:
     """Whether a server delivers from the store."""
     if settings.store.is_postgres:

@@ -29,6 +29,7 @@ from tocsin.providers.base import (
     CheckResult,
     Context,
     CredentialError,
+    Origin,
     Preview,
     Push,
     delivery_id,
@@ -135,6 +136,14 @@ class Apns:
         return [
             AccountStatus(id, one.kind, one.expires_s(), one.key_id or "", self._channels.token_age_s(id))
             for id, one in self._channels.credentials.items()
+        ]
+
+    def origins(self) -> list[Origin]:
+        options = self._options
+        proxy = options.pool.proxy
+        return [
+            Origin(options.production_url, "pushes", options.ca_file, proxy),
+            Origin(options.sandbox_url, "pushes to the sandbox", options.ca_file, proxy, essential=False),
         ]
 
     def preview(self, event: Event, device: Device) -> Preview:

@@ -21,7 +21,7 @@ from tocsin.domain.routes import Route
 from tocsin.http2.messages import Failure, FailureKind, Header
 from tocsin.http2.pool import Pool
 from tocsin.providers.answers import WITHDRAWN, judged, no_answer, note_accepted
-from tocsin.providers.base import AccountStatus, CheckResult, Context, Preview, Push
+from tocsin.providers.base import AccountStatus, CheckResult, Context, Origin, Preview, Push
 from tocsin.providers.fcm.address import NAME, FcmAddress, FcmRules, address_field, parse
 from tocsin.providers.fcm.check import check
 from tocsin.providers.fcm.credentials import read_stored
@@ -30,6 +30,7 @@ from tocsin.providers.fcm.oauth import HttpOAuthClient, OAuthClient
 from tocsin.providers.fcm.payload import data
 from tocsin.providers.fcm.projects import FcmOptions, FcmRequest, Project, Projects
 from tocsin.providers.fcm.routes import lane_name, make_route
+from tocsin.providers.fcm.token_endpoint import origin, why_not
 from tocsin.providers.pools import open_pool
 
 log = structlog.get_logger(__name__)
@@ -177,6 +178,16 @@ class Fcm:
         projects = self._projects
         return [
             AccountStatus(name, "service account", token_age_s=projects.token_age_s(name)) for name in projects.accounts
+        ]
+
+    def origins(self) -> list[Origin]:
+        options = self._options
+        proxy = options.pool.proxy
+        endpoints = {account.token_uri for account in self._projects.accounts.values()}
+        asked = sorted({origin(uri) for uri in endpoints if why_not(uri, options.token_hosts) is None})
+        return [
+            Origin(options.url, "pushes", options.ca_file, proxy),
+            *(Origin(url, "access tokens", options.ca_file, proxy, http2=False) for url in asked),
         ]
 
     def preview(self, event: Event, device: Device) -> Preview:

@@ -27,3 +27,9 @@ def why_not(uri: str, hosts: Collection[str]) -> str | None:
     if host not in hosts:
         return "is at a host that is neither Google's nor named in fcm.token_hosts"
     return None
+
+
+def origin(uri: str) -> str:
+    """Scheme, host and port of an endpoint that may be asked."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -20,6 +20,7 @@ from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
 from tocsin.store.sqlite.durable import make_directory, make_durable
 from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
 from tocsin.store.sqlite.migrations import MigrationError, head, is_current
+from tocsin.store.sqlite.search_index import files_of
 
 _MOST_FINDINGS: Final = 20
 _BUSY_TIMEOUT_S: Final = 5.0
@@ -73,6 +74,13 @@ def check(path: Path) -> list[str]:
         return [str(error)]
     except sqlite3.Error as error:
         return [f"{path}: {sentence(error)}"]
+
+
+def files(path: Path) -> list[Path]:
+    """The files of the store at `path` that are there: the database, its log, the search index, and the locks."""
+    file = Path(os.path.realpath(path))
+    beside = [_beside(file, suffix) for suffix in ("", "-wal", "-shm", "-journal", ".lock", ".migrate-lock")]
+    return [one for one in (*beside, *files_of(file)) if os.path.exists(one)]
 
 
 def used_keys(path: Path) -> list[str]:
