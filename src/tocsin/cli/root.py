@@ -25,6 +25,7 @@ from tocsin.cli import (
     send,
     serve,
     sessions,
+    status,
     store,
     users,
 )
@@ -60,6 +61,7 @@ command(app, "serve", example="tocsin serve --config tocsin.toml")(serve.serve)
 command(app, "console", example="tocsin console --config tocsin.toml")(console.console)
 command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
 command(app, "demo", example="tocsin demo")(demo.demo)
+command(app, "status", example="tocsin status\ntocsin status --key-file monitoring.key")(status.status)
 command(app, "doctor", example="tocsin doctor")(doctor.doctor)
 command(
     devices.app,

@@ -118,7 +118,7 @@ async def look_at_consumer(js: JetStreamContext, stream: StreamIs, consumer: Con
         WrongSetup: there is one that cannot be used.
     """
     try:
-        found = await js.consumer_info(stream.name, consumer.name)
+        found: ConsumerInfo = await js.consumer_info(stream.name, consumer.name)
     except NotFoundError:
         return None
     _refuse_unusable(found, stream, consumer)

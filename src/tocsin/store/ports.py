@@ -169,7 +169,9 @@ class EventQueue(Protocol):
         """Return when there may be something to claim, when something was parked that is due before all else of its
         lane, or after `timeout_s`. It may be cancelled."""
 
-    async def backlog(self) -> Backlog: ...
+    async def backlog(self) -> Backlog:
+        """What is accepted and not settled for good. A server knows it; in another process it is counted, which takes
+        the longer the more there is."""
 
     async def oldest_ms(self) -> int | None:
         """When the oldest event of the backlog was accepted; None where there is none."""

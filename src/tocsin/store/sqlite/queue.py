@@ -23,7 +23,7 @@ from tocsin.store.records import Backlog, Item, Settlement
 from tocsin.store.settling import Settling
 from tocsin.store.sqlite import search_feed, settle_sql
 from tocsin.store.sqlite.append_sql import FileInserts
-from tocsin.store.sqlite.backlog import FileBacklog
+from tocsin.store.sqlite.backlog import FileBacklog, count_waiting
 from tocsin.store.sqlite.claims import FileClaims
 from tocsin.store.sqlite.contents import Contents
 from tocsin.store.sqlite.database import Database
@@ -152,7 +152,9 @@ class SqliteQueue:
                 pass
 
     async def backlog(self) -> Backlog:
-        return self._backlog.now()
+        if self._backlog.is_followed:
+            return self._backlog.now()
+        return Backlog(*await self._database.read(count_waiting))
 
     async def oldest_ms(self) -> int | None:
         found = await self._database.read(lambda driver: driver.execute(_OLDEST).fetchone())
