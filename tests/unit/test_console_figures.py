@@ -97,6 +97,14 @@ def test_a_paused_lane_is_named_once_with_cause_and_remedy() -> None:
     assert (matter.title, matter.cause, matter.remedy) == ("Apple, production: paused", "Cause.", "Remedy.")
 
 
+def test_what_a_node_says_of_itself_is_said_once() -> None:
+    figures = Figures(AT, nodes=[Node("a", problems=["the store cannot write"])], problems=["the store cannot write"])
+    (matter,) = attention(figures, [], NOW)
+    assert (matter.title, matter.cause) == ("Not ready", "the store cannot write")
+    several = Figures(AT, nodes=[Node("a", problems=["x"]), Node("b", problems=["x"]), Node("c")], problems=["x"])
+    assert [matter.title for matter in attention(several, [], NOW)] == ["a, b: not ready"]
+
+
 def test_lanes_that_are_paused_for_one_cause_are_named_together() -> None:
     def lane(environment: str, cause: str) -> Lane:
         pause = Pause("credential", explanation=Explanation("bad_credential", cause, "Remedy."))

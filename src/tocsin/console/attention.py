@@ -132,13 +132,18 @@ def _gone(node: Node) -> Matter:
 
 
 def _problems(figures: Figures, lanes: list[str]) -> list[Matter]:
-    """What the nodes say of themselves, without what is said of their lanes already."""
-    said = [(figures.node, problem) for problem in figures.problems]
-    said += [(node.node, problem) for node in figures.nodes if not node.gone for problem in node.problems]
+    """What the nodes say of themselves, without what is said of their lanes and of quarantine already."""
+    said: dict[str, list[str]] = {}
+    for node in figures.nodes:
+        for problem in [] if node.gone else node.problems:
+            said.setdefault(problem, []).append(node.node)
+    for problem in figures.problems:
+        said.setdefault(problem, [])
+    several = len(figures.nodes) > 1
     return [
-        Matter("bad", f"{node}: not ready" if node else "Not ready", problem)
-        for node, problem in said
-        if not any(lane in problem for lane in lanes) and not any(name in problem for name in figures.quarantined)
+        Matter("bad", f"{', '.join(nodes)}: not ready" if several and nodes else "Not ready", problem)
+        for problem, nodes in said.items()
+        if not any(name in problem for name in (*lanes, *figures.quarantined))
     ]
 
 
