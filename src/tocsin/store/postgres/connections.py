@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import asyncpg
 from msgspec import Struct
 
+from tocsin.histogram import COMMIT_S, Histogram
 from tocsin.store.ports import CommitUnknown, StoreUnavailable
 from tocsin.store.postgres.failures import is_gone, told
 from tocsin.store.postgres.hosts import Hosts
@@ -120,6 +122,8 @@ class Database:
         self._closed = False
         self.failure: str | None = None
         """Why the last job failed that did for the database's sake; None since one has succeeded."""
+        self.commits = Histogram(COMMIT_S)
+        """How long what was committed took, from asking for it to the answer."""
 
     async def read(self, job: Callable[[Connection], Awaitable[T]]) -> T:
         """Run a job that changes nothing. Raises StoreUnavailable."""
@@ -135,14 +139,19 @@ class Database:
         """
         async with self._connected(committing=True) as watched:
             watched.begin()
+            began = time.monotonic()
             result = await job(watched.connection)
             watched.refuse_unreplicated()
+            self.commits.observe((time.monotonic() - began,))
             return result
 
     async def write(self, job: Callable[[Connection], Awaitable[T]]) -> T:
         """Run a job in one transaction. Raises as `statement` does."""
         async with self._connected() as watched:
-            return await in_transaction(watched, job)
+            began = time.monotonic()
+            result = await in_transaction(watched, job)
+            self.commits.observe((time.monotonic() - began,))
+            return result
 
     def renew(self) -> None:
         """Cut the connections that there are: the server that they lead to may be the wrong one. What waits for its

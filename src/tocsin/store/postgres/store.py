@@ -69,6 +69,7 @@ class PostgresStore:
     ) -> None:
         self.name = name
         self.database = database
+        self.commits = database.commits
         self._options = options
         self._session_target = session_target
         self.clock = clock = DatabaseClock(options.monotonic, options.wall_clock)
@@ -185,6 +186,12 @@ class PostgresStore:
         self.database.abandon()
 
     # -- ports.Store ---------------------------------------------------------------------------------------------------
+
+    async def size_bytes(self) -> int:
+        size: int = await self.database.read(
+            lambda connection: connection.fetchval("SELECT pg_database_size(current_database())")
+        )
+        return size
 
     def failures(self) -> list[str]:
         session, found = self.session, []
