@@ -33,7 +33,7 @@ def file_of(token: str) -> str:
 
 
 def in_store(operation: Callable[[Store], Awaitable[Any]]) -> Any:
-    return opening.in_store(load(), operation, create=True)
+    return opening.in_store(load(), operation, create=True, say=lambda _: None)
 
 
 def _fcm(owner: str, token: DeviceToken) -> Registration:

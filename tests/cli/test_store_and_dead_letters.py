@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -98,6 +99,10 @@ def test_a_backup_of_a_store_without_errors_is_without_errors(tmp_path: Path) ->
     copy = tmp_path / "restored" / "tocsin.db"
     copy.parent.mkdir()
     assert _tocsin(tmp_path, "store", "backup", str(copy)).returncode == 0
+    # The master key is not in it: whoever restores elsewhere brings it.
+    missing = _tocsin(copy.parent, "store", "check")
+    assert (missing.returncode, "the master key" in missing.stdout) == (1, True)
+    shutil.copy(tmp_path / "tocsin.db.key", copy.parent)
     assert _tocsin(copy.parent, "store", "check").returncode == 0
     assert len(json.loads(_tocsin(copy.parent, "deadletter", "list", "--json").stdout)) == 1
     again = _tocsin(tmp_path, "store", "backup", str(copy))
@@ -135,6 +140,9 @@ def _leave_a_log(path: Path) -> None:
 def test_a_copy_is_restored_where_there_is_no_store(tmp_path: Path) -> None:
     asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     assert _tocsin(tmp_path, "store", "backup", str(tmp_path / "copy.db")).returncode == 0
+    refused = _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db"))
+    assert (refused.returncode, "the master key" in refused.stderr) == (1, True)
+    shutil.copy(tmp_path / "tocsin.db.key", tmp_path / "new")
     assert _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db")).returncode == 0
     assert check(_settings(tmp_path / "new" / "tocsin.db")) == []
 
