@@ -80,6 +80,7 @@ class PostgresInserts:
             append.inserted = [(log_of(event.owner), event) for event in append.events]
 
     async def insert_unknown(self, appends: Sequence[Append]) -> None:
+        await self._contents.ready()
         for attempt in range(_ATTEMPTS):
             for append in appends:
                 append.inserted, append.error = [], None

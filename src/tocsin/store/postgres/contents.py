@@ -46,12 +46,23 @@ class Contents:
         key = await self._of_now()
         return key.id, key.seal(events, self._random)
 
-    async def learn(self, ids: Iterable[int | None]) -> None:
-        """Have these keys ready. Raises as `seal` does."""
+    async def ready(self) -> None:
+        """Have at hand what an insertion needs: to be called before a job that holds a connection, as a job that waits
+        for a second one may wait for others that do the same. Raises as `seal` does."""
+        await self.digests()
+        await self._of_now()
+
+    async def learn(self, ids: Iterable[int | None], connection: Connection | None = None) -> None:
+        """Have these keys ready; `connection` is that of the job that asks. Raises as `seal` does."""
         unknown = [id for id in set(ids) if id is not None and self._keys.find(id) is None]
-        if unknown:
-            for id, key_id, record in await self._database.read(lambda one: one.fetch(_FIND, unknown)):
-                self._keys.unwrap(id, Sealed(key_id, record))
+        if not unknown:
+            return
+        if connection is None:
+            rows = await self._database.read(lambda one: one.fetch(_FIND, unknown))
+        else:
+            rows = await connection.fetch(_FIND, unknown)
+        for id, key_id, record in rows:
+            self._keys.unwrap(id, Sealed(key_id, record))
 
     def open(self, key_id: int | None, event_id: EventId, body: bytes) -> bytes:
         """A content as it was accepted; its key was learned.

@@ -80,7 +80,7 @@ class Due:
         rows = await connection.fetch(
             _DUE, streams, self.lane, self.now_ms, self.upto, self.claimed, asked, max(1, size_bytes)
         )
-        return await _items(rows, self._contents)
+        return await _items(connection, rows, self._contents)
 
     async def earliest(self, connection: Connection) -> int | None:
         """When the first of what is left is due; None where nothing is."""
@@ -97,7 +97,7 @@ async def expired(
     contents: Contents,
 ) -> list[Item]:
     rows = await connection.fetch(_EXPIRED, streams, now_ms, list(claimed), limit, CLAIM_BYTES)
-    return await _items(rows, contents)
+    return await _items(connection, rows, contents)
 
 
 async def overview(
@@ -136,8 +136,8 @@ async def bring_forward(
     return max((row[0] for row in rows), default=None)
 
 
-async def _items(rows: Sequence[Any], contents: Contents) -> list[Item]:
-    await contents.learn(row["content_key"] for row in rows)
+async def _items(connection: Connection, rows: Sequence[Any], contents: Contents) -> list[Item]:
+    await contents.learn([row["content_key"] for row in rows], connection)
     return [_item(row, contents.open(row["content_key"], row["event_id"], row["body"])) for row in rows]
 
 

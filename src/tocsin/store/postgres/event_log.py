@@ -134,7 +134,7 @@ class PostgresEventLog:
         attempts: dict[Place, list[Attempt]] = defaultdict(list)
         for stream, xid, seq, text, _ in await connection.fetch(_ATTEMPTS, *map(list, zip(*places, strict=True))):
             attempts[stream, xid, seq] += _decode_attempts(text)
-        await self._contents.learn(row["content_key"] for row in rows)
+        await self._contents.learn([row["content_key"] for row in rows], connection)
         letters = []
         for stream, xid, seq, day, id, owner, message, accepted, expires, round, key_id, body in rows:
             content = self._contents.open(key_id, id, body)
@@ -161,7 +161,7 @@ class PostgresEventLog:
                 return None
         content = b""
         if state is not State.DONE:
-            await self._contents.learn([key_id])
+            await self._contents.learn([key_id], connection)
             content = self._contents.open(key_id, event_id, body)
         return EventRecord(
             Event(event_id, UserId(owner), message, accepted, expires, content),

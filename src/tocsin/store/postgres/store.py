@@ -75,13 +75,11 @@ class PostgresStore:
         self.clock = clock = DatabaseClock(options.monotonic, options.wall_clock)
         self._statuses = nodes.Statuses(database)
         self._wakes = Wakes(database)
-        self.session = Session(session_target, self._notified) if server else None
+        session = Session(session_target, self._notified)
+        self.session = session if server else None
+        self.ownership = Ownership(session, options.random, options.fresh_s)
         self.freshness = Freshness(options.fresh_s, options.monotonic)
         self.signals = PostgresSignals(database, options.random.getrandbits(62), options.monotonic)
-        if self.session is not None:
-            self.ownership = Ownership(self.session, options.random, options.fresh_s)
-        else:
-            self.ownership = Ownership(Session(session_target, self._notified), options.random, options.fresh_s)
         leases = Leases(options.lease_s, options.monotonic)
         self.pseudonyms = PostgresPseudonyms(database, sealer, options.random.randbytes)
         self.audit = PostgresAudit(database, options.chain, clock, self.pseudonyms)
