@@ -42,7 +42,7 @@ FROM_OUTSIDE: Final = frozenset(
 WITH_THEIR_OWN_CLOCK: Final = ("asyncio", "sqlalchemy", "hypothesis")
 """The event loop's time is its own; SQLAlchemy measures how old its cached statements are; Hypothesis,
 once imported, how long the garbage collector takes."""
-MAY_USE_SECRETS: Final = ("create_session", "create_key")
+MAY_USE_SECRETS: Final = ("new_session", "new_key")
 
 
 async def told(directory: Path, seed: int) -> tuple[str, list[str]]:
