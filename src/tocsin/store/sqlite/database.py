@@ -46,7 +46,7 @@ class Database:
         self._monotonic = monotonic
         self.commits = Histogram(COMMIT_S)
         """How long commits took, counted by the writer."""
-        self._writer = start_worker("tocsin-store-writer", Writes(writer, self.commits))
+        self._writer = start_worker("tocsin-store-writer", Writes(writer, self.commits, monotonic))
         self._reader = start_worker("tocsin-store-reader", Reads(reader))
         self.write_failure: str | None = None
         """Why the last write failed, until one succeeds again."""

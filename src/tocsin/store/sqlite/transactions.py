@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -45,12 +45,13 @@ class Reads:
 class Writes:
     """Runs the jobs that have gathered in one transaction, a savepoint each. See `worker.Jobs`.
 
-    `commits` gets how long each commit of a transaction that has changed something took.
+    `commits` gets how long each commit of a transaction that has changed something took, by `monotonic` (seconds).
     """
 
-    def __init__(self, connection: Connection, commits: Histogram) -> None:
+    def __init__(self, connection: Connection, commits: Histogram, monotonic: Callable[[], float]) -> None:
         self._connection = connection
         self._commits = commits
+        self._monotonic = monotonic
         self._refused_commit_in_log = False
         """Whether a commit that was refused may stand in the write-ahead log."""
 
@@ -88,9 +89,9 @@ class Writes:
             for job in jobs:
                 self._run_one(driver, job, alone=len(jobs) == 1)
             committing = True
-            began = time.perf_counter()
+            began = self._monotonic()
             driver.execute("COMMIT")
-            took_s = time.perf_counter() - began
+            took_s = self._monotonic() - began
         except BaseException as error:
             # Disk full, I/O error, locked, read-only: nothing of this transaction is durable, so nobody is told so.
             _roll_back(driver)
