@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Struct
+from tests.cli.server import Server
 
 from tocsin.cli import main
 from tocsin.cli.opening import in_store
@@ -61,6 +62,14 @@ def store(run: Run) -> Path:
     settings = load()
     in_store(settings, nothing, create=True)
     return settings.store.path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that runs."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    with server.serving():
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,20 @@ def test_the_example_is_valid(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_commands_that_print_data_take_json(path: tuple[str, ...]) -> None:
-    of_data = {"list", "show", "check", "history", "create", "import", "verify", "erase", "search", "doctor", "status"}
+    of_data = {
+        "list",
+        "show",
+        "check",
+        "history",
+        "create",
+        "import",
+        "verify",
+        "erase",
+        "search",
+        "doctor",
+        "status",
+        "top",
+    }
     prints_data = path[-1] in of_data or path[0] in {"send", "demo"}
     options = {option for parameter in LEAVES[path].params for option in parameter.opts}
     assert ("--json" in options) is prints_data

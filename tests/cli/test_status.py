@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,44 +9,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.cli.conftest import APPLICATION, OWNER, Run
+from tests.cli.server import Server
 from tests.torture.processes import free_ports
 
 from tocsin.cli.demo.children import running
-from tocsin.cli.opening import in_store
 from tocsin.settings import load
-from tocsin.store.ports import Store
-from tocsin.store.records import Role
-
-PRIVATE = "[server]\nport = {port}\nprivate_host = '127.0.0.1:{private}'\n[store]\npath = '{path}'\n"
-
-
-class Server:
-    """A server that runs, with the files of its configuration and its keys."""
-
-    def __init__(self, directory: Path) -> None:
-        port = free_ports(2)
-        self.url = f"http://127.0.0.1:{port}"
-        self.private_url = f"http://127.0.0.1:{port + 1}"
-        self.config = directory / "tocsin.toml"
-        self.config.write_text(PRIVATE.format(port=port, private=port + 1, path=directory / "tocsin.db"))
-        self.admin_key, self.producer_key = directory / "admin.key", directory / "producer.key"
-
-        async def keys(store: Store) -> None:
-            for role, file in ((Role.ADMIN, self.admin_key), (Role.PRODUCER, self.producer_key)):
-                secret, _ = await store.access.create_key(role, "test", None)
-                file.write_text(secret + "\n")
-
-        in_store(load(self.config), keys, create=True)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    directory = tmp_path_factory.mktemp("server")
-    made, ready = Server(directory), directory / "ready"
-    arguments = ["serve", "--config", str(made.config), "--ready-file", str(ready)]
-    with running("server", arguments, directory / "log") as child:
-        child.wait_until(ready.exists)
-        yield made
 
 
 def test_a_server_that_is_well_is_said_to_be_and_the_status_is_0(run: Run, server: Server) -> None:
@@ -142,9 +108,7 @@ def test_a_server_that_is_not_well_says_why(run: Run, tmp_path: Path) -> None:
         assert run("device", "import", str(tmp_path / "devices.csv"), *config).status == 0
         call = ["--owner", OWNER, "--fax", "af729cc0-3251-11e2-81c1-0800200c9a66", "--phone", "", "--page-count", "1"]
         assert run("send", "fax_new", *call, *config).status == 0
-        ready = tmp_path / "ready"
-        with running("server", ["serve", *config, "--ready-file", str(ready)], tmp_path / "log") as server:
-            server.wait_until(ready.exists)
+        with made.serving() as server:
             server.wait_until(lambda: run("status", *config).status == 1)
             ran = run("status", *config)
             assert ran.out.startswith(f"not well: {made.private_url}\n  lane apns:production:{APPLICATION} is paused: ")

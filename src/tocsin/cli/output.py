@@ -53,7 +53,7 @@ def print_fitting(
             if not candidates:
                 break
             widths[max(candidates, key=widths.__getitem__)] -= 1
-        rows = [[_cut(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
+        rows = [[cut_middle(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
     print_table(columns, rows, empty=empty)
 
 
@@ -62,7 +62,8 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _cut(text: str, most: int) -> str:
+def cut_middle(text: str, most: int) -> str:
+    """The text in at most so many characters: what stands in its middle is left out."""
     if len(text) <= most:
         return text
     first = (most - 1) // 2

@@ -35,6 +35,7 @@ from tocsin.cli.doctor import command as doctor
 from tocsin.cli.errors import CommandError
 from tocsin.cli.output import remark
 from tocsin.cli.streams import prepared
+from tocsin.cli.top import command as top
 
 app = group(
     "A push service: it delivers each event to every device of the event's user, through Apple and Google.\n\n"
@@ -62,6 +63,7 @@ command(app, "console", example="tocsin console --config tocsin.toml")(console.c
 command(app, "emulator", example="tocsin emulator --directory ./emulator")(emulator.emulator)
 command(app, "demo", example="tocsin demo")(demo.demo)
 command(app, "status", example="tocsin status\ntocsin status --key-file monitoring.key")(status.status)
+command(app, "top", example="tocsin top --key-file admin.key")(top.top)
 command(app, "doctor", example="tocsin doctor")(doctor.doctor)
 command(
     devices.app,

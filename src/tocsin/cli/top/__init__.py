@@ -1,0 +1,1 @@
+"""`tocsin top`: how a running server is doing, live in the terminal."""
