@@ -12,14 +12,18 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.cli.conftest import APPLICATION, Ran, Run
+from tests.cli.conftest import APPLICATION, OWNER, Ran, Run
 from tests.support.https_server import HttpsServer, Reply
 from tests.support.nats import client_of, nats_server
+from tests.support.postgres import execute
+from tests.support.postgres_server import shared_server
+from tests.torture.processes import free_ports
 
 from tocsin.cli.demo.children import running
 from tocsin.cli.demo.environment import configuration
@@ -292,3 +296,44 @@ def test_a_line_is_folded_to_the_terminal_and_a_path_stays_whole() -> None:
         assert all(len(one) <= width or "/var/lib" in one for one in lines), width
         assert any("/var/lib/tocsin/a/very/long/path:" in one for one in lines)
     assert "\n" not in line(finding, None)
+
+
+@pytest.fixture
+def on_postgres(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Commands on an empty store on PostgreSQL, whose server keeps nothing safe."""
+    name = f"doctor_{uuid4().hex}"
+    asyncio.run(execute(f"CREATE DATABASE {name}"))
+    monkeypatch.setenv("TOCSIN_STORE__URL", shared_server().url(name))
+    monkeypatch.setenv("TOCSIN_SECRETS__KEY", "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=")
+    assert run("session", "create", "--anonymous").status == 0
+    return run
+
+
+def test_on_postgresql_it_is_said_what_a_power_cut_or_a_lost_server_takes(on_postgres: Run) -> None:
+    ran = on_postgres("doctor", "--offline", "--json")
+    assert ran.status == 0, ran.out
+    sound, *weaknesses = _of(ran, "store")
+    assert "sound" in sound["finding"]
+    told = "\n".join(one["finding"] for one in weaknesses)
+    for setting in ("fsync is off", "full_page_writes is off", "synchronous_commit is off", "no synchronous standby"):
+        assert setting in told
+    assert {one["level"] for one in weaknesses} == {"warning"}
+    assert not [one for one in ran.json["findings"] if one["subject"] == "disk"], "the database has a disk of its own"
+
+
+def test_on_postgresql_that_cannot_be_reached_it_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_STORE__URL", f"postgresql://tocsin@127.0.0.1:{free_ports(1)}/tocsin")
+    ran = run("doctor", "--offline", "--json")
+    assert ran.status == 1
+    assert _worst(ran, "store") == "problem"
+    assert run("status").status == 1
+
+
+def test_on_postgresql_status_shows_what_waits(on_postgres: Run) -> None:
+    Path("tocsin.toml").write_text(f"[server]\nport = {free_ports(1)}\n")
+    fax = ["--fax", "af729cc0-3251-11e2-81c1-0800200c9a66", "--phone", "+492215587412", "--page-count", "2"]
+    sent = on_postgres("send", "fax_new", "--owner", OWNER, *fax)
+    assert sent.status == 0, sent.err
+    ran = on_postgres("status", "--json")
+    assert ran.status == 1
+    assert ran.json["waiting"]["events"] == 1

@@ -137,7 +137,7 @@ def _without_server(reason: str, settings: Settings | None) -> Status:
         else:
             if waiting is None:
                 reasons.append(f"{maintenance.place(settings)}: there is no store")
-        if maintenance.is_served(settings):
+        if waiting is not None and maintenance.is_served(settings):
             notes.append("a server uses the store: is this its address? --api names another")
         else:
             notes.append("start it with: tocsin serve")

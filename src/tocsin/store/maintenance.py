@@ -45,9 +45,27 @@ def exists(settings: Settings) -> bool:
 
 def files(settings: Settings) -> list[Path]:
     """The files of the store that are there: its data, and the locks beside it. The master keys are not among them."""
+    if settings.store.is_postgres:
+        return []
     from tocsin.store.sqlite import maintenance
 
     return maintenance.files(settings.store.path)
+
+
+def directory(settings: Settings) -> Path | None:
+    """Where the store's files are; None where a server of its own keeps them."""
+    return None if settings.store.is_postgres else settings.store.path.parent
+
+
+def weaknesses(settings: Settings) -> list[str]:
+    """What the store's acknowledgements are not safe from, as it is set up; a sentence each. Raises StoreError."""
+    if not settings.store.is_postgres:
+        return []
+    require_driver()
+    from tocsin.store.postgres import maintenance as of_postgres
+
+    assert settings.store.url is not None
+    return asyncio.run(of_postgres.weaknesses(settings.store.session_url or settings.store.url, password(settings)))
 
 
 def is_served(settings: Settings) -> bool:

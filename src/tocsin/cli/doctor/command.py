@@ -11,7 +11,6 @@ from tocsin.cli.commands import AsJson, Config
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.settings import Settings
-from tocsin.store import maintenance
 from tocsin.store.ports import Store
 
 if TYPE_CHECKING:
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody over the network.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask nobody over the network, but the store's own server.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +44,7 @@ def doctor(
     report.add(settings_found.configuration(settings_found.file_of(config), settings))
     report.add(settings_found.certificates(settings))
     report.add(machine.machine(settings))
-    wrong = maintenance.check(settings) if maintenance.exists(settings) else None
+    wrong = store.wrong_with(settings)
     report.add(store.store(settings, wrong))
     _look_inside(settings, report, sound=wrong == [], offline=offline)
     if not report.end():

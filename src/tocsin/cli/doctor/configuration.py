@@ -22,6 +22,7 @@ SOON: Final = timedelta(days=30)
 """What ends within this time is near its end."""
 _SECRET_FILES: Final = {
     "server": ("tls_key",),
+    "store": ("password_file",),
     "sessions": ("introspection_client_secret_file",),
     "sources.nats": ("password_file", "nkey_file", "credentials_file", "private_key_file"),
 }
@@ -86,7 +87,12 @@ def _expiry(setting: str, path: Path) -> Finding:
 
 def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     """The files with secrets that the settings name, but for the master keys."""
-    sections = {"server": settings.server, "sessions": settings.sessions, "sources.nats": settings.sources.nats}
+    sections = {
+        "server": settings.server,
+        "store": settings.store,
+        "sessions": settings.sessions,
+        "sources.nats": settings.sources.nats,
+    }
     for section, keys in _SECRET_FILES.items():
         for key in keys:
             path: Path | None = getattr(sections[section], key, None)

@@ -6,10 +6,12 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from tocsin.cli.doctor.findings import Finding, ok, problem, warning
 from tocsin.settings import Settings
+from tocsin.store import maintenance
 
 _LEAST_FREE_BYTES: Final = 256 * 1024 * 1024
 _FILES_BESIDE: Final = 256
@@ -17,12 +19,15 @@ _FILES_BESIDE: Final = 256
 
 
 def machine(settings: Settings) -> Iterator[Finding]:
-    yield _space(settings)
+    directory = maintenance.directory(settings)
+    if directory is not None:
+        yield _space(directory, settings.store.max_backlog_bytes)
     yield _open_files(settings)
 
 
-def _space(settings: Settings) -> Finding:
-    directory = os.path.realpath(settings.store.path.parent)
+def _space(path: Path, backlog: int) -> Finding:
+    """`backlog`: bytes that the backlog may have at most."""
+    directory = os.path.realpath(path)
     while not os.path.exists(directory):  # The first start makes it.
         directory = os.path.dirname(directory)
     try:
@@ -32,7 +37,6 @@ def _space(settings: Settings) -> Finding:
     told = f"{directory}: {_size(free)} are free"
     if free < _LEAST_FREE_BYTES:
         return problem("disk", told, "make room: without it tocsin accepts nothing")
-    backlog = settings.store.max_backlog_bytes
     if free < backlog:
         remedy = "make room, or set a lower store.max_backlog_bytes"
         return warning("disk", f"{told}, and the backlog alone may become {_size(backlog)}", remedy)

@@ -6,16 +6,24 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tocsin.cli.doctor.findings import Finding, ok, problem
+from tocsin.cli.doctor.findings import Finding, ok, problem, warning
 from tocsin.settings import Settings
 from tocsin.store import maintenance
 from tocsin.store.audit_verification import verify_all
 from tocsin.store.ports import Store, StoreError
 
 
+def wrong_with(settings: Settings) -> list[str] | None:
+    """What `store check` says; None where there is no store."""
+    try:
+        return maintenance.check(settings) if maintenance.exists(settings) else None
+    except StoreError as error:
+        return [str(error)]
+
+
 def store(settings: Settings, wrong: Sequence[str] | None) -> Iterator[Finding]:
     """What can be said of the store without opening it as a server does, which would migrate it. `wrong` is what
-    `maintenance.check` has found; None where there is no store."""
+    `wrong_with` has found."""
     name = maintenance.name(settings)
     if wrong is None:
         yield problem(
@@ -27,10 +35,19 @@ def store(settings: Settings, wrong: Sequence[str] | None) -> Iterator[Finding]:
     for sentence in wrong:
         yield problem("store", f"{name}: {sentence}", "see docs/operating.md, Backup and restore")
     if not wrong:
-        served = "a server uses it" if maintenance.is_served(settings) else "no server uses it"
-        yield ok("store", f"{name}: sound, and of this version; {served}")
+        yield from _in_use(settings, name)
     yield _master_key(settings)
     yield from _rights(settings)
+
+
+def _in_use(settings: Settings, name: str) -> Iterator[Finding]:
+    try:
+        served = "a server delivers from it" if maintenance.is_served(settings) else "no server delivers from it"
+        yield ok("store", f"{name}: sound, and of this version; {served}")
+        for sentence in maintenance.weaknesses(settings):
+            yield warning("store", f"{name}: {sentence}", "see docs/operating.md")
+    except StoreError as error:
+        yield problem("store", str(error))
 
 
 def _master_key(settings: Settings) -> Finding:
@@ -45,10 +62,11 @@ def _master_key(settings: Settings) -> Finding:
 
 
 def _rights(settings: Settings) -> Iterator[Finding]:
-    wrong = [file for file in maintenance.files(settings) if _is_open_to_all(file)]
+    files = maintenance.files(settings)
+    wrong = [file for file in files if _is_open_to_all(file)]
     for file in wrong:
         yield problem("file rights", f"{file}: everybody on this machine may use it", f"run `chmod o-rwx {file}`")
-    if not wrong:
+    if files and not wrong:
         yield ok("file rights", "the store's files are closed to others")
 
 

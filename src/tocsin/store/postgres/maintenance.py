@@ -19,6 +19,14 @@ from tocsin.store.postgres.session import NODE_LOCKS
 _OLDEST_TRANSACTION_S: Final = 60.0
 """What writes for so long stops every log meanwhile."""
 
+_DURABILITY: Final = {
+    "fsync": "fsync is off: a power cut may damage the whole database",
+    "full_page_writes": "full_page_writes is off: a power cut may damage the whole database",
+    "synchronous_commit": "synchronous_commit is off: a power cut loses what was acknowledged last",
+    "synchronous_standby_names": "there is no synchronous standby: what was acknowledged is lost with this one server",
+}
+"""What is true of the store where a setting is off, or empty."""
+
 _SERVED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks held JOIN node ON node.number = held.objid::bigint
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
         AND node.delivers AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
@@ -36,6 +44,22 @@ async def check(url: str, password: str | None) -> list[str]:
             return await _findings(connection)
     except StoreError as error:
         return [str(error)]
+
+
+async def weaknesses(url: str, password: str | None) -> list[str]:
+    """What an acknowledged commit is not safe from, a sentence each. Raises StoreError.
+
+    Source: PostgreSQL, "Write Ahead Log" (fsync, full_page_writes, synchronous_commit), "Replication"
+    (synchronous_standby_names).
+    """
+    async with _connected(url, password) as connection:
+        is_set = {name: await connection.fetchval("SELECT current_setting($1)", name) for name in _DURABILITY}
+        wrong = [told for name, told in _DURABILITY.items() if is_set[name] == "off"]
+        if not is_set["synchronous_standby_names"]:
+            wrong.append(_DURABILITY["synchronous_standby_names"])
+        elif is_set["synchronous_commit"] == "local":
+            wrong.append("synchronous_commit is local: no standby is waited for")
+        return wrong
 
 
 async def used_keys(url: str, password: str | None) -> list[str]:

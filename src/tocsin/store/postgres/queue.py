@@ -203,6 +203,8 @@ class PostgresQueue:
     async def backlog(self) -> Backlog:
         if self._bound.is_followed:
             await self._bound.count_new(self._fresh.numbers(), day_of(self._clock.now_ms()))
+        else:
+            await self._bound.measure(0, 0)
         return self._bound.now()
 
     async def oldest_ms(self) -> int | None:
