@@ -142,6 +142,7 @@ def test_a_copy_is_restored_where_there_is_no_store(tmp_path: Path) -> None:
     assert _tocsin(tmp_path, "store", "backup", str(tmp_path / "copy.db")).returncode == 0
     refused = _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db"))
     assert (refused.returncode, "the master key" in refused.stderr) == (1, True)
+    (tmp_path / "new").mkdir(exist_ok=True)
     shutil.copy(tmp_path / "tocsin.db.key", tmp_path / "new")
     assert _tocsin(tmp_path / "new", "store", "restore", str(tmp_path / "copy.db")).returncode == 0
     assert check(_settings(tmp_path / "new" / "tocsin.db")) == []
