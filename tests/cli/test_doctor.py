@@ -7,6 +7,7 @@ import email.utils
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -337,3 +338,27 @@ def test_on_postgresql_status_shows_what_waits(on_postgres: Run) -> None:
     ran = on_postgres("status", "--json")
     assert ran.status == 1
     assert ran.json["waiting"]["events"] == 1
+
+
+@pytest.mark.parametrize("offline", [[], ["--offline"]])
+def test_a_file_of_authorities_that_is_not_there_is_a_problem_and_all_else_is_looked_at(
+    against: Run, emulator: dict[str, Any], offline: list[str]
+) -> None:
+    text = Path("tocsin.toml").read_text()
+    Path("tocsin.toml").write_text(text.replace(str(emulator["ca"]), "nowhere.pem"))
+    ran = against("doctor", "--json", *offline)
+    assert ran.status == (0 if offline else 1), ran.out
+    assert _worst(ran, "sign-in") == "ok"
+    if not offline:
+        assert any("nowhere.pem" in one["finding"] for one in ran.json["findings"] if one["level"] == "problem")
+
+
+def test_an_extra_that_is_not_installed_is_a_problem(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tocsin.sources.looking", None)
+    Path("tocsin.toml").write_text(
+        '[sources.nats]\nservers = ["nats://localhost:1"]\nstream = "EVENTS"\nsubjects = ["events.>"]\n'
+        'refusals_subject = "refused.events"\n'
+    )
+    ran = run("doctor", "--json")
+    assert ran.status == 1
+    assert "tocsin[nats]" in _of(ran, "NATS")[0]["remedy"]

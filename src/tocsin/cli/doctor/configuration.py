@@ -103,7 +103,7 @@ def _secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
 def _secrets_in(file: Path, settings: Settings) -> list[str]:
     """The keys of the configuration file whose values are secrets."""
     # It was loaded a moment ago.
-    written: dict[str, Any] = tomllib.loads(file.read_text())
+    written: dict[str, Any] = tomllib.loads(file.read_bytes().decode())
     found = []
     for name, section in written.items():
         for key, value in section.items() if isinstance(section, dict) else ():

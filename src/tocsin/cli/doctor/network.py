@@ -88,9 +88,11 @@ async def source(settings: Settings) -> list[Finding]:
     wanted = settings.sources.nats
     if wanted is None:
         return []
-    from tocsin.sources.connecting import CannotConnect
-    from tocsin.sources.looking import Unusable, look
-
+    try:
+        from tocsin.sources.connecting import CannotConnect
+        from tocsin.sources.looking import Unusable, look
+    except ImportError:
+        return [problem("NATS", "sources.nats needs more than is installed", "run `pip install 'tocsin[nats]'`")]
     try:
         looked = await look(wanted)
     except CannotConnect as error:
