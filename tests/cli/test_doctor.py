@@ -362,3 +362,29 @@ def test_an_extra_that_is_not_installed_is_a_problem(store: Path, run: Run, monk
     ran = run("doctor", "--json")
     assert ran.status == 1
     assert "tocsin[nats]" in _of(ran, "NATS")[0]["remedy"]
+
+
+def test_a_disk_that_the_largest_backlog_would_fill_is_a_warning(
+    store: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN_STORE__MAX_BACKLOG_BYTES", str(2**60))
+    ran = run("doctor", "--offline", "--json")
+    assert ran.status == 0, ran.out
+    assert _worst(ran, "disk") == "warning"
+
+
+@pytest.mark.parametrize(("status", "level"), [(200, "ok"), (401, "problem")])
+def test_the_introspection_service_is_asked_whether_it_takes_us(
+    store: Path, run: Run, credentials: Files, status: int, level: str
+) -> None:
+    with HttpsServer(credentials) as server:
+        server.say("/introspect", Reply(b'{"active": false}', status=status))
+        Path("tocsin.toml").write_text(
+            f'[sessions]\nintrospection_url = "{server.url("/introspect")}"\nintrospection_client_id = "tocsin"\n'
+            f'introspection_client_secret = "of-the-test"\nca_file = "{credentials.ca}"\n'
+        )
+        Path("tocsin.toml").chmod(0o600)
+        ran = run("doctor", "--json")
+    assert _worst(ran, "sign-in") == level, ran.out
+    assert ran.status == (0 if level == "ok" else 1)
+    assert "of-the-test" not in ran.out
