@@ -194,10 +194,13 @@ def _integer(least: int, most: int, default: int | None = None) -> Schema:
     return Schema(type=OpenAPIType.INTEGER, minimum=least, maximum=most, default=default)
 
 
+def _or_null(schemas: dict[str, Schema]) -> dict[str, Schema]:
+    """The same fields, each of which may also be null: as if it were absent."""
+    return {name: Schema(one_of=[schema, Schema(type=OpenAPIType.NULL)]) for name, schema in schemas.items()}
+
+
 _CURSOR: Final = _string("The `next` of the page before")
-SEARCH: Final = _object(
-    "What is looked for; all of it must be true of one delivery",
-    {},
+_SOUGHT: Final = _or_null(
     {
         "owner": _uuid("The user"),
         "event_id": _uuid("The event"),
@@ -209,9 +212,11 @@ SEARCH: Final = _object(
         "message": _string("The event's name"),
         "from": _TIME,
         "until": _TIME,
-        "limit": _integer(1, 200, 50),
         "start": _CURSOR,
-    },
+    }
+)
+SEARCH: Final = _object(
+    "What is looked for; all of it must be true of one delivery", {}, {**_SOUGHT, "limit": _integer(1, 200, 50)}
 )
 FIND_DEVICES: Final = Schema(
     one_of=[
@@ -238,8 +243,12 @@ NEW_KEY: Final = Schema(
             {"role": _choice("producer"), "expires_in_s": _EXPIRES_IN},
             {
                 **_FOR_PEOPLE,
-                "events": Schema(type=OpenAPIType.ARRAY, items=_choice(*MESSAGES), description="Only these"),
-                "rate": _object("So many events within so many seconds", _RATE),
+                **_or_null(
+                    {
+                        "events": Schema(type=OpenAPIType.ARRAY, items=_choice(*MESSAGES), description="Only these"),
+                        "rate": _object("So many events within so many seconds", _RATE),
+                    }
+                ),
             },
         ),
         _object(
@@ -248,7 +257,13 @@ NEW_KEY: Final = Schema(
             {
                 **_FOR_PEOPLE,
                 "read_only": Schema(type=OpenAPIType.BOOLEAN, default=False),
-                "areas": Schema(type=OpenAPIType.ARRAY, items=_choice(*Area), description="Only these; empty: all"),
+                **_or_null(
+                    {
+                        "areas": Schema(
+                            type=OpenAPIType.ARRAY, items=_choice(*Area), description="Only these; empty: all"
+                        ),
+                    }
+                ),
             },
         ),
         _object("A monitoring key", {"role": _choice("monitoring"), "expires_in_s": _EXPIRES_IN}, _FOR_PEOPLE),
@@ -256,21 +271,23 @@ NEW_KEY: Final = Schema(
 )
 NEW_SESSION: Final = _object("A session", {"owner": _uuid("The user"), "expires_in_s": _EXPIRES_IN})
 
-_OF_LETTERS: Final = {
-    "owner": _uuid("The user"),
-    "message": _string("The event's name"),
-    "system": _string("The provider"),
-    "account": _string("An application's id, or a Firebase project's name"),
-    "outcome": _choice("refused", "expired"),
-    "reason": _string("Exactly as the provider named it"),
-    "from": _TIME,
-    "until": _TIME,
-}
+_OF_LETTERS: Final = _or_null(
+    {
+        "owner": _uuid("The user"),
+        "message": _string("The event's name"),
+        "system": _string("The provider"),
+        "account": _string("An application's id, or a Firebase project's name"),
+        "outcome": _choice("refused", "expired"),
+        "reason": _string("Exactly as the provider named it"),
+        "from": _TIME,
+        "until": _TIME,
+    }
+)
 _OF_REMOVALS: Final = {name: schema for name, schema in _OF_LETTERS.items() if name not in ("message", "outcome")}
 
 
 def _jobs(with_lifetime: bool) -> Schema:
-    lifetime = {"lifetime_s": _integer(1, 28 * 24 * 3600, 24 * 3600)} if with_lifetime else {}
+    lifetime = _or_null({"lifetime_s": _integer(1, 28 * 24 * 3600)}) if with_lifetime else {}
     letters, removals = _object("Which dead letters", {}, _OF_LETTERS), _object("Which removals", {}, _OF_REMOVALS)
     quarantine = _object("Whose", {"account": _filled("An application's id, or a Firebase project's name")})
     return Schema(
