@@ -44,9 +44,20 @@ def decode(body: bytes, kind: type[T]) -> T:
     for name, value in fields.items():
         if nested_too_deeply(value):
             raise bad_input(f"$.{quotable_name(name)}", TOO_DEEP)
-        if isinstance(value, float) and value.is_integer():
-            fields[name] = int(value)  # In JSON Schema 2.0 is an integer.
     try:
-        return msgspec.convert(fields, kind)
+        return msgspec.convert(_with_integers(fields), kind)
     except msgspec.ValidationError as error:
         raise bad_input(*broken_rule(error)) from None
+
+
+def _with_integers(value: Any) -> Any:
+    """The same with `2` for `2.0`, which is an integer in JSON Schema. It is not nested too deeply."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _with_integers(one) for name, one in value.items()}
+        case list():
+            return [_with_integers(one) for one in value]
+        case _:
+            return value

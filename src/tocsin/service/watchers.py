@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -65,6 +66,7 @@ class Watchers:
         self._anything_quarantined = False
         self._to_wake: set[str] = set()
         """Lanes whose credential was replaced, until they were told."""
+        self._taking_over = asyncio.Lock()
         self._credentials = Duty("credentials", _DAY_S, self._take_over_changed)
         # What a server before this one has put into quarantine is still there, and its fuse is blown.
         self._quarantine = Duty("quarantine", _DAY_S, self._look_at_quarantine, first_s=0.0)
@@ -104,8 +106,21 @@ class Watchers:
             case _:
                 pass
 
+    async def take_over(self) -> None:
+        """Returns when what was changed of credentials before is in use, or cannot be used.
+
+        Raises:
+            StoreUnavailable: the lanes that waited for it could not be told.
+        """
+        await self._take_over_changed()
+
     async def _take_over_changed(self) -> float | None:
         """Returns in how many seconds to try again what did not succeed."""
+        # One at a time: who waits for a change finds it in use, also where another call has taken it.
+        async with self._taking_over:
+            return await self._take_over_in_turn()
+
+    async def _take_over_in_turn(self) -> float | None:
         failed = False
         for name in sorted(self._changed & self._providers.keys()):
             self._changed.discard(name)

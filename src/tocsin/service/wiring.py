@@ -141,6 +141,8 @@ class Service:
         return {name: provider.status() for name, provider in self.providers.items()}
 
     async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+        # Not of the credential that was replaced a moment ago.
+        await self.watchers.take_over()
         result = await self.providers[provider].check(account, sandbox=sandbox)
         checked = self._checks[provider, account] = Checked(self.store.now_ms(), sandbox, result)
         return checked
