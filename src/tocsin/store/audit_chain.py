@@ -136,8 +136,12 @@ def record(head: Link, chain: str, at_ms: int, actor: Actor, change: Change) -> 
     return Recorded(number, text, _hash(head.hash, text)), Link(number, _hash(head.hash, text))
 
 
+DAMAGED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises where a text is not as it was written; UnicodeDecodeError is not one of msgspec's own."""
+
+
 def read(recorded: Recorded) -> Entry:
-    """Raises `msgspec.DecodeError` where the text was damaged."""
+    """Raises one of `DAMAGED` where the text was damaged."""
     return _decode(recorded.text)
 
 
@@ -145,7 +149,7 @@ def shown(recorded: Recorded) -> Entry:
     """An entry for whoever looks at the log; one whose text was damaged has the action `unreadable`."""
     try:
         return read(recorded)
-    except msgspec.DecodeError:
+    except DAMAGED:
         return Entry("", 0, 0, Actor(ActorKind.SYSTEM_USER, "", ""), "unreadable", "", {})
 
 
@@ -179,7 +183,7 @@ class ChainCheck:
             return
         try:
             entry = read(recorded)
-        except msgspec.DecodeError:
+        except DAMAGED:
             self._breaks(number, "cannot be read")
             return
         if (entry.chain, entry.number) != (self._ends.chain, number) or recorded.hash != _hash(
