@@ -28,7 +28,7 @@ def clocks() -> Clocks:
 async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[Stores]:
     for marker in request.node.iter_markers("needs"):
         if (reason := LACKS.get(request.param, {}).get(marker.args[0])) is not None:
-            pytest.skip(reason)
+            pytest.skip(reason=reason)
     async with AsyncExitStack() as life:
         yield FACTORIES[request.param](tmp_path, clocks, life)
 

@@ -58,7 +58,7 @@ def unit() -> dict[str, str]:
 def needs(program: str) -> str:
     found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{program} is not installed")
+        pytest.skip(reason=f"{program}, which is to judge the file, is not installed")
     return found
 
 

@@ -116,7 +116,7 @@ def promtool(*arguments: str | Path) -> None:
     """Run it; what it does not like fails the test."""
     program = shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool is not installed")
+        pytest.skip(reason="promtool, which is to judge the rules, is not installed (Debian: prometheus)")
     ran = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
