@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -13,10 +12,11 @@ from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.cli.pages import Limit, Start, cursor_of, page_of, say_where_to_go_on
 from tocsin.store.audit_chain import Ends, Entry, Recorded, shown
 from tocsin.store.audit_verification import Verified, verify_all
-from tocsin.store.ports import Store, UnknownCursor
-from tocsin.store.records import AuditPage, Cursor
+from tocsin.store.ports import Store
+from tocsin.store.records import AuditPage
 
 app = group("The audit log: who has changed what, when, and from where.")
 
@@ -26,27 +26,19 @@ _HASH: Final = re.compile("[0-9a-f]{64}")
 
 @command(app, "list", example="tocsin audit list --limit 20")
 def list_(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 100,
-    start: Annotated[
-        str | None, typer.Option("--start", metavar="CURSOR", help="Where to go on, as the page before says.")
-    ] = None,
+    limit: Limit = 100,
+    start: Start = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the entries, newest first. Users are named by pseudonyms."""
-    cursor = None if start is None else Cursor(start)
-    try:
-        page = in_store(settings_of(config), lambda store: store.audit.page(limit, start=cursor))
-    except UnknownCursor:
-        raise InputError(
-            f"--start {start}: no page begins there; take what `tocsin audit list` says where there are more"
-        ) from None
+    with page_of("audit list", start):
+        page = in_store(settings_of(config), lambda store: store.audit.page(limit, start=cursor_of(start)))
     if as_json:
         print_json([_described(one) for one in page.entries])
     else:
         _print_table(page)
-    if page.next is not None:
-        remark(f"There are more: tocsin audit list --start {shlex.quote(page.next)}")
+    say_where_to_go_on("audit list", page.next)
 
 
 @command(app, "export", example="tocsin audit export")

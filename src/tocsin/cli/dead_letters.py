@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 import typer
@@ -12,9 +11,9 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import duration_ms
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.cli.pages import Limit, Start, cursor_of, page_of, say_where_to_go_on
 from tocsin.domain.events import EventId
-from tocsin.store.ports import UnknownCursor
-from tocsin.store.records import Cursor, DeadLetter, DeadLetterPage
+from tocsin.store.records import DeadLetter, DeadLetterPage
 
 app = group("Dead letters: events that a provider refused, or whose lifetime ended first.")
 
@@ -24,27 +23,19 @@ All = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 @command(app, "list", example="tocsin deadletter list")
 def list_(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many, newest first.")] = 100,
-    start: Annotated[
-        str | None, typer.Option("--start", metavar="CURSOR", help="Where to go on, as the page before says.")
-    ] = None,
+    limit: Limit = 100,
+    start: Start = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show them with the last attempt for each device; `tocsin event show ID` shows every attempt."""
-    cursor = None if start is None else Cursor(start)
-    try:
-        page = in_store(settings_of(config), lambda store: store.log.dead_letters(limit, start=cursor))
-    except UnknownCursor:
-        raise InputError(
-            f"--start {start}: no page begins there; take what `tocsin deadletter list` says where there are more"
-        ) from None
+    with page_of("deadletter list", start):
+        page = in_store(settings_of(config), lambda store: store.log.dead_letters(limit, start=cursor_of(start)))
     if as_json:
         print_json([_described(letter) for letter in page.letters])
     else:
         _print_table(page)
-    if page.next is not None:
-        remark(f"There are more: tocsin deadletter list --start {shlex.quote(page.next)}")
+    say_where_to_go_on("deadletter list", page.next)
 
 
 @command(app, "replay", example="tocsin deadletter replay --all --lifetime 12h")

@@ -15,8 +15,8 @@ from tocsin.cli.errors import InputError
 from tocsin.cli.inputs import read_secret
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_fitting, print_json, remark, terminal_width
+from tocsin.cli.pages import Start, page_of
 from tocsin.providers.rules import RULES
-from tocsin.store.ports import UnknownCursor
 
 app = group("Deliveries: look for them by user, token, application, outcome, reason and time.")
 
@@ -54,9 +54,7 @@ def search(
     ] = None,
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Accepted before that.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=200, help="How many, newest first.")] = 50,
-    start: Annotated[
-        str | None, typer.Option("--start", metavar="CURSOR", help="Where to go on, as the page before says.")
-    ] = None,
+    start: Start = None,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,12 +80,8 @@ def search(
         "start": start,
     }
     request = _request(given)
-    try:
+    with page_of("deliveries search", start):
         found = in_store(settings_of(config), lambda store: search_in(store, RULES, request))
-    except UnknownCursor:
-        raise InputError(
-            f"--start {start}: no page begins there; take what `tocsin deliveries search` says where there are more"
-        ) from None
     if as_json:
         print_json(found)
         return
