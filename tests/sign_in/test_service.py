@@ -7,41 +7,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 from tests.sign_in.conftest import AUDIENCE, INTROSPECT, JWKS, OWNER, World, jwk
 from tests.support.https_server import Reply
+from tests.support.serving import PATIENCE_S, serving
 
 from tocsin.emulator.credentials import Files
 
 SID = "platform-sid-8f2c41d07a"
-PATIENCE_S = 60
-
-
-@contextmanager
-def serving(directory: Path, environment: dict[str, str]) -> Iterator[str]:
-    """A server in this directory; gives its URL, and leaves its log in `log`."""
-    with (directory / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tocsin", "serve", "--ready-file", "ready"],
-            cwd=directory,
-            env=os.environ | {"TOCSIN_SERVER__PORT": "0", "TOCSIN_LOG__LEVEL": "debug"} | environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not (directory / "ready").exists():
-                assert server.poll() is None, (directory / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield (directory / "ready").read_text().strip()
-        finally:
-            server.terminate()
-            assert server.wait(PATIENCE_S) == 0
+DEBUG = {"TOCSIN_LOG__LEVEL": "debug"}
 
 
 def status(url: str, token: str) -> int:
@@ -49,7 +25,7 @@ def status(url: str, token: str) -> int:
 
 
 def test_wrong_keys_and_sessions_are_one_line_of_the_log_without_the_secret(tmp_path: Path) -> None:
-    with serving(tmp_path, {"TOCSIN_LOG__FORMAT": "json"}) as url:
+    with serving(tmp_path, DEBUG | {"TOCSIN_LOG__FORMAT": "json"}) as url:
         for number in range(20):
             bearer = {"authorization": f"Bearer planted-secret-{number}"}
             assert httpx.get(f"{url}/api/admin/backlog", headers=bearer, timeout=PATIENCE_S).status_code == 401
@@ -79,7 +55,7 @@ def test_a_server_reads_the_keys_by_itself_and_tells_its_log_no_token(world: Wor
         "CA_FILE": str(Files(tmp_path / "tls").ca),
     }
     good, later = world.token(), world.token("rsa-2")
-    with serving(tmp_path, {f"TOCSIN_SESSIONS__{name}": value for name, value in settings.items()}) as url:
+    with serving(tmp_path, DEBUG | {f"TOCSIN_SESSIONS__{name}": value for name, value in settings.items()}) as url:
         deadline = time.monotonic() + PATIENCE_S
         while world.times_asked(JWKS) < 2:
             assert time.monotonic() < deadline, "nobody has asked for anything, and the keys are read"
