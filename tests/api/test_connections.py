@@ -7,8 +7,8 @@ import contextlib
 import time
 
 import pytest
+from structlog.testing import capture_logs
 from tests.api.raw_http import Answer, serving
-from tests.support.logs import every_line
 
 from tocsin.api import connections as policy
 from tocsin.api import refusal_log
@@ -179,7 +179,7 @@ async def test_connections_are_forgotten_when_they_end(api):
 
 
 async def test_a_thousand_bad_requests_are_one_line_of_the_log_with_a_count(api):
-    with every_line() as lines:
+    with capture_logs() as lines:
         async with serving(api.app) as (port, _), clients(port) as connect:
             began = time.monotonic()
             for _ in range(1000):
@@ -196,7 +196,7 @@ async def test_a_thousand_bad_requests_are_one_line_of_the_log_with_a_count(api)
 
 
 async def test_every_kind_of_refusal_is_counted(api):
-    with every_line() as lines:
+    with capture_logs() as lines:
         async with (
             serving(api.app, request_timeout_s=1, max_connections=2) as (port, _),
             clients(port) as connect,

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from tests.api.conftest import Api, OpenApi, bearer
-from tests.support.logs import every_line
 
 from tocsin.api.client_address import TrustedProxies
 from tocsin.api.limits import Limits
@@ -256,7 +256,7 @@ def test_all_addresses_of_an_ipv6_customer_are_one(one: str, other: str, same: b
 async def test_wrong_secrets_are_in_one_line_of_the_log_with_a_count_and_without_the_secret(open_api: OpenApi) -> None:
     limits = limited(Clock(), wrong_secrets_per_minute=3)
     async with open_api(server=DIRECT, limits=limits) as api:
-        with every_line() as lines:
+        with capture_logs() as lines:
             for number in range(2):
                 await api.client.get("/api/admin/backlog", headers=bearer(f"secret-{number}"))
             await api.client.get("/api/push", headers={"cookie": "sid=secret-3"})
@@ -274,7 +274,7 @@ async def test_the_log_names_the_ten_worst_addresses(api: Api) -> None:
         limits.wrong_secrets.wrong(f"10.0.{number // 256}.{number % 256}")
     for _ in range(5):
         limits.wrong_secrets.wrong("10.0.0.7")
-    with every_line() as lines:
+    with capture_logs() as lines:
         await limits.wrong_secrets.report()
     (line,) = lines
     assert line["count"] == 20_005

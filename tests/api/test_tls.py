@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from tests.api.raw_http import serving
-from tests.support.logs import every_line
 
 from tocsin.api import tls_listener
 from tocsin.api.tls import ServerTls, TlsError
@@ -95,7 +95,7 @@ async def test_while_only_one_of_both_files_is_replaced_the_old_certificate_stay
     tls = ServerTls(*files)
     async with serving(api.app, tls) as (port, _):
         place(tmp_path, made[1], only=["cert.pem"])
-        with every_line() as lines:
+        with capture_logs() as lines:
             await tls.refresh()
             await tls.refresh()
         assert [line["log_level"] for line in lines] == ["error"]
@@ -167,7 +167,7 @@ async def test_clients_that_never_shake_hands_are_counted_and_give_way(api, file
 
 async def test_a_handshake_that_takes_too_long_is_ended_and_told_in_the_log(api, files, monkeypatch):
     monkeypatch.setattr(tls_listener, "_HANDSHAKE_S", 0.3)
-    with every_line() as lines:
+    with capture_logs() as lines:
         async with serving(api.app, ServerTls(*files)) as (port, server):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"\x16\x03\x01")

@@ -11,7 +11,6 @@ from typing import Any
 
 import jwt
 import pytest
-import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -137,15 +136,6 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     with HttpsServer(write_credentials(tmp_path / "tls")) as server:
         yield World(server)
-
-
-@pytest.fixture(autouse=True)
-def whole_log() -> Iterator[None]:
-    """Log lines of every level, whatever a command that ran before in this process has configured."""
-    before = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**before)
 
 
 Start = Callable[..., Any]

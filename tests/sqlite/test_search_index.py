@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 from tests.contract import test_search as contract
 from tests.contract.support import OWNER, done, keep, make_event
 from tests.support.clocks import Clocks
+from tests.support.open_files import open_files
 from tests.support.sqlite import SqliteStores
 
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Query
 from tocsin.store.sqlite import search_index, search_look
 from tocsin.store.sqlite.opening import open_store
-from tocsin.store.sqlite.search_index import index_path
+from tocsin.store.sqlite.search_index import SearchIndex, index_path
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 DELIVERED = Query(outcomes=frozenset({"delivered"}))
@@ -108,6 +110,16 @@ async def test_an_index_that_was_lost_or_damaged_is_made_again(stores: SqliteSto
                 continue  # found damaged: the next attempt makes it again
         assert await found(store) == ids
         await stores.close()
+
+
+async def test_an_index_that_cannot_be_opened_is_closed_though_the_error_is_kept(stores: SqliteStores) -> None:
+    await stores.open()
+    index = index_path(stores.path)
+    index.write_bytes(b"no database" * 1000)
+    with pytest.raises(sqlite3.DatabaseError) as kept:
+        SearchIndex(stores.path)
+    assert open_files(index) == []
+    assert kept.value.__traceback__ is not None
 
 
 async def test_an_index_that_cannot_be_written_stops_no_delivery_and_is_told_once(

@@ -88,7 +88,7 @@ class Chaos:
             (4, self._pause_server),
             (2, self._pause_provider),
             (10, self._script_faults),
-            (5, self._break_disk),
+            (8, self._break_disk),
             (3, self._token_dies),
             (1, self._restart_provider),
             (1, self._flood),
@@ -169,7 +169,7 @@ class Chaos:
         self._note(f"disk: {kind}")
         self._disk.break_(kind)
         await asyncio.sleep(0.3 + self._rng.random() * 1.5)
-        if self._rng.random() < 0.2:
+        if self._rng.random() < 0.4:
             self._kill("SIGKILL while the disk fails")
             await self._start_after(kind)
         self._disk.mend()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.support.clocks import Clocks
-from tests.support.logs import every_line
 
 from tocsin.library_logs import LibraryLogs
 
@@ -17,7 +17,7 @@ Written = list[Any]
 
 @pytest.fixture
 def written() -> Iterator[Written]:
-    with every_line() as lines:
+    with capture_logs() as lines:
         yield lines
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.support.logs import every_line
+from structlog.testing import capture_logs
 
 from tocsin.domain.outcomes import TokenDead
 from tocsin.http2.messages import Request
@@ -48,7 +48,7 @@ def test_a_reason_that_quotes_the_content_is_in_no_receipt() -> None:
 def test_an_answer_that_nobody_knows_is_logged_without_its_body() -> None:
     request = Request((), b"")
     request.status, request.response_body = 418, TEXT.encode()
-    with every_line() as lines:
+    with capture_logs() as lines:
         log_unknown("fcm", request, "", "RETRY")
     assert TEXT not in str(lines)
     assert lines[0]["body_bytes"] == len(TEXT)

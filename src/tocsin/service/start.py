@@ -79,13 +79,6 @@ async def serve(
                 await service.run(sock, ready, private)
 
 
-def _without_search(settings: Settings) -> Settings:
-    """For a store whose first attempts to open it have failed in this process: a further connection to it, which the
-    search opens, has met I/O errors there that nothing explains, and damaged the store. It is on after the next start.
-    """
-    return settings.model_copy(update={"store": settings.store.model_copy(update={"search": False})})
-
-
 @contextlib.asynccontextmanager
 async def _started(settings: Settings, role: NodeRole) -> AsyncIterator[Store]:
     async with open_store(settings, server=True, role=role) as store:
@@ -116,7 +109,7 @@ async def _when_mended(
         while not await _set_within(stop, wait_s):
             wait_s = min(2 * wait_s, _LATEST_OPEN_AGAIN_S)
             try:
-                store = await held.enter_async_context(_started(_without_search(settings), role))
+                store = await held.enter_async_context(_started(settings, role))
             except StorageFailure as error:
                 if error.reason != reason.text:
                     log.error("the store still cannot be used", error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -30,18 +30,38 @@ def file_uri(path: Path, *, read_only: bool = False) -> str:
     return f"{uri}?mode=ro" if read_only else uri
 
 
+def connect(
+    path: Path,
+    prepare: Callable[[sqlite3.Connection], object],
+    *,
+    read_only: bool = False,
+    busy_timeout_s: float = BUSY_TIMEOUT_S,
+) -> sqlite3.Connection:
+    """A connection of the driver that `prepare` has made ready; where that fails, it is closed.
+
+    The error would keep it open: its traceback names it. It has the log open by then, and the next connection that is
+    closed in this process deletes the log under all that are opened later; what these commit is gone with them.
+    """
+    driver = sqlite3.connect(
+        file_uri(path, read_only=read_only),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_timeout_s,
+        cached_statements=256,
+    )
+    try:
+        prepare(driver)
+    except BaseException:
+        driver.close()
+        raise
+    return driver
+
+
 def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Connection:
     """A connection whose transactions are begun and ended by hand (`AUTOCOMMIT` to SQLAlchemy)."""
 
-    def connect() -> sqlite3.Connection:
-        driver = sqlite3.connect(
-            file_uri(path, read_only=read_only),
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=busy_timeout_s,
-            cached_statements=256,
-        )
+    def prepare(driver: sqlite3.Connection) -> None:
         if not read_only:
             driver.execute("PRAGMA auto_vacuum=INCREMENTAL")
             driver.execute("PRAGMA journal_mode=WAL")
@@ -51,9 +71,11 @@ def open_connection(path: Path, *, read_only: bool = False, busy_timeout_s: floa
             driver.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
             driver.execute(f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}")
         driver.execute("PRAGMA temp_store=MEMORY")
-        return driver
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    def creator() -> sqlite3.Connection:
+        return connect(path, prepare, read_only=read_only, busy_timeout_s=busy_timeout_s)
+
+    engine = create_engine("sqlite://", creator=creator, poolclass=NullPool)
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 

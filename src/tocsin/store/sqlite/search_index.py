@@ -24,7 +24,7 @@ from msgspec import Struct
 from tocsin.store.records import Attempt, IndexState, Parked, State
 from tocsin.store.searching import Combination, Shape, is_plain, shape_of, states_of
 from tocsin.store.sqlite import rows
-from tocsin.store.sqlite.connection import BUSY_TIMEOUT_S, file_uri
+from tocsin.store.sqlite.connection import connect, file_uri
 from tocsin.store.sqlite.search_feed import Recent, Seen
 
 FORMAT: Final = 1
@@ -138,21 +138,21 @@ class SearchIndex:
         self._parts: dict[int, set[int]] = {}
         self.position = self.rebuilt = self.rebuild_until = 0
         if not read_only:
-            self._begin()
+            try:
+                self._begin()
+            except BaseException:
+                self.driver.close()
+                raise
 
     def _open(self) -> sqlite3.Connection:
         path = index_path(self._store)
-        if not self._read_only:
+        # Only where there is none: to close a file gives back the locks that the process has on it (fcntl(2)).
+        if not self._read_only and not path.exists():
             # Like the store: nobody but its user may read it.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        driver = sqlite3.connect(
-            file_uri(path, read_only=self._read_only),
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT_S,
-            cached_statements=256,
-        )
+        return connect(path, self._prepare, read_only=self._read_only)
+
+    def _prepare(self, driver: sqlite3.Connection) -> None:
         if not self._read_only:
             driver.execute("PRAGMA secure_delete=ON")
             driver.execute("PRAGMA journal_mode=WAL")
@@ -161,7 +161,6 @@ class SearchIndex:
         driver.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         driver.execute("PRAGMA temp_store=MEMORY")
         driver.execute("ATTACH DATABASE ? AS store", (file_uri(self._store, read_only=True),))
-        return driver
 
     def close(self) -> None:
         self.driver.close()
