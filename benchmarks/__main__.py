@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, pictures, report, search, service, throughput
+from benchmarks import engine, pictures, postgres, report, search, service, throughput
 from benchmarks.report import Figures
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -41,6 +41,10 @@ LONG: dict[str, Measure] = {
     "parked backlog": service.parked,
     "memory": service.memory,
     "searches": search.searches,
+    "PostgreSQL": postgres.against_embedded,
+    "latency on PostgreSQL": postgres.latency,
+    "growth on PostgreSQL": postgres.growth,
+    "two nodes": postgres.nodes,
 }
 FIGURES_OF_LONG = (
     "isolation",
@@ -56,6 +60,7 @@ FIGURES_OF_LONG = (
     "search_ms",
     "search_ms_max",
     "search_index_us",
+    *(name for name in report.GOALS if name.startswith("postgres_")),
 )
 
 

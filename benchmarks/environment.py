@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
 import json
@@ -26,7 +27,7 @@ from tocsin.domain.events import UserId
 from tocsin.providers.apns.address import ApnsAddress
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
-from tocsin.settings import Settings, Store
+from tocsin.settings import Secrets, Settings, Store
 from tocsin.store.opening import open_store
 from tocsin.store.ports import Registry
 from tocsin.store.records import Learned, Role
@@ -107,13 +108,20 @@ class Environment:
     sid: str = ""
     url: str = ""
     server: Process | None = None
+    """The one that was started last."""
+    store_url: str = ""
+    """Empty: the embedded store, in this directory."""
     groups: list[range] = field(default_factory=list)
     """The numbers of each group's users."""
     _running: list[Process] = field(default_factory=list)
+    _addresses: list[tuple[str, int]] = field(default_factory=list)
+    """Of the servers that run."""
 
     @property
-    def database(self) -> Path:
-        return self.directory / "tocsin.db"
+    def settings(self) -> Settings:
+        """For a store that is opened in this process."""
+        url = self.store_url or f"sqlite:{self.directory / 'tocsin.db'}"
+        return Settings(store=Store(url=url), secrets=Secrets(key_file=self.directory / "master.key"))
 
     @property
     def address(self) -> tuple[str, int]:
@@ -137,8 +145,11 @@ class Environment:
         return count
 
     def metric(self, name: str) -> float:
-        """One of the server's metrics; 0 where it has none of this name yet."""
-        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        """One of the metrics, of all servers together; 0 where there is none of this name yet."""
+        return sum(self._metric(address, name) for address in self._addresses)
+
+    def _metric(self, address: tuple[str, int], name: str) -> float:
+        connection = http.client.HTTPConnection(*address, timeout=30)
         try:
             connection.request("GET", "/metrics", headers={"authorization": f"Bearer {self.monitoring_key}"})
             for line in connection.getresponse().read().decode().splitlines():
@@ -160,13 +171,16 @@ class Environment:
                 raise RuntimeError(f"only {found} of {least} within {timeout_s:g} s")
             time.sleep(0.01)
 
-    def start_server(self, **variables: str) -> float:
-        """Start the server; returns how long it took until it listened."""
+    def start_server(self, *, beside: bool = False, **variables: str) -> float:
+        """Start the server, or one more `beside` those that run; returns how long it took until it listened."""
+        if not beside:
+            self._addresses.clear()
         ready = self.directory / "ready"
         ready.unlink(missing_ok=True)
         urls = self.emulator["apns"]
         own = {
-            "TOCSIN_STORE__PATH": str(self.database),
+            "TOCSIN_STORE__URL": self.settings.store.url or "",
+            "TOCSIN_SECRETS__KEY_FILE": str(self.settings.secrets.key_file),
             "TOCSIN_SERVER__PORT": "0",
             "TOCSIN_APNS__PRODUCTION_URL": urls["production"],
             "TOCSIN_APNS__SANDBOX_URL": urls["sandbox"],
@@ -192,6 +206,7 @@ class Environment:
                 raise RuntimeError(f"the server ended: {(self.directory / 'server.log').read_text()[-2000:]}")
             time.sleep(0.01)
         self.url = ready.read_text().strip()
+        self._addresses.append(self.address)
         return time.perf_counter() - started
 
     def pause(self) -> None:
@@ -240,11 +255,17 @@ def start_emulator(directory: Path, *options: str) -> tuple[dict[str, Any], Proc
 
 
 @contextmanager
-def prepared(groups: Sequence[Group], *emulator_options: str) -> Iterator[Environment]:
-    """A running emulator, registered users and stored credentials in a temporary directory; no server yet."""
+def prepared(groups: Sequence[Group], *emulator_options: str, store_url: str = "") -> Iterator[Environment]:
+    """A running emulator, registered users and stored credentials in a temporary directory; no server yet.
+
+    Args:
+        store_url: an empty database on PostgreSQL; the embedded store where there is none.
+    """
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as directory:
         summary, process = start_emulator(Path(directory) / "emulator", *emulator_options)
-        environment = Environment(Path(directory), summary, process)
+        environment = Environment(Path(directory), summary, process, store_url=store_url)
+        (environment.directory / "master.key").write_text(base64.b64encode(os.urandom(32)).decode())
+        (environment.directory / "master.key").chmod(0o600)
         try:
             asyncio.run(_fill(environment, groups))
             yield environment
@@ -253,7 +274,7 @@ def prepared(groups: Sequence[Group], *emulator_options: str) -> Iterator[Enviro
 
 
 async def _fill(environment: Environment, groups: Sequence[Group]) -> None:
-    async with open_store(Settings(store=Store(path=environment.database))) as store:
+    async with open_store(environment.settings) as store:
         key = ApnsCredential(Path(environment.emulator["apns_key"]).read_text(), environment.emulator["key_id"])
         for application in sorted({group.application for group in groups} | {APPLICATION}):
             await store.credentials.put(key.stored(application, 0))

@@ -20,7 +20,6 @@ from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
 from benchmarks.throughput import warm_up
 from tocsin.domain.events import Event, EventId, UserId
-from tocsin.settings import Settings, Store
 from tocsin.store.opening import open_store
 
 
@@ -28,10 +27,7 @@ def single_posts(sizes: Sizes) -> Figures:
     """One event a POST, 64 keep-alive connections, durable before the 202; then `GET /api/push` likewise."""
     with prepared([Group(sizes.users)]) as environment:
         environment.start_server()
-        (users,) = environment.groups
-        events = [
-            load.post(environment, fax(owner(users[n % len(users)])), "application/json") for n in range(sizes.posts)
-        ]
+        events = posts(environment, sizes.posts)
         gets = [load.get_push(environment)] * sizes.posts
         figures = Figures()
         load.deliver(environment, events[:2000], 2000)
@@ -43,12 +39,18 @@ def single_posts(sizes: Sizes) -> Figures:
         return figures
 
 
-def latency(sizes: Sizes, per_s: int = 2000) -> Figures:
+def posts(environment: Environment, count: int) -> list[bytes]:
+    """So many requests with an event each."""
+    users = environment.groups[0]
+    return [load.post(environment, fax(owner(users[n % len(users)])), "application/json") for n in range(count)]
+
+
+def latency(sizes: Sizes, per_s: int = 2000, *, store_url: str = "", prefix: str = "latency") -> Figures:
     """From the start of the POST to the provider's acceptance, at 2,000 events a second."""
     figures = Figures()
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "journal"
-        with prepared([Group(sizes.users)], "--journal", str(journal)) as environment:
+        with prepared([Group(sizes.users)], "--journal", str(journal), store_url=store_url) as environment:
             environment.start_server()
             (users,) = environment.groups
             warm_up(environment, users)
@@ -69,9 +71,9 @@ def latency(sizes: Sizes, per_s: int = 2000) -> Figures:
                     for user, times in sent.items()
                     for start, end in zip(times, sorted(arrived[token(user)]), strict=True)
                 )
-                figures.samples.setdefault("latency_ms", []).extend(waits)
-                figures.add("latency_ms_p50", waits[len(waits) // 2])
-                figures.add("latency_ms_p99", waits[int(len(waits) * 0.99)])
+                figures.samples.setdefault(f"{prefix}_ms", []).extend(waits)
+                figures.add(f"{prefix}_ms_p50", waits[len(waits) // 2])
+                figures.add(f"{prefix}_ms_p99", waits[int(len(waits) * 0.99)])
     return figures
 
 
@@ -103,10 +105,10 @@ def backlog(sizes: Sizes) -> Figures:
     few = 1000
     with prepared([Group(sizes.users)]) as small, prepared([Group(sizes.users)]) as large:
         for environment, count in ((small, few), (large, sizes.backlog)):
-            asyncio.run(_append(environment, count))
+            asyncio.run(append(environment, count))
         claims = [statistics.median(asyncio.run(_claims(environment))) for environment in (small, large)]
         figures.add("claim_growth", claims[1] / claims[0])
-        _start(large, figures, "backlog")
+        start(large, figures, "backlog")
         large.wait_for(large.settled, 50_000)
         large.pause()
         small.start_server()
@@ -128,19 +130,25 @@ def parked(sizes: Sizes) -> Figures:
     """The same for events that were tried and wait for a provider that was out of reach for a while."""
     figures = Figures()
     with prepared([Group(sizes.users)]) as environment:
-        environment.start_server(TOCSIN_APNS__PRODUCTION_URL="https://localhost:9")
-        assert environment.server is not None
-        for first in range(0, sizes.backlog, 50_000):
-            requests = load.batches(environment, min(50_000, sizes.backlog - first), environment.groups[0])
-            load.send(environment.address, requests, 4)
-        environment.wait_for(environment.settled, sizes.backlog, 600)
-        environment.server.child.kill()
-        environment.server.child.wait()
-        _start(environment, figures, "parked")
+        park(environment, sizes.backlog)
+        start(environment, figures, "parked")
     return figures
 
 
-def _start(environment: Environment, figures: Figures, prefix: str) -> None:
+def park(environment: Environment, count: int) -> None:
+    """Hand in so many events while the provider is out of reach, then end the server."""
+    environment.start_server(TOCSIN_APNS__PRODUCTION_URL="https://localhost:9")
+    assert environment.server is not None
+    for first in range(0, count, 50_000):
+        requests = load.batches(environment, min(50_000, count - first), environment.groups[0])
+        load.send(environment.address, requests, 4)
+    environment.wait_for(environment.settled, count, 600)
+    environment.server.child.kill()
+    environment.server.child.wait()
+
+
+def start(environment: Environment, figures: Figures, prefix: str) -> None:
+    """Start the server: how long until it listens, and from then until the first push."""
     figures.add(f"{prefix}_start_s", environment.start_server())
     ready = time.perf_counter()
     while not environment.accepted():
@@ -148,11 +156,11 @@ def _start(environment: Environment, figures: Figures, prefix: str) -> None:
     figures.add(f"{prefix}_first_s", time.perf_counter() - ready)
 
 
-async def _append(environment: Environment, count: int) -> None:
+async def append(environment: Environment, count: int) -> None:
     """Append directly to the queue while no server runs: events that are accepted and not tried yet."""
     now_ms = int(time.time() * 1000)
     users = environment.groups[0]
-    async with open_store(Settings(store=Store(path=environment.database))) as store:
+    async with open_store(environment.settings) as store:
         for first in range(0, count, 5000):
             batch = []
             for number in range(first, min(count, first + 5000)):
@@ -165,7 +173,7 @@ async def _append(environment: Environment, count: int) -> None:
 async def _claims(environment: Environment, limit: int = 100) -> list[float]:
     """The seconds that each of the first claims takes in a server."""
     took = []
-    async with open_store(Settings(store=Store(path=environment.database)), server=True) as store:
+    async with open_store(environment.settings, server=True) as store:
         await store.start()
         for _ in range(9):
             started = time.perf_counter()

@@ -1,0 +1,148 @@
+"""The store on PostgreSQL beside the embedded one: by turns, in one run, each with a server that waits for its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from tests.support.postgres_server import PostgresServer, remove
+
+from benchmarks import load, service
+from benchmarks.environment import Environment, Group, Process, prepared
+from benchmarks.report import Figures
+from benchmarks.sizes import Sizes
+from benchmarks.throughput import warm_up
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def _server() -> Iterator[PostgresServer]:
+    """PostgreSQL as it is installed: every commit waits until it is on the disk."""
+    server = PostgresServer({"shared_buffers": "512MB", "max_wal_size": "4GB"}).start()
+    try:
+        yield server
+    finally:
+        remove(server)
+
+
+def _database(server: PostgresServer) -> str:
+    """The URL of a new, empty database."""
+    name = f"bench{next(_numbers)}"
+
+    async def create() -> None:
+        connection = await asyncpg.connect(server.url())
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(create())
+    return server.url(name)
+
+
+def against_embedded(sizes: Sizes) -> Figures:
+    """End to end with the same load: rate, CPU of tocsin's process, and single events."""
+    figures = Figures()
+    with (
+        _server() as server,
+        prepared([Group(sizes.users)]) as embedded,
+        prepared([Group(sizes.users)], store_url=_database(server)) as other,
+    ):
+        loads = []
+        for environment in (embedded, other):
+            environment.start_server()
+            warm_up(environment, environment.groups[0])
+            loads.append(load.batches(environment, sizes.events, environment.groups[0]))
+        for _ in range(sizes.rounds):
+            rounds = [
+                _round(environment, requests, sizes.events)
+                for environment, requests in zip((embedded, other), loads, strict=True)
+            ]
+            took, cpu = zip(*rounds, strict=True)
+            figures.add("postgres_share", took[0] / took[1])
+            figures.add("postgres_cpu", cpu[1] / cpu[0])
+            figures.add("postgres_per_s", sizes.events / took[1])
+        posts = service.posts(other, sizes.posts)
+        for _ in range(sizes.rounds):
+            settled = other.settled()
+            figures.add("postgres_single_post_per_s", sizes.posts / load.send(other.address, posts, 64))
+            other.wait_for(other.settled, settled + sizes.posts)
+    return figures
+
+
+def _round(environment: Environment, requests: list[bytes], events: int) -> tuple[float, float]:
+    """How long it took, and the CPU of the server, in seconds."""
+    assert environment.server is not None
+    before = environment.server.cpu_s()
+    took = load.deliver(environment, requests, events)
+    return took, environment.server.cpu_s() - before
+
+
+def latency(sizes: Sizes) -> Figures:
+    """As `service.latency`, on PostgreSQL."""
+    with _server() as server:
+        return service.latency(sizes, store_url=_database(server), prefix="postgres_latency")
+
+
+def growth(sizes: Sizes) -> Figures:
+    """A million devices, and a million events that wait or are parked: rate beside that with few, and the start."""
+    figures = Figures()
+    with _server() as server:
+        few, many = [Group(1000, reached=True)], [Group(sizes.many_users, reached=True)]
+        emulator = ("--known-tokens", "1000")
+        with (
+            prepared(few, *emulator, store_url=_database(server)) as small,
+            prepared(many, *emulator, store_url=_database(server)) as large,
+        ):
+            for environment in (small, large):
+                environment.start_server()
+                warm_up(environment, environment.groups[0])
+            for number in range(1, 1 + sizes.rounds):
+                took = [
+                    load.deliver(
+                        environment,
+                        load.batches(environment, sizes.events, environment.groups[0], first=number * sizes.events),
+                        sizes.events,
+                    )
+                    for environment in (small, large)
+                ]
+                figures.add("postgres_growth_users", took[0] / took[1])
+        with prepared([Group(sizes.users)], store_url=_database(server)) as waiting:
+            asyncio.run(service.append(waiting, sizes.backlog))
+            service.start(waiting, figures, "postgres_backlog")
+        with prepared([Group(sizes.users)], store_url=_database(server)) as parked:
+            service.park(parked, sizes.backlog)
+            service.start(parked, figures, "postgres_parked")
+    return figures
+
+
+def nodes(sizes: Sizes) -> Figures:
+    """Two nodes against one: the CPU of all of tocsin's processes for a delivery."""
+    figures = Figures()
+    with (
+        _server() as server,
+        prepared([Group(sizes.users)], store_url=_database(server)) as one,
+        prepared([Group(sizes.users)], store_url=_database(server)) as two,
+    ):
+        one.start_server()
+        two.start_server()
+        first = two.server
+        two.start_server(beside=True)
+        servers: dict[str, list[Process]] = {}
+        for name, environment in (("one", one), ("two", two)):
+            assert environment.server is not None
+            servers[name] = [environment.server]
+            warm_up(environment, environment.groups[0])
+        assert first is not None
+        servers["two"].append(first)
+        for _ in range(sizes.rounds):
+            cpu = {}
+            for name, environment in (("one", one), ("two", two)):
+                before = sum(process.cpu_s() for process in servers[name])
+                requests = load.batches(environment, sizes.events, environment.groups[0])
+                load.deliver(environment, requests, sizes.events)
+                cpu[name] = sum(process.cpu_s() for process in servers[name]) - before
+            figures.add("postgres_two_nodes_cpu", cpu["two"] / cpu["one"])
+    return figures
