@@ -39,12 +39,15 @@ $(STAMP): requirements/dev.txt pyproject.toml requirements/runtime.in
 demo: $(STAMP)  ## the product at work: a server, an Apple and a Google on this machine, and phones that ring
 	@$(BIN)/tocsin demo
 
+# Files of tests are shared between the cores: the tests of one file stay together, with the servers that they start.
+TEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(STAMP)  ## every test
-	$(BIN)/python -m pytest
+	$(TEST)
 
 # What is left out starts servers, waits for time-outs, draws many random histories, or fetches packages.
 test-fast: $(STAMP)  ## the tests for everyday work, in under two minutes
-	$(BIN)/python -m pytest tests --ignore=tests/system --ignore=tests/emulator --ignore=tests/judges -m "not slow"
+	$(TEST) tests --ignore=tests/system --ignore=tests/emulator --ignore=tests/judges -m "not slow"
 
 judges: $(STAMP)  ## clients and servers that others wrote, against ours; says what is skipped and why
 	$(BIN)/python -m pytest tests/judges -rs

@@ -32,17 +32,17 @@ async def test_a_secret_opens_its_key(store: Store, role: Role) -> None:
     assert await store.access.key(secret) == key
 
 
-LIMITS = [
-    KeyLimits(events=frozenset({"fax_new", "recording_new"})),
-    KeyLimits(rate=Rate(50, 1)),
-    KeyLimits(events=frozenset({"chat_message"}), rate=Rate(1000, 3600)),
-    KeyLimits(read_only=True),
-    KeyLimits(areas=frozenset({Area.DEVICES, Area.DELIVERIES})),
-    KeyLimits(read_only=True, areas=frozenset(Area)),
-]
+LIMITS = {
+    "events": KeyLimits(events=frozenset({"fax_new", "recording_new"})),
+    "rate": KeyLimits(rate=Rate(50, 1)),
+    "an event and a rate": KeyLimits(events=frozenset({"chat_message"}), rate=Rate(1000, 3600)),
+    "read-only": KeyLimits(read_only=True),
+    "areas": KeyLimits(areas=frozenset({Area.DEVICES, Area.DELIVERIES})),
+    "read-only in every area": KeyLimits(read_only=True, areas=frozenset(Area)),
+}
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
 async def test_a_key_keeps_its_limits_also_after_a_crash(stores: Stores, limits: KeyLimits) -> None:
     store = await stores.open()
     secret, key = await store.access.create_key(Role.ADMIN, "ops", None, limits)

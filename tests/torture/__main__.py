@@ -22,7 +22,7 @@ _END_S: Final = 40
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--quick", action="store_true", help="under a minute")
+    size.add_argument("--quick", action="store_true", help="under a minute where nobody else uses the machine")
     size.add_argument(
         "--long", action="store_true", help="100,000 events and more than 50 kills, in ten minutes at most"
     )

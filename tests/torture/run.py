@@ -55,7 +55,7 @@ class Plan(Struct, frozen=True):
 
 
 QUICK: Final = Plan(
-    events=6000, users=60, load_s=34, kills=6, drain_s=20, backlog=1500, long_stops=1, fetch_s=20, most_s=75
+    events=6000, users=60, load_s=34, kills=6, drain_s=90, backlog=1500, long_stops=1, fetch_s=60, most_s=240
 )
 LONG: Final = Plan(
     events=110_000, users=300, load_s=360, kills=54, drain_s=80, backlog=8000, long_stops=3, fetch_s=100, most_s=560
