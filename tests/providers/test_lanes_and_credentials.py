@@ -137,22 +137,72 @@ async def test_replacing_a_key_under_load_fails_no_delivery(tmp_path: Path) -> N
         assert {record.attempts[0].result for record in records} == {"delivered"}
 
 
-def test_a_provider_token_is_renewed_at_fifty_minutes_and_not_before(tmp_path: Path) -> None:
+def test_a_provider_token_is_renewed_at_each_half_hour_and_not_before(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    now = 1_700_000_000.0
+    begun = 1_700_000_000 // 1800 * 1800
+    now = begun + 5.0
     token = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
     first = token.header()
-    now += 49 * 60
+    now = begun + 1799.0
     assert token.header() == first
-    now += 2 * 60
+    now = begun + 1801.0
     second = token.header()
     assert second != first
     claims = jwt.decode(
         second.removeprefix(b"bearer "), key.public_key(), algorithms=["ES256"], options={"verify_iat": False}
     )
-    assert claims == {"iss": "39JSDKGJ38", "iat": int(now)}
-    assert jwt.get_unverified_header(second.removeprefix(b"bearer "))["kid"] == "KEYID12345"
+    assert claims == {"iss": "39JSDKGJ38", "iat": begun + 1800}
+    assert jwt.get_unverified_header(second.removeprefix(b"bearer ")) == {
+        "alg": "ES256",
+        "typ": "JWT",
+        "kid": "KEYID12345",
+    }
+
+
+def test_two_nodes_make_the_same_provider_token_though_their_clocks_differ_by_seconds() -> None:
+    pem, begun, now = _key_pem(), 1_700_000_000 // 1800 * 1800, 0.0
+    ahead, behind = 4.0, -3.0
+    nodes = [
+        ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=wall, monotonic=lambda: now)
+        for wall in (lambda: begun + now + ahead, lambda: begun + now + behind)
+    ]
+    made: list[set[bytes]] = []
+    for now in (10.0, 600.0, 1790.0, 1799.0, 1810.0, 3590.0, 3610.0):
+        made.append({node.header() for node in nodes})
+    assert [len(tokens) for tokens in made] == [1, 1, 1, 2, 1, 1, 1], "they differ for seconds, at a renewal alone"
+    assert made[3] == made[2] | made[4], "and then it is the one before and the one after, no third"
+    assert len(set().union(*made)) == 3, "one for each half hour, whoever makes it"
+    started_later = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: begun + now, monotonic=lambda: 9.0)
+    assert {started_later.header()} == made[-1], "a node that starts, or starts again, adds none"
+
+
+def test_a_provider_token_that_was_first_used_shortly_before_its_renewal_is_kept_for_as_long_as_apple_wants() -> None:
+    """Apple may count its 20 minutes from when it saw a token first."""
+    begun = 1_700_000_000 // 1800 * 1800
+    now = begun + 1795.0
+    token = ProviderToken(_key_pem(), "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now)
+    first = token.header()
+    now += 20 * 60
+    assert token.header() == first
+    now += 61
+    assert token.header() != first
+
+
+def test_nodes_whose_provider_token_is_called_expired_replace_it_by_the_same_one() -> None:
+    pem, begun = _key_pem(), 1_700_000_000 // 1800 * 1800
+    now = begun + 900.0
+    nodes = [
+        ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: now, monotonic=lambda: now) for _ in range(2)
+    ]
+    first = nodes[0].header()
+    assert nodes[1].header() == first
+    for node in nodes:
+        assert node.expired(first)
+        now += 20
+    replaced = {node.header() for node in nodes}
+    assert len(replaced) == 1
+    assert first not in replaced
 
 
 def test_an_expired_provider_token_is_renewed_once_and_a_second_time_running_blames_the_clock(tmp_path: Path) -> None:
