@@ -168,12 +168,15 @@ def test_two_nodes_make_the_same_provider_token_though_their_clocks_differ_by_se
         for wall in (lambda: begun + now + ahead, lambda: begun + now + behind)
     ]
     made: list[set[bytes]] = []
-    for now in (10.0, 600.0, 1790.0, 1799.0, 1810.0, 3590.0, 3610.0):
+    for passed_s in (10.0, 600.0, 1790.0, 1799.0, 1810.0, 3590.0, 3610.0):
+        now = passed_s
         made.append({node.header() for node in nodes})
     assert [len(tokens) for tokens in made] == [1, 1, 1, 2, 1, 1, 1], "they differ for seconds, at a renewal alone"
     assert made[3] == made[2] | made[4], "and then it is the one before and the one after, no third"
     assert len(set().union(*made)) == 3, "one for each half hour, whoever makes it"
-    started_later = ProviderToken(pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: begun + now, monotonic=lambda: 9.0)
+    started_later = ProviderToken(
+        pem, "KEYID12345", "39JSDKGJ38", wall_clock=lambda: begun + now, monotonic=lambda: 9.0
+    )
     assert {started_later.header()} == made[-1], "a node that starts, or starts again, adds none"
 
 

@@ -175,26 +175,25 @@ async def running_line(
         bounds = SqliteOptions(max_events=10**6, max_bytes=10**9, lease_s=lease_s, wall_clock=wall_clock)
         store = await open_store(directory / "tocsin.db", bounds, server=True)
         try:
-            async with _delivering(
-                store, emulator, lane, pool or PoolOptions(), lease_s, drain_s, random_number, more, urls
-            ) as line:
+            async with delivering(store, emulator, lane, pool, lease_s, drain_s, random_number, more, urls) as line:
                 yield line
         finally:
             await store.close()
 
 
 @asynccontextmanager
-async def _delivering(
+async def delivering(
     store: Store,
     emulator: Emulator,
-    lane: LaneOptions | None,
-    pool: PoolOptions,
-    lease_s: float,
-    drain_s: float,
-    random_number: Callable[[], float],
-    more: MakeMore | None,
-    other: Mapping[str, str],
+    lane: LaneOptions | None = None,
+    pool: PoolOptions | None = None,
+    lease_s: float = 120.0,
+    drain_s: float = 1.0,
+    random_number: Callable[[], float] = random.random,
+    more: MakeMore | None = None,
+    other: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Line]:
+    """Delivery from a store that is open and not started yet; several of one database are several nodes."""
     apns, ca = emulator.summary["apns"], emulator.files.ca
     assert isinstance(apns, dict)
     production, fcm = other.get("apns", apns["production"]), other.get("fcm", str(emulator.summary["fcm"]))
@@ -203,6 +202,7 @@ async def _delivering(
         stored(PROJECT, emulator.files.service_account.read_bytes(), default=True, changed_ms=0)
     )
     metrics = Metrics()
+    pool = pool or PoolOptions()
     options = DispatcherOptions(lane or LaneOptions(4000, 8000), marks_kept_s=2 * lease_s)
     dispatcher = Dispatcher(store, options, metrics, random=random_number)
     context = Context(dispatcher, SystemNetwork(), time.time, random.Random())

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import structlog
 
-from tocsin.delivery.fuse import Fuse
+from tocsin.delivery.fuse import Counted, Fuse
 from tocsin.delivery.lane import Lane, LaneOptions
 from tocsin.delivery.memory import Memory, Share
+from tocsin.domain.nodes import FuseCount
 from tocsin.domain.routes import LaneStatus, Route
 from tocsin.store.records import TopicReached
 
@@ -109,6 +110,28 @@ class LaneBook:
     @property
     def any_fuse_blown(self) -> bool:
         return any(fuse.blown for fuse in self._fuses.values())
+
+    def fuse_counts(self, now_ms: int) -> list[FuseCount]:
+        """What the fuses of other nodes have to know of this one. `now_ms` is the store's time."""
+        return [
+            FuseCount(*account, now_ms - int(own.age_s * 1000), own.attempts, own.dead)
+            for account, fuse in self._fuses.items()
+            if (own := fuse.counted) is not None
+        ]
+
+    def counted_elsewhere(self, counts: Iterable[FuseCount], now_ms: int) -> None:
+        """What other nodes have counted: a token that dies here is one of many, perhaps."""
+        of_account: dict[Account, list[Counted]] = {}
+        for one in counts:
+            counted = Counted((now_ms - one.since_ms) / 1000, one.attempts, one.dead)
+            of_account.setdefault((one.provider, one.account), []).append(counted)
+        for account, fuse in self._fuses.items():
+            if fuse.count_elsewhere(of_account.get(account, ())):
+                log.error(
+                    "fuse blown: too many dead tokens on all nodes together; removals are quarantined",
+                    provider=account[0],
+                    account=account[1],
+                )
 
     def _fuse(self, account: Account) -> Fuse:
         fuse = self._fuses.get(account)

@@ -27,6 +27,18 @@ class NodeRole(StrEnum):
         return self is not NodeRole.DELIVERY
 
 
+class FuseCount(Struct, frozen=True):
+    """How many of an account's attempts this node has counted for the fuse since a moment, and how many tokens of them
+    were declared dead."""
+
+    provider: str
+    account: str
+    since_ms: int
+    """The store's time, Unix milliseconds."""
+    attempts: int
+    dead: int
+
+
 class NodeStatus(Struct, frozen=True):
     """One process of tocsin at one moment."""
 
@@ -38,3 +50,5 @@ class NodeStatus(Struct, frozen=True):
     problems: list[str]
     """Why it is not ready, a sentence each; empty when it is."""
     lanes: list[LaneStatus]
+    fuses: list[FuseCount] = []
+    """Of accounts whose tokens have died within the minute."""

@@ -189,8 +189,13 @@ class Watchers:
         backlog = await self._store.queue.backlog()
         metrics.backlog.set(backlog.events)
         metrics.backlog_bytes.set(backlog.size_bytes)
-        status = NodeStatus(self._node, __version__, self._store.now_ms(), self._problems(), lanes)
-        await self._store.publish(status)
+        now_ms = self._store.now_ms()
+        fuses = self._dispatcher.lanes.fuse_counts(now_ms)
+        await self._store.publish(NodeStatus(self._node, __version__, now_ms, self._problems(), lanes, fuses))
+        if fuses:
+            others = [node for node in await self._store.nodes() if node.node != self._node]
+            counts = [count for node in others for count in node.fuses]
+            self._dispatcher.lanes.counted_elsewhere(counts, self._store.now_ms())
 
     async def _measure(self) -> None:
         """What has to be read from the store to be known."""
