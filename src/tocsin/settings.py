@@ -550,6 +550,20 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         raise SettingsError("\n".join(_explain(file, variables, problem) for problem in error.errors())) from None
 
 
+def with_store(settings: Settings, url: str) -> Settings:
+    """The same settings for the store at `url`.
+
+    Raises:
+        SettingsError: it is not a URL of a store; the message says why.
+    """
+    of_another = {"url", "path"} | ({"session_url", "password_file"} if url.startswith(_SQLITE) else set())
+    kept = settings.store.model_dump(exclude_unset=True, exclude=of_another)
+    try:
+        return settings.model_copy(update={"store": Store(**kept, url=url)})
+    except ValidationError as error:
+        raise SettingsError(f"{url}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """The values of its `TOCSIN_…`, by section and key."""
     source = EnvSettingsSource(Settings)

@@ -1,7 +1,8 @@
-"""`tocsin store`: check the store, copy it, restore a copy, and look after its master key."""
+"""`tocsin store`: check the store, copy it, restore a copy, move it, and look after its master key."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,19 @@ import typer
 
 from tocsin.cli.acting import command_line
 from tocsin.cli.commands import AsJson, Config, command, group
-from tocsin.cli.errors import CommandError
+from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import confirm
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
-from tocsin.store import maintenance
+from tocsin.settings import Settings, SettingsError, with_store
+from tocsin.store import maintenance, migrating
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import StoreError
 
-app = group("The store: check it, copy it (both while a server runs on it), restore a copy, and change its master key.")
+app = group(
+    "The store: check it, copy it (both while a server runs on it), restore a copy, move it to PostgreSQL, and change"
+    " its master key."
+)
 
 
 @command(app, "check", example="tocsin store check")
@@ -67,6 +72,54 @@ def restore(
     if not on_record:
         # A copy of a version without an audit log: it is migrated for that.
         in_store(settings, lambda store: store.audit.note(Change(Action.STORE_RESTORE, str(copy))))
+
+
+@command(app, "migrate", example="tocsin store migrate --from sqlite:var/tocsin.db --to postgresql://tocsin@db1/tocsin")
+def migrate(
+    source: Annotated[str, typer.Option("--from", metavar="URL", help="sqlite:FILE, the store that moves.")],
+    target: Annotated[
+        str | None, typer.Option("--to", metavar="URL", help="postgresql://user@host/database, which is empty.")
+    ] = None,
+    take_back: Annotated[
+        bool, typer.Option("--take-back", help="Give the move up: the store in the file is used again, as it is.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Move the store from SQLite to PostgreSQL, all of it; stop the server first. What was interrupted goes on.
+
+    The password, the master key and everything else are as the configuration says. The file stays as it is, and is
+    marked: nothing uses it any more, unless the move is taken back.
+    """
+    settings = settings_of(config)
+    try:
+        path = with_store(settings, source).store.path
+        if not source.startswith("sqlite:"):
+            raise InputError("--from: must be sqlite:FILE")
+        if take_back == (target is not None):
+            raise InputError("give either --to or --take-back")
+        if target is None:
+            marked = migrating.take_back(path)
+            remark(f"{path}: is used again, as it is" if marked else f"{path}: was not moved: nothing was changed")
+            return
+        if not target.startswith("postgresql:"):
+            raise InputError("--to: must be postgresql://user@host/database")
+        moved_to = with_store(settings, target)
+        moved = asyncio.run(migrating.migrate(path, moved_to, remark))
+    except SettingsError as error:
+        raise InputError(str(error)) from None
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    if moved:
+        _end_move(path, moved_to)
+    remark(f"{path}: is moved to {maintenance.name(moved_to)}: name that with store.url, and start")
+
+
+def _end_move(path: Path, moved_to: Settings) -> None:
+    in_store(moved_to, lambda store: store.audit.note(Change(Action.STORE_MIGRATE, str(path))))
+    try:
+        migrating.set_done(path)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
 
 
 @command(app, "rekey", example="tocsin store rekey")

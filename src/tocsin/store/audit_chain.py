@@ -55,6 +55,7 @@ class Action(StrEnum):
     STORE_REKEY = "store.rekey"
     STORE_EXPORT_KEY = "store.export-key"
     STORE_RESTORE = "store.restore"
+    STORE_MIGRATE = "store.migrate"
     STORE_GIVE_UP_KEY = "store.give-up-key"
     USER_ERASE = "user.erase"
 

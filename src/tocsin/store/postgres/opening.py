@@ -11,6 +11,7 @@ import asyncpg
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StorageFailure, StoreError
 from tocsin.store.postgres import partitions, schema
+from tocsin.store.postgres.arriving import refuse_moving
 from tocsin.store.postgres.connections import Connection, Database, Target, connect
 from tocsin.store.postgres.credentials import used_keys
 from tocsin.store.postgres.failures import is_unavailable, sentence
@@ -112,6 +113,7 @@ async def _prepare(connection: Connection, name: str, options: PostgresOptions) 
     if major < _OLDEST_SERVER:
         raise StoreError(f"{name}: PostgreSQL {_OLDEST_SERVER} or newer is needed, and this is {major}")
     await schema.migrate(connection, name)
+    await refuse_moving(connection, name)
     if options.wall_clock is not None:
         now_ms = int(options.wall_clock() * 1000)
     else:

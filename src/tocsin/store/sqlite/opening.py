@@ -24,6 +24,7 @@ from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.durable import make_directory
 from tocsin.store.sqlite.encrypting import encrypt_rest
 from tocsin.store.sqlite.failures import explained
+from tocsin.store.sqlite.leaving import refuse_moved
 from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
 from tocsin.store.sqlite.sealed_rows import open_sealer
@@ -126,6 +127,7 @@ def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
             driver.execute("BEGIN IMMEDIATE")
             migrate(connection)
             driver.execute("COMMIT")
+        refuse_moved(driver, path)
         if server:
             # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
             driver.execute("PRAGMA user_version = 0")
