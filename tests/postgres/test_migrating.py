@@ -129,6 +129,7 @@ class Source:
         running = await store.jobs.take(["replay"])
         assert running is not None
         await store.jobs.progress(running.id, "17", done=2)
+        await store.positions.set("nats EVENTS", 4711)
 
 
 async def told(store: Store, source: Source) -> dict[str, Any]:
@@ -152,6 +153,7 @@ async def told(store: Store, source: Source) -> dict[str, Any]:
         "chains": chains,
         "audit": [await audit.read(one.chain, 0, 1000) for one in chains],
         "jobs": [(one.id, one.kind, one.arguments, one.done, one.total) for one in await store.jobs.list(10)],
+        "position": await store.positions.get("nats EVENTS"),
         "backlog": await store.queue.backlog(),
     }
 
@@ -185,7 +187,7 @@ def test_every_table_and_column_on_sqlite_is_copied_or_left_out_for_a_reason(tmp
     tables = {name for (name,) in driver.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     assert tables == leaving.COPIED | leaving.NOT_COPIED.keys()
     assert leaving.COPIED.isdisjoint(leaving.NOT_COPIED)
-    copied = {plain.table: {name for name, _ in plain.columns} for plain in PLAIN}
+    copied: dict[str, set[str]] = {plain.table: {name for name, _ in plain.columns} for plain in PLAIN}
     copied |= {name: set(re.findall(r"\w+", getattr(leaving, f"_{name.upper()}"))) for name in ("event", "parked")}
     for table in sorted(leaving.COPIED):
         columns = {row[1] for row in driver.execute(f"PRAGMA table_info({table})")}

@@ -171,7 +171,7 @@ async def taking(
     await store.start()
     all_settings = Settings(sources=Sources(nats=nats), **(settings or {}))
     metrics = Metrics()
-    source = source_of(all_settings, Ingest(all_settings, RULES), store.queue, store.now_ms, metrics)
+    source = source_of(all_settings, Ingest(all_settings, RULES), store, metrics)
     assert source is not None
     running = asyncio.create_task(source.run())
     try:

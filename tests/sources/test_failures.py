@@ -4,6 +4,7 @@ the stream has acknowledged becomes its events, once."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -116,6 +117,37 @@ async def test_a_consumer_that_is_made_again_begins_where_the_one_before_was_ack
         await taken.has(11)
         info = await bus.js.consumer_info("EVENTS", "tocsin")
         assert info.config.opt_start_seq == 11
+
+
+async def test_a_consumer_that_was_deleted_while_nobody_took_begins_where_it_was_acknowledged(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        for number in range(1, 11):
+            await bus.publish(encoded(fax(number)))
+        await taken.has(10)
+        await eventually(bus.is_done)
+    await bus.js.delete_consumer("EVENTS", "tocsin")
+    await bus.publish(encoded(fax(11)))
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        await taken.has(11)
+        assert (await bus.js.consumer_info("EVENTS", "tocsin")).config.opt_start_seq == 11
+
+
+async def test_of_a_stream_that_ends_before_what_was_taken_of_it_everything_is_taken(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    """An older state of it was restored: what has come since has numbers that were taken before."""
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        await bus.publish(encoded(fax(1)))
+        await taken.has(1)
+        await eventually(bus.is_done)
+    with contextlib.closing(sqlite3.connect(tmp_path / "tocsin.db")) as driver, driver:
+        assert driver.execute("UPDATE housekeeping SET number = 100 WHERE name LIKE 'position nats EVENTS%'").rowcount
+    await bus.js.delete_consumer("EVENTS", "tocsin")
+    await bus.publish(encoded(fax(2)))
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        await taken.has(2)
 
 
 async def test_a_stream_that_is_made_anew_has_other_events_under_the_same_numbers(

@@ -270,7 +270,7 @@ def _source(settings: Settings, store: Store, rules: RuleBook, metrics: Metrics)
         raise MissingExtra(
             f"[sources.nats] needs a package that is missing ({error.name}): pip install 'tocsin[nats]'"
         ) from None
-    return source_of(settings, Ingest(settings, rules), store.queue, store.now_ms, metrics)
+    return source_of(settings, Ingest(settings, rules), store, metrics)
 
 
 def _system_context(dispatcher: Dispatcher) -> Context:

@@ -40,6 +40,8 @@ class StreamIs(Struct, frozen=True):
     starts_anywhere: bool
     """Whether a consumer may begin behind the first message: not where each message is removed with its
     acknowledgement, and so is not there any more."""
+    last: int
+    """Its last message so far."""
     replicas: int
     in_memory: bool
     weaknesses: tuple[str, ...]
@@ -77,6 +79,7 @@ async def look_at_stream(js: JetStreamContext, settings: Nats) -> StreamIs:
         name=settings.stream,
         created=created,
         starts_anywhere=anywhere,
+        last=info.state.last_seq,
         replicas=info.config.num_replicas or 1,
         in_memory=info.config.storage == StorageType.MEMORY,
         weaknesses=tuple(_weaknesses(info.config)),
@@ -104,6 +107,12 @@ async def ensure(js: JetStreamContext, settings: Nats, stream: StreamIs, consume
     """
     found = await look_at_consumer(js, stream, consumer)
     if found is None:
+        if floor is not None and floor > stream.last:
+            # An older state of the stream was restored: nothing that has come since may be passed over.
+            log.warning(
+                "the stream ends before what was taken of it", stream=stream.name, last=stream.last, taken=floor
+            )
+            floor = None
         start = floor + 1 if floor is not None and stream.starts_anywhere else None
         await js.add_consumer(stream.name, _config(settings, consumer, start))
         log.info("consumer created", stream=stream.name, consumer=consumer.name, first=start or "the first message")

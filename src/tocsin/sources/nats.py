@@ -24,7 +24,7 @@ from tocsin.sources.consumption import Consumption
 from tocsin.sources.pulling import ConsumerGone, Stalled
 from tocsin.sources.refusing import Refusals
 from tocsin.sources.status import SourceMetrics, SourceStatus
-from tocsin.store.ports import EventQueue
+from tocsin.store.ports import EventQueue, Positions, Store, WriteFailure
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,7 @@ class NatsSource:
         ingest: Ingest,
         max_bytes: int,
         queue: EventQueue,
+        positions: Positions,
         now_ms: Callable[[], int],
         metrics: SourceMetrics,
     ) -> None:
@@ -54,14 +55,18 @@ class NatsSource:
         self._ingest = ingest
         self._max_bytes = max_bytes
         self._queue = queue
+        self._positions = positions
         self._now_ms = now_ms
         self._metrics = metrics
         self._status = SourceStatus()
         self._stop = asyncio.Event()
         self._consumptions: list[Consumption] = []
         self._acknowledged: dict[str, int] = {}
-        """By consumer, up to which message of the stream `_created`: one that was deleted is made anew from there."""
+        """By consumer, up to which message of the stream `_created`: one that was deleted is made anew from there. The
+        store has it, too, for the next process, and for other nodes."""
         self._created: str | None = None
+        self._noted: dict[str, int] = {}
+        """By consumer, which position the store has."""
         self._failures = 0
         self._closing = False
         """We end the connection ourselves: that it is lost is no news."""
@@ -135,10 +140,13 @@ class NatsSource:
         if stream.created != self._created:
             self._created = stream.created
             self._acknowledged.clear()
+            self._noted.clear()
             for weakness in stream.weaknesses:
                 log.warning(weakness, stream=stream.name)
         for consumer in consumers_of(self._settings):
-            floor = self._acknowledged.get(consumer.name)
+            floor = await self._positions.get(_position(stream, consumer))
+            if (own := self._acknowledged.get(consumer.name)) is not None:
+                floor = own if floor is None else max(floor, own)
             self._acknowledged[consumer.name] = await ensure(js, self._settings, stream, consumer, floor)
         return stream
 
@@ -170,6 +178,7 @@ class NatsSource:
                 taking = [tasks.create_task(consumption.run()) for consumption in self._consumptions]
                 await asyncio.gather(*taking)
                 watching.cancel()
+                await self._look(js, stream, consumers)
         finally:
             self._consumptions = []
 
@@ -180,22 +189,38 @@ class NatsSource:
             ConsumerGone: one was deleted.
         """
         while True:
-            for consumer in consumers:
-                try:
-                    info = await js.consumer_info(stream.name, consumer.name, timeout=_API_S)
-                except NotFoundError:
-                    raise ConsumerGone(f"consumer {consumer.name!r} was deleted; it is made again") from None
-                except Exception as error:
-                    log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=told(error))
-                    continue
-                self._failures = 0
-                if self._status.mended("stream"):
-                    log.info("the stream can be used again", stream=stream.name)
-                self._acknowledged[consumer.name] = max(self._acknowledged[consumer.name], acknowledged(info))
-                self._metrics.source_waiting(
-                    consumer.name, info.num_pending or 0, info.num_ack_pending or 0, info.num_redelivered or 0
-                )
+            await self._look(js, stream, consumers)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self, js: JetStreamContext, stream: StreamIs, consumers: list[Consumer]) -> None:
+        """Raises as `_watch` does."""
+        for consumer in consumers:
+            try:
+                info = await js.consumer_info(stream.name, consumer.name, timeout=_API_S)
+            except NotFoundError:
+                raise ConsumerGone(f"consumer {consumer.name!r} was deleted; it is made again") from None
+            except Exception as error:
+                log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=told(error))
+                continue
+            self._failures = 0
+            if self._status.mended("stream"):
+                log.info("the stream can be used again", stream=stream.name)
+            await self._note(stream, consumer, acknowledged(info))
+            self._metrics.source_waiting(
+                consumer.name, info.num_pending or 0, info.num_ack_pending or 0, info.num_redelivered or 0
+            )
+
+    async def _note(self, stream: StreamIs, consumer: Consumer, floor: int) -> None:
+        """The consumer has been acknowledged up to there, on whichever node."""
+        self._acknowledged[consumer.name] = max(self._acknowledged[consumer.name], floor)
+        if self._noted.get(consumer.name) == floor:
+            return
+        try:
+            await self._positions.set(_position(stream, consumer), floor)
+        except WriteFailure as error:
+            log.debug("a consumer's position is not noted yet", consumer=consumer.name, error=str(error))
+        else:
+            self._noted[consumer.name] = floor
 
     def _failed(self, part: str, sentence: str) -> None:
         self._failures += 1
@@ -209,14 +234,17 @@ class NatsSource:
                 await self._stop.wait()
 
 
-def source_of(
-    settings: Settings, ingest: Ingest, queue: EventQueue, now_ms: Callable[[], int], metrics: SourceMetrics
-) -> NatsSource | None:
+def source_of(settings: Settings, ingest: Ingest, store: Store, metrics: SourceMetrics) -> NatsSource | None:
     """The source that the settings want, if they want one."""
     wanted = settings.sources.nats
     if wanted is None:
         return None
-    return NatsSource(wanted, ingest, settings.ingest.max_bytes, queue, now_ms, metrics)
+    return NatsSource(wanted, ingest, settings.ingest.max_bytes, store.queue, store.positions, store.now_ms, metrics)
+
+
+def _position(stream: StreamIs, consumer: Consumer) -> str:
+    """By what the store knows how far a consumer is. A stream that is made anew counts from 1 again."""
+    return f"nats {stream.name} {stream.created} {consumer.name}"
 
 
 def told(error: BaseException) -> str:

@@ -87,6 +87,7 @@ PLAIN: Final = (
             ("head_hash", "bytea"),
         ),
     ),
+    Plain("position", (("name", "text"), ("value", "bigint"))),
     Plain(
         "job",
         (
@@ -105,6 +106,8 @@ PLAIN: Final = (
     ),
 )
 
+POSITIONS: Final = "position"
+"""How far sources were taken (`ports.Positions`): each engine has them among its own notes."""
 TRIED: Final = "events that were tried"
 UNTRIED: Final = "events that wait untried"
 """They come last: what nobody has tried is read in order, and nothing before it has to be looked at."""

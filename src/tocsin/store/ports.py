@@ -3,7 +3,7 @@
 `EventQueue`, `Schedule` and `EventLog` for events; `Registry` for devices; `Access` and `Credentials` for who may call
 and with what providers are reached; `Audit` for who has changed what, and `Pseudonyms` for what users are called there;
 `Users` to erase one; `Signals` for what was changed; `Search` for what an operator looks for; `Jobs` for bulk actions;
-`Store` holds them all.
+`Positions` for how far a source was taken; `Store` holds them all.
 
 Every operation is a batch, atomic, and durable when it returns. What two hosts would compare is the store's time
 (`Store.now_ms`). A write has three ends: it returns (done), it raises `StoreUnavailable` (not done), or it raises
@@ -499,6 +499,15 @@ class Jobs(Protocol):
         """The newest first."""
 
 
+class Positions(Protocol):
+    """How far something outside has been taken, by a name: kept for whoever takes it next, on whichever node."""
+
+    async def get(self, name: str) -> int | None: ...
+
+    async def set(self, name: str, position: int) -> None:
+        """The last one that is set counts, also where it is lower."""
+
+
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
@@ -540,6 +549,9 @@ class Store(Protocol):
 
     @property
     def jobs(self) -> Jobs: ...
+
+    @property
+    def positions(self) -> Positions: ...
 
     def now_ms(self) -> int:
         """The store's time: Unix milliseconds."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from tocsin.store.moved_rows import PARTS, PLAIN, TRIED, UNTRIED, EventRow
+from tocsin.store.moved_rows import PARTS, PLAIN, POSITIONS, TRIED, UNTRIED, EventRow
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.postgres import partitions, schema
@@ -21,6 +21,7 @@ from tocsin.store.postgres.connections import Connection, Target, Watched, conne
 from tocsin.store.postgres.failures import is_gone, is_unavailable, sentence
 from tocsin.store.postgres.hosts import Hosts
 from tocsin.store.postgres.places import DAY_MS, stream_of
+from tocsin.store.postgres.positions import PREFIX
 from tocsin.store.postgres.session import NODE_LOCKS
 
 MOVING: Final = "moving"
@@ -37,7 +38,15 @@ _SET_META: Final = """INSERT INTO meta(name, value) VALUES ($1, $2)
 _FORGET_META: Final = "DELETE FROM meta WHERE name = ANY($1::text[])"
 _NODES: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {NODE_LOCKS}
     AND objsubid = 2 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-_TABLES: Final = (*(plain.table for plain in PLAIN), "event", "event_id", "settlement", "parked", "kept")
+_WHERE_IT_IS: Final = {POSITIONS: f"meta WHERE name LIKE '{PREFIX}%'"}
+_TABLES: Final = (
+    *(plain.table for plain in PLAIN if plain.table != POSITIONS),
+    "event",
+    "event_id",
+    "settlement",
+    "parked",
+    "kept",
+)
 _TODAY: Final = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000 / {DAY_MS})::int"
 
 _NUMBERS: Final = """SELECT pg_current_xact_id()::text::bigint, array_agg(n) FROM (
@@ -195,7 +204,7 @@ class ArrivingStore:
                 await self._write_events(connection, rows)
             else:
                 plain = next(one for one in PLAIN if one.table == part)
-                await _insert(connection, part, plain.columns, rows)
+                await _insert(connection, "meta" if part == POSITIONS else part, plain.columns, rows)
             await connection.execute(_SET_META, f"moved {part}", reached)
 
         await in_transaction(self._watched, write)
@@ -242,7 +251,7 @@ class ArrivingStore:
         else:
             plain = next(one for one in PLAIN if one.table == part)
             columns = ", ".join(f"{name}::text" if kind == "uuid" else name for name, kind in plain.columns)
-            statement, values = f"SELECT {columns} FROM {part}", []
+            statement, values = f"SELECT {columns} FROM {_WHERE_IT_IS.get(part, part)}", []
         async with self._connection.transaction(readonly=True):
             cursor = await self._connection.cursor(statement, *values, timeout=_LONGEST_S)
             while found := await cursor.fetch(500, timeout=_LONGEST_S):

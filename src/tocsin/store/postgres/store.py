@@ -35,6 +35,7 @@ from tocsin.store.postgres.not_yet import NoErasure, NoSearch
 from tocsin.store.postgres.options import PostgresOptions
 from tocsin.store.postgres.ownership import Ownership
 from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.positions import PostgresPositions
 from tocsin.store.postgres.pseudonyms import PostgresPseudonyms
 from tocsin.store.postgres.queue import PostgresQueue, SessionClaims
 from tocsin.store.postgres.registry import PostgresRegistry
@@ -125,6 +126,7 @@ class PostgresStore:
         self.access = PostgresAccess(database, self.signals, self._wakes, clock, self.audit)
         self.credentials = PostgresCredentials(database, self.signals, self._wakes, sealer, self.audit)
         self.jobs = PostgresJobs(database, lambda: self.ownership.node, clock.now_ms, options.random, self.audit)
+        self.positions = PostgresPositions(database)
         self._housekeeping = Housekeeping(database, session_target, self._horizons, clock, options.monotonic)
         self._revived: list[Revived] = []
         self.signals.when_revived(self._revived.append)

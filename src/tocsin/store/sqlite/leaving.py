@@ -16,20 +16,21 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.domain.events import EventId, UserId
-from tocsin.store.moved_rows import PLAIN, TRIED, UNTRIED, EventRow, Plain
+from tocsin.store.moved_rows import PLAIN, POSITIONS, TRIED, UNTRIED, EventRow, Plain
 from tocsin.store.ports import StoreError
 from tocsin.store.records import State
 from tocsin.store.sqlite import maintenance, sealed_rows
 from tocsin.store.sqlite.connection import close, open_connection, raw
 from tocsin.store.sqlite.failures import explained
 from tocsin.store.sqlite.migrations import MigrationError, is_current
+from tocsin.store.sqlite.positions import PREFIX
 
-COPIED: Final = {"event", "parked", *(plain.table for plain in PLAIN)}
+COPIED: Final = {"event", "parked", *(plain.table for plain in PLAIN)} - {POSITIONS}
 NOT_COPIED: Final = {
     "alembic_version": "each engine has its own schema",
     "signal": "nobody is running who would have to be told",
     "search_feed": "the search's index is made anew where there is one",
-    "housekeeping": "it is about this file",
+    "housekeeping": "it is about this file, but for the positions of sources, which are copied",
 }
 """Every table is in one of the two (a test compares them with the schema)."""
 LEFT_OUT: Final = {
@@ -51,8 +52,10 @@ LEFT_OUT: Final = {
 # A job that has not ended begins again: its place is one of this file's. What it has done it passes over.
 _EXPRESSIONS: Final = {
     ("content_key", "until_ms"): "iif(closed, min(until_ms, from_ms), until_ms)",
+    (POSITIONS, "value"): "number",
     ("job", "position"): "iif(state IN ('waiting', 'running', 'stopping'), '', position)",
 }
+_WHERE_IT_IS: Final = {POSITIONS: f"housekeeping WHERE name LIKE '{PREFIX}%'"}
 _FIRST: Final = -(2**63)
 _EVENT: Final = """SELECT seq, id, owner, message, urgent, accepted_ms, expires_ms, state, dead, size, digest,
     attempts, CAST(body AS BLOB), round, settled_ms, content_key_id, waiting FROM event
@@ -139,8 +142,8 @@ class LeavingStore:
         return sealed_rows.used_keys(self._driver)
 
     def count(self, part: str) -> int:
-        where = f"event WHERE {_WHICH[part]}" if part in _WHICH else part
-        found: int = self._driver.execute(f"SELECT count(*) FROM {where}").fetchone()[0]
+        rows = f"event WHERE {_WHICH[part]}" if part in _WHICH else _rows_of(part)
+        found: int = self._driver.execute(f"SELECT count(*) FROM {rows}").fetchone()[0]
         return found
 
     def rows(self, part: str, after: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -231,7 +234,11 @@ def _refuse_another_version(path: Path, connection: Any, driver: sqlite3.Connect
 
 def _select(plain: Plain) -> str:
     columns = [_EXPRESSIONS.get((plain.table, name), f'"{name}"') for name, _ in plain.columns]
-    return f"SELECT rowid, {', '.join(columns)} FROM {plain.table} WHERE rowid >= ? ORDER BY rowid"
+    return f"SELECT rowid, {', '.join(columns)} FROM {_rows_of(plain.table)} AND rowid >= ? ORDER BY rowid"
+
+
+def _rows_of(table: str) -> str:
+    return _WHERE_IT_IS.get(table, f"{table} WHERE TRUE")
 
 
 def _value(value: Any, kind: str) -> Any:

@@ -36,6 +36,7 @@ from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.jobs import SqliteJobs
 from tocsin.store.sqlite.leases import FileLeases
 from tocsin.store.sqlite.overview import Overview, look
+from tocsin.store.sqlite.positions import SqlitePositions
 from tocsin.store.sqlite.pseudonyms import SqlitePseudonyms
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
@@ -139,6 +140,7 @@ class SqliteStore:
             random=options.random,
         )
         self.jobs = SqliteJobs(database, self.audit, wall_clock=options.wall_clock, random=options.random)
+        self.positions = SqlitePositions(database)
         self._housekeeping = Housekeeping(database, **clocks)
         self._retiring = Retiring(database, contents, wall_clock=options.wall_clock)
         self._noticing: asyncio.Task[None] | None = None
