@@ -15,8 +15,8 @@ import structlog
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.clock import ClockWatch
 from tocsin.store.leases import Leases
-from tocsin.store.ports import StorageFailure, WriteFailure
-from tocsin.store.postgres import nodes, partitions
+from tocsin.store.ports import StorageFailure, StoreError, StoreUnavailable, WriteFailure
+from tocsin.store.postgres import nodes, partitions, schema
 from tocsin.store.postgres.access import PostgresAccess
 from tocsin.store.postgres.arriving import refuse_moving
 from tocsin.store.postgres.audit import PostgresAudit
@@ -158,6 +158,7 @@ class PostgresStore:
         name = f"{socket.gethostname()}:{os.getpid()}"
         delivers = self._options.delivers
         node = await session.run(lambda one: nodes.register(one, name, delivers), transaction=False)
+        await session.run(lambda one: schema.know(one, self.name), transaction=False)
         # Again, now that this node's lock is there: whoever moves a store to this database looks for it.
         await self.database.read(lambda one: refuse_moving(one, self.name))
         self.ownership.node = self._statuses.node = node
@@ -321,6 +322,11 @@ class PostgresStore:
             delivers=self._options.delivers,
         )
         await session.run(again, transaction=False)
+        try:
+            await session.run(lambda one: schema.know(one, self.name), transaction=False)
+        except StoreError as error:
+            session.end(str(error))
+            raise StoreUnavailable(str(error)) from None
         lost = await self.ownership.take_again()
         log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
         self.registry.forget()
