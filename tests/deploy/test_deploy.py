@@ -19,6 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tocsin.api.health import READY
+from tocsin.domain.nodes import NodeRole
 from tocsin.emulator.credentials import write_credentials
 from tocsin.settings import Settings, load
 from tocsin.store.master_keys import SYSTEMD_CREDENTIAL
@@ -33,15 +35,22 @@ MOST_EXPOSED: Final = 2.0
 """`systemd-analyze security`, from 0 (safe) to 10."""
 
 
-def documents() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
-        found += yaml.safe_load_all(file.read_text())
+ONE_NODE: Final = "kubernetes/tocsin.yaml"
+CLUSTER: Final = "kubernetes/cluster/tocsin.yaml"
+
+
+def documents(file: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / file).read_text()))
+
+
+def document(kind: str, file: str = ONE_NODE) -> dict[str, Any]:
+    (found,) = (one for one in documents(file) if one["kind"] == kind)
     return found
 
 
-def document(kind: str) -> dict[str, Any]:
-    (found,) = (one for one in documents() if one["kind"] == kind)
+def named(kind: str, name: str) -> dict[str, Any]:
+    """One of several in the manifests of a cluster."""
+    (found,) = (one for one in documents(CLUSTER) if (one["kind"], one["metadata"]["name"]) == (kind, name))
     return found
 
 
@@ -122,6 +131,20 @@ def test_the_image_copies_what_there_is() -> None:
     assert "USER 10001:10001" in lines
 
 
+def test_the_image_has_the_extras_as_they_are_pinned(tmp_path: Path) -> None:
+    containerfile = (DEPLOY / "container/Containerfile").read_text()
+    program = re.search(r"awk '([^']+)' requirements/test\.txt", containerfile)
+    assert program is not None
+    pinned = subprocess.run(
+        [needs("awk"), program[1], str(ROOT / "requirements/test.txt")], capture_output=True, text=True, check=True
+    ).stdout
+    names = set(re.findall(r"^([a-z0-9-]+)==", pinned, re.MULTILINE))
+    wanted = "".join((ROOT / "requirements" / f"{extra}.in").read_text() for extra in ("postgres", "nats"))
+    assert set(re.findall(r"^([a-z0-9-]+)", wanted, re.MULTILINE)) <= names
+    assert pinned.count("--hash=sha256:") >= len(names)
+    assert not pinned.rstrip().endswith("\\"), "whole entries"
+
+
 def test_compose_names_settings_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = yaml.safe_load((DEPLOY / "container/compose.yaml").read_text())
     service = compose["services"]["tocsin"]
@@ -140,7 +163,15 @@ def test_compose_names_settings_that_there_are(tmp_path: Path, monkeypatch: pyte
 # -- Kubernetes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("found", documents(), ids=lambda found: found["kind"])
+def test_no_manifest_is_forgotten_here() -> None:
+    assert {ONE_NODE, CLUSTER} == {str(one.relative_to(DEPLOY)) for one in (DEPLOY / "kubernetes").rglob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [*documents(ONE_NODE), *documents(CLUSTER)],
+    ids=lambda found: f"{found['kind']} {found['metadata']['name']}",
+)
 def test_kubernetes_takes_the_manifest(found: dict[str, Any]) -> None:
     kubernetes_validate.validate(found, KUBERNETES, strict=True)
 
@@ -180,6 +211,63 @@ def test_what_selects_the_pod_finds_it() -> None:
         ("NetworkPolicy", "podSelector"),
     ):
         assert document(kind)["spec"][path]["matchLabels"] == labels
+
+
+@pytest.mark.parametrize("role", ["api", "delivery"])
+def test_the_pods_of_a_cluster_have_the_ports_paths_and_time_of_their_configuration(tmp_path: Path, role: str) -> None:
+    settings = settings_of(document("ConfigMap", CLUSTER)["data"]["tocsin.toml"], tmp_path)
+    assert settings.store.is_postgres
+    deployment = named("Deployment", f"tocsin-{role}")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["tocsin", "serve", "--role", NodeRole(role).value]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": settings.server.port, "private": int(str(settings.server.private_host).rpartition(":")[2])}
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert settings.secrets.key_file is not None
+    assert settings.store.password_file is not None
+    assert {str(settings.secrets.key_file.parent), str(settings.store.password_file.parent)} < mounts
+    authority = re.search(r"sslrootcert=([^&]+)", str(settings.store.url))
+    assert authority is not None
+    assert str(Path(authority[1]).parent) in mounts
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    waits_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    assert pod["terminationGracePeriodSeconds"] > waits_s + settings.server.drain_s + 4
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    environment = {one["name"] for one in container["env"]}
+    assert "TOCSIN_AUDIT__CHAIN" in environment
+    assert deployment["spec"]["replicas"] > 1
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_a_pod_of_a_cluster_is_restarted_only_where_it_does_not_live_and_asked_only_where_it_is_ready() -> None:
+    for role in ("api", "delivery"):
+        (container,) = named("Deployment", f"tocsin-{role}")["spec"]["template"]["spec"]["containers"]
+        for probe in ("startupProbe", "livenessProbe"):
+            assert container[probe]["httpGet"] == {"path": "/health/live", "port": "http"}
+    (api,) = named("Deployment", "tocsin-api")["spec"]["template"]["spec"]["containers"]
+    assert api["readinessProbe"]["httpGet"]["path"] == READY
+    assert api["lifecycle"]["preStop"]["sleep"]["seconds"] > (
+        api["readinessProbe"]["periodSeconds"] * api["readinessProbe"]["failureThreshold"]
+    )
+
+
+def test_what_selects_the_pods_of_a_cluster_finds_them() -> None:
+    assert document("NetworkPolicy", CLUSTER)["spec"]["podSelector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "tocsin"
+    }
+    for role in ("api", "delivery"):
+        deployment, budget = (named(kind, f"tocsin-{role}") for kind in ("Deployment", "PodDisruptionBudget"))
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/component"] == role
+        assert deployment["spec"]["selector"]["matchLabels"] == labels
+        assert budget["spec"]["selector"]["matchLabels"] == labels
+        assert budget["spec"]["maxUnavailable"] < deployment["spec"]["replicas"]
+        (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["labelSelector"]["matchLabels"] == labels
+    api = named("Deployment", "tocsin-api")["spec"]["template"]["metadata"]["labels"]
+    assert document("Service", CLUSTER)["spec"]["selector"] == api
 
 
 # -- proxies -----------------------------------------------------------------------------------------------------------
