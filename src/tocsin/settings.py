@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from tocsin.domain.events import MESSAGES, URGENT
 from tocsin.variables import ENV_PREFIX, SettingsError, settings_in
 
-__all__ = ["ENV_PREFIX", "Settings", "SettingsError", "load"]
+__all__ = ["ENV_PREFIX", "Settings", "SettingsError", "load", "with_store"]
 
 _LARGEST_FILE_BYTES: Final = 1024 * 1024
 _LONGEST: Final = timedelta(days=36_500)
@@ -554,14 +554,14 @@ def with_store(settings: Settings, url: str) -> Settings:
     """The same settings for the store at `url`.
 
     Raises:
-        SettingsError: it is not a URL of a store; the message says why.
+        SettingsError: it is not a URL of a store; the message says why, without the URL, which may hold a password.
     """
     of_another = {"url", "path"} | ({"session_url", "password_file"} if url.startswith(_SQLITE) else set())
     kept = settings.store.model_dump(exclude_unset=True, exclude=of_another)
     try:
         return settings.model_copy(update={"store": Store(**kept, url=url)})
     except ValidationError as error:
-        raise SettingsError(f"{url}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise SettingsError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

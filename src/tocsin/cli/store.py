@@ -92,26 +92,30 @@ def migrate(
     """
     settings = settings_of(config)
     try:
-        path = with_store(settings, source).store.path
-        if not source.startswith("sqlite:"):
-            raise InputError("--from: must be sqlite:FILE")
+        path = _named("--from", "sqlite:FILE", settings, source).store.path
         if take_back == (target is not None):
             raise InputError("give either --to or --take-back")
         if target is None:
             marked = migrating.take_back(path)
             remark(f"{path}: is used again, as it is" if marked else f"{path}: was not moved: nothing was changed")
             return
-        if not target.startswith("postgresql:"):
-            raise InputError("--to: must be postgresql://user@host/database")
-        moved_to = with_store(settings, target)
+        moved_to = _named("--to", "postgresql://user@host/database", settings, target)
         moved = asyncio.run(migrating.migrate(path, moved_to, remark))
-    except SettingsError as error:
-        raise InputError(str(error)) from None
     except StoreError as error:
         raise CommandError(str(error)) from None
     if moved:
         _end_move(path, moved_to)
     remark(f"{path}: is moved to {maintenance.name(moved_to)}: name that with store.url, and start")
+
+
+def _named(option: str, wanted: str, settings: Settings, url: str) -> Settings:
+    """The settings for the store at `url`, which is of the kind that is wanted."""
+    if not url.startswith(wanted.partition(":")[0] + ":"):
+        raise InputError(f"{option}: must be {wanted}")
+    try:
+        return with_store(settings, url)
+    except SettingsError as error:
+        raise InputError(f"{option}: {error}") from None
 
 
 def _end_move(path: Path, moved_to: Settings) -> None:

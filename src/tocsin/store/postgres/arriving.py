@@ -17,17 +17,17 @@ from tocsin.store.moved_rows import PARTS, PLAIN, POSITIONS, TRIED, UNTRIED, Eve
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.postgres import partitions, schema
-from tocsin.store.postgres.connections import Connection, Target, Watched, connect, in_transaction
+from tocsin.store.postgres.connections import Connection, Target, Watched, in_transaction
 from tocsin.store.postgres.failures import is_gone, is_unavailable, sentence
 from tocsin.store.postgres.hosts import Hosts
+from tocsin.store.postgres.opening import connected
 from tocsin.store.postgres.places import DAY_MS, stream_of
 from tocsin.store.postgres.positions import PREFIX
+from tocsin.store.postgres.schema import MOVING
 from tocsin.store.postgres.session import NODE_LOCKS
 
-MOVING: Final = "moving"
-"""What `meta` has while a move is under way: the number of the move."""
 _MOVED: Final = "moved"
-"""And after it."""
+"""What `meta` has after a move, with the number of the move."""
 _LONGEST_S: Final = 3600.0
 _OLDEST_DAYS: Final = 60
 """Events that are older, or were accepted in the future, lie in the partition at the end of that time."""
@@ -112,16 +112,12 @@ _BACK: Final = """SELECT e.id::text, e.owner::text, e.message, e.stream & 1 = 1,
         FROM parked GROUP BY stream, xid, seq) AS p ON p.stream = e.stream AND p.xid = e.xid AND p.seq = e.seq
     WHERE (s.seq IS NULL) = $1"""
 # What was tried lies below the transaction with which the rest began: no takeover has to look at it.
-_SET_LOW: Final = """UPDATE low_water SET day = $1, xid = $2, seq = 0"""
+_BEGAN: Final = """SELECT coalesce((SELECT value FROM meta WHERE name = 'untried from'),
+    pg_current_xact_id()::text::bigint)"""
+_SET_LOW: Final = "UPDATE low_water SET day = $1, xid = $2, seq = 0"
 _OLDEST_DAY: Final = "SELECT coalesce(min(day), $2) FROM event WHERE xid >= $1"
 
 _decode_parked = msgspec.json.Decoder(list[tuple[str, int, int, int, str]]).decode
-
-
-async def refuse_moving(connection: Connection, name: str) -> None:
-    """Raises StoreError while a store is being moved to this database."""
-    if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM meta WHERE name = $1)", MOVING):
-        raise StoreError(f"{name}: a store is being moved to this database: finish that `tocsin store migrate` first")
 
 
 class ArrivingStore:
@@ -176,10 +172,9 @@ class ArrivingStore:
         """From now on the store may be used."""
 
         async def finish(connection: Connection) -> None:
-            began = await connection.fetchval("SELECT value FROM meta WHERE name = 'untried from'")
-            if began is not None:
-                oldest = await connection.fetchval(_OLDEST_DAY, began, self._today)
-                await connection.execute(_SET_LOW, oldest, began)
+            began = await connection.fetchval(_BEGAN)
+            oldest = await connection.fetchval(_OLDEST_DAY, began, self._today)
+            await connection.execute(_SET_LOW, oldest, began)
             await connection.execute(_FORGET_META, [MOVING, "untried from", *(f"moved {part}" for part in PARTS)])
             await connection.execute(_SET_META, _MOVED, move)
 
@@ -269,10 +264,7 @@ async def arriving(url: str, password: str | None) -> AsyncIterator[ArrivingStor
         StoreError: it cannot be reached, or is lost on the way.
     """
     name = public_name(url)
-    try:
-        watched = await connect(Target(url=url, password=password, application="tocsin migrate", hosts=Hosts(url)))
-    except Exception as error:
-        raise StoreError(f"{name}: cannot be reached: {sentence(error)}") from None
+    watched = await connected(Target(url=url, password=password, application="tocsin migrate", hosts=Hosts(url)), name)
     connection = watched.connection
     try:
         await schema.migrate(connection, name)

@@ -11,8 +11,7 @@ import asyncpg
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StorageFailure, StoreError
 from tocsin.store.postgres import partitions, schema
-from tocsin.store.postgres.arriving import refuse_moving
-from tocsin.store.postgres.connections import Connection, Database, Target, connect
+from tocsin.store.postgres.connections import Connection, Database, Target, Watched, connect
 from tocsin.store.postgres.credentials import used_keys
 from tocsin.store.postgres.failures import is_unavailable, sentence
 from tocsin.store.postgres.hosts import Hosts
@@ -48,7 +47,7 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
         url=session_url, password=options.password, application=f"tocsin session {token}", hosts=session_hosts
     )
     keys = options.keys.read()
-    connection = await _connected(session_target, name)
+    connection = (await connected(session_target, name)).connection
     try:
         await _prepare(connection, name, options)
         used = await used_keys(connection)
@@ -71,7 +70,7 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
     return PostgresStore(name, database, session_target, options, sealer, server=server)
 
 
-async def _connected(target: Target, name: str) -> Connection:
+async def connected(target: Target, name: str) -> Watched:
     """A connection for opening.
 
     Raises:
@@ -79,7 +78,7 @@ async def _connected(target: Target, name: str) -> Connection:
         StorageFailure: it cannot be reached at present.
     """
     try:
-        watched = await connect(target)
+        return await connect(target)
     except asyncpg.InvalidCatalogNameError:
         raise StoreError(f"{name}: there is no such database; create it (`createdb`), or correct store.url") from None
     except asyncpg.InvalidPasswordError:
@@ -94,7 +93,6 @@ async def _connected(target: Target, name: str) -> Connection:
         if is_unavailable(error):
             raise StorageFailure(name, _why(error)) from None
         raise
-    return watched.connection
 
 
 def _why(error: BaseException) -> str:
@@ -113,7 +111,7 @@ async def _prepare(connection: Connection, name: str, options: PostgresOptions) 
     if major < _OLDEST_SERVER:
         raise StoreError(f"{name}: PostgreSQL {_OLDEST_SERVER} or newer is needed, and this is {major}")
     await schema.migrate(connection, name)
-    await refuse_moving(connection, name)
+    await schema.refuse_moving(connection, name)
     if options.wall_clock is not None:
         now_ms = int(options.wall_clock() * 1000)
     else:

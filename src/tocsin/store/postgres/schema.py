@@ -39,6 +39,10 @@ _OLDER_NODES: Final = f"""SELECT count(DISTINCT node.pid) FROM pg_locks AS node
             AND known.classid = {_KNOWN_LOCKS} AND known.objsubid = 2 AND known.objid::bigint >= $1)"""
 
 
+MOVING: Final = "moving"
+"""What `meta` has while a store moves to this database (arriving.py): the number of the move."""
+
+
 class Step(Struct, frozen=True):
     """A change of the tables, in a transaction of its own. It changes one table that nodes use, no more: with two it
     could wait for a node that waits for it."""
@@ -101,6 +105,12 @@ async def _migrate(connection: Connection, name: str) -> None:
             )
             found, oldest = step.number, step.oldest
     _refuse_newer(name, found, oldest, newest)
+
+
+async def refuse_moving(connection: Connection, name: str) -> None:
+    """Raises StoreError while a store is being moved to this database."""
+    if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM meta WHERE name = $1)", MOVING):
+        raise StoreError(f"{name}: a store is being moved to this database: finish that `tocsin store migrate` first")
 
 
 async def know(connection: Connection, name: str) -> None:

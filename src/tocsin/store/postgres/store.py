@@ -18,7 +18,6 @@ from tocsin.store.leases import Leases
 from tocsin.store.ports import StorageFailure, StoreError, StoreUnavailable, WriteFailure
 from tocsin.store.postgres import nodes, partitions, schema
 from tocsin.store.postgres.access import PostgresAccess
-from tocsin.store.postgres.arriving import refuse_moving
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.backlog import PostgresBacklog
 from tocsin.store.postgres.clock import DatabaseClock
@@ -160,7 +159,7 @@ class PostgresStore:
         node = await session.run(lambda one: nodes.register(one, name, delivers), transaction=False)
         await session.run(lambda one: schema.know(one, self.name), transaction=False)
         # Again, now that this node's lock is there: whoever moves a store to this database looks for it.
-        await self.database.read(lambda one: refuse_moving(one, self.name))
+        await self.database.read(lambda one: schema.refuse_moving(one, self.name))
         self.ownership.node = self._statuses.node = node
         await self.signals.start()
         await self.database.read(self._horizons.read)
