@@ -110,7 +110,10 @@ async def _migrate(connection: Connection, name: str) -> None:
 async def refuse_moving(connection: Connection, name: str) -> None:
     """Raises StoreError while a store is being moved to this database."""
     if await connection.fetchval("SELECT EXISTS (SELECT 1 FROM meta WHERE name = $1)", MOVING):
-        raise StoreError(f"{name}: a store is being moved to this database: finish that `tocsin store migrate` first")
+        raise StoreError(
+            f"{name}: a store is being moved to this database: finish that `tocsin store migrate` first; where it was"
+            " given up, empty the database"
+        )
 
 
 async def know(connection: Connection, name: str) -> None:
