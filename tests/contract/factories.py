@@ -43,7 +43,6 @@ FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {
 LACKS: dict[str, dict[str, str]] = {
     "postgres": {
         "search": "the store on PostgreSQL has no index of deliveries yet",
-        "erasure": "the store on PostgreSQL cannot erase a user yet",
     }
 }
 """What a store does not do yet, and why its tests are skipped: those with the marker `needs`."""

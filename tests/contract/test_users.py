@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 from tests.contract.factories import Stores
 from tests.contract.support import (
     ACCOUNT,
@@ -27,8 +26,6 @@ from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import Event, UserId
 from tocsin.store.ports import Store
 from tocsin.store.records import AccessRevoked, DeadToken, Erased, Result, Signal, TokenDeleted
-
-pytestmark = pytest.mark.needs("erasure")
 
 
 async def settled_events(store: Store, clocks: Clocks, owner: UserId) -> list[Event]:

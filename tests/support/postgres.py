@@ -118,6 +118,7 @@ class PostgresStores:
 
     async def noticed(self, store: PostgresStore) -> None:
         """Returns when `store` has noticed all that other processes have changed."""
+        await store.beat()
         await store.notice_changes()
 
     async def close(self) -> None:

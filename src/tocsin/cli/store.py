@@ -170,7 +170,7 @@ def give_up_key(
     """Give up what is encrypted by a master key that is lost for good, so that all the rest can be used again.
 
     Its credentials are removed; events that were not delivered, and dead letters, end without being delivered. Devices,
-    sessions and API keys stay. Stop the server first.
+    sessions and API keys stay. Stop every server first.
     """
     settings = settings_of(config)
     require_store(settings)

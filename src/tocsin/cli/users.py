@@ -26,7 +26,7 @@ def erase(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove every trace of a user from the store, and search its files for what is left. A server may be running.
+    """Remove every trace of a user from the store, and search it for what is left. Servers may be running.
 
     Devices and their history, sessions, events with their receipts, and the key of the user's name in the audit log.
     What waits to be delivered is cancelled. Backups still have it all, and so has whatever sends tocsin its events.

@@ -12,8 +12,8 @@ from tocsin.settings import Settings
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource, configured
 from tocsin.store.naming import public_name
-from tocsin.store.opening import password, require_driver
-from tocsin.store.ports import StoreError
+from tocsin.store.opening import open_store, password, require_driver
+from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.records import GivenUp
 from tocsin.store.sealing import MasterKey, missing
 
@@ -147,18 +147,31 @@ def give_up_key(settings: Settings, key_id: str, actor: Actor) -> GivenUp:
     Raises:
         StoreError: the key is there, or the store does not need it, or a server is running; nothing was changed.
     """
-    from tocsin.store.sqlite import lost_keys, maintenance
-
-    _refuse_postgres_command(settings, "give-up-key")
     path = settings.store.path
-    used, known = maintenance.used_keys(path), configured(settings).read()
+    used, known = _used_keys(settings, path), configured(settings).read()
     if key_id not in used:
         which = f"it needs {', '.join(used)}" if used else "it needs none"
-        raise StoreError(f"{path}: does not need a master key {key_id!r}; {which}")
+        raise StoreError(f"{name(settings)}: does not need a master key {key_id!r}; {which}")
     if known is not None and key_id in known:
-        raise StoreError(f"{path}: the master key {key_id} is not lost: it is in {configured(settings)}")
+        raise StoreError(f"{name(settings)}: the master key {key_id} is not lost: it is in {configured(settings)}")
+    if settings.store.is_postgres:
+        return asyncio.run(_give_up_on_postgres(settings, key_id, actor))
+    from tocsin.store.sqlite import lost_keys
+
     chain = settings.audit.chain or MAIN
     return lost_keys.give_up(path, key_id, int(time.time() * 1000), actor=actor, chain=chain)
+
+
+async def _give_up_on_postgres(settings: Settings, key_id: str, actor: Actor) -> GivenUp:
+    from tocsin.store.postgres import lost_keys
+    from tocsin.store.postgres.store import PostgresStore
+
+    async with open_store(settings) as store:
+        assert isinstance(store, PostgresStore)
+        try:
+            return await lost_keys.give_up(store, key_id, actor)
+        except WriteFailure as error:
+            raise StoreError(f"{name(settings)}: {error}") from None
 
 
 def _refuse_missing_keys(settings: Settings, path: Path) -> None:
@@ -186,11 +199,6 @@ def _findings_of_postgres(settings: Settings) -> list[str]:
 
     assert settings.store.url is not None
     return asyncio.run(of_postgres.check(settings.store.session_url or settings.store.url, password(settings)))
-
-
-def _refuse_postgres_command(settings: Settings, command: str) -> None:
-    if settings.store.is_postgres:
-        raise StoreError(f"{name(settings)}: `{command}` is not there yet for a store on PostgreSQL")
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:

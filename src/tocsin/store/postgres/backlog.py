@@ -9,6 +9,7 @@ from typing import Final
 from tocsin.store.backlog import BacklogBound
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.places import LOGS, streams_of
+from tocsin.store.postgres.session import Session
 
 _XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 # Everything of these streams that is neither settled nor parked, below a transaction's number.
@@ -70,6 +71,19 @@ class PostgresBacklog(BacklogBound):
             self._events -= own_events
             self._bytes -= own_bytes
         self._appended = [one for one in self._appended if one[0] >= to]
+
+    async def recount(self, session: Session, streams: Sequence[int], day: int) -> None:
+        """Events of these streams, which are this node's, may have gone without being settled. They are counted on the
+        session, where nothing is settled meanwhile. `day` is today."""
+
+        async def recount(connection: Connection) -> tuple[int, int]:
+            # What is settled already may not have been counted yet.
+            await self.count_new(streams, day)
+            own_events, own_bytes = self.own_events, self.own_bytes
+            events, size = await count(connection, streams, self._counted_to)
+            return events - own_events, size - own_bytes
+
+        self._own(*await session.run(recount, transaction=False))
 
     async def ask_others(self, node: int) -> None:
         events, size = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))

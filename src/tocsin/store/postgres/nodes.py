@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -25,6 +26,10 @@ _PUBLISH: Final = "UPDATE node SET status = $2 WHERE number = $1"
 _STATUSES: Final = """SELECT status FROM node WHERE status IS NOT NULL AND beat_at > clock_timestamp() - interval '60 s'
     ORDER BY number"""
 _FORGET: Final = "DELETE FROM node WHERE beat_at < clock_timestamp() - interval '1 day'"
+_LIVING: Final = f"""SELECT number, beat_at FROM node WHERE number <> $1 AND EXISTS (SELECT 1 FROM pg_locks held
+    WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objid::bigint = node.number
+        AND held.objsubid = 2 AND held.granted
+        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
 _LEAVE: Final = "DELETE FROM node WHERE number = $1"
 
 _encode = msgspec.json.Encoder().encode
@@ -51,6 +56,11 @@ async def beat(connection: Connection, number: int, events: int, size_bytes: int
     if found is None:
         raise ConnectionError("this node's row is gone")
     return found
+
+
+async def living(connection: Connection, but: int) -> dict[int, datetime]:
+    """The nodes whose session lives, each with its last heartbeat; without the node `but`."""
+    return dict(await connection.fetch(_LIVING, but))
 
 
 async def forget_old(connection: Connection) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tocsin.domain.events import UserId
-from tocsin.store.ports import SearchUnavailable, StoreError
-from tocsin.store.records import Cursor, Erased, Findings, IndexState, Query
+from tocsin.store.ports import SearchUnavailable
+from tocsin.store.records import Cursor, Findings, IndexState, Query
 
 _NOTHING: Final = IndexState(behind_s=0.0, waiting_events=0, rebuilding=False, indexed_to_ms=None)
 
@@ -22,13 +21,3 @@ class NoSearch:
 
     async def state(self) -> IndexState:
         return _NOTHING
-
-
-class NoErasure:
-    """See `ports.Users`."""
-
-    async def erase(self, owner: UserId) -> Erased:
-        raise StoreError(
-            "a store on PostgreSQL cannot erase a user yet: delete the devices and revoke the sessions; events and"
-            " receipts are forgotten with their retention"
-        )

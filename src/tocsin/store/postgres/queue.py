@@ -18,6 +18,7 @@ from tocsin.store.postgres.backlog import PostgresBacklog
 from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.contents import Contents
+from tocsin.store.postgres.erasures import Erasures
 from tocsin.store.postgres.fresh import FreshEvents
 from tocsin.store.postgres.freshness import Freshness
 from tocsin.store.postgres.ownership import Ownership
@@ -83,6 +84,7 @@ class PostgresQueue:
         wakes: Wakes,
         clock: DatabaseClock,
         contents: Contents,
+        erasures: Erasures,
     ) -> None:
         self._database = database
         self._session = session
@@ -95,6 +97,7 @@ class PostgresQueue:
         self._freshness = freshness
         self._clock = clock
         self._contents = contents
+        self._erasures = erasures
         self.inserts = PostgresInserts(database, backlog, wakes, clock, contents)
         self._appender = Appender(self.inserts, backlog, claims.something.set)
         self._settling = Settling(leases, clock.now_ms, self._record)
@@ -247,7 +250,8 @@ class PostgresQueue:
         session = self._session
         assert session is not None
         work = Work(settlements, leases, now_ms)
-        if work.is_simple and not any(lease.may_be_settled for lease in leases):
+        erased = self._erasures.among(settlements, leases)
+        if work.is_simple and not erased and not any(lease.may_be_settled for lease in leases):
 
             async def simply(connection: Connection) -> None:
                 self._refuse_lost(leases)
@@ -260,16 +264,15 @@ class PostgresQueue:
 
         async def settle(connection: Connection) -> set[Place]:
             self._refuse_lost(leases)
-            to_do = work
-            if doubtful := [lease for lease in leases if lease.may_be_settled]:
+            pairs = list(zip(settlements, leases, strict=True))
+            whole = to_do = work
+            if erased and (gone := await settle_sql.gone(connection, erased)):
+                pairs = [pair for pair in pairs if pair[1].place not in gone]
+                whole = to_do = _work(pairs, now_ms)
+            if doubtful := [lease for _, lease in pairs if lease.may_be_settled]:
                 done = await settle_sql.on_record(connection, doubtful)
-                left = [
-                    (settlement, lease)
-                    for settlement, lease in zip(settlements, leases, strict=True)
-                    if (*lease.place, lease.parked_id) not in done
-                ]
-                to_do = Work([one for one, _ in left], [lease for _, lease in left], now_ms)
-                to_do.places |= work.places
+                to_do = _work([pair for pair in pairs if (*pair[1].place, pair[1].parked_id) not in done], now_ms)
+                to_do.places |= whole.places
                 to_do.uncertain |= {lease.place for lease in doubtful}
             return await settle_sql.settle(connection, to_do, self._contents)
 
@@ -279,3 +282,7 @@ class PostgresQueue:
         """Raises StoreUnavailable where a log was lost since its item was claimed, which its owner is then told."""
         if any(self._is_lost(lease) for lease in leases):
             raise StoreUnavailable("another node delivers some of it by now")
+
+
+def _work(pairs: Sequence[tuple[Settlement, LogLease]], now_ms: int) -> Work:
+    return Work([settlement for settlement, _ in pairs], [lease for _, lease in pairs], now_ms)

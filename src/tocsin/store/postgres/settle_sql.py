@@ -43,6 +43,13 @@ _END: Final = """UPDATE kept SET settled_ms = $1, body = CASE WHEN kept.dead THE
     FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS t(stream, xid, seq)
     WHERE kept.stream = t.stream AND kept.xid = t.xid AND kept.seq = t.seq"""
 
+_NAMED: Final = "unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) AS t(day, stream, xid, seq)"
+_LOCK_EVENTS: Final = f"""SELECT event.stream, event.xid, event.seq FROM event JOIN {_NAMED}
+    ON event.day = t.day AND event.stream = t.stream AND event.xid = t.xid AND event.seq = t.seq
+    FOR KEY SHARE OF event"""
+_LOCK_KEPT: Final = f"""SELECT kept.stream, kept.xid, kept.seq FROM kept JOIN {_NAMED}
+    ON kept.stream = t.stream AND kept.xid = t.xid AND kept.seq = t.seq FOR KEY SHARE OF kept"""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -113,6 +120,15 @@ async def on_record(connection: Connection, leases: Collection[LogLease]) -> set
     """Those of these that are settled already, by place and parked row."""
     keys = [(*lease.place, lease.parked_id) for lease in leases]
     return {tuple(row) for row in await connection.fetch(_SETTLED, *_columns(keys))}
+
+
+async def gone(connection: Connection, leases: Collection[LogLease]) -> set[Place]:
+    """Those of these events that were erased. The others stay until the transaction ends."""
+    places = sorted({(lease.day, *lease.place) for lease in leases})
+    found: set[Place] = set()
+    for statement in (_LOCK_EVENTS, _LOCK_KEPT):
+        found |= {tuple(row) for row in await connection.fetch(statement, *_columns(places))}
+    return {lease.place for lease in leases} - found
 
 
 async def park(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -40,8 +40,23 @@ class Revived(Struct, frozen=True, tag=True):
     """By log: how many events, and their size."""
 
 
+class Erasing(Struct, frozen=True, tag=True):
+    """This user is being erased: what is out of it may be gone when it is settled (`settle_sql.gone`)."""
+
+    owner: UserId
+
+
+class Recount(Struct, frozen=True, tag=True):
+    """Events of these logs that waited are gone without having been settled: who holds the logs counts anew."""
+
+    logs: tuple[int, ...]
+
+
+Within = Revived | Erasing | Recount
+"""What the stores tell each other, and nobody else."""
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Signal | Revived).decode
+_decode = msgspec.json.Decoder(Signal | Within).decode
 
 
 _OF_TOKENS: Final = (TokenDeleted, TokenRegistered, TokenRestored)
@@ -56,7 +71,7 @@ async def _registered(connection: Connection, columns: Sequence[Sequence[str]]) 
     return rows
 
 
-def encoded(signals: Iterable[Signal | Revived]) -> list[str]:
+def encoded(signals: Iterable[Signal | Within]) -> list[str]:
     """As they are written."""
     return [_encode(signal).decode() for signal in signals]
 
@@ -70,7 +85,7 @@ class PostgresSignals:
         self._monotonic = monotonic
         self._receivers: list[Callable[[Signal], None]] = []
         self._elsewhere: list[Callable[[Signal], None]] = []
-        self._revived: Callable[[Revived], None] = lambda revived: None
+        self._within: Callable[[Within], None] = lambda told: None
         self._floor = 0
         self._seen: dict[int, float] = {}
         """The ids that were read, and when (monotonic): all those above the floor."""
@@ -87,8 +102,9 @@ class PostgresSignals:
         else is told."""
         self._elsewhere.append(receive)
 
-    def when_revived(self, receive: Callable[[Revived], None]) -> None:
-        self._revived = receive
+    def when_within(self, receive: Callable[[Within], None]) -> None:
+        """Have `receive` called with what other processes' stores tell this one. It must not block."""
+        self._within = receive
 
     def publish(self, signals: Iterable[Signal]) -> None:
         """Tell those within this process. Called when the change is durable, before its caller is answered."""
@@ -99,7 +115,7 @@ class PostgresSignals:
             for receive in self._receivers:
                 receive(signal)
 
-    async def write(self, connection: Connection, signals: Sequence[Signal | Revived]) -> None:
+    async def write(self, connection: Connection, signals: Sequence[Signal | Within]) -> None:
         """Tell every other process, in the transaction of the change."""
         if signals:
             await connection.execute(_INSERT, self.origin, encoded(signals))
@@ -132,8 +148,8 @@ class PostgresSignals:
                 signal = _decode(body)
             except msgspec.MsgspecError:
                 continue  # a newer version's kind
-            if isinstance(signal, Revived):
-                self._revived(signal)
+            if isinstance(signal, Within):
+                self._within(signal)
             else:
                 signals.append(signal)
         for signal in signals:

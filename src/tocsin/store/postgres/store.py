@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Final
 
 import structlog
 
+from tocsin.domain.events import UserId
 from tocsin.domain.nodes import NodeStatus
 from tocsin.store.clock import ClockWatch
 from tocsin.store.leases import Leases
@@ -24,13 +25,14 @@ from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database, Target
 from tocsin.store.postgres.contents import Contents
 from tocsin.store.postgres.credentials import PostgresCredentials
+from tocsin.store.postgres.erasures import Erasures
 from tocsin.store.postgres.event_log import PostgresEventLog
 from tocsin.store.postgres.fresh import FreshEvents
 from tocsin.store.postgres.freshness import Freshness
 from tocsin.store.postgres.horizons import Horizons
 from tocsin.store.postgres.housekeeping import Housekeeping
 from tocsin.store.postgres.jobs import PostgresJobs
-from tocsin.store.postgres.not_yet import NoErasure, NoSearch
+from tocsin.store.postgres.not_yet import NoSearch
 from tocsin.store.postgres.options import PostgresOptions
 from tocsin.store.postgres.ownership import Ownership
 from tocsin.store.postgres.places import day_of
@@ -40,7 +42,8 @@ from tocsin.store.postgres.queue import PostgresQueue, SessionClaims
 from tocsin.store.postgres.registry import PostgresRegistry
 from tocsin.store.postgres.schedule import PostgresSchedule
 from tocsin.store.postgres.session import Session
-from tocsin.store.postgres.signals import PostgresSignals, Revived
+from tocsin.store.postgres.signals import Erasing, PostgresSignals, Recount, Revived, Within
+from tocsin.store.postgres.users import PostgresUsers
 from tocsin.store.postgres.wakes import SIGNALS, Wakes
 from tocsin.store.records import Retention
 from tocsin.store.sealer import Sealer
@@ -84,7 +87,9 @@ class PostgresStore:
         leases = Leases(options.lease_s, options.monotonic)
         self.pseudonyms = PostgresPseudonyms(database, sealer, options.random.randbytes)
         self.audit = PostgresAudit(database, options.chain, clock, self.pseudonyms)
-        self.users, self.search = NoErasure(), NoSearch()
+        self.search = NoSearch()
+        erasures = Erasures(options.monotonic)
+        self._erasures = erasures
         contents = Contents(database, sealer, options.random.randbytes, clock.now_ms)
         claims = SessionClaims(leases, ClockWatch(clock.wall, options.monotonic), self.session)
         self._horizons = Horizons()
@@ -118,6 +123,7 @@ class PostgresStore:
             self._wakes,
             clock,
             contents,
+            erasures,
         )
         self.log = PostgresEventLog(
             database, self.signals, self._wakes, clock, self._horizons, contents, self.audit, self._revive
@@ -127,8 +133,11 @@ class PostgresStore:
         self.jobs = PostgresJobs(database, lambda: self.ownership.node, clock.now_ms, options.random, self.audit)
         self.positions = PostgresPositions(database)
         self._housekeeping = Housekeeping(database, session_target, self._horizons, clock, options.monotonic)
-        self._revived: list[Revived] = []
-        self.signals.when_revived(self._revived.append)
+        self.users = PostgresUsers(
+            database, self.session, self.ownership, self.signals, self._wakes, self.audit, self._erased, self._recount
+        )
+        self._told: list[Revived | Recount] = []
+        self.signals.when_within(self._told_within)
         self._tasks: list[asyncio.Task[None]] = []
         self._read_signals = asyncio.Event()
         self._noticing = asyncio.Lock()
@@ -258,10 +267,25 @@ class PostgresStore:
     async def notice_signals(self) -> None:
         async with self._noticing:
             await self.signals.notice()
-            revived = self._revived[:]
-            self._revived.clear()
-            for one in revived:
-                await self._revive(one)
+            told = self._told[:]
+            self._told.clear()
+            for one in told:
+                if isinstance(one, Revived):
+                    await self._revive(one)
+                else:
+                    await self._recount(one.logs)
+
+    def _told_within(self, told: Within) -> None:
+        if isinstance(told, Erasing):
+            self._erased(told.owner)
+        else:
+            self._told.append(told)
+
+    def _erased(self, owner: UserId) -> None:
+        """Nothing of this user that is remembered here is true any more."""
+        self._erasures.add(owner)
+        self.registry.changed([owner])
+        self.access.forget()
 
     async def rebalance(self) -> None:
         """Take as many logs as are this node's share, and give up what is more: a log is given up when nothing of it is
@@ -333,12 +357,15 @@ class PostgresStore:
         self.credentials.forget()
         self.queue.lost(lost)
         if lost:
-            await self._recount()
+            self._backlog.forget_own()
+            await self._backlog.taken(self._fresh.numbers())
             await self.schedule.refresh()
 
-    async def _recount(self) -> None:
-        self._backlog.forget_own()
-        await self._backlog.taken(self._fresh.numbers())
+    async def _recount(self, logs: Collection[int]) -> None:
+        """Events of these logs are gone that waited."""
+        if self.session is not None and any(log in self.ownership.held for log in logs):
+            await self._backlog.recount(self.session, self._fresh.numbers(), day_of(self.now_ms()))
+            await self.schedule.refresh()
 
     async def _revive(self, revived: Revived) -> None:
         own = [counted for number, counted in revived.logs.items() if number in self.ownership.held]
