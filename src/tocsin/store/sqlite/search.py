@@ -16,6 +16,7 @@ import structlog
 
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Cursor, Findings, IndexState, Query
+from tocsin.store.search_page import OFF, Page
 from tocsin.store.sqlite import search_feed
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.failures import is_corruption, os_sentence, sentence
@@ -30,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 _LOOK_FOR_S: Final = 0.2
 _NOTHING: Final = IndexState(0.0, 0, rebuilding=False, indexed_to_ms=None)
-OFF: Final = "the search is switched off; set store.search to true, and start the server again"
 NO_INDEX: Final = "there is no index of the search yet: the server makes it; start it with `tocsin serve`"
 
 
@@ -127,11 +127,11 @@ class SqliteSearch:
             driver.execute("BEGIN")
             try:
                 state = index.state(self._now_ms())
-                look = Look(driver, query, limit, start, lambda: self._monotonic() >= until)
-                look.look()
+                page = Page(query, limit, start)
+                Look(driver, page, lambda: self._monotonic() >= until).look()
             finally:
                 driver.execute("ROLLBACK")
-            return Findings(look.found, look.next, look.complete, look.looked_back_to_ms, state)
+            return page.findings(state)
 
         return await self._submit(find)
 

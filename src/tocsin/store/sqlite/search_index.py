@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.store.records import Attempt, IndexState, Parked, State
-from tocsin.store.searching import Combination, Shape, is_plain, shape_of, states_of
+from tocsin.store.search_shapes import Alike, Shapes, owner_key
+from tocsin.store.searching import Combination, Shape
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.connection import connect, file_uri
 from tocsin.store.sqlite.search_feed import Recent, Seen
@@ -34,10 +35,6 @@ _FEED_ROWS: Final = 64
 _FED_EVENTS: Final = 4000
 """A step takes so many rows of the feed, or fewer that name so many events: it is not to last long."""
 _SCAN_EVENTS: Final = 2000
-_MOST_SHAPES: Final = 20_000
-"""Events of further shapes are looked at one by one."""
-ANY_SHAPE: Final = 1
-"""Stands for a shape that is not on record; any query may match it."""
 _CACHE_KIB: Final = 16 * 1024
 _CHECKPOINT_PAGES: Final = 4000
 
@@ -46,7 +43,6 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE part(n INTEGER PRIMARY KEY, shapes TEXT NOT NULL, by_owner INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE shape(id INTEGER PRIMARY KEY, message TEXT NOT NULL, combinations TEXT NOT NULL);
 """
-# Shapes of which everything was delivered have negative numbers: those that something went wrong with are few.
 _PART: Final = """
 CREATE TABLE IF NOT EXISTS seen_{n}(seq INTEGER PRIMARY KEY, owner INTEGER NOT NULL, shape INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS seen_{n}_rare ON seen_{n}(shape) WHERE shape > 0;
@@ -121,11 +117,6 @@ def files_of(store: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
 
 
-def owner_key(owner: str) -> int:
-    """Two owners with the same key are told apart by the events themselves."""
-    return crc32(owner.encode())
-
-
 class SearchIndex:
     """The index on one connection, with the store attached to it read-only. Runs on one thread."""
 
@@ -133,8 +124,7 @@ class SearchIndex:
         self._store = store
         self._read_only = read_only
         self.driver = self._open()
-        self._shapes: dict[Shape, int] = {}
-        self._alike: dict[tuple[object, ...], int] = {}
+        self._shapes = Shapes({}, self._write_shape)
         self._parts: dict[int, set[int]] = {}
         self.position = self.rebuilt = self.rebuild_until = 0
         if not read_only:
@@ -178,9 +168,9 @@ class SearchIndex:
             self._make(last)
             return
         self.position = position
-        self._parts, self._alike = {}, {}
+        self._parts = {}
         self.rebuilt, self.rebuild_until = meta["rebuilt"], meta["rebuild_until"]
-        self._shapes = {shape: id for id, shape in shapes_of(driver).items()}
+        self._shapes = Shapes({shape: id for id, shape in shapes_of(driver).items()}, self._write_shape)
         for n, shapes in driver.execute("SELECT n, shapes FROM part").fetchall():
             self._parts[n] = set(msgspec.json.decode(shapes, type=list[int]))
 
@@ -196,7 +186,7 @@ class SearchIndex:
             driver.execute(statement)
         (newest,) = driver.execute("SELECT coalesce(max(seq), 0) FROM store.event").fetchone()
         self.position, self.rebuilt, self.rebuild_until = position, 0, newest
-        self._shapes, self._parts, self._alike = {}, {}, {}
+        self._shapes, self._parts = Shapes({}, self._write_shape), {}
         self._write_meta("format", FORMAT)
         self._commit()
 
@@ -268,9 +258,9 @@ class SearchIndex:
         for row in found:
             attempts = cast(list[Attempt], row.attempts)
             if row.waits:
-                states = states_of(attempts, parked.get(row.seq, ()), row.accepted_ms, State(row.state))
+                waits = parked.get(row.seq, ())
                 n = row.seq // PART_EVENTS
-                shape = self._shape(shape_of(row.message, states))
+                shape = self._shapes.waiting(row.message, row.accepted_ms, attempts, waits, State(row.state))
                 self._insert_into(n, {shape}, [row.seq, owner_key(row.owner), shape])
             else:
                 alike.append((row.seq, row.owner, row.message, row.accepted_ms, attempts))
@@ -282,8 +272,9 @@ class SearchIndex:
         by_part: dict[int, list[int]] = {}
         shapes: dict[int, set[int]] = {}
         values, low, high = list[int](), 0, 0
-        last: tuple[str, str, str, str, int] | None = None
+        last: Alike | None = None
         shape, last_shape = 0, 0
+        known = self._shapes.alike.get
         for seq, owner, message, accepted_ms, attempts in seen:
             if not low <= seq < high:
                 n = seq // PART_EVENTS
@@ -295,9 +286,9 @@ class SearchIndex:
                 alike = (message, one.lane, one.result, one.reason, one.status)
                 if alike != last:
                     last = alike
-                    shape = self._alike.get(alike) or self._new_alike(message, accepted_ms, attempts)
+                    shape = known(alike) or self._shapes.settled(message, accepted_ms, attempts)
             else:
-                last, shape = None, self._new_alike(message, accepted_ms, attempts)
+                last, shape = None, self._shapes.settled(message, accepted_ms, attempts)
             if shape != last_shape:
                 last_shape = shape
                 shapes[seq // PART_EVENTS].add(shape)
@@ -305,28 +296,13 @@ class SearchIndex:
         for n, found in by_part.items():
             self._insert_into(n, shapes[n], found)
 
-    def _new_alike(self, message: str, accepted_ms: int, attempts: Sequence[Attempt]) -> int:
-        shape = self._shape(shape_of(message, states_of(attempts, (), accepted_ms, State.DONE)))
-        if len(attempts) == 1 and attempts[0].lane and len(self._alike) < _MOST_SHAPES:
-            # A lane belongs to one provider.
-            one = attempts[0]
-            self._alike[message, one.lane, one.result, one.reason, one.status] = shape
-        return shape
-
     def _insert_into(self, n: int, shapes: set[int], values: Sequence[int]) -> None:
         self._note_shapes(n, shapes)
         rows.execute_flat(self.driver, _INSERT.format(n=n), 3, values)
 
-    def _shape(self, shape: Shape) -> int:
-        id = self._shapes.get(shape)
-        if id is None:
-            if len(self._shapes) >= _MOST_SHAPES:
-                return ANY_SHAPE
-            number = len(self._shapes) + ANY_SHAPE + 1
-            id = self._shapes[shape] = -number if is_plain(shape) else number
-            values = (id, shape[0], _encode(shape[1]).decode())
-            self.driver.execute("INSERT OR REPLACE INTO shape(id, message, combinations) VALUES (?, ?, ?)", values)
-        return id
+    def _write_shape(self, id: int, shape: Shape) -> None:
+        values = (id, shape[0], _encode(shape[1]).decode())
+        self.driver.execute("INSERT OR REPLACE INTO shape(id, message, combinations) VALUES (?, ?, ?)", values)
 
     def _note_shapes(self, n: int, shapes: set[int]) -> None:
         known = self._parts.get(n)

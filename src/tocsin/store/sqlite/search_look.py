@@ -14,37 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
-from tocsin.store.cursors import number_of
-from tocsin.store.records import (
-    ACCEPTED,
-    Attempt,
-    Cursor,
-    EventRecord,
-    Finding,
-    Parked,
-    Query,
-    State,
-)
-from tocsin.store.searching import matching, may_match
-from tocsin.store.sqlite.search_index import (
-    ANY_SHAPE,
-    PARKED,
-    PART_EVENTS,
-    Part,
-    decode_parked,
-    owner_key,
-    parts_of,
-    shapes_of,
-)
+from tocsin.store.records import Attempt, EventRecord, Parked, State
+from tocsin.store.search_page import CHUNK, END, MOST_FRESH, SLACK_MS, Page
+from tocsin.store.search_shapes import owner_key, wanted
+from tocsin.store.sqlite.search_index import PARKED, PART_EVENTS, Part, decode_parked, parts_of, shapes_of
 
-_CHUNK: Final = 200
 _MOST_RARE: Final = 40
 """Of more shapes than that, a part is read in order."""
-_MOST_FRESH: Final = 500
-"""So many of the newest events that nobody has tried yet are looked at; they are not in the index."""
-_SLACK_MS: Final = 60_000
-"""Events are accepted in order, but for clocks that are set by less than that."""
-_END: Final = 2**62
 
 _OF_OWNERS: Final = (
     "SELECT json_group_array(seq) FROM (SELECT seq FROM seen_{n} {indexed} WHERE owner IN"
@@ -69,7 +45,7 @@ _FRESH: Final = (
     f"SELECT group_concat({_RECORD}) FROM"
     " (SELECT seq, id, owner, message, accepted_ms, expires_ms, state, round, attempts"
     f" FROM store.event INDEXED BY event_fresh WHERE state = {int(State.ACCEPTED)} AND urgent = ?"
-    f" ORDER BY seq DESC LIMIT {_MOST_FRESH})"
+    f" ORDER BY seq DESC LIMIT {MOST_FRESH})"
 )
 _ACCEPTED_FROM: Final = "SELECT seq, accepted_ms FROM store.event WHERE seq >= ? ORDER BY seq LIMIT 1"
 _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM store.event"
@@ -81,93 +57,75 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Look:
-    """One page of one search. `is_over` says when the time for it has ended."""
+    """Looks for one page. `is_over` says when the time for it has ended."""
 
-    def __init__(
-        self, driver: sqlite3.Connection, query: Query, limit: int, start: Cursor | None, is_over: Callable[[], bool]
-    ) -> None:
+    def __init__(self, driver: sqlite3.Connection, page: Page, is_over: Callable[[], bool]) -> None:
         self._driver = driver
-        self._query = query
-        self._limit = limit
+        self._page = page
+        self._query = page.query
         self._is_over = is_over
-        self._below = _END if start is None else number_of(start)
-        self.found: list[Finding] = []
-        self._deliveries = 0
-        self.next: Cursor | None = None
-        self.complete = True
-        self.looked_back_to_ms: int | None = None
 
     def look(self) -> None:
-        """Leaves the page in the attributes."""
-        if self._below == _END:
+        page = self._page
+        if page.wants_fresh:
             self._fresh()
         for seqs, below in self._candidates():
             for seq, record in self._records(seqs):
-                if self._deliveries >= self._limit:
-                    self._stop(seq + 1)
+                if page.is_full:
+                    self._stop(seq + 1, complete=True)
                     return
-                self._take(record)
+                page.take(record)
             if below and self._is_over():
-                self.complete = False
-                self._stop(below)
+                self._stop(below, complete=False)
                 return
 
-    def _stop(self, below: int) -> None:
-        """The next page begins with the newest event below this number."""
-        self.next = Cursor(str(below))
+    def _stop(self, below: int, *, complete: bool) -> None:
         oldest = self._driver.execute(_ACCEPTED_FROM, (below,)).fetchone()
-        self.looked_back_to_ms = None if oldest is None else oldest[1]
-
-    def _take(self, record: EventRecord) -> None:
-        if deliveries := matching(record, self._query):
-            self.found.append(Finding(record, deliveries))
-            self._deliveries += len(deliveries)
+        self._page.stop(below, None if oldest is None else oldest[1], complete=complete)
 
     def _fresh(self) -> None:
-        """What nobody has tried yet stands in the store alone. It counts as newer than all the rest."""
-        if self._query.outcomes is not None and ACCEPTED not in self._query.outcomes:
-            return
+        """What nobody has tried yet stands in the store alone."""
         fresh = [row for urgent in (0, 1) for row in self._rows(_FRESH, urgent)]
         for _, record in sorted(fresh, key=lambda row: row[0], reverse=True):
-            if self._deliveries < self._limit:
-                self._take(record)
+            if not self._page.is_full:
+                self._page.take(record)
 
     def _candidates(self) -> Iterator[tuple[list[int], int]]:
         """Numbers of events that may match, newest first, some at a time, and below which number it goes on; 0 where it
         does not."""
         lowest, highest = self._bounds()
-        shapes = {id for id, shape in shapes_of(self._driver).items() if may_match(shape, self._query)} | {ANY_SHAPE}
+        shapes = wanted(shapes_of(self._driver), self._query)
         for part in parts_of(self._driver):
-            n, wanted = part.n, shapes.intersection(part.shapes)
-            below = min(self._below, highest, (n + 1) * PART_EVENTS)
-            if not wanted or below <= max(lowest, n * PART_EVENTS):
+            n, there = part.n, shapes.intersection(part.shapes)
+            below = min(self._page.below, highest, (n + 1) * PART_EVENTS)
+            if not there or below <= max(lowest, n * PART_EVENTS):
                 continue
-            while chunk := self._chunk(part, wanted, below, lowest):
+            while chunk := self._chunk(part, there, below, lowest):
                 below = chunk[-1]
                 yield chunk, below
             yield [], n * PART_EVENTS
 
-    def _chunk(self, part: Part, wanted: set[int], below: int, lowest: int) -> list[int]:
+    def _chunk(self, part: Part, shapes: set[int], below: int, lowest: int) -> list[int]:
         n, owners = part.n, self._query.owners
         if owners is not None:
             keys = _encode([owner_key(owner) for owner in owners]).decode()
             # The newest part is read through: it fits the cache.
             indexed = f"INDEXED BY seen_{n}_owner" if part.by_owner else "NOT INDEXED"
             return self._seqs(_OF_OWNERS.format(n=n, indexed=indexed), keys, below, lowest)
-        if len(wanted) <= _MOST_RARE and all(shape > 0 for shape in wanted):
-            each = [self._seqs(_RARE.format(n=n), shape, below, lowest) for shape in wanted]
-            return list(merge(*each, reverse=True))[:_CHUNK]
-        return self._seqs(_IN_ORDER.format(n=n), _encode(sorted(wanted)).decode(), below, lowest)
+        if len(shapes) <= _MOST_RARE and all(shape > 0 for shape in shapes):
+            each = [self._seqs(_RARE.format(n=n), shape, below, lowest) for shape in shapes]
+            return list(merge(*each, reverse=True))[:CHUNK]
+        return self._seqs(_IN_ORDER.format(n=n), _encode(sorted(shapes)).decode(), below, lowest)
 
     def _seqs(self, statement: str, key: Any, below: int, lowest: int) -> list[int]:
-        (text,) = self._driver.execute(statement, (key, below, lowest, _CHUNK)).fetchone()
+        (text,) = self._driver.execute(statement, (key, below, lowest, CHUNK)).fetchone()
         return _decode_seqs(text)
 
     def _bounds(self) -> tuple[int, int]:
         """Between which numbers the events lie that were accepted in the time asked for."""
         query = self._query
-        lowest = 0 if query.from_ms is None else self._first_from(query.from_ms - _SLACK_MS)
-        highest = _END if query.until_ms is None else self._first_from(query.until_ms + _SLACK_MS)
+        lowest = 0 if query.from_ms is None else self._first_from(query.from_ms - SLACK_MS)
+        highest = END if query.until_ms is None else self._first_from(query.until_ms + SLACK_MS)
         return lowest, highest
 
     def _first_from(self, at_ms: int) -> int:
