@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tests.contract.factories import FACTORIES, LACKS, Stores
+from tests.contract.factories import FACTORIES, Stores
 from tests.support.clocks import Clocks
 
 from tocsin.store.ports import Store
@@ -26,9 +26,6 @@ def clocks() -> Clocks:
 
 @pytest.fixture(params=sorted(FACTORIES))
 async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[Stores]:
-    for marker in request.node.iter_markers("needs"):
-        if (reason := LACKS.get(request.param, {}).get(marker.args[0])) is not None:
-            pytest.skip(reason=reason)
     async with AsyncExitStack() as life:
         yield FACTORIES[request.param](tmp_path, clocks, life)
 

@@ -39,10 +39,3 @@ FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {
     "postgres": PostgresStores,
     "sqlite": SqliteStores,
 }
-
-LACKS: dict[str, dict[str, str]] = {
-    "postgres": {
-        "search": "the store on PostgreSQL has no index of deliveries yet",
-    }
-}
-"""What a store does not do yet, and why its tests are skipped: those with the marker `needs`."""

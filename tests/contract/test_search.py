@@ -40,9 +40,6 @@ from tocsin.store.records import (
 )
 from tocsin.store.searching import matching
 
-pytestmark = pytest.mark.needs("search")
-
-
 EVERY = Query()
 
 

@@ -71,6 +71,7 @@ async def _open_postgres(settings: Settings, server: bool, role: NodeRole, say: 
         chain=settings.audit.chain or socket.gethostname(),
         say=say,
         delivers=role.delivers,
+        search=settings.store.search,
         connections=settings.store.connections,
     )
     return await open_store(options, server=server)

@@ -45,11 +45,16 @@ class Shapes:
 
     def settled(self, message: str, accepted_ms: int, attempts: Sequence[Attempt]) -> int:
         """The shape of an event for which nothing waits."""
-        shape = self.number(shape_of(message, states_of(attempts, (), accepted_ms, State.DONE)))
-        if len(attempts) == 1 and attempts[0].lane and len(self.alike) < MOST_SHAPES:
+        alike: Alike | None = None
+        if len(attempts) == 1 and attempts[0].lane:
             # A lane belongs to one provider.
             one = attempts[0]
-            self.alike[message, one.lane, one.result, one.reason, one.status] = shape
+            alike = (message, one.lane, one.result, one.reason, one.status)
+            if (known := self.alike.get(alike)) is not None:
+                return known
+        shape = self.number(shape_of(message, states_of(attempts, (), accepted_ms, State.DONE)))
+        if alike is not None and len(self.alike) < MOST_SHAPES:
+            self.alike[alike] = shape
         return shape
 
     def waiting(

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import UserId
+from tocsin.store.postgres import search_feed
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.places import stream_of
 from tocsin.store.records import AccessRevoked, QuarantineChanged, Signal, TokenDeleted
@@ -149,6 +150,7 @@ async def find_events(
 
 async def delete_events(connection: Connection, found: Sequence[Found]) -> Counted:
     """Delete these with all that was settled of them and waits. To be called in a transaction."""
+    await search_feed.hold_off(connection)
     streams, xids, seqs, days, ids = (list(column) for column in zip(*found, strict=True))
     await connection.execute(_DELETE_EVENTS, streams, xids, seqs, days)
     await connection.execute(_DELETE_KEPT, streams, xids, seqs)
@@ -158,6 +160,7 @@ async def delete_events(connection: Connection, found: Sequence[Found]) -> Count
         receipts += len(_count_attempts(attempts))
         if unit == 0:
             settled.add((stream, xid, seq))
+    await search_feed.forget(connection, seqs)
     await connection.execute(_DELETE_IDS, [id for id in ids if id is not None])
     events = {(stream, xid, seq) for stream, xid, seq, _, id in found if id is not None}
     return Counted(len(events), len(waiting | (events - settled)), receipts)

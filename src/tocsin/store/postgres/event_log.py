@@ -13,12 +13,13 @@ import msgspec
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
-from tocsin.store.postgres import settle_sql
+from tocsin.store.postgres import search_feed, settle_sql
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.contents import Contents
 from tocsin.store.postgres.horizons import Horizons
+from tocsin.store.postgres.reading import state_of
 from tocsin.store.postgres.settle_sql import Place
 from tocsin.store.postgres.signals import PostgresSignals, Revived
 from tocsin.store.postgres.wakes import Wakes
@@ -150,12 +151,8 @@ class PostgresEventLog:
         stream, xid, seq, owner, message, accepted, expires, round, dead, settled_ms, key_id, body = row
         waiting = await connection.fetch(_PARKED, stream, xid, seq)
         settled = await connection.fetch(_ATTEMPTS, [stream], [xid], [seq])
-        if not settled and settled_ms is None:
-            state = State.ACCEPTED
-        elif waiting:
-            state = State.DELIVERING
-        else:
-            state = State.DEAD if dead else State.DONE
+        state = state_of(bool(settled) or settled_ms is not None, bool(waiting), dead)
+        if state in (State.DONE, State.DEAD):
             at_ms = settled_ms if settled_ms is not None else max(one["at_ms"] for one in settled)
             if self._horizons.is_forgotten(state, at_ms):
                 return None
@@ -198,6 +195,7 @@ class PostgresEventLog:
         places = map(list, zip(*[letter.place for letter in again], strict=True))
         await connection.execute(_REPLAY, now_ms + lifetime_ms, *places)
         await settle_sql.park(connection, rows)
+        await search_feed.look_again(connection, [letter.place[2] for letter in again])
         logs: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
         for letter in again:
             events, size = logs[letter.place[0] >> 1]
@@ -224,6 +222,7 @@ class PostgresEventLog:
         note = self._audit.recording()
 
         async def step(connection: Connection) -> tuple[list[_Letter], Revived | None]:
+            await search_feed.hold_off(connection)
             letters = await self._letters(connection, await find(connection))
             revived = await act(connection, letters)
             if revived is not None:

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from tocsin.store.clock import ClockWatch
-from tocsin.store.postgres import audit, partitions
+from tocsin.store.postgres import audit, partitions, search_feed
 from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database, Target, connect
 from tocsin.store.postgres.failures import told
@@ -77,6 +77,14 @@ _KEEP_ATTEMPTS: Final = """INSERT INTO settlement(day, stream, xid, seq, unit, e
         OR EXISTS (SELECT 1 FROM parked WHERE parked.stream = old.stream AND parked.xid = old.xid
             AND parked.seq = old.seq)
     ON CONFLICT DO NOTHING"""
+# The index of events that outlive their partition is carried forward with them.
+_KEEP_SEEN: Final = """WITH carried AS (DELETE FROM {partition} AS old USING kept
+        WHERE kept.stream = old.stream AND kept.xid = old.xid AND kept.seq = old.seq
+        RETURNING old.seq, old.xid, old.accepted_ms, old.event_day, old.owner, old.shape, old.settlements, old.stream,
+            old.waits)
+    INSERT INTO seen(seq, xid, accepted_ms, day, event_day, owner, shape, settlements, stream, waits)
+    SELECT seq, xid, accepted_ms, $1, event_day, owner, shape, settlements, stream, waits FROM carried
+    ON CONFLICT DO NOTHING"""
 
 
 class Housekeeping:
@@ -129,11 +137,15 @@ class Housekeeping:
             if not await connection.fetchval(_TRY_SESSION):
                 return  # another node does it
             await connection.execute("SET lock_timeout = '2s'")
-            events, settlements = await _old_days(connection, before_day)
+            events, settlements, _ = await _old_days(connection, before_day)
             for day, pending in sorted(events.items()):
                 await _drop_events(connection, day, pending, before_day, today)
             for day, pending in sorted(settlements.items()):
                 await _drop_settlements(connection, day, pending, today)
+            # Of days whose events are there still, their rows are needed.
+            events, _, seen = await _old_days(connection, before_day)
+            for day in sorted(seen.keys() - events.keys()):
+                await _drop_seen(connection, day, seen[day], today)
         except (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError):
             # Somebody holds an old snapshot, or a lock: it is finished the next time.
             log.info("a day cannot be dropped yet: it is being read")
@@ -144,11 +156,10 @@ class Housekeeping:
                 await connection.close(timeout=2.0)
 
 
-async def _old_days(connection: Connection, before_day: int) -> tuple[dict[int, bool], dict[int, bool]]:
-    """The days before this one that have partitions of events, and of settlements; whether each is being detached."""
+async def _old_days(connection: Connection, before_day: int) -> list[dict[int, bool]]:
+    """The days before this one that have partitions, of each table; whether each is being detached."""
     found = [await partitions.existing(connection, table) for table in partitions.TABLES]
-    events, settlements = ({day: pending for day, pending in one.items() if day < before_day} for one in found)
-    return events, settlements
+    return [{day: pending for day, pending in one.items() if day < before_day} for one in found]
 
 
 async def _drop_events(connection: Connection, day: int, pending: bool, before_day: int, today: int) -> None:
@@ -167,6 +178,15 @@ async def _drop_settlements(connection: Connection, day: int, pending: bool, tod
         await partitions.make(connection, today, today)
         await connection.execute(_KEEP_ATTEMPTS.format(partition=partitions.name_of("settlement", day)), today)
     await partitions.drop(connection, "settlement", day, pending)
+
+
+async def _drop_seen(connection: Connection, day: int, pending: bool, today: int) -> None:
+    if not pending:
+        await partitions.make(connection, today, today)
+        async with connection.transaction():
+            await search_feed.hold(connection)
+            await connection.execute(_KEEP_SEEN.format(partition=partitions.name_of("seen", day)), today)
+    await partitions.drop(connection, "seen", day, pending)
 
 
 async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, removed_ms: int, audit_ms: int) -> bool:

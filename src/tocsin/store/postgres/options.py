@@ -33,6 +33,8 @@ class PostgresOptions(Struct, frozen=True, kw_only=True):
     """The chain of the audit log that this process extends."""
     delivers: bool = True
     """Whether this process takes logs and delivers what they hold."""
+    search: bool = True
+    """Whether deliveries can be searched, and this process fills the index."""
     connections: int = 8
     """At most, beside the one that holds the locks."""
     fresh_s: float = FRESH_S

@@ -1,4 +1,4 @@
-"""The partitions of events and settlements, one for each day: made ahead, and attached.
+"""The partitions of events, of settlements and of the search's index, one for each day: made ahead, and attached.
 
 `CREATE TABLE … PARTITION OF` would wait for every reader of the whole table, and have every insert wait behind it; to
 attach a table that is there already does not.
@@ -6,7 +6,7 @@ attach a table that is there already does not.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import asyncpg
@@ -17,7 +17,7 @@ from tocsin.store.postgres.schema import LOCK_SPACE
 
 T = TypeVar("T")
 
-TABLES: Final = ("event", "settlement")
+TABLES: Final = ("event", "settlement", "seen")
 AHEAD_DAYS: Final = 2
 """So many days after today have their partitions already."""
 _ATTACHING: Final = 2
@@ -44,11 +44,18 @@ async def existing(connection: Connection, table: str) -> dict[int, bool]:
 
 async def make(connection: Connection, first_day: int, last_day: int) -> None:
     """Have a partition for each of these days. To be called in a transaction of its own."""
-    missing = [
-        (table, day)
-        for table in TABLES
-        for day in sorted(set(range(first_day, last_day + 1)) - (await existing(connection, table)).keys())
-    ]
+    days = set(range(first_day, last_day + 1))
+    await _make(connection, [(table, day) for table in TABLES for day in sorted(days)])
+
+
+async def make_for_search(connection: Connection) -> None:
+    """Have a partition of the search's index for each day that has events. In a transaction of its own."""
+    await _make(connection, [("seen", day) for day in sorted(await existing(connection, "event"))])
+
+
+async def _make(connection: Connection, wanted: Sequence[tuple[str, int]]) -> None:
+    there = {(table, day) for table in TABLES for day in await existing(connection, table)}
+    missing = [one for one in wanted if one not in there]
     if not missing:
         return
     await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")

@@ -54,10 +54,17 @@ class Step(Struct, frozen=True):
 
 
 def steps() -> list[Step]:
-    first = (files("tocsin.store.postgres") / "schema.sql").read_text()
+    first, second = (
+        (files("tocsin.store.postgres") / name).read_text() for name in ("schema.sql", "schema-search.sql")
+    )
     logs = f"INSERT INTO log(number) SELECT generate_series(0, {LOGS - 1});"
     streams = f"INSERT INTO low_water(stream, day, xid, seq) SELECT generate_series(0, {2 * LOGS - 1}), 0, 0, 0;"
-    return [Step(1, 1, f"{first}\n{logs}\n{streams}\nINSERT INTO meta(name, value) VALUES ('logs', {LOGS});")]
+    cursors = f"INSERT INTO seen_to(stream, day, xid, seq) SELECT generate_series(0, {2 * LOGS - 1}), 0, 0, 0;"
+    rebuilding = "INSERT INTO meta(name, value) SELECT 'search_rebuilding', EXISTS (SELECT 1 FROM event)::int;"
+    return [
+        Step(1, 1, f"{first}\n{logs}\n{streams}\nINSERT INTO meta(name, value) VALUES ('logs', {LOGS});"),
+        Step(2, 1, f"{second}\n{cursors}\n{rebuilding}"),
+    ]
 
 
 async def version(connection: Connection) -> tuple[int, int]:

@@ -32,7 +32,6 @@ from tocsin.store.postgres.freshness import Freshness
 from tocsin.store.postgres.horizons import Horizons
 from tocsin.store.postgres.housekeeping import Housekeeping
 from tocsin.store.postgres.jobs import PostgresJobs
-from tocsin.store.postgres.not_yet import NoSearch
 from tocsin.store.postgres.options import PostgresOptions
 from tocsin.store.postgres.ownership import Ownership
 from tocsin.store.postgres.places import day_of
@@ -41,6 +40,7 @@ from tocsin.store.postgres.pseudonyms import PostgresPseudonyms
 from tocsin.store.postgres.queue import PostgresQueue, SessionClaims
 from tocsin.store.postgres.registry import PostgresRegistry
 from tocsin.store.postgres.schedule import PostgresSchedule
+from tocsin.store.postgres.search import PostgresSearch
 from tocsin.store.postgres.session import Session
 from tocsin.store.postgres.signals import Erasing, PostgresSignals, Recount, Revived, Within
 from tocsin.store.postgres.users import PostgresUsers
@@ -87,12 +87,12 @@ class PostgresStore:
         leases = Leases(options.lease_s, options.monotonic)
         self.pseudonyms = PostgresPseudonyms(database, sealer, options.random.randbytes)
         self.audit = PostgresAudit(database, options.chain, clock, self.pseudonyms)
-        self.search = NoSearch()
         erasures = Erasures(options.monotonic)
         self._erasures = erasures
         contents = Contents(database, sealer, options.random.randbytes, clock.now_ms)
         claims = SessionClaims(leases, ClockWatch(clock.wall, options.monotonic), self.session)
         self._horizons = Horizons()
+        self.search = PostgresSearch(database, self._horizons, clock.now_ms, options.monotonic, is_on=options.search)
         self._backlog = PostgresBacklog(database, options.max_events, options.max_bytes, options.monotonic)
         self.registry = PostgresRegistry(
             database,

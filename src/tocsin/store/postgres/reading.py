@@ -1,0 +1,104 @@
+"""Reads events with all that is known of them, without their contents, by their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.postgres.connections import Connection
+from tocsin.store.postgres.horizons import Horizons
+from tocsin.store.records import Attempt, EventRecord, Parked, State
+
+
+def at_place(table: str, of: str) -> str:
+    """The condition that a row of `table` is about the event of the row `of`."""
+    return f"{table}.stream = {of}.stream AND {table}.xid = {of}.xid AND {table}.seq = {of}.seq"
+
+
+_PLACES: Final = "unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) AS t(day, stream, xid, seq)"
+# Of an event that is in its partition and in `kept`, what is kept is newer. One statement looks up each row by itself,
+# so that no plan reads a whole partition. What is settled is settled on the event's day or later.
+_EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id, coalesce(kept.owner, event.owner)::text,
+        coalesce(kept.message, event.message), coalesce(kept.accepted_ms, event.accepted_ms),
+        coalesce(kept.expires_ms, event.expires_ms), coalesce(kept.round, 0), coalesce(kept.dead, false),
+        kept.settled_ms, s.settlements, s.attempts, s.at_ms
+    FROM {_PLACES}
+    LEFT JOIN LATERAL (SELECT * FROM kept WHERE {at_place("kept", "t")} LIMIT 1) AS kept ON true
+    LEFT JOIN LATERAL (SELECT * FROM event WHERE event.day = t.day AND {at_place("event", "t")} LIMIT 1) AS event
+        ON true
+    CROSS JOIN LATERAL (SELECT count(*) AS settlements, string_agg(attempts, ',' ORDER BY number) AS attempts,
+        max(at_ms) AS at_ms FROM settlement WHERE settlement.day >= t.day AND {at_place("settlement", "t")}) AS s
+    WHERE coalesce(kept.id, event.id) IS NOT NULL"""
+_PARKED: Final = f"""SELECT t.seq, parked.lane, parked.due_ms, parked.tries, parked.targets
+    FROM {_PLACES} JOIN parked ON {at_place("parked", "t")} ORDER BY parked.due_ms, parked.id"""
+
+decode_attempts = msgspec.json.Decoder(list[list[Attempt]]).decode
+_decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+class Spot(NamedTuple):
+    """Where an event is: its day, stream, transaction and number."""
+
+    day: int
+    stream: int
+    xid: int
+    seq: int
+
+
+class Found(NamedTuple):
+    """An event, and how many settlements it has."""
+
+    record: EventRecord
+    settlements: int
+
+
+async def records(connection: Connection, spots: Sequence[Spot], horizons: Horizons) -> dict[int, Found]:
+    """Those of these events that are there, by their numbers. To be called in a transaction that sees one snapshot,
+    or where nothing is settled meanwhile."""
+    if not spots:
+        return {}
+    rows = await connection.fetch(_EVENTS, *_columns(spots))
+    parked = await parked_of(connection, spots)
+    found: dict[int, Found] = {}
+    for seq, id, owner, message, accepted, expires, round, dead, settled_ms, settlements, attempts, at_ms in rows:
+        waiting = parked.get(seq, [])
+        state = state_of(bool(settlements) or settled_ms is not None, bool(waiting), dead)
+        ended_ms = settled_ms if settled_ms is not None else at_ms
+        if state in (State.DONE, State.DEAD) and horizons.is_forgotten(state, ended_ms):
+            continue
+        event = Event(EventId(id), UserId(owner), message, accepted, expires, b"")
+        found[seq] = Found(EventRecord(event, state, flat(attempts), waiting, round), settlements)
+    return found
+
+
+async def parked_of(connection: Connection, spots: Sequence[Spot]) -> dict[int, list[Parked]]:
+    """What waits of these events, by their numbers."""
+    parked: dict[int, list[Parked]] = {}
+    if spots:
+        for seq, lane, due_ms, tries, targets in await connection.fetch(_PARKED, *_columns(spots)):
+            parked.setdefault(seq, []).append(Parked(lane, due_ms, tries, _decode_targets(targets)))
+    return parked
+
+
+def state_of(settled: bool, waiting: bool, dead: bool) -> State:
+    """Where an event stands that was settled or not, of which something is parked or not, and is a dead letter or
+    not."""
+    if not settled:
+        return State.ACCEPTED
+    if waiting:
+        return State.DELIVERING
+    return State.DEAD if dead else State.DONE
+
+
+def flat(attempts: str | None) -> list[Attempt]:
+    """The attempts of several settlements, whose texts were put together with commas."""
+    if attempts is None:
+        return []
+    return [attempt for of_one in decode_attempts(f"[{attempts}]") for attempt in of_one]
+
+
+def _columns(spots: Sequence[Spot]) -> list[list[int]]:
+    return [list(column) for column in zip(*spots, strict=True)]
