@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, pictures, postgres, report, search, service, throughput
+from benchmarks import engine, pictures, postgres, report, search, search_postgres, service, throughput
 from benchmarks.report import Figures
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -45,6 +45,7 @@ LONG: dict[str, Measure] = {
     "latency on PostgreSQL": postgres.latency,
     "growth on PostgreSQL": postgres.growth,
     "two nodes": postgres.nodes,
+    "searches on PostgreSQL": search_postgres.searches,
 }
 FIGURES_OF_LONG = (
     "isolation",

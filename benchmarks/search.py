@@ -17,16 +17,17 @@ from tocsin.store.opening import open_store
 from tocsin.store.records import Cursor, Query
 
 _ATTEMPTS_PER_EVENT: Final = 2
-_USERS: Final = 1_000_000
-_LANE: Final = "apns:production:39JSDKGJ38.de.cospace.app"
-_PAGES: Final = 3
+USERS: Final = 1_000_000
+LANE: Final = "apns:production:39JSDKGJ38.de.cospace.app"
+PAGES: Final = 3
+START_MS: Final = 1_700_000_000_000
 
 # One event in a thousand was refused, one in a hundred thousand for a reason of its own.
 _ROWS: Final = f"""WITH RECURSIVE number(n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)
 INSERT INTO event(seq, id, owner, message, urgent, accepted_ms, expires_ms, state, size, settled_ms, attempts)
-SELECT n, printf('%08x-0000-7000-8000-%012x', n, n), printf('%08x-0000-4000-8000-000000000000', n * 7919 % {_USERS}),
+SELECT n, printf('%08x-0000-7000-8000-%012x', n, n), printf('%08x-0000-4000-8000-000000000000', n * 7919 % {USERS}),
     'fax_new', 0, ?3 + n, ?3 + n + 86400000, 2 + (n % 1000 = 0), 190, ?3 + n,
-    printf('[%d,"apns:%064x","{_LANE}","%s",%d,"%s","",null,0,1],'
+    printf('[%d,"apns:%064x","{LANE}","%s",%d,"%s","",null,0,1],'
            || '[%d,"fcm:%064x","fcm:main","delivered",200,"","0:1700000000000000%%0123456789abcdef",null,0,1]',
         ?3 + n, n, iif(n % 1000, 'delivered', 'refused'), iif(n % 1000, 200, 400),
         iif(n % 1000, '', iif(n % 100000, 'BadTopic', 'BadCollapseId')), ?3 + n, n)
@@ -39,10 +40,10 @@ QUERIES: Final = {
     "an outcome": Query(outcomes=frozenset({"refused"})),
     "a rare reason": Query(reason="BadCollapseId"),
     "no such reason": Query(reason="Unheard"),
-    "an application": Query(lanes=frozenset({_LANE})),
+    "an application": Query(lanes=frozenset({LANE})),
     "a token alone": Query(devices=frozenset({"apns:unknown"})),
-    "a time": Query(from_ms=1_700_000_000_000 + 1000, until_ms=1_700_000_000_000 + 2000),
-    "an outcome in a time": Query(outcomes=frozenset({"expired"}), until_ms=1_700_000_000_000 + 100_000),
+    "a time": Query(from_ms=START_MS + 1000, until_ms=START_MS + 2000),
+    "an outcome in a time": Query(outcomes=frozenset({"expired"}), until_ms=START_MS + 100_000),
 }
 
 
@@ -59,7 +60,7 @@ async def _searches(path: Path, attempts: int) -> Figures:
     with sqlite3.connect(path) as driver:
         driver.execute("PRAGMA synchronous=OFF")
         for first in range(1, events + 1, 100_000):
-            driver.execute(_ROWS, (first, min(events, first + 99_999), 1_700_000_000_000))
+            driver.execute(_ROWS, (first, min(events, first + 99_999), START_MS))
             driver.commit()
     async with open_store(settings, server=True) as store:
         await store.start()
@@ -69,7 +70,7 @@ async def _searches(path: Path, attempts: int) -> Figures:
         figures.add("search_index_us", (time.process_time() - before) / events * 1e6)
         for query in QUERIES.values():
             start: Cursor | None = None
-            for _ in range(_PAGES):
+            for _ in range(PAGES):
                 began = time.perf_counter()
                 page = await store.search.find(query, 50, start=start)
                 figures.add("search_ms", (time.perf_counter() - began) * 1000)

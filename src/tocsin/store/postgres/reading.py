@@ -32,6 +32,11 @@ _EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id, coal
     CROSS JOIN LATERAL (SELECT count(*) AS settlements, string_agg(attempts, ',' ORDER BY number) AS attempts,
         max(at_ms) AS at_ms FROM settlement WHERE settlement.day >= t.day AND {at_place("settlement", "t")}) AS s
     WHERE coalesce(kept.id, event.id) IS NOT NULL"""
+# Whatever the statistics say, and however long ago a plan was made: a day's partition grows from nothing to millions of
+# rows, and to plan a statement over a month of them takes longer than to run it.
+_PLANS: Final = """SELECT set_config(name, value, true) FROM (VALUES ('plan_cache_mode', 'force_generic_plan'),
+    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_sort', 'off'), ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'), ('jit', 'off')) AS wanted(name, value)"""
 _PARKED: Final = f"""SELECT t.seq, parked.lane, parked.due_ms, parked.tries, parked.targets
     FROM {_PLACES} JOIN parked ON {at_place("parked", "t")} ORDER BY parked.due_ms, parked.id"""
 
@@ -53,6 +58,11 @@ class Found(NamedTuple):
 
     record: EventRecord
     settlements: int
+
+
+async def by_index(connection: Connection) -> None:
+    """Until this transaction ends, look up rows by their indexes, with plans that are made once."""
+    await connection.execute(_PLANS)
 
 
 async def records(connection: Connection, spots: Sequence[Spot], horizons: Horizons) -> dict[int, Found]:

@@ -96,7 +96,12 @@ class PostgresSearch:
     async def state(self) -> IndexState:
         if not self._is_on:
             return _NOTHING
-        return await self._database.read(lambda one: search_feed.state(one, self._now_ms()))
+
+        async def state(connection: Connection) -> IndexState:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                return await search_feed.state(connection, self._now_ms())
+
+        return await self._database.read(state)
 
     async def _filled(self, job: Callable[[Connection], Awaitable[T]]) -> T:
         try:

@@ -21,6 +21,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.postgres import reading
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.horizons import Horizons
+from tocsin.store.postgres.places import day_of
 from tocsin.store.postgres.reading import Spot, at_place
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.records import IndexState, State
@@ -44,23 +45,25 @@ _HOLD_OFF: Final = f"SELECT pg_advisory_xact_lock_shared({LOCK_SPACE}, {_FILLING
 _XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 _FOLLOWING: Final = f"""(SELECT stream, day, xid, seq, id, owner, message, accepted_ms FROM event
         WHERE event.stream = own.stream AND (event.xid, event.seq) > (own.xid, own.seq)
-            AND event.day >= own.day - 1 AND event.xid < {_XMIN}
+            AND event.day >= {{first_day}}::int AND event.xid < {_XMIN}
         ORDER BY event.xid, event.seq LIMIT {{most}})"""
 _OF_EVENT: Final = f"settlement.day >= e.day AND {at_place('settlement', 'e')}"
-_IS_SEEN: Final = "EXISTS (SELECT 1 FROM seen WHERE seen.seq = e.seq AND seen.day = e.day)"
+_IS_SEEN: Final = "(SELECT true FROM seen WHERE seen.seq = e.seq AND seen.day = e.day LIMIT 1) IS NOT NULL"
+_FIRST_DAY: Final = "SELECT min(day) - 1 FROM seen_to"
 # What is below the low water and has no settlement was settled so long ago that this is forgotten.
 _FEED: Final = f"""SELECT e.stream, e.day, e.xid, e.seq, e.owner::text, e.message, e.accepted_ms,
         e.id IS NULL OR {_IS_SEEN} OR s.settlements = 0 AND (e.xid, e.seq) <= (low.xid, low.seq) AS is_done,
         s.settlements, s.attempts,
-        EXISTS (SELECT 1 FROM parked WHERE {at_place("parked", "e")}) AS waits
+        (SELECT true FROM parked WHERE {at_place("parked", "e")} LIMIT 1) IS NOT NULL AS waits
     FROM seen_to AS own JOIN low_water AS low USING (stream)
-    CROSS JOIN LATERAL {_FOLLOWING.format(most="$1")} AS e
+    CROSS JOIN LATERAL {_FOLLOWING.format(most="$1", first_day="$2")} AS e
     CROSS JOIN LATERAL (SELECT count(*) AS settlements, string_agg(attempts, ',' ORDER BY number) AS attempts
         FROM settlement WHERE e.id IS NOT NULL AND {_OF_EVENT}) AS s
     ORDER BY e.stream, e.xid, e.seq"""
 _MOVE: Final = """UPDATE seen_to SET day = t.day, xid = t.xid, seq = t.seq
     FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[]) AS t(stream, day, xid, seq)
     WHERE seen_to.stream = t.stream"""
+_TODAY: Final = "UPDATE seen_to SET day = $1 WHERE day < $1 AND stream <> ALL($2::smallint[])"
 _WRITE: Final = """INSERT INTO seen(seq, xid, accepted_ms, day, event_day, owner, shape, settlements, stream, waits)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::int[],
         $8::int[], $9::smallint[], $10::bool[])
@@ -85,7 +88,7 @@ _META: Final = "SELECT name, value FROM meta WHERE name IN ('search_rebuilding',
 _SET_META: Final = """INSERT INTO meta(name, value) SELECT * FROM unnest($1::text[], $2::bigint[])
     ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _BEHIND: Final = f"""SELECT count(*), min(s.at_ms)
-    FROM seen_to AS own CROSS JOIN LATERAL {_FOLLOWING.format(most=_STATE_ROWS)} AS e
+    FROM seen_to AS own CROSS JOIN LATERAL {_FOLLOWING.format(most=_STATE_ROWS, first_day="$1")} AS e
     CROSS JOIN LATERAL (SELECT min(at_ms) AS at_ms FROM settlement WHERE {_OF_EVENT} AND settlement.unit = 0) AS s
     WHERE e.id IS NOT NULL AND s.at_ms IS NOT NULL AND NOT {_IS_SEEN}"""
 _CHANGED: Final = f"""SELECT count(*), min(s.at_ms)
@@ -133,9 +136,11 @@ class Filler:
         """Look at some events that follow; whether there may be more. None: another process fills."""
         if not await connection.fetchval(_TRY):
             return None
+        await reading.by_index(connection)
+        first_day = await connection.fetchval(_FIRST_DAY)
         by_stream: dict[int, list[Row]] = {}
         for stream, day, xid, seq, owner, message, accepted_ms, *rest in await connection.fetch(
-            _FEED, self._of_a_stream
+            _FEED, self._of_a_stream, first_day
         ):
             row = Row(Spot(day, stream, xid, seq), UserId(owner), message, accepted_ms, *rest)
             by_stream.setdefault(stream, []).append(row)
@@ -154,6 +159,9 @@ class Filler:
         if moved:
             days, streams, xids, seqs = (list(column) for column in zip(*moved, strict=True))
             await connection.execute(_MOVE, streams, days, xids, seqs)
+        if not full and first_day < day_of(now_ms) - 1:
+            # What is appended from now on is of today; an event of yesterday may be about to commit.
+            await connection.execute(_TODAY, day_of(now_ms), list(by_stream))
         self._of_a_stream = max(_FEWEST_OF_A_STREAM, _ROWS // full if full else 0)
         return progress
 
@@ -188,6 +196,7 @@ class Filler:
         """Look again at some events of which something was to come."""
         if not await connection.fetchval(_TRY):
             return
+        await reading.by_index(connection)
         meta = dict(await connection.fetch(_META))
         after = meta.get("search_swept", 0)
         rows = await connection.fetch(_SWEEP, after, _LOOKED_AT_AGAIN)
@@ -278,9 +287,11 @@ async def forget(connection: Connection, seqs: Iterable[int]) -> None:
 
 
 async def state(connection: Connection, now_ms: int) -> IndexState:
-    """How far the index is behind. Of each stream some events are counted, so there may be more than it says."""
+    """How far the index is behind. Of each stream some events are counted, so there may be more than it says. To be
+    called in a transaction."""
+    await reading.by_index(connection)
     meta = dict(await connection.fetch(_META))
-    waiting, since_ms = await connection.fetchrow(_BEHIND)
+    waiting, since_ms = await connection.fetchrow(_BEHIND, await connection.fetchval(_FIRST_DAY))
     if meta.get("search_rebuilding"):
         return IndexState(0.0, waiting, rebuilding=True, indexed_to_ms=None)
     changed, changed_ms = await connection.fetchrow(_CHANGED, meta.get("search_swept", 0), _STATE_ROWS)
