@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from msgspec import Struct
 from tests.cli.server import Server
+from tests.support.postgres import execute
+from tests.support.postgres_server import shared_server
 
 from tocsin.cli import main
 from tocsin.cli.opening import in_store
@@ -78,3 +82,14 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Files:
     files = write_credentials(tmp_path_factory.mktemp("credentials"))
     write_service_account(files, "https://oauth2.googleapis.com/token")
     return files
+
+
+@pytest.fixture
+def on_postgres(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Commands on an empty store on PostgreSQL, whose server keeps nothing safe."""
+    name = f"cli_{uuid4().hex}"
+    asyncio.run(execute(f"CREATE DATABASE {name}"))
+    monkeypatch.setenv("TOCSIN_STORE__URL", shared_server().url(name))
+    monkeypatch.setenv("TOCSIN_SECRETS__KEY", "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=")
+    assert run("session", "create", "--anonymous").status == 0
+    return run

@@ -29,6 +29,10 @@ def event_id(number: int) -> str:
 
 @pytest.fixture
 def served(store: Path) -> Any:
+    return serving()
+
+
+def serving() -> Any:
     """Lets a server settle events, each by a function of its item, and fill the index; then it ends."""
 
     async def serve(*settle: Any, remove: bool = False) -> None:
@@ -203,3 +207,19 @@ def test_whether_a_server_runs_is_seen_by_its_lock(store: Path) -> None:
 
     assert maintenance.is_served(load()) is False
     assert asyncio.run(beside_a_server()) is True
+
+
+def test_on_postgresql_deliveries_are_searched_and_users_erased_as_on_sqlite(on_postgres: Run) -> None:
+    serving()(refused, delivered, None)
+    found = on_postgres("deliveries", "search", "--owner", OWNER, "--json")
+    assert [(row["event_id"], row["outcome"]) for row in found.json["deliveries"]] == [
+        (event_id(2), "accepted"),
+        (event_id(1), "delivered"),
+        (event_id(0), "refused"),
+    ]
+    by_token = on_postgres("deliveries", "search", "--reason", "PayloadTooLarge", "--json")
+    assert [row["event_id"] for row in by_token.json["deliveries"]] == [event_id(0)]
+    erased = on_postgres("user", "erase", OWNER, "--yes")
+    assert erased.status == 0, erased.err
+    assert "Nothing is left of the user there" in erased.err
+    assert on_postgres("deliveries", "search", "--json").json["deliveries"] == []

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import pytest
@@ -22,8 +21,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.cli.conftest import APPLICATION, OWNER, Ran, Run
 from tests.support.https_server import HttpsServer, Reply
 from tests.support.nats import client_of, nats_server
-from tests.support.postgres import execute
-from tests.support.postgres_server import shared_server
 from tests.torture.processes import free_ports
 
 from tocsin.cli.demo.children import running
@@ -297,17 +294,6 @@ def test_a_line_is_folded_to_the_terminal_and_a_path_stays_whole() -> None:
         assert all(len(one) <= width or "/var/lib" in one for one in lines), width
         assert any("/var/lib/tocsin/a/very/long/path:" in one for one in lines)
     assert "\n" not in line(finding, None)
-
-
-@pytest.fixture
-def on_postgres(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Commands on an empty store on PostgreSQL, whose server keeps nothing safe."""
-    name = f"doctor_{uuid4().hex}"
-    asyncio.run(execute(f"CREATE DATABASE {name}"))
-    monkeypatch.setenv("TOCSIN_STORE__URL", shared_server().url(name))
-    monkeypatch.setenv("TOCSIN_SECRETS__KEY", "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=")
-    assert run("session", "create", "--anonymous").status == 0
-    return run
 
 
 def test_on_postgresql_it_is_said_what_a_power_cut_or_a_lost_server_takes(on_postgres: Run) -> None:

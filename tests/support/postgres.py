@@ -63,6 +63,7 @@ def options(
     max_bytes: int = 1 << 40,
     lease_s: float = LEASE_S,
     fresh_s: float = FRESH_S,
+    search: bool = True,
 ) -> PostgresOptions:
     """With `clocks` None the real ones count."""
     given = {} if clocks is None else {"wall_clock": clocks.wall, "monotonic": clocks.monotonic}
@@ -73,6 +74,7 @@ def options(
         lease_s=lease_s,
         keys=KeyText("the test's key", lambda: MASTER_KEY),
         fresh_s=fresh_s,
+        search=search,
         **given,
     )
 
