@@ -18,13 +18,19 @@ def at_place(table: str, of: str) -> str:
     return f"{table}.stream = {of}.stream AND {table}.xid = {of}.xid AND {table}.seq = {of}.seq"
 
 
+def parked_of(of: str) -> str:
+    """An expression: what is parked of the event of the row `of`, as texts of JSON with commas between."""
+    return f"""(SELECT string_agg(json_build_array(lane, due_ms, tries, targets::json)::text, ',' ORDER BY due_ms, id)
+        FROM parked WHERE {at_place("parked", of)})"""
+
+
 _PLACES: Final = "unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) AS t(day, stream, xid, seq)"
 # Of an event that is in its partition and in `kept`, what is kept is newer. One statement looks up each row by itself,
 # so that no plan reads a whole partition. What is settled is settled on the event's day or later.
 _EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id, coalesce(kept.owner, event.owner)::text,
         coalesce(kept.message, event.message), coalesce(kept.accepted_ms, event.accepted_ms),
         coalesce(kept.expires_ms, event.expires_ms), coalesce(kept.round, 0), coalesce(kept.dead, false),
-        kept.settled_ms, s.settlements, s.attempts, s.at_ms
+        kept.settled_ms, s.settlements, s.attempts, s.at_ms, {parked_of("t")}
     FROM {_PLACES}
     LEFT JOIN LATERAL (SELECT * FROM kept WHERE {at_place("kept", "t")} LIMIT 1) AS kept ON true
     LEFT JOIN LATERAL (SELECT * FROM event WHERE event.day = t.day AND {at_place("event", "t")} LIMIT 1) AS event
@@ -37,11 +43,9 @@ _EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id, coal
 _PLANS: Final = """SELECT set_config(name, value, true) FROM (VALUES ('plan_cache_mode', 'force_generic_plan'),
     ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_sort', 'off'), ('enable_hashjoin', 'off'),
     ('enable_mergejoin', 'off'), ('jit', 'off')) AS wanted(name, value)"""
-_PARKED: Final = f"""SELECT t.seq, parked.lane, parked.due_ms, parked.tries, parked.targets
-    FROM {_PLACES} JOIN parked ON {at_place("parked", "t")} ORDER BY parked.due_ms, parked.id"""
 
-decode_attempts = msgspec.json.Decoder(list[list[Attempt]]).decode
-_decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
+_decode_attempts = msgspec.json.Decoder(list[list[Attempt]]).decode
+_decode_parked = msgspec.json.Decoder(list[Parked]).decode
 
 
 class Spot(NamedTuple):
@@ -66,15 +70,27 @@ async def by_index(connection: Connection) -> None:
 
 
 async def records(connection: Connection, spots: Sequence[Spot], horizons: Horizons) -> dict[int, Found]:
-    """Those of these events that are there, by their numbers. To be called in a transaction that sees one snapshot,
-    or where nothing is settled meanwhile."""
+    """Those of these events that are there, by their numbers; all of them as they were at one instant."""
     if not spots:
         return {}
     rows = await connection.fetch(_EVENTS, *_columns(spots))
-    parked = await parked_of(connection, spots)
     found: dict[int, Found] = {}
-    for seq, id, owner, message, accepted, expires, round, dead, settled_ms, settlements, attempts, at_ms in rows:
-        waiting = parked.get(seq, [])
+    for (
+        seq,
+        id,
+        owner,
+        message,
+        accepted,
+        expires,
+        round,
+        dead,
+        settled_ms,
+        settlements,
+        attempts,
+        at_ms,
+        parked,
+    ) in rows:
+        waiting = waits(parked)
         state = state_of(bool(settlements) or settled_ms is not None, bool(waiting), dead)
         ended_ms = settled_ms if settled_ms is not None else at_ms
         if state in (State.DONE, State.DEAD) and horizons.is_forgotten(state, ended_ms):
@@ -82,15 +98,6 @@ async def records(connection: Connection, spots: Sequence[Spot], horizons: Horiz
         event = Event(EventId(id), UserId(owner), message, accepted, expires, b"")
         found[seq] = Found(EventRecord(event, state, flat(attempts), waiting, round), settlements)
     return found
-
-
-async def parked_of(connection: Connection, spots: Sequence[Spot]) -> dict[int, list[Parked]]:
-    """What waits of these events, by their numbers."""
-    parked: dict[int, list[Parked]] = {}
-    if spots:
-        for seq, lane, due_ms, tries, targets in await connection.fetch(_PARKED, *_columns(spots)):
-            parked.setdefault(seq, []).append(Parked(lane, due_ms, tries, _decode_targets(targets)))
-    return parked
 
 
 def state_of(settled: bool, waiting: bool, dead: bool) -> State:
@@ -103,11 +110,16 @@ def state_of(settled: bool, waiting: bool, dead: bool) -> State:
     return State.DEAD if dead else State.DONE
 
 
+def waits(parked: str | None) -> list[Parked]:
+    """What is parked of an event, from the text that `parked_of` selects."""
+    return [] if parked is None else _decode_parked(f"[{parked}]")
+
+
 def flat(attempts: str | None) -> list[Attempt]:
     """The attempts of several settlements, whose texts were put together with commas."""
     if attempts is None:
         return []
-    return [attempt for of_one in decode_attempts(f"[{attempts}]") for attempt in of_one]
+    return [attempt for of_one in _decode_attempts(f"[{attempts}]") for attempt in of_one]
 
 
 def _columns(spots: Sequence[Spot]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from tocsin.store.postgres import reading
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.horizons import Horizons
 from tocsin.store.postgres.places import day_of
-from tocsin.store.postgres.reading import Spot, at_place
+from tocsin.store.postgres.reading import Spot, at_place, parked_of
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.records import IndexState, State
 from tocsin.store.search_shapes import Shapes, owner_key
@@ -53,8 +53,7 @@ _FIRST_DAY: Final = "SELECT min(day) - 1 FROM seen_to"
 # What is below the low water and has no settlement was settled so long ago that this is forgotten.
 _FEED: Final = f"""SELECT e.stream, e.day, e.xid, e.seq, e.owner::text, e.message, e.accepted_ms,
         e.id IS NULL OR {_IS_SEEN} OR s.settlements = 0 AND (e.xid, e.seq) <= (low.xid, low.seq) AS is_done,
-        s.settlements, s.attempts,
-        (SELECT true FROM parked WHERE {at_place("parked", "e")} LIMIT 1) IS NOT NULL AS waits
+        s.settlements, s.attempts, {parked_of("e")} AS parked
     FROM seen_to AS own JOIN low_water AS low USING (stream)
     CROSS JOIN LATERAL {_FOLLOWING.format(most="$1", first_day="$2")} AS e
     CROSS JOIN LATERAL (SELECT count(*) AS settlements, string_agg(attempts, ',' ORDER BY number) AS attempts
@@ -63,7 +62,8 @@ _FEED: Final = f"""SELECT e.stream, e.day, e.xid, e.seq, e.owner::text, e.messag
 _MOVE: Final = """UPDATE seen_to SET day = t.day, xid = t.xid, seq = t.seq
     FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[]) AS t(stream, day, xid, seq)
     WHERE seen_to.stream = t.stream"""
-_TODAY: Final = "UPDATE seen_to SET day = $1 WHERE day < $1 AND stream <> ALL($2::smallint[])"
+_TODAY: Final = """UPDATE seen_to SET day = $1 WHERE day < $1 AND NOT EXISTS (SELECT 1 FROM event
+    WHERE event.stream = seen_to.stream AND (event.xid, event.seq) > (seen_to.xid, seen_to.seq) AND event.day < $1)"""
 _WRITE: Final = """INSERT INTO seen(seq, xid, accepted_ms, day, event_day, owner, shape, settlements, stream, waits)
     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::int[],
         $8::int[], $9::smallint[], $10::bool[])
@@ -112,7 +112,7 @@ class Row(Struct, frozen=True):
     """It is in the index already, or nothing that belongs there."""
     settlements: int
     attempts: str | None
-    waits: bool
+    parked: str | None
 
     @property
     def is_settled(self) -> bool:
@@ -161,7 +161,7 @@ class Filler:
             await connection.execute(_MOVE, streams, days, xids, seqs)
         if not full and first_day < day_of(now_ms) - 1:
             # What is appended from now on is of today; an event of yesterday may be about to commit.
-            await connection.execute(_TODAY, day_of(now_ms), list(by_stream))
+            await connection.execute(_TODAY, day_of(now_ms))
         self._of_a_stream = max(_FEWEST_OF_A_STREAM, _ROWS // full if full else 0)
         return progress
 
@@ -179,14 +179,12 @@ class Filler:
         if not rows:
             return
         shapes = await self._known_shapes(connection)
-        parked = await reading.parked_of(connection, [row.spot for row in rows if row.waits])
         values = []
         for row in rows:
-            attempts, waits = reading.flat(row.attempts), row.waits or not row.settlements
+            attempts, waits = reading.flat(row.attempts), row.parked is not None or not row.settlements
             if waits:
                 state = State.DELIVERING if row.settlements else State.ACCEPTED
-                waiting = parked.get(row.spot.seq, [])
-                shape = shapes.waiting(row.message, row.accepted_ms, attempts, waiting, state)
+                shape = shapes.waiting(row.message, row.accepted_ms, attempts, reading.waits(row.parked), state)
             else:
                 shape = shapes.settled(row.message, row.accepted_ms, attempts)
             values.append(_values(row.spot, row.spot.day, row.owner, row.accepted_ms, shape, row.settlements, waits))
