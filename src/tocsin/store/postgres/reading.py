@@ -27,10 +27,13 @@ def parked_of(of: str) -> str:
 _PLACES: Final = "unnest($1::int[], $2::smallint[], $3::bigint[], $4::bigint[]) AS t(day, stream, xid, seq)"
 # Of an event that is in its partition and in `kept`, what is kept is newer. One statement looks up each row by itself,
 # so that no plan reads a whole partition. What is settled is settled on the event's day or later.
-_EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id, coalesce(kept.owner, event.owner)::text,
-        coalesce(kept.message, event.message), coalesce(kept.accepted_ms, event.accepted_ms),
-        coalesce(kept.expires_ms, event.expires_ms), coalesce(kept.round, 0), coalesce(kept.dead, false),
-        kept.settled_ms, s.settlements, s.attempts, s.at_ms, {parked_of("t")}
+_EVENTS: Final = f"""SELECT t.seq, coalesce(kept.id, event.id)::text AS id,
+        coalesce(kept.owner, event.owner)::text AS owner,
+        coalesce(kept.message, event.message) AS message,
+        coalesce(kept.accepted_ms, event.accepted_ms) AS accepted_ms,
+        coalesce(kept.expires_ms, event.expires_ms) AS expires_ms, coalesce(kept.round, 0) AS round,
+        coalesce(kept.dead, false) AS dead, kept.settled_ms, s.settlements, s.attempts, s.at_ms,
+        {parked_of("t")} AS parked
     FROM {_PLACES}
     LEFT JOIN LATERAL (SELECT * FROM kept WHERE {at_place("kept", "t")} LIMIT 1) AS kept ON true
     LEFT JOIN LATERAL (SELECT * FROM event WHERE event.day = t.day AND {at_place("event", "t")} LIMIT 1) AS event
@@ -75,28 +78,17 @@ async def records(connection: Connection, spots: Sequence[Spot], horizons: Horiz
         return {}
     rows = await connection.fetch(_EVENTS, *_columns(spots))
     found: dict[int, Found] = {}
-    for (
-        seq,
-        id,
-        owner,
-        message,
-        accepted,
-        expires,
-        round,
-        dead,
-        settled_ms,
-        settlements,
-        attempts,
-        at_ms,
-        parked,
-    ) in rows:
-        waiting = waits(parked)
-        state = state_of(bool(settlements) or settled_ms is not None, bool(waiting), dead)
-        ended_ms = settled_ms if settled_ms is not None else at_ms
+    for row in rows:
+        settled_ms, waiting = row["settled_ms"], waits(row["parked"])
+        state = state_of(row["settlements"] > 0 or settled_ms is not None, bool(waiting), row["dead"])
+        ended_ms = settled_ms if settled_ms is not None else row["at_ms"]
         if state in (State.DONE, State.DEAD) and horizons.is_forgotten(state, ended_ms):
             continue
-        event = Event(EventId(id), UserId(owner), message, accepted, expires, b"")
-        found[seq] = Found(EventRecord(event, state, flat(attempts), waiting, round), settlements)
+        event = Event(
+            EventId(row["id"]), UserId(row["owner"]), row["message"], row["accepted_ms"], row["expires_ms"], b""
+        )
+        record = EventRecord(event, state, flat(row["attempts"]), waiting, row["round"])
+        found[row["seq"]] = Found(record, row["settlements"])
     return found
 
 
