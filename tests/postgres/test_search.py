@@ -28,13 +28,14 @@ from tocsin.domain.events import Event
 from tocsin.store.ports import SearchUnavailable
 from tocsin.store.postgres import partitions, search_feed
 from tocsin.store.postgres.append_sql import _INSERT
-from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.places import day_of, stream_of
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.postgres.store import PostgresStore
 from tocsin.store.records import WAITING, Query, Result
 
 FILLING = f"{LOCK_SPACE}, {search_feed._FILLING}"
 DAY_S = DAY_MS / 1000
+STREAM = stream_of(OWNER, urgent=False)
 
 
 @pytest.fixture
@@ -222,3 +223,26 @@ async def test_a_search_that_is_switched_off_says_so(nodes: Nodes) -> None:
     assert (await node.search.state()).waiting_events == 0
     with pytest.raises(SearchUnavailable, match="switched off"):
         await node.search.find(Query(), 10)
+
+
+async def test_events_of_earlier_days_that_follow_in_their_stream_are_found(
+    stores: PostgresStores, clocks: Clocks
+) -> None:
+    """A store that was moved here is so: what was tried comes first, and then what waits, however old it is."""
+    store = await stores.open(lease_s=1e9)
+    old, new = make_event(clocks), make_event(clocks)
+    await store.queue.append([old])
+    (item,) = await claim(store, 10, {})
+    clocks.pass_time(5 * DAY_S)
+    await store.look_after()
+    await settled(store, new)
+    connection = await stores.connection()
+    for table in ("event", "settlement"):
+        await connection.execute(
+            f"UPDATE {table} SET xid = 3 WHERE day = $1 AND stream = $2", day_of(clocks.now_ms), STREAM
+        )
+    await filled(store)
+    assert await found(store, "delivered") == [new.id]
+    await store.queue.settle([done(item)])
+    await filled(store)
+    assert await found(store, "delivered") == [new.id, old.id]

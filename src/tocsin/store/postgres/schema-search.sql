@@ -27,7 +27,7 @@ CREATE TABLE shape (
     combinations text NOT NULL
 );
 
--- Everything of a stream up to here is in the index.
+-- Everything of a stream up to here is in the index; what follows is of the day before `day` or later.
 CREATE TABLE seen_to (
     stream smallint PRIMARY KEY,
     day integer NOT NULL,

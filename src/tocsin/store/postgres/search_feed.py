@@ -59,9 +59,9 @@ _FEED: Final = f"""SELECT e.stream, e.day, e.xid, e.seq, e.owner::text, e.messag
     CROSS JOIN LATERAL (SELECT count(*) AS settlements, string_agg(attempts, ',' ORDER BY number) AS attempts
         FROM settlement WHERE e.id IS NOT NULL AND {_OF_EVENT}) AS s
     ORDER BY e.stream, e.xid, e.seq"""
-_MOVE: Final = """UPDATE seen_to SET day = t.day, xid = t.xid, seq = t.seq
-    FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[]) AS t(stream, day, xid, seq)
-    WHERE seen_to.stream = t.stream"""
+_MOVE: Final = """UPDATE seen_to SET xid = t.xid, seq = t.seq
+    FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS t(stream, xid, seq) WHERE seen_to.stream = t.stream"""
+# Not the day of the event: in a store that was moved here, events of earlier days may follow.
 _TODAY: Final = """UPDATE seen_to SET day = $1 WHERE day < $1 AND NOT EXISTS (SELECT 1 FROM event
     WHERE event.stream = seen_to.stream AND (event.xid, event.seq) > (seen_to.xid, seen_to.seq) AND event.day < $1)"""
 _WRITE: Final = """INSERT INTO seen(seq, xid, accepted_ms, day, event_day, owner, shape, settlements, stream, waits)
@@ -157,8 +157,8 @@ class Filler:
                 progress = progress or to is not None or bool(own)
         await self._write(connection, write)
         if moved:
-            days, streams, xids, seqs = (list(column) for column in zip(*moved, strict=True))
-            await connection.execute(_MOVE, streams, days, xids, seqs)
+            _, streams, xids, seqs = (list(column) for column in zip(*moved, strict=True))
+            await connection.execute(_MOVE, streams, xids, seqs)
         if not full and first_day < day_of(now_ms) - 1:
             # What is appended from now on is of today; an event of yesterday may be about to commit.
             await connection.execute(_TODAY, day_of(now_ms))
