@@ -21,6 +21,8 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.docs.blocks import blocks
+from tests.docs.shapes import real_values
 
 from tocsin.cli.demo.children import running
 from tocsin.cli.demo.command import check_received
@@ -109,6 +111,13 @@ def test_the_console_is_named_first_and_one_can_sign_in_with_the_key_that_is_pri
     for user in USERS:
         assert user.name in phones
     assert "lunch today?" in phones
+
+
+def test_it_prints_what_the_readme_shows(running_demo: tuple[subprocess.Popen[str], list[str]]) -> None:
+    _, said = running_demo
+    (shown,) = (block.text for block in blocks() if block.page == "README.md" and "The console: " in block.text)
+    missing = [line for line in shown.splitlines() if all(real_values(line, real) is None for real in said)]
+    assert missing == []
 
 
 def test_what_it_shows_in_a_terminal_fits_on_one_screen() -> None:
