@@ -7,9 +7,19 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
+from msgspec import Struct
+
 COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PROVIDER_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DELIVERY_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
+
+
+class Exemplar(Struct, frozen=True):
+    """One observation, with the trace that shows it (OpenMetrics: Exemplars). `at_s` is Unix seconds."""
+
+    seconds: float
+    trace_id: str
+    at_s: float
 
 
 class Histogram:
@@ -22,6 +32,8 @@ class Histogram:
         self._bounds_s = tuple(bounds_s)
         self._counts = [0] * (len(self._bounds_s) + 1)
         self.sum_s = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+        """The latest of each bucket, by its place; few buckets have one."""
 
     @property
     def count(self) -> int:
@@ -32,6 +44,10 @@ class Histogram:
         for one in seconds:
             counts[bisect_left(bounds_s, one)] += 1
             self.sum_s += one
+
+    def exemplify(self, exemplar: Exemplar) -> None:
+        """What was observed is what this trace shows."""
+        self.exemplars[bisect_left(self._bounds_s, exemplar.seconds)] = exemplar
 
     def buckets(self) -> list[tuple[str, int]]:
         """Each bound as text, and how many were no longer than it; `+Inf` at the end stands for all."""

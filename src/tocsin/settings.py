@@ -97,6 +97,16 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _otlp_url(url: str) -> str:
+    parts = urlsplit(url)
+    address = f"{parts.scheme}://{parts.netloc}"
+    if not (_is_address(address, "https") or _is_address(address, "http")) or "@" in url or parts.query:
+        raise ValueError(
+            "must be a http:// or https:// URL with the path for traces, as http://127.0.0.1:4318/v1/traces"
+        )
+    return url
+
+
 def _origin(text: str) -> str:
     """As a browser sends it: without the port that the scheme has anyway (RFC 6454, 6.2)."""
     found = _ORIGIN.fullmatch(text.lower())
@@ -475,6 +485,17 @@ class Console(Section):
     """Who did nothing for so long must sign in again."""
 
 
+class Tracing(Section):
+    """Spans by OTLP over HTTP (OpenTelemetry)."""
+
+    endpoint: Annotated[str, AfterValidator(_otlp_url)] | None = None
+    """Where spans go, `http://127.0.0.1:4318/v1/traces`; without it there is no tracing."""
+    ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the events whose producer does not say whether they are traced, so many are."""
+    ca_file: FileName | None = None
+    """Who may have signed the certificate of `endpoint`; the system's authorities where absent."""
+
+
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -498,6 +519,7 @@ class Settings(BaseSettings):
     apns: Apns = Apns()
     fcm: Fcm = Fcm()
     console: Console = Console()
+    tracing: Tracing = Tracing()
     log: Log = Log()
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
 from tocsin.domain.events import Event
-from tocsin.histogram import DELIVERY_S, Histogram
+from tocsin.histogram import DELIVERY_S, Exemplar, Histogram
 
 _MOST_LABELS: Final = 5000
 """Of `tocsin_attempts`: lanes, results and reasons together."""
@@ -167,6 +167,12 @@ class Metrics:
                 self.latencies[lane] = Histogram(DELIVERY_S)
             self.latencies[lane].observe(seconds)
         self.when_took([milliseconds for _, milliseconds in samples])
+
+    def traced(self, lane: str, exemplar: Exemplar) -> None:
+        """A delivery by this lane was traced. `took` is told of it, too."""
+        if lane not in self.latencies:
+            self.latencies[lane] = Histogram(DELIVERY_S)
+        self.latencies[lane].exemplify(exemplar)
 
     def lost(self, items: int) -> None:
         self._lost.inc(items)

@@ -350,6 +350,14 @@ def test_an_extra_that_is_not_installed_is_a_problem(store: Path, run: Run, monk
     assert "tocsin[nats]" in _of(ran, "NATS")[0]["remedy"]
 
 
+def test_tracing_without_its_extra_is_a_problem(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tocsin.service.tracing", None)
+    monkeypatch.setenv("TOCSIN_TRACING__ENDPOINT", "http://127.0.0.1:4318/v1/traces")
+    ran = run("doctor", "--offline", "--json")
+    assert ran.status == 1
+    assert "pip install 'tocsin[tracing]'" in ran.out
+
+
 def test_a_disk_that_the_largest_backlog_would_fill_is_a_warning(
     store: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

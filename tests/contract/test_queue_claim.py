@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.factories import Stores
 from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, claim, done, ids, make_event, parked
 from tests.support.clocks import Clocks
 
 from tocsin.domain.events import Event
 from tocsin.store.ports import Store
-from tocsin.store.records import Item, Parked, Settlement
+from tocsin.store.records import Item, Parked, Result, Settlement
 
 
 async def append(store: Store, clocks: Clocks, number: int, *, urgent: bool = False, **how: float) -> list[Event]:
@@ -514,3 +515,26 @@ async def test_large_events_that_expire_are_claimed_some_megabytes_at_a_time(sto
     await park_large(store, clocks, 20, lives_s=10)
     clocks.pass_time(20)
     assert [len(await store.schedule.expire(500)) for _ in range(4)] == [8, 8, 4, 0]
+
+
+async def test_the_trace_of_an_event_is_kept_until_it_is_settled(stores: Stores, clocks: Clocks) -> None:
+    """Also by what is read back from the disk, and in another hour; a repeat without it is the same event."""
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    plain = [make_event(clocks), make_event(clocks)]
+    events = [replace(plain[0], trace=trace), plain[1]]
+    store = await stores.open()
+    await store.queue.append(events)
+    await store.queue.append(plain)
+    store = await stores.crash()
+    items = await claim(store, 10, {})
+    assert [item.event for item in items] == events
+    assert all(await store.queue.settle([parked(item, clocks.now_ms) for item in items]))
+    due = await store.schedule.claim_due({LANE: 10})
+    assert {item.event.id: item.event.trace for item in due} == {events[0].id: trace, events[1].id: b""}
+    assert all(await store.queue.settle([done(item, Result.REFUSED) for item in due]))
+    assert await store.log.replay([events[0].id], 60_000) == 1
+    record = await store.log.record(events[0].id)
+    assert record is not None
+    assert (record.event.body, record.event.trace) == (plain[0].body, trace)
+    (again,) = await store.schedule.claim_due({LANE: 10})
+    assert (again.event.body, again.event.trace) == (plain[0].body, trace)

@@ -19,6 +19,7 @@ from tests.support.nats import NatsServer, client_of
 
 from tocsin.domain.events import EventId
 from tocsin.ingest.batch import Ingest
+from tocsin.ingest.tracing import IngestTraces
 from tocsin.providers.rules import RULES
 from tocsin.settings import Nats, Settings, Sources
 from tocsin.sources.nats import NatsSource, source_of
@@ -163,7 +164,12 @@ class Taking:
 
 @contextlib.asynccontextmanager
 async def taking(
-    directory: Path, nats: Nats, *, max_events: int = 10**6, settings: dict[str, Any] | None = None
+    directory: Path,
+    nats: Nats,
+    *,
+    max_events: int = 10**6,
+    settings: dict[str, Any] | None = None,
+    traces: IngestTraces | None = None,
 ) -> AsyncIterator[Taking]:
     """A source on a store in `directory`, until it is stopped in order."""
     options = SqliteOptions(max_events=max_events, max_bytes=10**9, lease_s=120)
@@ -171,7 +177,7 @@ async def taking(
     await store.start()
     all_settings = Settings(sources=Sources(nats=nats), **(settings or {}))
     metrics = Metrics()
-    source = source_of(all_settings, Ingest(all_settings, RULES), store, metrics)
+    source = source_of(all_settings, Ingest(all_settings, RULES), store, metrics, traces)
     assert source is not None
     running = asyncio.create_task(source.run())
     try:

@@ -8,9 +8,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from tests.sources.bus import NORMAL, URGENT, Bus, encoded, eventually, fax, nats_settings, taking
 from tests.support.nats import NatsServer
 
+from tocsin.service.tracing import Tracing
+from tocsin.settings import Tracing as TracingSettings
 from tocsin.sources.consumption import is_batch
 
 pytestmark = pytest.mark.slow
@@ -186,3 +190,23 @@ async def test_a_message_that_is_almost_as_large_as_the_server_allows_is_refused
         (refusal,) = await bus.refusals(1)
     assert refusal.data == b""
     assert (refusal.headers or {})["Tocsin-Body"].startswith("left out")
+
+
+async def test_the_producers_trace_comes_in_a_header(bus: Bus, tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    traces = Tracing(
+        TracingSettings(endpoint="http://127.0.0.1:1/", ratio=0.0),
+        lambda: int(time.time() * 1000),
+        lambda lane, exemplar: None,
+        exporter,
+    )
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with taking(tmp_path, nats_settings(*bus.servers), traces=traces) as source:
+        await bus.publish(encoded(fax(1)), headers={"Traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        await bus.publish(encoded(fax(2)))
+        await source.has(2)
+        traced = [record.event.trace for record in await source.records()]
+    traces.close()
+    (span,) = exporter.get_finished_spans()
+    assert (f"{span.context.trace_id:032x}", span.kind) == (trace, SpanKind.CONSUMER)
+    assert [trace.encode() in one for one in traced] == [True, False]

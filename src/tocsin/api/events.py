@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from tocsin.api import documentation as doc
 from tocsin.api.admission import Caller, caller_of
+from tocsin.api.auth import header
 from tocsin.api.body import JSON, NDJSON, announced_bytes, content_type, read_body
 from tocsin.api.documentation import AcceptedBody
 from tocsin.api.event_records import EventReport, report
@@ -28,6 +29,7 @@ from tocsin.api.shared import Shared
 from tocsin.domain.events import Event, EventId
 from tocsin.ingest.batch import Batch, Ingest
 from tocsin.ingest.errors import Violation, conflict
+from tocsin.ingest.tracing import IngestTraces
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.store.audit_chain import Action, Change
@@ -87,6 +89,7 @@ class EventRoutes(Shared):
         store: Store,
         rules: RuleBook,
         accepted: Callable[[Sequence[Event]], None],
+        traces: IngestTraces | None = None,
     ) -> None:
         """`accepted` is told how many events were ingested."""
         self._ingest = Ingest(settings, rules)
@@ -95,6 +98,7 @@ class EventRoutes(Shared):
         self._limits = limits
         self._store = store
         self._accepted = accepted
+        self._traces = traces
         # Both limit the memory that producers can fill. The events of a batch take up several times its bytes: so few
         # batches are parsed at once. A batch waits for that when it has arrived completely: never for a slow client.
         self._room = Room(_LARGE_BODIES_BYTES)
@@ -121,11 +125,11 @@ class EventRoutes(Shared):
         many = content_type(scope, JSON, NDJSON) == NDJSON
         size = announced_bytes(scope)
         if size is not None and size <= _SMALL_BODY_BYTES:
-            return await self._append(key, await self._read(scope, receive), many)
+            return await self._append(key, await self._read(scope, receive), many, scope)
         with self._room.receiving(receive) as counted:
             body = await self._read(scope, counted)
             async with self._large:
-                return await self._append(key, body, many)
+                return await self._append(key, body, many, scope)
 
     async def ingest_for_operator(self, request: Request[Any, Any, Any]) -> AcceptedBody:
         """One event, from whoever may operate: to try whether it arrives."""
@@ -135,18 +139,21 @@ class EventRoutes(Shared):
         (event,) = self._ingest.one(body, self._store.now_ms()).events
         await self._store.audit.note(Change(Action.EVENT_TEST, details={"message": event.message}, owner=event.owner))
         key = _key(caller_of(request.scope))
-        return msgspec.json.decode((await self._append(key, body, many=False)).body, type=AcceptedBody)
+        return msgspec.json.decode((await self._append(key, body, False, request.scope)).body, type=AcceptedBody)
 
     async def _read(self, scope: HTTPScope, receive: Receive) -> bytes:
         return await read_body(scope, receive, self._max_bytes, self._timeout_s)
 
-    async def _append(self, key: ApiKey, body: bytes, many: bool) -> Success:
+    async def _append(self, key: ApiKey, body: bytes, many: bool, scope: HTTPScope) -> Success:
         now_ms = self._store.now_ms()
         batch = await self._ingest.many(body, now_ms) if many else self._ingest.one(body, now_ms)
         if key.limits is not NO_LIMITS:
             self._check(key, batch, many)
         try:
-            await self._store.queue.append(batch.events)
+            if self._traces is None:
+                await self._store.queue.append(batch.events)
+            else:
+                await self._append_traced(self._traces, batch, scope)
         except EventIdConflict as known:
             self._limits.not_accepted(key, len(batch.events))
             raise conflict(batch.line_of(known.index) if many else UNSET) from None
@@ -162,6 +169,18 @@ class EventRoutes(Shared):
             raise
         self._accepted(batch.events)
         return Success(_accepted(batch), 202)
+
+    async def _append_traced(self, traces: IngestTraces, batch: Batch, scope: HTTPScope) -> None:
+        given = header(scope, b"traceparent")
+        span = traces.begin(batch, None if given is None else given.decode("latin-1"), "http")
+        try:
+            await self._store.queue.append(batch.events)
+        except BaseException as error:
+            if span is not None:
+                span.end(error)
+            raise
+        if span is not None:
+            span.end()
 
     async def explain(self, request: Request[Any, Any, Any], event_id: FromPath[UUID]) -> EventReport:
         only = _key(caller_of(request.scope)).limits.events

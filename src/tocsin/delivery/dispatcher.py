@@ -28,6 +28,7 @@ from tocsin.delivery.senders import Senders
 from tocsin.delivery.sending import Sending
 from tocsin.delivery.settling import Settling
 from tocsin.delivery.topics import TopicNotes
+from tocsin.delivery.tracing import DeliveryTraces
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
 from tocsin.domain.outcomes import Outcome
@@ -62,12 +63,14 @@ class Dispatcher:
         metrics: DeliveryMetrics,
         *,
         random: Callable[[], float] = random.random,
+        traces: DeliveryTraces | None = None,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
         self._options = options
         self._queue, self._schedule, self._registry = store.queue, store.schedule, store.registry
         self._now_ms = store.now_ms
         self._metrics = metrics
+        self._traces = traces
         self._providers = Senders(self.report)
         self._stopping = False
         self._could_send = True
@@ -77,7 +80,7 @@ class Dispatcher:
         self._learning = Learning(store.registry)
         self._topics = TopicNotes(store.registry, self.lanes, loop.time)
         dead_tokens = DeadTokens(store.registry, lambda delivery: self.lanes[delivery.route.lane].fuse)
-        self._settling = Settling(store.queue, dead_tokens, self._learning, metrics, self._room)
+        self._settling = Settling(store.queue, dead_tokens, self._learning, metrics, self._room, traces)
         self._receipts = Receipts(metrics, self._settling.finished)
         self._claiming = Claiming(store.queue, store.schedule, self.lanes, metrics, store.now_ms, self._room)
         self._most_deliveries = max(1, min(_PORTION_DELIVERIES, options.lane.waiting // 8))
@@ -90,6 +93,7 @@ class Dispatcher:
             self.may_send,
             self._room,
             self._claiming.wake,
+            traces,
         )
         self._outcomes = Outcomes(
             self.lanes,
@@ -159,6 +163,8 @@ class Dispatcher:
         now_ms = self._now_ms()
         opened, deliveries = self._expanding.expand(items, devices, now_ms)
         self._settling.opened(opened)
+        if self._traces is not None:
+            self._traces.claimed(opened, now_ms)
         for of_one_lane in deliveries.values():
             self._sending.give(of_one_lane, now_ms)
 

@@ -7,6 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from tocsin.delivery.memory import DELIVERY_BYTES
+from tocsin.delivery.tracing import ItemTrace
 from tocsin.providers.base import Content, Push
 from tocsin.store.records import Attempt, Item, Parked, Settlement
 
@@ -30,6 +31,7 @@ class OpenItem(Struct, eq=False, gc=False):
     parked: dict[tuple[str, int, int], list[str]] | None = None
     """The devices that wait, by lane, due time and attempts so far."""
     extended: bool = False
+    trace: ItemTrace | None = None
     lost: bool = False
     """Ownership has ended: nothing of it may be sent any more, and it cannot be settled."""
 

@@ -14,6 +14,7 @@ from tocsin.delivery.lane import Lane
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.open_items import Delivery
 from tocsin.delivery.receipts import Receipts
+from tocsin.delivery.tracing import DeliveryTraces
 from tocsin.domain.outcomes import Answer, Outcome, RetryLater
 from tocsin.providers.answers import SLOWLY
 from tocsin.providers.base import Push, Sender
@@ -34,6 +35,7 @@ class Sending:
         may_send: Callable[[], bool],
         room: asyncio.Event,
         wake: Callable[[], None],
+        traces: DeliveryTraces | None = None,
     ) -> None:
         self._lanes = lanes
         self._receipts = receipts
@@ -44,6 +46,7 @@ class Sending:
         """Set when a lane has let something go: there may be room to claim more."""
         self._wake = wake
         """Called when a lane's pause has ended: what is parked for it can be claimed."""
+        self._traces = traces
         self._loop = asyncio.get_running_loop()
         self._providers: Mapping[str, Sender] = {}
         self._report: Callable[[list[tuple[Push, Outcome]]], None] = lambda outcomes: None
@@ -95,6 +98,8 @@ class Sending:
             else:
                 sends.append(delivery)
         if sends:
+            if self._traces is not None:
+                self._traces.sent(sends, now_ms)
             self._send(lane, sends)
         if len(sends) < len(taken) and lane.waiting:
             self._loop.call_soon(self.pump, lane)  # some were not sent: the next ones have their places

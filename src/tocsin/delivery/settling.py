@@ -12,6 +12,7 @@ from tocsin.delivery.dead_tokens import DeadTokens
 from tocsin.delivery.learning import Learning
 from tocsin.delivery.metrics import DeliveryMetrics
 from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.delivery.tracing import DeliveryTraces
 from tocsin.domain.outcomes import TokenDead
 from tocsin.store.ports import EventQueue, WriteFailure
 from tocsin.store.records import Item, Result
@@ -36,11 +37,13 @@ class Settling:
         learning: Learning,
         metrics: DeliveryMetrics,
         room: asyncio.Event,
+        traces: DeliveryTraces | None = None,
     ) -> None:
         self._queue = queue
         self._dead_tokens = dead_tokens
         self._learning = learning
         self._metrics = metrics
+        self._traces = traces
         self._room = room
         """Set when items were settled: there may be room to claim more."""
         self._open: set[OpenItem] = set()
@@ -105,12 +108,18 @@ class Settling:
         await self._learning.write_addresses()
         if self._finished:
             batch = self._finished[:_ITEMS_AT_ONCE]
+            began_ms = 0 if self._traces is None else self._traces.now_ms()
             settled = await self._queue.settle([item.settlement() for item in batch])
             del self._finished[: len(batch)]
             self._open.difference_update(batch)
             self._finished_bytes -= sum([item.size_bytes for item in batch])
             self._metrics.settled(len(batch))
-            self._metrics.took(_latencies(batch[::_SAMPLED]))
+            sample = batch[::_SAMPLED]
+            if self._traces is not None:
+                self._traces.settled(batch, began_ms)
+                # An exemplar is of a delivery that was counted.
+                sample += [item for at, item in enumerate(batch) if at % _SAMPLED and item.trace is not None]
+            self._metrics.took(_latencies(sample))
             if lost := settled.count(False):
                 self._metrics.lost(lost)
                 log.warning("settled too late: ownership had ended", items=lost)

@@ -121,7 +121,8 @@ URGENT: Final = frozenset(map(message_of, (DialplanCallreverseStart, DialplanCal
 
 
 class Event(Struct, frozen=True, gc=False):
-    """One ingested event: accepted at `accepted_ms`, not delivered after `expires_ms` (Unix milliseconds)."""
+    """One ingested event: accepted at `accepted_ms`, not delivered after `expires_ms` (Unix milliseconds). `trace` is
+    the `traceparent` (W3C Trace Context) of its ingestion where it is traced, empty where it is not."""
 
     id: EventId
     owner: UserId
@@ -129,6 +130,7 @@ class Event(Struct, frozen=True, gc=False):
     accepted_ms: int
     expires_ms: int
     body: bytes
+    trace: bytes = b""
 
     @property
     def urgent(self) -> bool:

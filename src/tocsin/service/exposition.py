@@ -6,10 +6,10 @@ Every family is declared in `FAMILIES`, with its labels: dashboard, alerts and d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Exemplar, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from tocsin import __version__
 from tocsin.domain.routes import LaneState, LaneStatus
@@ -117,7 +117,10 @@ class _Samples:
     def add_histogram(self, declared: Declared, histogram: Histogram, *labels: str) -> None:
         family = self._family(declared)
         assert isinstance(family, HistogramMetricFamily)
-        family.add_metric(labels, histogram.buckets(), histogram.sum_s)
+        buckets: list[Any] = [list(bucket) for bucket in histogram.buckets()]
+        for at, shown in histogram.exemplars.items():
+            buckets[at].append(Exemplar({"trace_id": shown.trace_id}, shown.seconds, shown.at_s))
+        family.add_metric(labels, buckets, histogram.sum_s)
 
     def _family(self, declared: Declared) -> Family:
         family = self._families.get(declared.name)

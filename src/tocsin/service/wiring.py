@@ -41,6 +41,7 @@ from tocsin.store.ports import Store
 from tocsin.telemetry import Metrics
 
 if TYPE_CHECKING:
+    from tocsin.service.tracing import Tracing
     from tocsin.sources.nats import NatsSource
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Service:
 
     Raises:
         SignInError: a file that `[sessions]` names cannot be used.
-        MissingExtra: `[sources.nats]` is set, and its client is not installed.
+        MissingExtra: `[sources.nats]` or `[tracing]` is set, and what it needs is not installed.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Service:
         self.settings = settings
         self.store = store
         self.metrics = Metrics()
+        self.tracing = _tracing(settings, store, self.metrics)
         delivery = settings.delivery
         self.dispatcher = Dispatcher(
             store,
@@ -89,6 +91,7 @@ class Service:
                 LaneOptions(delivery.lane_in_flight, delivery.lane_waiting), marks_kept_s=2 * delivery.lease_s
             ),
             self.metrics,
+            traces=self.tracing,
         )
         make = make_providers or configured(settings)
         outside = (context or _system_context)(self.dispatcher)
@@ -107,7 +110,7 @@ class Service:
         self.sign_in = configured_sign_in(settings.sessions, store.access)
         self.limits = Limits(settings, throttled=self.metrics.throttled, wrong=self.metrics.wrong_secret)
         self._tls = tls
-        self.source = _source(settings, store, self.providers.rules, self.metrics)
+        self.source = _source(settings, store, self.providers.rules, self.metrics, self.tracing)
         self._stopping = False
         self._serves_api = serves_api
 
@@ -201,6 +204,7 @@ class Service:
             verifier=self.sign_in,
             limits=self.limits,
             health_only=not self._serves_api,
+            traces=self.tracing,
         )
 
     def _duties(self) -> list[Duty]:
@@ -257,10 +261,27 @@ class Service:
         await asyncio.gather(*serving, return_exceptions=True)
         await self.sign_in.close()
         await self.limits.wrong_secrets.report()
+        if self.tracing is not None:
+            self.tracing.close()
         log.info("stopped")
 
 
-def _source(settings: Settings, store: Store, rules: RuleBook, metrics: Metrics) -> NatsSource | None:
+def _tracing(settings: Settings, store: Store, metrics: Metrics) -> Tracing | None:
+    """What traces events, where the settings want that."""
+    if settings.tracing.endpoint is None:
+        return None
+    try:
+        from tocsin.service.tracing import Tracing
+    except ImportError as error:
+        raise MissingExtra(
+            f"tracing.endpoint needs a package that is missing ({error.name}): pip install 'tocsin[tracing]'"
+        ) from None
+    return Tracing(settings.tracing, store.now_ms, metrics.traced)
+
+
+def _source(
+    settings: Settings, store: Store, rules: RuleBook, metrics: Metrics, traces: Tracing | None
+) -> NatsSource | None:
     """What takes events from a bus, where the settings want that."""
     if settings.sources.nats is None:
         return None
@@ -270,7 +291,7 @@ def _source(settings: Settings, store: Store, rules: RuleBook, metrics: Metrics)
         raise MissingExtra(
             f"[sources.nats] needs a package that is missing ({error.name}): pip install 'tocsin[nats]'"
         ) from None
-    return source_of(settings, Ingest(settings, rules), store, metrics)
+    return source_of(settings, Ingest(settings, rules), store, metrics, traces)
 
 
 def _system_context(dispatcher: Dispatcher) -> Context:

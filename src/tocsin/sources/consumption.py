@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from tocsin.ingest.batch import Batch, Ingest, Origin
 from tocsin.ingest.errors import IngestError, conflict, larger_than_the_backlog, too_many_bytes
+from tocsin.ingest.tracing import Ingestion, IngestTraces
 from tocsin.settings import Nats
 from tocsin.sources.consumers import Consumer, StreamIs
 from tocsin.sources.identity import by_message_id, by_sequence, derived_ids
@@ -61,6 +62,7 @@ class Consumption:
         now_ms: Callable[[], int],
         status: SourceStatus,
         metrics: SourceMetrics,
+        traces: IngestTraces | None = None,
     ) -> None:
         self._client = client
         self._settings = settings
@@ -73,6 +75,7 @@ class Consumption:
         self._now_ms = now_ms
         self._status = status
         self._metrics = metrics
+        self._traces = traces
         self._stop = asyncio.Event()
         self._pull: Pull | None = None
         self._part = f"consumer {consumer.name}"
@@ -135,12 +138,24 @@ class Consumption:
                 refused.append((message, error))
             except Exception:
                 await self._put_off(message)
+        spans = self._begin(read)
         try:
             await self._append(read, refused, pull)
-        except Stopping:
+        except Stopping as error:
+            _end(spans, [(message, error) for message, _ in spans])
             await self._tell([message for message, _ in refused], Msg.nak)
             raise
+        _end(spans, refused)
         await self._refuse(sorted(refused, key=_place))
+
+    def _begin(self, read: Sequence[Read]) -> list[tuple[Msg, Ingestion]]:
+        """The spans of those messages that are traced."""
+        if self._traces is None:
+            return []
+        begun = [
+            (message, self._traces.begin(batch, _header(message, "traceparent"), "nats")) for message, batch in read
+        ]
+        return [(message, span) for message, span in begun if span is not None]
 
     async def _read(self, message: Msg, now_ms: int) -> Batch:
         """The events of a message.
@@ -158,8 +173,7 @@ class Consumption:
         # The server's clock may be ahead of the store's.
         since_ms = min(now_ms, int(place.timestamp.timestamp() * 1000))
         origin = Origin(since_ms, lambda count: derived_ids(origin_name, count))
-        content_type = next((value for name, value in headers.items() if name.lower() == "content-type"), None)
-        if is_batch(message.data, content_type):
+        if is_batch(message.data, _header(message, "content-type")):
             return await self._ingest.many(message.data, now_ms, origin)
         return self._ingest.one(message.data, now_ms, origin)
 
@@ -266,6 +280,16 @@ class Consumption:
                 await verb(message)  # type: ignore[misc]
             except Exception as error:
                 log.debug("a message's acknowledgement was not sent", error=type(error).__name__)
+
+
+def _header(message: Msg, name: str) -> str | None:
+    """Names of headers are written in any case."""
+    return next((value for given, value in (message.headers or {}).items() if given.lower() == name), None)
+
+
+def _end(spans: Sequence[tuple[Msg, Ingestion]], failed: Sequence[tuple[Msg, Exception]]) -> None:
+    for message, span in spans:
+        span.end(next((error for other, error in failed if other is message), None))
 
 
 def is_batch(body: bytes, content_type: str | None) -> bool:

@@ -17,6 +17,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from tocsin.ingest.batch import Ingest
+from tocsin.ingest.tracing import IngestTraces
 from tocsin.settings import Nats, Settings
 from tocsin.sources.connecting import CannotConnect, connect
 from tocsin.sources.consumers import Consumer, StreamIs, acknowledged, consumers_of, ensure, look_at_stream
@@ -50,6 +51,7 @@ class NatsSource:
         positions: Positions,
         now_ms: Callable[[], int],
         metrics: SourceMetrics,
+        traces: IngestTraces | None = None,
     ) -> None:
         self._settings = settings
         self._ingest = ingest
@@ -58,6 +60,7 @@ class NatsSource:
         self._positions = positions
         self._now_ms = now_ms
         self._metrics = metrics
+        self._traces = traces
         self._status = SourceStatus()
         self._stop = asyncio.Event()
         self._consumptions: list[Consumption] = []
@@ -167,6 +170,7 @@ class NatsSource:
                 now_ms=self._now_ms,
                 status=self._status,
                 metrics=self._metrics,
+                traces=self._traces,
             )
             for consumer in consumers
         ]
@@ -234,12 +238,15 @@ class NatsSource:
                 await self._stop.wait()
 
 
-def source_of(settings: Settings, ingest: Ingest, store: Store, metrics: SourceMetrics) -> NatsSource | None:
+def source_of(
+    settings: Settings, ingest: Ingest, store: Store, metrics: SourceMetrics, traces: IngestTraces | None = None
+) -> NatsSource | None:
     """The source that the settings want, if they want one."""
     wanted = settings.sources.nats
     if wanted is None:
         return None
-    return NatsSource(wanted, ingest, settings.ingest.max_bytes, store.queue, store.positions, store.now_ms, metrics)
+    most, now_ms = settings.ingest.max_bytes, store.now_ms
+    return NatsSource(wanted, ingest, most, store.queue, store.positions, now_ms, metrics, traces)
 
 
 def _position(stream: StreamIs, consumer: Consumer) -> str:

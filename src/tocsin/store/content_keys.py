@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from tocsin.domain.events import Event, EventId
+from tocsin.store.envelope import enclosed
 from tocsin.store.sealer import Sealer
 from tocsin.store.sealing import KEY_BYTES, RandomBytes, Sealed
 
@@ -52,7 +53,8 @@ class ContentKey:
         encrypt, nonces = self._encrypt, random(_NONCE_BYTES * len(events))
         each = [nonces[at : at + _NONCE_BYTES] for at in range(0, len(nonces), _NONCE_BYTES)]
         return [
-            nonce + encrypt(nonce, event.body, event.id.encode()) for nonce, event in zip(each, events, strict=True)
+            nonce + encrypt(nonce, enclosed(event) if event.trace else event.body, event.id.encode())
+            for nonce, event in zip(each, events, strict=True)
         ]
 
     def seal_one(self, event_id: EventId, content: bytes, random: RandomBytes) -> bytes:

@@ -42,6 +42,7 @@ def doctor(
         report.end()
         raise typer.Exit(1) from None
     report.add(settings_found.configuration(settings_found.file_of(config), settings))
+    report.add(settings_found.extras(settings))
     report.add(settings_found.certificates(settings))
     report.add(machine.machine(settings))
     wrong = store.wrong_with(settings)

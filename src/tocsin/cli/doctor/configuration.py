@@ -50,6 +50,17 @@ def configuration(file: Path | None, settings: Settings) -> Iterator[Finding]:
         yield _rights(f"{setting} {path}", path)
 
 
+def extras(settings: Settings) -> Iterator[Finding]:
+    """What the settings want must be installed; sources of events say so themselves."""
+    if settings.tracing.endpoint is None:
+        return
+    try:
+        import tocsin.service.tracing  # noqa: F401
+    except ImportError:
+        told = "tracing.endpoint needs more than is installed"
+        yield problem("settings", told, "run `pip install 'tocsin[tracing]'`")
+
+
 def certificates(settings: Settings) -> Iterator[Finding]:
     """Those that tocsin shows to others: whether they can be used, and how long."""
     from tocsin.api.tls import ServerTls, TlsError

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
+from tocsin.store.envelope import parted
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.contents import Contents
 from tocsin.store.postgres.fresh import CLAIM_BYTES
@@ -143,5 +144,5 @@ async def _items(connection: Connection, rows: Sequence[Any], contents: Contents
 
 def _item(row: Any, body: bytes) -> Item:
     id, stream, xid, seq, day, lane, tries, round, targets, expires, event_id, owner, message, accepted, *_ = row
-    event = Event(EventId(event_id), UserId(owner), message, accepted, expires, body)
+    event = Event(EventId(event_id), UserId(owner), message, accepted, expires, *parted(body))
     return Item(event, LogLease(day, stream, xid, seq, id, 0), _decode_targets(targets), lane, tries, round)

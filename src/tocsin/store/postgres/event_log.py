@@ -13,6 +13,7 @@ import msgspec
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
+from tocsin.store.envelope import parted
 from tocsin.store.postgres import search_feed, settle_sql
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.clock import DatabaseClock
@@ -139,7 +140,7 @@ class PostgresEventLog:
         letters = []
         for stream, xid, seq, day, id, owner, message, accepted, expires, round, key_id, body in rows:
             content = self._contents.open(key_id, id, body)
-            event = Event(EventId(id), UserId(owner), message, accepted, expires, content)
+            event = Event(EventId(id), UserId(owner), message, accepted, expires, *parted(content))
             letters.append(_Letter((stream, xid, seq), day, event, round, attempts[stream, xid, seq]))
         return letters
 
@@ -161,7 +162,7 @@ class PostgresEventLog:
             await self._contents.learn([key_id], connection)
             content = self._contents.open(key_id, event_id, body)
         return EventRecord(
-            Event(event_id, UserId(owner), message, accepted, expires, content),
+            Event(event_id, UserId(owner), message, accepted, expires, *parted(content)),
             state,
             [attempt for one in settled for attempt in _decode_attempts(one["attempts"])],
             [Parked(lane, due, tries, _decode_targets(targets)) for lane, due, tries, targets in waiting],

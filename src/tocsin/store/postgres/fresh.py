@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.urgency import Turns, reserved
+from tocsin.store.envelope import parted
 from tocsin.store.leases import Leases
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.contents import Contents
@@ -215,7 +216,7 @@ class FreshEvents:
                 continue
             stream.open[xid, seq] = day
             lease = LogLease(day, number, xid, seq, 0, ownership.epoch)
-            items.append(Item(Event(EventId(id), UserId(owner), message, accepted, expires, body), lease))
+            items.append(Item(Event(EventId(id), UserId(owner), message, accepted, expires, *parted(body)), lease))
         if changed:
             self._changed(changed)
         full = len(rows) == limit or cut or self.is_held_up or max(numbers.values(), default=0) == of_a_stream

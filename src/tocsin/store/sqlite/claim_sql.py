@@ -13,6 +13,7 @@ import msgspec
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.urgency import reserved
+from tocsin.store.envelope import parted
 from tocsin.store.records import Item
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.contents import Contents
@@ -62,7 +63,7 @@ def fresh(
     """What is fresh after the cursor, and whether there may be more of it."""
     found, bodies = _fetch(driver, contents, _FRESH, _decode_fresh, limit, urgent, cursor)
     return [
-        (seq, Event(EventId(id), UserId(owner), message, accepted, expires, body))
+        (seq, Event(EventId(id), UserId(owner), message, accepted, expires, *parted(body)))
         for (seq, id, owner, message, accepted, expires, *_), body in zip(found, bodies, strict=False)
     ], len(found) == limit or len(bodies) < len(found)
 
@@ -144,7 +145,7 @@ def _fetch_parked(
     items = []
     for row, body in zip(found, bodies, strict=False):
         seq, id, owner, message, accepted, expires, _, _, parked_id, tries, round, targets, lane = row
-        event = Event(EventId(id), UserId(owner), message, accepted, expires, body)
+        event = Event(EventId(id), UserId(owner), message, accepted, expires, *parted(body))
         items.append((Item(event, FileLease(seq, parked_id), _decode_targets(targets), lane, tries, round), parked_id))
     return items
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
+from tocsin.store.envelope import enclosed, parted
 from tocsin.store.records import (
     Attempt,
     Cursor,
@@ -156,7 +157,7 @@ class SqliteEventLog:
             parked = [Parked(lane, now_ms, 0, tuple(devices)) for lane, devices in by_lane.items()]
             park(driver, Item(again, lease, round=round + 1), lease, parked, now_ms)
             # By the key of this hour: the one it had may be about to be dropped, with what was seen to wait.
-            sealed = key.seal_one(again.id, again.body, self._contents.random)
+            sealed = key.seal_one(again.id, enclosed(again), self._contents.random)
             driver.execute(_REPLAY, (len(parked), again.expires_ms, sealed, key.id, seq))
             replayed, size = replayed + 1, size + len(again.body)
         driver.execute(_TALLY, ("revived_events", replayed))
@@ -226,7 +227,8 @@ def _opened(driver: sqlite3.Connection, contents: Contents, content_key: int | N
     """The event with its content decrypted, where it is still there."""
     if not event.body:
         return event
-    return replace(event, body=contents.open(driver, content_key, event.id, event.body))
+    body, trace = parted(contents.open(driver, content_key, event.id, event.body))
+    return replace(event, body=body, trace=trace)
 
 
 def _record(driver: sqlite3.Connection, contents: Contents, event_id: EventId) -> EventRecord | None:
