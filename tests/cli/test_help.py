@@ -71,7 +71,7 @@ def test_commands_that_print_data_take_json(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
 def test_commands_that_use_the_store_take_a_configuration(path: tuple[str, ...]) -> None:
     options = {option for parameter in LEAVES[path].params for option in parameter.opts}
-    assert ("--config" in options) is (path[0] not in {"demo", "emulator"})
+    assert ("--config" in options) is (path[0] not in {"demo", "emulator", "completion"})
 
 
 def test_the_page_about_the_command_line_describes_every_command() -> None:

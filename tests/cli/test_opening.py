@@ -115,7 +115,7 @@ def test_a_store_may_have_any_name_that_a_file_may_have(run: Run) -> None:
         assert in_store(settings, keys, create=True) == 0
         assert path.exists()
         assert check(settings) == []
-        backup(settings, path.with_suffix(".copy"))
+        backup(settings, path.with_suffix(".copy"), lambda copied, of: None)
 
 
 def test_a_name_that_no_file_can_have_is_told_in_one_sentence(

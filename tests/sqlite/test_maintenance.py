@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.support import EVERYTHING, OWNER, attempt, claim, done, ids, make_event, parked, register
 from tests.sqlite.opened import opened
 from tests.support.clocks import Clocks
@@ -428,3 +429,20 @@ async def test_through_a_symbolic_link_the_store_behind_it_is_replaced(old: Path
     restore(link, copy)
     assert link.is_symlink()
     assert await held_by(old) == ["copied"]
+
+
+async def test_a_traced_event_is_in_order(stores: SqliteStores, clocks: Clocks) -> None:
+    trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    store = await stores.open()
+    await store.queue.append([replace(make_event(clocks), trace=trace), make_event(clocks)])
+    assert check(stores.path) == []
+
+
+async def test_a_backup_tells_how_far_it_is(stores: SqliteStores, clocks: Clocks, tmp_path: Path) -> None:
+    store = await stores.open()
+    await store.queue.append([make_event(clocks, padding=30_000) for _ in range(800)])
+    told: list[tuple[int, int]] = []
+    await asyncio.to_thread(backup, stores.path, tmp_path / "backup.db", lambda done, of: told.append((done, of)))
+    assert len(told) > 1
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == told[-1][1]

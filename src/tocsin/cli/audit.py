@@ -80,7 +80,7 @@ def verify(
     Whoever can write the whole store could write a chain anew, or cut its end off: --expect finds that.
     """
     expected = [_hash(text) for text in expect or ()]
-    verified = in_store(settings_of(config), lambda store: verify_all(store.audit))
+    verified = in_store(settings_of(config), lambda store: verify_all(store.audit), doing="verifying the audit log")
     found = {hash for one in verified for hash in one.hashes}
     wrong = [one.broken for one in verified if one.broken]
     wrong += [

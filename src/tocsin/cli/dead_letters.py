@@ -52,7 +52,12 @@ def replay(
     lifetime_ms = duration_ms(lifetime, "--lifetime")
     if lifetime_ms is None:
         raise InputError("--lifetime never: an event does not live for ever; name a time, like 12h")
-    count = in_store(settings_of(config), lambda store: store.log.replay(chosen, lifetime_ms), in_steps=True)
+    count = in_store(
+        settings_of(config),
+        lambda store: store.log.replay(chosen, lifetime_ms),
+        in_steps=True,
+        doing="replaying dead letters",
+    )
     _report(count, "are delivered again", chosen)
 
 
@@ -60,7 +65,9 @@ def replay(
 def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
     """Give them up: their content is deleted, their receipts stay."""
     chosen = _chosen(ids, all_)
-    count = in_store(settings_of(config), lambda store: store.log.discard(chosen), in_steps=True)
+    count = in_store(
+        settings_of(config), lambda store: store.log.discard(chosen), in_steps=True, doing="discarding dead letters"
+    )
     _report(count, "are discarded", chosen)
 
 

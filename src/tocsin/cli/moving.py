@@ -25,6 +25,7 @@ from tocsin.cli.device_files import Format, Line, format_of, lines, write
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, remark
+from tocsin.cli.progress import working
 from tocsin.providers.rules import RULES
 from tocsin.store.ports import Store
 
@@ -81,7 +82,7 @@ def import_(
             await operation.run(store, shown(lines(source, format, RULES)))
 
         try:
-            in_store(settings, run, in_steps=True)
+            in_store(settings, run, in_steps=True, doing="")
         except ValueError as error:
             raise InputError(f"{file}: {error}") from None
     if progress is not None:
@@ -108,17 +109,20 @@ def export(
     with ExitStack() as life:
         target: TextIO = sys.stdout if standard_output else life.enter_context(_created(file))
 
+        work = life.enter_context(working("exporting devices"))
+
         async def run(store: Store) -> int:
             count = 0
             page = await store.registry.page(_PAGE)
             write(page.devices, format, RULES, target, names=True)
             while page.next is not None:
                 count += len(page.devices)
+                work.at(count)
                 page = await store.registry.page(_PAGE, start=page.next)
                 write(page.devices, format, RULES, target, names=False)
             return count + len(page.devices)
 
-        count = in_store(settings_of(config), run)
+        count = in_store(settings_of(config), run, doing="")
     remark(f"Exported {count} devices.")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tocsin.cli.acting import command_line
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.output import remark
+from tocsin.cli.progress import working
 from tocsin.settings import Settings, SettingsError, load
 from tocsin.store import maintenance
 from tocsin.store.acting import act_as
@@ -60,12 +62,15 @@ def in_store(
     *,
     create: bool = False,
     in_steps: bool = False,
+    doing: str | None = None,
     say: Callable[[str], None] = remark,
 ) -> T:
     """Open the store, run one operation in it, and close it. A server may be running on the same store.
 
     Set `create` for an operation that adds something: it makes the store where there is none. Set `in_steps` for one
     that writes more than once: when it fails, some of it may be done. `say` is told what was done for the first time.
+    `doing` is shown while it goes on, where that takes long; empty where the operation itself shows how far it is.
+    Without it only the opening is shown, which may bring an older store up to date.
 
     Raises:
         CommandError: there is no store, or it cannot be opened, read or written, or it is not known whether it was
@@ -76,7 +81,11 @@ def in_store(
 
     async def run() -> T:
         act_as(command_line())
-        async with open_store(settings, say=say) as store:
+        async with AsyncExitStack() as life:
+            with nullcontext() if doing == "" else working(doing or f"opening {name}"):
+                store = await life.enter_async_context(open_store(settings, say=say))
+                if doing:
+                    return await operation(store)
             return await operation(store)
 
     name = maintenance.name(settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,23 @@ from tocsin.api.timestamps import rfc3339
 from tocsin.cli.errors import CommandError
 
 _LEAST_WIDTH: Final = 9
+_LONG: Final = frozenset(
+    {
+        "account",
+        "answer",
+        "application",
+        "complaint",
+        "credential",
+        "details",
+        "device",
+        "from",
+        "lane",
+        "limits",
+        "name",
+    }
+    | {"owner", "reached through", "reason", "service account", "subject", "token", "was reached through", "who"}
+)
+"""The columns whose cells may be cut: no ids of events, keys and sessions, which are copied into other commands."""
 
 
 def print_json(value: Any) -> None:
@@ -27,34 +44,45 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Print columns as wide as their widest cell: nothing is cut, so that a token can be copied.
+    """Print columns. In a pipe they are as wide as their widest cell, and nothing is cut, so that a token can be
+    copied; on a terminal they fit it (`print_fitting`).
 
     `empty` goes to stderr when there are no rows.
     """
+    print_fitting(columns, rows, cut=_LONG, width=terminal_width(), empty=empty)
+
+
+def print_fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, cut: Collection[str], width: int | None, empty: str
+) -> None:
+    """The same, in `width` columns of characters where it is given: the cells of the columns `cut` lose what stands in
+    their middle, those that are the longest first. Where that is not enough, each cell has a line of its own."""
     if not rows:
         remark(empty)
         return
     lines = [[column.upper() for column in columns], *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    for line in lines:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def print_fitting(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, cut: Sequence[str], width: int | None, empty: str
-) -> None:
-    """The same, in `width` columns of characters where it is given: the cells of the columns `cut` lose what stands in
-    their middle, those that are the longest first."""
-    if rows and width is not None:
-        widths = [max(len(cell) for cell in cells) for cells in zip(columns, *rows, strict=True)]
+    if width is not None:
         too_wide = sum(widths) + 2 * (len(columns) - 1) - width
         for _ in range(max(0, too_wide)):
             candidates = [index for index, name in enumerate(columns) if name in cut and widths[index] > _LEAST_WIDTH]
             if not candidates:
-                break
+                _print_cells(columns, rows, cut, width)
+                return
             widths[max(candidates, key=widths.__getitem__)] -= 1
-        rows = [[cut_middle(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
-    print_table(columns, rows, empty=empty)
+        lines = [[cut_middle(cell, most) for cell, most in zip(line, widths, strict=True)] for line in lines]
+    for line in lines:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_cells(columns: Sequence[str], rows: Sequence[Sequence[str]], cut: Collection[str], width: int) -> None:
+    """A line for each cell, and an empty one after each row."""
+    names = max(map(len, columns))
+    for row in rows:
+        for name, cell in zip(columns, row, strict=True):
+            shown = cut_middle(cell, max(_LEAST_WIDTH, width - names - 2)) if name in cut else cell
+            typer.echo(f"{name.upper().ljust(names)}  {shown}".rstrip())
+        typer.echo()
 
 
 def terminal_width() -> int | None:

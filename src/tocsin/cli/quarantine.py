@@ -54,7 +54,7 @@ def release(application: Name, config: Config = None) -> None:
             return None
         return await store.registry.release_quarantine(application, max_tokens)
 
-    released = in_store(settings, release_all, in_steps=True)
+    released = in_store(settings, release_all, in_steps=True, doing="restoring registrations")
     if released is None:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")
@@ -69,7 +69,12 @@ def purge(
     """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
         confirm(f"{application}: remove all its quarantined registrations?")
-    purged = in_store(settings_of(config), lambda store: store.registry.purge_quarantine(application), in_steps=True)
+    purged = in_store(
+        settings_of(config),
+        lambda store: store.registry.purge_quarantine(application),
+        in_steps=True,
+        doing="removing registrations",
+    )
     if not purged:
         raise CommandError(_nothing(application))
     remark(

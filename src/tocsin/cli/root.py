@@ -12,6 +12,7 @@ from tocsin import __version__
 from tocsin.cli import (
     applications,
     audit,
+    completion,
     console,
     dead_letters,
     deliveries,
@@ -65,6 +66,7 @@ command(app, "demo", example="tocsin demo")(demo.demo)
 command(app, "status", example="tocsin status\ntocsin status --key-file monitoring.key")(status.status)
 command(app, "top", example="tocsin top --key-file admin.key")(top.top)
 command(app, "doctor", example="tocsin doctor")(doctor.doctor)
+command(app, "completion", example="tocsin completion bash")(completion.completion)
 command(
     devices.app,
     "import",
@@ -91,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Where the reader of standard output has gone (`| head -1`), the command ends with status 1, and says nothing.
     """
+    completion.answer_shells()
     with prepared() as output:
         try:
             app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="tocsin")

@@ -14,6 +14,7 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import confirm
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, remark
+from tocsin.cli.progress import working
 from tocsin.settings import Settings, SettingsError, with_store
 from tocsin.store import maintenance, migrating
 from tocsin.store.audit_chain import Action, Change
@@ -30,7 +31,9 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     """Check that the store is not damaged and that its content is consistent; status 1 where it is not."""
     settings = settings_of(config)
     require_store(settings)
-    name, findings = maintenance.name(settings), maintenance.check(settings)
+    name = maintenance.name(settings)
+    with working(f"checking {name}"):
+        findings = maintenance.check(settings)
     if as_json:
         print_json({"path": name, "findings": findings})
     elif findings:
@@ -51,7 +54,8 @@ def backup(
     settings = settings_of(config)
     require_store(settings)
     try:
-        maintenance.backup(settings, target)
+        with working(f"copying {maintenance.name(settings)}") as work:
+            maintenance.backup(settings, target, work.at)
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{maintenance.name(settings)} is copied to {target}, without the master key: keep a copy of that apart")
@@ -65,7 +69,8 @@ def restore(
     """Replace the store with a copy; what is in the store now is lost. Stop the server first, and run nothing else."""
     settings = settings_of(config)
     try:
-        on_record = maintenance.restore(settings, copy, command_line())
+        with working(f"copying {copy}") as work:
+            on_record = maintenance.restore(settings, copy, command_line(), work.at)
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{maintenance.name(settings)} is restored from {copy}")
@@ -141,7 +146,7 @@ def rekey(config: Config = None) -> None:
         raise CommandError(str(error)) from None
     if made is not None:
         remark(f"a new master key {made.id} was put first in {maintenance.keys(settings)}")
-    count = in_store(settings, lambda store: store.credentials.rewrap())
+    count = in_store(settings, lambda store: store.credentials.rewrap(), doing="encrypting under the new key")
     remark(f"{count} records were under another master key, and are under the newest now")
 
 

@@ -34,7 +34,7 @@ def erase(
     user = user_id(owner)
     if not yes:
         confirm(f"{user}: erase this user, for good?")
-    erased = in_store(settings_of(config), lambda store: store.users.erase(user), in_steps=True)
+    erased = in_store(settings_of(config), lambda store: store.users.erase(user), in_steps=True, doing="erasing")
     if as_json:
         print_json(msgspec.to_builtins(erased))
     else:

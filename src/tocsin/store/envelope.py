@@ -9,8 +9,10 @@ from typing import Final
 
 from tocsin.domain.events import Event
 
-_TRACE_BYTES: Final = 55
-"""Of a `traceparent` of version 00 (W3C Trace Context)."""
+_TRACEPARENT_BYTES: Final = 55
+"""Of version 00 (W3C Trace Context)."""
+TRACE_BYTES: Final = 1 + _TRACEPARENT_BYTES
+"""By so much what is enclosed is longer than its content where the event is traced."""
 _BEGINS: Final = b"\n00-"
 """No content ends in this and 52 bytes more: JSON has no line end within a string, and is written without others."""
 
@@ -21,6 +23,6 @@ def enclosed(event: Event) -> bytes:
 
 def parted(content: bytes) -> tuple[bytes, bytes]:
     """The content of an event and its trace, as `Event` wants them."""
-    if content[-_TRACE_BYTES - 1 : -_TRACE_BYTES + 3] != _BEGINS:
+    if content[-TRACE_BYTES : 4 - TRACE_BYTES] != _BEGINS:
         return content, b""
-    return content[: -_TRACE_BYTES - 1], content[-_TRACE_BYTES:]
+    return content[:-TRACE_BYTES], content[1 - TRACE_BYTES :]

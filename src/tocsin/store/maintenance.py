@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tocsin.domain.actors import Actor
@@ -97,8 +98,9 @@ def check(settings: Settings) -> list[str]:
     return findings
 
 
-def backup(settings: Settings, target: Path) -> None:
+def backup(settings: Settings, target: Path, copied: Callable[[int, int], None]) -> None:
     """Copy the store to a new file, as it is at one instant. The master keys are not in it. A server may be running.
+    `copied` is told how much is copied, of how much.
 
     Raises:
         StoreError: the store cannot be read, or the copy not be written.
@@ -106,10 +108,10 @@ def backup(settings: Settings, target: Path) -> None:
     from tocsin.store.sqlite import maintenance
 
     _refuse_postgres(settings, "`pg_dump` or `pg_basebackup` copies it")
-    maintenance.backup(settings.store.path, target)
+    maintenance.backup(settings.store.path, target, copied)
 
 
-def restore(settings: Settings, copy: Path, actor: Actor) -> bool:
+def restore(settings: Settings, copy: Path, actor: Actor, copied: Callable[[int, int], None]) -> bool:
     """Put a copy in the place of the store, whose content is lost. No server may be running.
 
     The copy's audit log tells of it before it is put there, with the head of the chain that was lost. Returns whether
@@ -123,7 +125,8 @@ def restore(settings: Settings, copy: Path, actor: Actor) -> bool:
 
     _refuse_postgres(settings, "use `pg_restore`, or PostgreSQL's recovery")
     _refuse_missing_keys(settings, copy)
-    return maintenance.restore(settings.store.path, copy, restored_by=(actor, settings.audit.chain or MAIN))
+    restored_by = (actor, settings.audit.chain or MAIN)
+    return maintenance.restore(settings.store.path, copy, restored_by=restored_by, copied=copied)
 
 
 def keys(settings: Settings) -> KeySource:

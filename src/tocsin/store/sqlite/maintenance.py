@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from tocsin.domain.actors import Actor
 from tocsin.store.audit_chain import Action, Change, Ends
 from tocsin.store.content_keys import OVERHEAD_BYTES
+from tocsin.store.envelope import TRACE_BYTES
 from tocsin.store.ports import StoreError
 from tocsin.store.sqlite import audit, locks, sealed_rows
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
@@ -27,6 +28,16 @@ _BUSY_TIMEOUT_S: Final = 5.0
 _READING_FAILED: Final = frozenset(
     {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
 )
+
+_PAGES: Final = 4096
+"""So many are copied between two looks at how far it is."""
+
+Copied = Callable[[int, int], None]
+"""Told how many pages are copied, of how many."""
+
+
+def _nobody(copied: int, pages: int) -> None: ...
+
 
 # What must hold between the tables: a sentence about one row, and the query that finds them.
 _RULES: Final = (
@@ -43,8 +54,8 @@ _RULES: Final = (
     ("event {} is not settled, and its content is gone", "SELECT id FROM event WHERE state != 2 AND body IS NULL"),
     (
         "event {} counts another size than its content has",
-        "SELECT id FROM event WHERE body IS NOT NULL AND length(CAST(body AS BLOB)) !="
-        f" size + iif(content_key_id IS NULL, 0, {OVERHEAD_BYTES})",
+        "SELECT id FROM event WHERE body IS NOT NULL AND length(CAST(body AS BLOB)) - size"
+        f" - iif(content_key_id IS NULL, 0, {OVERHEAD_BYTES}) NOT IN (0, {TRACE_BYTES})",
     ),
     (
         "event {} has a content whose key is gone, or a key without a content",
@@ -116,8 +127,9 @@ def _damage(connection: sqlite3.Connection) -> list[str]:
     return [] if {"alembic_version", "event", "parked"} <= tables else ["the file is not a store of tocsin"]
 
 
-def backup(path: Path, target: Path) -> None:
-    """Copy the store at `path` to a new file `target`, as it is at one instant; writers are not held up.
+def backup(path: Path, target: Path, copied: Copied = _nobody) -> None:
+    """Copy the store at `path` to a new file `target`, as it is at one instant; writers are not held up. `copied` is
+    told how far it is.
 
     The copy is complete or not there at all, and is for its user's eyes only.
 
@@ -128,7 +140,7 @@ def backup(path: Path, target: Path) -> None:
     try:
         if target.exists() or target.is_symlink():
             raise StoreError(f"{target}: exists; a backup never overwrites, name another file")
-        _copy(path, partial)
+        _copy(path, partial, copied)
         _give_name(partial, target)
         make_durable(target.parent)
     except FileExistsError as error:
@@ -171,8 +183,9 @@ def _is_about_writing(error: sqlite3.Error) -> bool:
     return code & 0xFF == sqlite3.SQLITE_IOERR and code not in _READING_FAILED
 
 
-def restore(path: Path, copy: Path, *, restored_by: tuple[Actor, str] | None = None) -> bool:
+def restore(path: Path, copy: Path, *, restored_by: tuple[Actor, str] | None = None, copied: Copied = _nobody) -> bool:
     """Put a copy of `copy`, which stays, in the place of the store at `path`, if there is one: all in it is lost.
+    `copied` is told how far it is.
 
     Its audit log tells of it: who has restored it, in the chain named. Returns whether it does; an older version's
     copy has none.
@@ -189,7 +202,7 @@ def restore(path: Path, copy: Path, *, restored_by: tuple[Actor, str] | None = N
     try:
         make_directory(file.parent)
         with out_of_use(file):
-            _copy(copy, partial)
+            _copy(copy, partial, copied)
             _refuse_unusable(partial, copy)
             on_record = restored_by is not None and _note_restore(partial, file, copy, *restored_by)
             _put_in_place(partial, file)
@@ -314,18 +327,21 @@ def _clear_away(partial: Path) -> None:
             left.unlink()
 
 
-def _copy(path: Path, partial: Path) -> None:
+def _copy(path: Path, partial: Path, copied: Copied) -> None:
     """All of the store at `path` in the new file `partial`, durable."""
     with closing(_open(path)) as source:
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        _fill(partial, source)
+        _fill(partial, source, copied)
     make_durable(partial)
 
 
-def _fill(partial: Path, source: sqlite3.Connection) -> None:
+def _fill(partial: Path, source: sqlite3.Connection, copied: Copied) -> None:
     with closing(sqlite3.connect(partial, isolation_level=None)) as copy:
-        # All pages in one step are one read transaction: the copy is of one instant, and writers go on meanwhile.
-        source.backup(copy, pages=-1)
+        # All steps are in one read transaction: the copy is of one instant, and writers go on meanwhile.
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        source.backup(copy, pages=_PAGES, progress=lambda _, left, total: copied(total - left, total), sleep=0)
+        source.execute("COMMIT")
         # One file, without a log beside it.
         copy.execute("PRAGMA journal_mode=DELETE")
         (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
