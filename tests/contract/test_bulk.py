@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -16,9 +17,11 @@ from tests.contract.support import (
     device_of,
     make_event,
     register,
+    registration,
 )
 from tests.support.clocks import Clocks
 
+from tocsin.domain.events import UserId
 from tocsin.service import bulk_jobs
 from tocsin.service.bulk_jobs import BulkJobs
 from tocsin.store import bulk
@@ -231,6 +234,31 @@ async def test_a_quarantine_is_released_or_purged(store: Store, clocks: Clocks) 
     assert (await ran(store, Action.PURGE, everything(clocks, account="other"))).done == 1
     assert await store.registry.quarantine() == []
     assert len((await store.registry.devices_of([OWNER]))[OWNER]) == 2
+
+
+async def test_a_release_is_stopped_midway(store: Store, clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    registrations = [registration(f"{number}", owner=UserId(str(UUID(int=number)))) for number in range(1200)]
+    await store.registry.add_many(registrations, 100)
+    found = await store.registry.devices_of([one.owner for one in registrations])
+    dead_tokens = [DeadToken(device, "one", "Unregistered") for own in found.values() for device in own]
+    await store.registry.remove_dead(dead_tokens, quarantine=True)
+    plan = Plan(everything(clocks, account="one"), max_tokens=100)
+    job = await store.jobs.create("release", msgspec.json.encode(plan))
+    progress = store.jobs.progress
+
+    async def stopped_after_a_step(id: str, position: str, *, done: int, skipped: int = 0) -> bool:
+        if done:
+            await store.jobs.stop(job.id)
+        return await progress(id, position, done=done, skipped=skipped)
+
+    monkeypatch.setattr(store.jobs, "progress", stopped_after_a_step)
+    await BulkJobs(store).run()
+    ended = await store.jobs.get(job.id)
+    assert ended is not None
+    assert (ended.state, ended.skipped) == (JobState.STOPPED, 0)
+    assert 0 < ended.done < 1200
+    (held,) = await store.registry.quarantine()
+    assert held.tokens == 1200 - ended.done
 
 
 async def test_jobs_are_run_one_after_the_other(store: Store, clocks: Clocks) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.contract.factories import Stores
+from tests.contract.support import keep
 from tests.support.clocks import Clocks
 
 from tocsin.store.ports import Store
@@ -87,3 +88,20 @@ async def test_jobs_are_listed_newest_first_and_unknown_ones_are_none(store: Sto
     assert not await store.jobs.progress("job_unknown", "", done=1)
     with pytest.raises(KeyError):
         await store.jobs.finish("job_unknown")
+
+
+async def test_a_job_that_has_ended_is_forgotten_with_the_rest_and_no_other_is(store: Store, clocks: Clocks) -> None:
+    ended = await store.jobs.create("replay", b"")
+    await store.jobs.take(["replay"])
+    await store.jobs.finish(ended.id)
+    waiting = await store.jobs.create("purge", b"")
+    clocks.pass_time(29 * 24 * 3600)
+    retention = keep(7 * 24 * 3600, 30 * 24 * 3600)
+    while await store.prune(retention):
+        pass
+    assert await store.jobs.get(ended.id) is not None
+    clocks.pass_time(2 * 24 * 3600)
+    while await store.prune(retention):
+        pass
+    assert await store.jobs.get(ended.id) is None
+    assert await store.jobs.get(waiting.id) is not None

@@ -67,7 +67,7 @@ class BulkJobs:
         elif action is Action.RESTORE:
             matched, done, after = await self._removals(plan, position)
         else:
-            matched, done, after = await self._quarantine(action, plan)
+            matched, done, after = await self._quarantine(job, action, plan, position)
         goes_on = await self._store.jobs.progress(job.id, after or position, done=done, skipped=matched - done)
         return after if goes_on else None
 
@@ -91,14 +91,22 @@ class BulkJobs:
             done += sum(await asyncio.gather(*(registry.restore(*one, plan.max_tokens) for one in some)))
         return max(len(wanted), done), done, page.next
 
-    async def _quarantine(self, action: Action, plan: Plan) -> tuple[int, int, None]:
+    async def _quarantine(self, job: Job, action: Action, plan: Plan, position: str) -> tuple[int, int, None]:
+        """The registry's own steps are noted one by one; what is returned is how many of them all were skipped."""
         registry, account = self._store.registry, plan.filter.account or ""
         held = sum(one.tokens for one in await registry.quarantine() if one.account == account)
+        stopped = False
+
+        async def each(done: int) -> bool:
+            nonlocal stopped
+            stopped = not await self._store.jobs.progress(job.id, position, done=done)
+            return not stopped
+
         if action is Action.RELEASE:
-            done = await registry.release_quarantine(account, plan.max_tokens)
+            done = await registry.release_quarantine(account, plan.max_tokens, each)
         else:
-            done = await registry.purge_quarantine(account)
-        return max(held, done), done, None
+            done = await registry.purge_quarantine(account, each)
+        return 0 if stopped else max(0, held - done), 0, None
 
     async def _finish(self, job: Job, error: str) -> None:
         while True:

@@ -12,7 +12,7 @@ Every operation is a batch, atomic, and durable when it returns. What two hosts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from tocsin.domain.credentials import Credential
@@ -237,6 +237,10 @@ class EventLog(Protocol):
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
+EachStep = Callable[[int], Awaitable[bool]]
+"""Told how many a step of a long action was done to; whether the next one is to be taken."""
+
+
 class Registry(Protocol):
     """Who has which devices. Every change is signalled before its call returns."""
 
@@ -315,15 +319,15 @@ class Registry(Protocol):
         `by_fuse`: only what `remove_dead` has put there.
         """
 
-    async def release_quarantine(self, account: str, max_tokens: int) -> int:
+    async def release_quarantine(self, account: str, max_tokens: int, each: EachStep | None = None) -> int:
         """Bring the quarantined registrations of an account back, as `restore` does; returns how many.
 
         What is there now: none of it is in quarantine afterwards, what is not brought back counts as removed. It goes
         in steps, with room for other writes in between: after StoreUnavailable some may be back, and to call it again
-        goes on with the rest.
+        goes on with the rest. `each` is told of each step how many that were, and says whether it goes on.
         """
 
-    async def purge_quarantine(self, account: str) -> int:
+    async def purge_quarantine(self, account: str, each: EachStep | None = None) -> int:
         """Take the quarantined registrations of an account for removed, in the same way; returns how many."""
 
 
@@ -579,7 +583,8 @@ class Store(Protocol):
 
     async def prune(self, retention: Retention) -> bool:
         """Forget for about a second, in small steps, what is older than its retention: settled events, dead letters,
-        removed tokens, and audit entries, from the front of each chain. Returns whether there is more to forget.
+        removed tokens, jobs that have ended, and audit entries, from the front of each chain. Returns whether there is
+        more to forget.
 
         The age of an event counts from when it was settled last (a dead letter that is discarded is settled then). What
         is not settled is never forgotten. Ids of events are remembered for 24 hours at least.

@@ -160,7 +160,7 @@ class Retention(Struct, frozen=True, kw_only=True):
     dead_letters_s: float
     """Events that ended in `refused` or `expired`, with their content, from then; unless replayed or discarded."""
     removals_s: float
-    """Tokens that were removed."""
+    """Tokens that were removed, and jobs that have ended."""
     audit_s: float = 365 * 24 * 3600.0
     """Entries of the audit log."""
 

@@ -23,7 +23,7 @@ from tocsin.store.postgres.failures import told
 from tocsin.store.postgres.horizons import Horizons
 from tocsin.store.postgres.places import DAY_MS, day_of
 from tocsin.store.postgres.schema import LOCK_SPACE
-from tocsin.store.records import Retention
+from tocsin.store.records import ENDED, Retention
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +47,9 @@ _OLD_KEPT: Final = f"""DELETE FROM kept WHERE (stream, xid, seq) IN (SELECT stre
 _OLD_REMOVALS: Final = f"""DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE NOT quarantined
     AND removed_ms < $1 LIMIT {_STEP_ROWS}) RETURNING 1"""
 _OLD_SESSIONS: Final = f"""DELETE FROM session WHERE hash IN (SELECT hash FROM session WHERE expires_ms < $1
+    LIMIT {_STEP_ROWS}) RETURNING 1"""
+_OLD_JOBS: Final = f"""DELETE FROM job WHERE seq IN (SELECT seq FROM job
+    WHERE changed_ms < $1 AND state IN ({", ".join(repr(str(state)) for state in sorted(ENDED))})
     LIMIT {_STEP_ROWS}) RETURNING 1"""
 _OLD_SIGNALS: Final = f"""DELETE FROM signal WHERE id IN (SELECT id FROM signal
     WHERE at < clock_timestamp() - interval '1 day' ORDER BY id LIMIT {_STEP_ROWS}) RETURNING 1"""
@@ -198,6 +201,7 @@ async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, remov
         await connection.fetch(_OLD_KEPT, done_ms, day_of(done_ms)),
         await connection.fetch(_OLD_REMOVALS, removed_ms),
         await connection.fetch(_OLD_SESSIONS, removed_ms),
+        await connection.fetch(_OLD_JOBS, removed_ms),
         await connection.fetch(_OLD_SIGNALS),
     ]
     more = await audit.forget(connection, audit_ms, _STEP_ROWS)

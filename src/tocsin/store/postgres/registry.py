@@ -23,6 +23,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
 from tocsin.store.known import KnownDevices
+from tocsin.store.ports import EachStep
 from tocsin.store.postgres import marks, partitions, quarantine, removals, topics
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.clock import DatabaseClock
@@ -348,7 +349,7 @@ class PostgresRegistry:
     async def quarantined_accounts(self, *, by_fuse: bool = False) -> list[tuple[str, str]]:
         return await self._database.read(quarantine.accounts_by_fuse if by_fuse else quarantine.accounts)
 
-    async def release_quarantine(self, account: str, max_tokens: int) -> int:
+    async def release_quarantine(self, account: str, max_tokens: int, each: EachStep | None = None) -> int:
         async def release(connection: Connection, held: Held) -> Step:
             found = await quarantine.owners_of(connection, held)
             await _lock(connection, found)
@@ -356,13 +357,17 @@ class PostgresRegistry:
                 connection, held, lambda devices: self._put_back(connection, devices, max_tokens)
             )
 
-        return await self._end_quarantine(account, release, Action.QUARANTINE_RELEASE)
+        return await self._end_quarantine(account, release, Action.QUARANTINE_RELEASE, each)
 
-    async def purge_quarantine(self, account: str) -> int:
-        return await self._end_quarantine(account, quarantine.purge, Action.QUARANTINE_PURGE)
+    async def purge_quarantine(self, account: str, each: EachStep | None = None) -> int:
+        return await self._end_quarantine(account, quarantine.purge, Action.QUARANTINE_PURGE, each)
 
     async def _end_quarantine(
-        self, account: str, take: Callable[[Connection, Held], Awaitable[Step]], action: Action
+        self,
+        account: str,
+        take: Callable[[Connection, Held], Awaitable[Step]],
+        action: Action,
+        each: EachStep | None,
     ) -> int:
         """Take one step after the other, each in a transaction of its own: others write in between."""
         note = self._audit.recording()
@@ -377,12 +382,13 @@ class PostgresRegistry:
         async def over(connection: Connection) -> tuple[None, list[Signal]]:
             return None, [QuarantineChanged(account)]
 
-        ended = 0
+        ended, goes_on = 0, True
         for held in await self._database.read(lambda one: quarantine.held_of(one, account)):
             more = True
-            while more:
+            while more and goes_on:
                 step = await self._change(partial(change, held=held), lambda step: [one.owner for one in step.back])
                 ended, more = ended + step.ended, step.more
+                goes_on = each is None or await each(step.ended)
                 await asyncio.sleep(quarantine.PAUSE_S if more else 0)
         # The fuse is looked at when it is over; also where it was over before, and nobody was told.
         await self._change(over, lambda _: [])

@@ -19,7 +19,7 @@ import structlog
 from msgspec import Struct
 
 from tocsin.store.clock import ClockWatch
-from tocsin.store.records import Retention, State
+from tocsin.store.records import ENDED, Retention, State
 from tocsin.store.sqlite import audit, rows, signals
 from tocsin.store.sqlite.database import Database
 
@@ -42,6 +42,10 @@ _FORGET_REMOVALS = (
     "DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE quarantined = 0 AND removed_ms < ? LIMIT ?)"
 )
 _FORGET_SESSIONS = "DELETE FROM session WHERE hash IN (SELECT hash FROM session WHERE expires_ms < ? LIMIT ?)"
+_FORGET_JOBS = (
+    "DELETE FROM job WHERE seq IN (SELECT seq FROM job"
+    f" WHERE changed_ms < ? AND state IN ({', '.join(repr(str(state)) for state in sorted(ENDED))}) LIMIT ?)"
+)
 # Versions before 0006 have not noted when an event was settled: it was at its last receipt, which begins with its time.
 _SETTLED_MS: Final = """coalesce(
         settled_ms,
@@ -113,7 +117,7 @@ class Housekeeping:
 
         def step(driver: sqlite3.Connection) -> tuple[int, bool]:
             after, more = _forget_events(driver, cursor, before, now_ms)
-            for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS):
+            for forget in (_FORGET_REMOVALS, _FORGET_SESSIONS, _FORGET_JOBS):
                 more |= driver.execute(forget, (before.removed_ms, _STEP_ROWS)).rowcount == _STEP_ROWS
             more |= signals.forget(driver, now_ms)
             more |= audit.forget(driver, before.audit_ms, _STEP_ROWS)

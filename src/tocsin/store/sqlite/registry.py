@@ -20,6 +20,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
 from tocsin.store.known import KnownDevices
+from tocsin.store.ports import EachStep
 from tocsin.store.records import (
     Cursor,
     DeadToken,
@@ -329,17 +330,17 @@ class SqliteRegistry:
     async def quarantined_accounts(self, *, by_fuse: bool = False) -> list[tuple[str, str]]:
         return await self._database.read(quarantine.accounts_by_fuse if by_fuse else quarantine.accounts)
 
-    async def release_quarantine(self, account: str, max_tokens: int) -> int:
+    async def release_quarantine(self, account: str, max_tokens: int, each: EachStep | None = None) -> int:
         def release(driver: sqlite3.Connection, held: Held) -> Step:
             return quarantine.release(driver, held, lambda devices: self._put_back(driver, devices, max_tokens))
 
-        return await self._end_quarantine(account, release, Action.QUARANTINE_RELEASE)
+        return await self._end_quarantine(account, release, Action.QUARANTINE_RELEASE, each)
 
-    async def purge_quarantine(self, account: str) -> int:
-        return await self._end_quarantine(account, quarantine.purge, Action.QUARANTINE_PURGE)
+    async def purge_quarantine(self, account: str, each: EachStep | None = None) -> int:
+        return await self._end_quarantine(account, quarantine.purge, Action.QUARANTINE_PURGE, each)
 
     async def _end_quarantine(
-        self, account: str, take: Callable[[sqlite3.Connection, Held], Step], action: Action
+        self, account: str, take: Callable[[sqlite3.Connection, Held], Step], action: Action, each: EachStep | None
     ) -> int:
         """Take one step after the other, each in a transaction of its own: others write in between."""
         self._database.refuse_if_damaged()
@@ -351,12 +352,13 @@ class SqliteRegistry:
                 note(driver, Change(action, f"{held.provider}:{account}", {"registrations": step.ended}))
             return step, [TokenRestored(device.owner, device.provider, device.token) for device in step.back]
 
-        ended = 0
+        ended, goes_on = 0, True
         for held in await self._database.read(lambda driver: quarantine.held_of(driver, account)):
             more = True
-            while more:
+            while more and goes_on:
                 step = await self._change(partial(change, held=held), lambda step: [one.owner for one in step.back])
                 ended, more = ended + step.ended, step.more
+                goes_on = each is None or await each(step.ended)
                 await asyncio.sleep(quarantine.PAUSE_S if more else 0)
         # The fuse is looked at when it is over; also where it was over before, and nobody was told.
         await self._change(lambda _: (None, [QuarantineChanged(account)]), lambda _: [])
