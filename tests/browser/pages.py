@@ -20,6 +20,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "bulk": ("/jobs/new?action=replay&outcome=refused", "Replay dead letters"),
     "quarantine": ("/quarantine", "Quarantine"),
     "jobs": ("/jobs", "Jobs"),
+    "access": (f"/access?owner={ANNA.id}", "Keys and sessions"),
     "phones": ("/phones", "Phones"),
     "no-such-page": ("/nowhere", "There is no such page"),
 }

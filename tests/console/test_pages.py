@@ -238,3 +238,25 @@ def test_a_moment_is_counted_from_now() -> None:
     macro = Renderer(Assets(), lambda: NOW + timedelta(minutes=3))
     listed = records.Jobs([records.Job("a", "replay", "done", AT, AT)])
     assert "3 min ago" in macro.render("parts/jobs.html", listed=listed, shown=9)
+
+
+@pytest.mark.slow
+def test_keys_and_sessions_are_listed_without_secrets_and_revoked(operator: Browser, service: Service) -> None:
+    secret = service.key("--read-only", "--name", "to be revoked")
+    session = service.api("POST", "/api/admin/sessions", {"owner": ANNA.id, "expires_in_s": 600})
+    page = operator.get(f"/access?owner={ANNA.id}").text
+    assert "to be revoked" in page
+    assert session["id"] in page
+    assert secret not in page
+    assert session["sid"] not in page
+    (id,) = [one["id"] for one in service.api("GET", "/api/admin/keys") if one["name"] == "to be revoked"]
+    foreign = operator.post("/access/revoke", data={"kind": "key", "id": id})
+    assert foreign.status_code == 403
+    for kind, revoked in (("key", id), ("session", session["id"])):
+        data = {"csrf": operator.csrf(), "kind": kind, "id": revoked, "here": "/access"}
+        assert f"{revoked} is revoked" in operator.post("/access/revoke", data=data).text
+        assert "nothing was changed" in operator.post("/access/revoke", data=data).text
+    assert id not in [one["id"] for one in service.api("GET", "/api/admin/keys")]
+    odd = {"csrf": operator.csrf(), "kind": "key", "id": "../sessions/x", "here": "https://elsewhere/"}
+    assert operator.post("/access/revoke", data=odd).status_code == 400
+    assert operator.get("/access?owner=nobody").status_code == 400

@@ -17,6 +17,7 @@ from litestar.types import ControllerRouterHandler
 from tocsin.console.admin_api import AdminApi, ApiError
 from tocsin.console.emulator import EmulatorPhones
 from tocsin.console.options import Options
+from tocsin.console.pages.access import AccessPages
 from tocsin.console.pages.applications import ApplicationPages
 from tocsin.console.pages.dead_letters import DeadLetterPages
 from tocsin.console.pages.deliveries import DeliveryPages
@@ -58,6 +59,7 @@ def console(options: Options) -> Litestar:
         *DeadLetterPages(site).handlers(),
         *QuarantinePages(site).handlers(),
         *JobPages(site).handlers(),
+        *AccessPages(site).handlers(),
         *(PhonePages(site, phones).handlers() if phones else []),
     ]
 

@@ -369,3 +369,38 @@ class Accepted(Struct, frozen=True):
 
 class Anything(Struct, frozen=True):
     """An answer of which nothing is read."""
+
+
+class KeyRate(Struct, frozen=True):
+    """So many events within so many seconds."""
+
+    count: int = 0
+    per_s: int = 0
+
+
+class AccessKey(Struct, frozen=True):
+    """A key, and what it is limited to."""
+
+    id: str
+    role: str = ""
+    name: str = ""
+    created_at: str = ""
+    expires_at: str | None = None
+    read_only: bool = False
+    events: list[str] = []
+    areas: list[str] = []
+    rate: KeyRate | None = None
+
+
+class UserSession(Struct, frozen=True):
+    id: str
+    created_at: str = ""
+    expires_at: str | None = None
+
+
+class UserSessions(Struct, frozen=True):
+    """A user's newest sessions; `capped`: there are more than `most`."""
+
+    sessions: list[UserSession] = []
+    capped: bool = False
+    most: int = 0
