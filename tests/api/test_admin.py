@@ -400,3 +400,14 @@ async def test_nothing_that_an_operator_can_send_is_an_error_of_the_server(api, 
     answer = await api.operate(method, path, content=body)
     assert (answer.status_code, answer.json()["errors"][0]["at"]) == (400, at)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_what_takes_a_token_in_its_address_is_said_to_be_deprecated_and_has_another_way(api):
+    schema = (await api.client.get("/schema/openapi.json")).json()["paths"]
+    assert schema["/api/admin/devices"]["delete"]["deprecated"]
+    for path, operations in schema.items():
+        for method, operation in operations.items():
+            named = [one for one in operation.get("parameters", ()) if one["in"] == "query" and "token" in one["name"]]
+            for parameter in named:
+                told = f"{operation.get('description', '')} {parameter.get('description', '')}"
+                assert "Deprecated" in told, (method, path)

@@ -26,10 +26,19 @@ from tocsin.store.records import Removal
 
 OWNER = Annotated[UUID | None, QueryParameter(description="The registrations of this user. Not together with `token`")]
 SYSTEM = Annotated[str, QueryParameter(schema_extra={"enum": sorted(RULES)})]
-TOKEN = Annotated[str | None, QueryParameter(description="Every registration of this token. Not together with `owner`")]
+TOKEN = Annotated[
+    str | None,
+    QueryParameter(
+        description="Every registration of this token. Not together with `owner`. Deprecated: logs of proxies keep it;"
+        " `POST /api/admin/devices/search` takes it in the body"
+    ),
+]
 
 _ONE_OF_TWO: Final = "Give either `owner` or `token`: with both, or with neither, the answer is 400."
 """OpenAPI has no words for two parameters that exclude each other."""
+_IN_THE_BODY: Final = (
+    "Deprecated, as logs of proxies keep the token: `POST /api/admin/devices/remove` takes it in the body."
+)
 
 
 _MOST: Final = 1000
@@ -127,7 +136,11 @@ class DeviceRoutes(Shared):
                 "/devices",
                 **doc.admin("listDevices", "Registrations of a user, or of a token", description=_ONE_OF_TWO),
             )(self.list_devices),
-            delete("/devices", **doc.admin("removeDevice", "Remove one registration", 404))(self.remove),
+            delete(
+                "/devices",
+                deprecated=True,
+                **doc.admin("removeDevice", "Remove one registration", 404, description=_IN_THE_BODY),
+            )(self.remove),
             get(
                 "/devices/history",
                 **doc.admin("deviceHistory", "Removed registrations, with reasons", description=_ONE_OF_TWO),
