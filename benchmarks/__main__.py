@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, pictures, postgres, report, search, search_postgres, service, throughput
+from benchmarks import engine, moving_in, pictures, postgres, report, search, search_postgres, service, throughput
 from benchmarks.report import Figures
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -41,6 +41,7 @@ LONG: dict[str, Measure] = {
     "parked backlog": service.parked,
     "memory": service.memory,
     "searches": search.searches,
+    "moving in": moving_in.moving_in,
     "PostgreSQL": postgres.against_embedded,
     "latency on PostgreSQL": postgres.latency,
     "growth on PostgreSQL": postgres.growth,
@@ -61,6 +62,8 @@ FIGURES_OF_LONG = (
     "search_ms",
     "search_ms_max",
     "search_index_us",
+    "import_s",
+    "import_us_per_device",
     *(name for name in report.GOALS if name.startswith("postgres_")),
 )
 

@@ -15,7 +15,9 @@ class Sizes(Struct, frozen=True):
     memory_s: float
     attempts: int
     """On record, for searches."""
+    imported: int
+    """Devices that move in."""
 
 
-QUICK = Sizes(10_000, 20_000, 2, 10_000, 8_000, 0, 0, 3, 0, 0)
-FULL = Sizes(100_000, 100_000, 5, 40_000, 40_000, 1_000_000, 1_000_000, 20, 300, 10_000_000)
+QUICK = Sizes(10_000, 20_000, 2, 10_000, 8_000, 0, 0, 3, 0, 0, 0)
+FULL = Sizes(100_000, 100_000, 5, 40_000, 40_000, 1_000_000, 1_000_000, 20, 300, 10_000_000, 1_000_000)

@@ -131,6 +131,7 @@ BEFORE: Final[dict[str, Callable[[Stage], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_do_what_it_says(page: str, programs: Path, credentials: Files, tmp_path: Path) -> None:
     stage = Stage(tmp_path, programs, credentials)
