@@ -55,6 +55,17 @@ async def test_a_due_time_from_before_a_clock_was_set_back_is_moved_with_it(
     assert [one.event.id for one in await claim(store, 10, EVERYTHING)] == [item.event.id]
 
 
+async def test_a_due_time_is_moved_with_a_clock_that_is_set_back_though_nothing_is_due_and_nothing_claimed(
+    store: Store, clocks: Clocks
+) -> None:
+    """Whoever asks what is due when must not wait for that hour to come again."""
+    (item,) = await claimed(store, clocks)
+    await store.queue.settle([parked(item, clocks.now_ms + 60_000)])
+    clocks.set_wall_clock(by_s=-3600)
+    assert await store.queue.claim(10) == []
+    assert [due_ms for due_ms in (await store.schedule.due()).values() if due_ms > clocks.now_ms + 60_000] == []
+
+
 async def test_a_due_time_from_after_a_clock_was_set_back_is_left(store: Store, clocks: Clocks) -> None:
     (before,) = await claimed(store, clocks)
     clocks.set_wall_clock(by_s=-3600)

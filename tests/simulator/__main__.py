@@ -1,4 +1,7 @@
-"""`python -m tests.simulator --seed N`, or many seeds: exit 0 where no invariant was violated, else 1."""
+"""`python -m tests.simulator --seed N`, or many seeds: exit 0 where no invariant was violated, else 1.
+
+A seed that fails is made smaller.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ import sys
 import time
 from collections.abc import Iterable
 from itertools import count
+from shlex import quote
 from typing import Final
 
 from tests.simulator.bugs import BY_NAME, Bug, seeded
 from tests.simulator.plan import Plan, make_plan
 from tests.simulator.run import Run, run_seed
+from tests.simulator.shrink import changed, changes, shrunk
 
 _TAIL: Final = 60
 _QUICK_S: Final = 45.0
+_SHRINK_RUNS: Final = 60
 _DAY_S: Final = 24 * 3600.0
 
 
@@ -27,19 +33,20 @@ def main() -> int:
     which.add_argument("--quick", action="store_true", help=f"other seeds each time, for {_QUICK_S:g} s")
     parser.add_argument("--first", type=int, default=1, help="the first of --seeds")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
+    parser.add_argument("--with", dest="by", metavar="JSON", help="what of the plan of --seed is another")
     parser.add_argument("--bug", choices=sorted(BY_NAME), help="with this bug seeded: some seed must find it")
     given = parser.parse_args()
     bug = BY_NAME[given.bug] if given.bug else None
     if given.seed is not None:
-        return _one(given.seed, bug, trace=given.trace)
+        return _one(given.seed, bug, given.by or "{}", trace=given.trace)
     first = secrets.randbelow(10**9) if given.quick else given.first
     seeds = count(first) if given.quick else range(first, first + given.seeds)
     return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else None)
 
 
-def _one(seed: int, bug: Bug | None, *, trace: bool) -> int:
+def _one(seed: int, bug: Bug | None, by: str, *, trace: bool) -> int:
     with seeded(bug):
-        run = run_seed(seed, plan=_plan(seed, bug), keep_all=trace)
+        run = run_seed(seed, plan=changed(_plan(seed, bug), by), keep_all=trace)
     if trace:
         print("\n".join(run.lines))
     print(_summary(run))
@@ -60,9 +67,7 @@ def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float |
         arrived, expected = arrived + run.arrived, expected + run.expectations
         longest_s = max(longest_s, run.longest_wait_s)
         if run.violation is not None:
-            more = f" --bug '{bug.name}'" if bug else ""
-            print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
-            print(f"replay with: python -m tests.simulator --seed {seed}{more}")
+            _report(run, bug)
             return 1
         if until_s is not None and time.monotonic() - started_s > until_s:
             break
@@ -73,6 +78,21 @@ def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float |
         f"took {longest_s:.1f} s. No invariant was violated."
     )
     return 0
+
+
+def _report(run: Run, bug: Bug | None) -> None:
+    """What has failed, and the same made smaller, each with the command that replays it."""
+    more = f" --bug {quote(bug.name)}" if bug else ""
+    replay = f"replay with: python -m tests.simulator --seed {run.seed}{more}"
+    print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
+    print(replay, flush=True)
+    plan = _plan(run.seed, bug)
+    with seeded(bug):
+        small = shrunk(run, plan, most_runs=_SHRINK_RUNS)
+        again = run_seed(run.seed, plan=small)
+    if small != plan:
+        print("\n".join(["", "Made smaller:", _summary(again), *again.lines[-_TAIL:]]))
+        print(f"{replay} --with {quote(changes(small, plan))}")
 
 
 def _plan(seed: int, bug: Bug | None) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from tests.simulator.judge import Invariant, Judge
@@ -37,7 +38,12 @@ def check_record(
     for attempt in record.attempts:
         by_device.setdefault(attempt.device, []).append(attempt)
     for one in accepted.targets:
-        _check_target(judge, accepted, one, by_device.get(one.phone.key, []), troubles)
+        _check_target(judge, accepted, record, one, by_device.get(one.phone.key, []), troubles)
+    if event.id in model.replayed and not any(attempt.round == record.round > 0 for attempt in record.attempts):
+        judge.violated(Invariant.ACCOUNTED, f"event {event.id} was replayed, and nothing came of it: {record.attempts}")
+    lifetime_ms = event.expires_ms - event.accepted_ms
+    if event.id not in model.replaying and record.event.expires_ms - record.event.accepted_ms != lifetime_ms:
+        judge.violated(Invariant.LIFETIME, f"event {event.id} was given another lifetime than {lifetime_ms} ms")
     for key, attempts in by_device.items():
         _check_receipts(judge, model, event.id, key, attempts)
     for token, arrivals in by_token.items():
@@ -66,10 +72,15 @@ def _check_repeated(
 
 
 def _check_target(
-    judge: Judge, accepted: Accepted, one: Registered, attempts: list[Attempt], troubles: Iterable[Trouble]
+    judge: Judge,
+    accepted: Accepted,
+    record: EventRecord,
+    one: Registered,
+    attempts: list[Attempt],
+    troubles: Iterable[Trouble],
 ) -> None:
     """A device that was registered from before the event was handed in, and still is, has had it."""
-    stayed = one.standing is Standing.REGISTERED and one.asked_s <= accepted.asked_s
+    stayed = one.standing is Standing.REGISTERED and max(one.asked_s, one.restored_s) <= accepted.asked_s
     died = one.phone.dead_from_s is not None and one.phone.dead_from_s >= accepted.asked_s
     if not stayed or one.phone.dead or died:
         return
@@ -79,7 +90,7 @@ def _check_target(
     if result == Result.DELIVERED:
         return
     if last is not None and result == Result.EXPIRED:
-        if last.at_ms < event.expires_ms:
+        if last.at_ms < record.event.expires_ms:
             judge.violated(Invariant.ACCOUNTED, f"event {event.id} expired for {one.phone!r} before its time")
         return
     if result == Result.REFUSED and any(trouble.refuses and trouble.affects(one.phone) for trouble in troubles):
@@ -92,6 +103,6 @@ def _check_receipts(judge: Judge, model: Model, event_id: str, key: str, attempt
     delivered = [attempt for attempt in attempts if attempt.result == Result.DELIVERED]
     if delivered and not model.arrivals.get((event_id, token)):
         judge.violated(Invariant.TRUE, f"a receipt says that event {event_id} was delivered, and it never arrived")
-    final = [attempt for attempt in attempts if attempt.result in _FINAL]
-    if len(final) > 1:
-        judge.violated(Invariant.TRUE, f"event {event_id} has {len(final)} final receipts for one device: {attempts}")
+    final = Counter(attempt.round for attempt in attempts if attempt.result in _FINAL)
+    if any(count > 1 for count in final.values()):
+        judge.violated(Invariant.TRUE, f"event {event_id} has several final receipts for one device: {attempts}")

@@ -17,22 +17,31 @@ from msgspec.structs import replace
 
 from tests.simulator.judge import Invariant
 from tests.simulator.plan import Plan, make_plan
-from tocsin.delivery import dead_tokens
+from tocsin.delivery import dead_tokens, lane
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.expanding import Expanding
+from tocsin.delivery.lane import Lane
 from tocsin.delivery.pauses import Pauses
 from tocsin.delivery.sending import Sending
 from tocsin.http2.dialler import Dialler
+from tocsin.ingest.batch import Ingest
 from tocsin.providers.apns import answers as apns_answers
 from tocsin.providers.apns import provider as apns_provider
+from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import answers as fcm_answers
 from tocsin.store.leases import Leases
+from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Item
 from tocsin.store.sqlite.database import Database
+from tocsin.store.sqlite.event_log import SqliteEventLog
 from tocsin.store.sqlite.queue import SqliteQueue
+from tocsin.store.sqlite.registry import SqliteRegistry
 from tocsin.store.sqlite.schedule import SqliteSchedule
+from tocsin.store.sqlite.search_feed import Recent
+from tocsin.store.sqlite.transactions import Writes
+from tocsin.store.sqlite.worker import Job
 
 Mutate = Callable[[ExitStack], None]
 
@@ -46,10 +55,11 @@ class Bug(Struct, frozen=True):
     first: int = 1
     troubles: frozenset[str] | None = None
     """The kinds of trouble of the plans (`plan.TROUBLES`), in place of those that the seeds draw."""
+    skew_s: float = 0.0
+    """Of the plans, where `troubles` are given."""
 
     def plan(self, seed: int) -> Plan:
-        plan = make_plan(seed)
-        return plan if self.troubles is None else replace(plan, troubles=self.troubles)
+        return make_plan(seed, troubles=self.troubles, skew_s=self.skew_s)
 
 
 @contextmanager
@@ -88,6 +98,48 @@ def _not_noted(schedule: SqliteSchedule, parked: Sequence[Any]) -> None:
     """Nobody remembers when what was parked is due."""
 
 
+_run_jobs: Final = Writes.run
+
+
+def _refused_and_called_done(writes: Writes, jobs: list[Job]) -> None:
+    """A commit that has failed with an I/O error is answered as if it had not."""
+    _run_jobs(writes, jobs)
+    for job in jobs:
+        if isinstance(job.error, StoreUnavailable) and "I/O" in str(job.error) and job.result is not None:
+            job.error = None
+
+
+async def _as_noted(schedule: SqliteSchedule) -> Any:
+    """Due times are moved with a clock that was set back only where something is due anyway."""
+    return schedule._due
+
+
+async def _purge(registry: SqliteRegistry, account: str, max_tokens: int) -> int:
+    return await registry.purge_quarantine(account)
+
+
+async def _replay(log: SqliteEventLog, ids: Any) -> int:
+    return await log.replay(ids, 60_000)
+
+
+def _every_other(recent: Recent, id: int, settlements: Sequence[Any], leases: Sequence[Any]) -> None:
+    """Of what was settled together, the search gets to know the first one only."""
+    _settled(recent, id, settlements[:1], leases[:1])
+    recent._batches[id] *= len(leases)
+
+
+_settled: Final = Recent.settled
+
+
+def _without_the_last(ingest: Ingest, body: bytes) -> list[bytes]:
+    """The last line of a batch is taken for the end of the line before it."""
+    lines = _lines(ingest, body)
+    return lines[:-1] if len(lines) > 1 else lines
+
+
+_lines: Final = Ingest._lines
+
+
 # -- delivery ----------------------------------------------------------------------------------------------------------
 
 
@@ -110,17 +162,24 @@ def _forgotten(cancellations: Cancellations, owner: Any, provider: str, token: s
 
 def _without_lifetimes(patches: ExitStack) -> None:
     """Neither when a delivery is made nor before it is sent does anybody look at its lifetime."""
-    expand, init = Expanding.expand, Sending.__init__
+    expand = Expanding.expand
 
     def expanded(expanding: Expanding, items: Any, devices: Any, now_ms: int) -> Any:
         return expand(expanding, items, devices, 0)
+
+    patches.enter_context(patch.object(Expanding, "expand", expanded))
+    _sent_whenever(patches)
+
+
+def _sent_whenever(patches: ExitStack) -> None:
+    """Just before a delivery is sent nobody looks at its lifetime again."""
+    init = Sending.__init__
 
     def made(sending: Sending, *args: Any, **more: Any) -> None:
         init(sending, *args, **more)
         now_ms = sending._now_ms
         sending._now_ms = lambda: now_ms() - 3_600_000
 
-    patches.enter_context(patch.object(Expanding, "expand", expanded))
     patches.enter_context(patch.object(Sending, "__init__", made))
 
 
@@ -154,6 +213,18 @@ def _global_bound(patches: ExitStack) -> None:
     patches.enter_context(patch.object(SqliteQueue, "settle", settled))
 
 
+def _no_place(lane: Lane, deliveries: Sequence[Any]) -> list[Any]:
+    """What comes to a lane that is full is parked, urgent or not."""
+    lane.unsent(*deliveries)
+    return list(deliveries)
+
+
+def _only_urgent(room: int, urgent: int, others: int, turn: int) -> tuple[int, int]:
+    """Nothing is kept for what is not urgent."""
+    first = min(urgent, room)
+    return first, min(others, room - first)
+
+
 def _pauses_everybody(pauses: Pauses, topic: str, reason: str, *, speakers: Any = ()) -> None:
     pauses.misconfigured(reason)
 
@@ -165,6 +236,19 @@ def _other_ids(patches: ExitStack) -> None:
     numbers = itertools.count()
     other = lambda event_id, token: delivery_id(event_id, f"{token}{next(numbers)}")  # noqa: E731
     patches.enter_context(patch.object(apns_provider, "delivery_id", other))
+
+
+def _from_the_future(patches: ExitStack) -> None:
+    """Provider tokens are made for half a minute from now."""
+    mint = ProviderToken._mint
+
+    def minted(token: ProviderToken) -> None:
+        clock = token._wall_clock
+        token._wall_clock = lambda: clock() + 30
+        mint(token)
+        token._wall_clock = clock
+
+    patches.enter_context(patch.object(ProviderToken, "_mint", minted))
 
 
 def _row(module: Any, key: tuple[int, str], like: tuple[int, str]) -> Mutate:
@@ -197,7 +281,8 @@ BUGS: Final = (
     Bug("an open breaker lets no probe through", _by(Pauses, "room", _never_a_probe),
         _STUCK, 20, troubles=_kinds("provider")),
     Bug("a deletion is not remembered", _by(Cancellations, "deleted", _forgotten), (Invariant.SILENT,), 40),
-    Bug("lifetimes are not looked at", _without_lifetimes, (Invariant.LIFETIME,), 20, troubles=_kinds("provider")),
+    Bug("lifetimes are not looked at", _without_lifetimes, (Invariant.LIFETIME,), 20, first=2,
+        troubles=_kinds("provider")),
     Bug("a dead token is removed although it was registered again",
         _by(dead_tokens._Dead, "token", _dead_whenever_registered), (Invariant.LIVING,), 20,
         troubles=_kinds("deaths", "devices")),
@@ -216,5 +301,25 @@ BUGS: Final = (
         troubles=_kinds("provider", "network")),
     Bug("connections are opened again at once", _by(Dialler, "back_off", _no_back_off), (Invariant.CONNECTIONS,), 60,
         troubles=_kinds("provider")),
+    Bug("a commit that has failed is answered as done", _by(Writes, "run", _refused_and_called_done),
+        (Invariant.ACCOUNTED, Invariant.DRAINS), 20, troubles=_kinds("io")),
+    Bug("lifetimes are not looked at just before sending", _sent_whenever, (Invariant.LIFETIME,), 20,
+        troubles=_kinds("suspends", "floods")),
+    Bug("due times are moved with the clock only where something is due", _by(SqliteSchedule, "due", _as_noted),
+        (Invariant.DRAINS,), 40, troubles=_kinds("hours")),
+    Bug("provider tokens are made half a minute early", _from_the_future, _STUCK, 20, troubles=frozenset(),
+        skew_s=45.0),
+    Bug("what is urgent waits where its lane is full", _by(Lane, "_take_places", _no_place), (Invariant.URGENT,), 20,
+        troubles=_kinds("floods")),
+    Bug("nothing is kept for what is not urgent", _by(lane, "divide", _only_urgent), (Invariant.STARVING,), 20,
+        troubles=_kinds("floods")),
+    Bug("a quarantine that is released is purged", _by(SqliteRegistry, "release_quarantine", _purge),
+        (Invariant.LIVING, Invariant.ISOLATION), 20, troubles=_kinds("fuse")),
+    Bug("a dead letter that is discarded is replayed", _by(SqliteEventLog, "discard", _replay), (Invariant.TRUE,), 20,
+        troubles=_kinds("letters", "devices")),
+    Bug("a batch loses its last event", _by(Ingest, "_lines", _without_the_last), (Invariant.ANSWERS,), 20,
+        troubles=frozenset()),
+    Bug("the search gets to know the first of each settlement", _by(Recent, "settled", _every_other),
+        (Invariant.FOUND,), 20, troubles=frozenset()),
 )  # fmt: skip
 BY_NAME: Final = {bug.name: bug for bug in BUGS}

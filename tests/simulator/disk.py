@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any, Final
+from unittest.mock import patch
 
+from sqlalchemy import Connection
+
+from tocsin.store.sqlite import transactions
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.worker import Job, Jobs
 
@@ -27,6 +33,8 @@ class Disk:
         self.commit_s = commit_s
         """How long a commit takes on average."""
         self.full = False
+        self.failing = False
+        """Whether every commit ends in an I/O error."""
         self._stalled_until_s = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -35,13 +43,31 @@ class Disk:
         self._stalled_until_s = self._loop.time() + seconds
 
     def mend(self) -> None:
-        self.full = False
+        self.full = self.failing = False
 
     def draw_s(self, *, writes: bool) -> float:
         """How long a part of a job takes from now."""
         mean_s = self.commit_s if writes else self.commit_s / 10
         waits_s = max(0.0, self._stalled_until_s - self._loop.time())
         return waits_s + min(self.random.expovariate(1 / mean_s), 20 * mean_s)
+
+
+class FailingDriver:
+    """A connection whose commits fail with an I/O error. What they would have written is rolled back: what a failed
+    sync leaves in the log is the subject of `tests/power_loss` and `tests/torture`."""
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+            raise error
+        return self._driver.execute(sql, *arguments)
 
 
 class SimulatedWorker:
@@ -86,8 +112,13 @@ class SimulatedWorker:
             driver = raw(self._jobs._connection)
             # SQLite never makes it smaller than the file is: so the file cannot grow, as on a full disk.
             driver.execute(f"PRAGMA max_page_count = {1 if self._disk.full else _NO_LIMIT_PAGES}")
-        self._jobs.run(jobs)
+        with patch.object(transactions, "raw", self._failing_driver) if self._disk.failing else nullcontext():
+            self._jobs.run(jobs)
         self._loop.call_later(self._disk.draw_s(writes=self._writes), self._answer, jobs)
+
+    @staticmethod
+    def _failing_driver(connection: Connection) -> Any:
+        return FailingDriver(raw(connection))
 
     def _answer(self, jobs: list[Job]) -> None:
         if self._dead:

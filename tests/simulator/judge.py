@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from heapq import heappop, heappush
 from typing import Any, Final
 
 from msgspec import Struct
@@ -19,13 +19,17 @@ from tests.simulator.model import Accepted, Arrival, Model, Registered, Standing
 from tests.simulator.network import Dial
 from tests.simulator.phones import Phone
 from tests.simulator.trace import Trace
-from tests.simulator.troubles import Trouble
+from tests.simulator.troubles import Flooded, Trouble
+from tocsin.domain.events import URGENT
 from tocsin.store.records import Signal, TokenDeleted
 
 ISOLATION_BOUND_S: Final = 5.0
 """So long a delivery may take, from the moment in which its event is accepted until the provider has the push, where
 nothing is wrong with its own device, topic, application or provider. It holds for every plan: with a hundred tokens an
 owner, bodies of 14 KB, a round trip of 150 ms, an answer of 600 ms, commits of 30 ms, and probes out."""
+FLOOD_BOUND_S: Final = 20.0
+"""So long an urgent event may take while others flood its lane, and one that is not urgent while urgent ones do: some
+fifty that are in the lane's memory, at some ten a second of a narrow lane, of which it has a quarter."""
 APPEND_BOUND_S: Final = 5.0
 """So long a producer waits for its answer while the disk is well."""
 _MOST_USELESS_DIALS: Final = 40
@@ -40,12 +44,16 @@ class Invariant(StrEnum):
     SILENT = "a deleted token is silent"
     LIVING = "a living token is never removed"
     ISOLATION = "nobody waits for another's device, topic, application or provider"
+    URGENT = "urgent events go before the others"
+    STARVING = "the others never starve"
     LIFETIME = "no delivery after its lifetime"
     BOUNDED = "memory and queues are bounded"
     CONNECTIONS = "connections are not opened in a tight loop"
     DRAINS = "when faults end, everything drains"
     TRUE = "every push belongs to an event and a device of its owner, and every receipt is true"
     TIME = "nothing goes on for ever while no time passes"
+    FOUND = "the search finds what is on record"
+    ANSWERS = "the API answers as it is documented"
     RUNS = "nothing in tocsin ends with an unexpected exception"
 
 
@@ -61,6 +69,8 @@ class Expectation(Struct, eq=False):
     event_id: str
     one: Registered
     since_s: float
+    bound_s: float
+    invariant: Invariant
     void: bool = False
 
 
@@ -72,7 +82,8 @@ class Judge:
         self._troubles = troubles
         self._loop = asyncio.get_running_loop()
         self._expected: dict[tuple[str, str], Expectation] = {}
-        self._deadlines: deque[Expectation] = deque()
+        self._deadlines: list[tuple[float, int, Expectation]] = []
+        """By when, in which order they came, and what: a heap."""
         self.violation: Violation | None = None
         self.ended = asyncio.Event()
         self.arrived = 0
@@ -88,17 +99,26 @@ class Judge:
     # -- nobody waits for another --------------------------------------------------------------------------------------
 
     def accepted(self, accepted: Accepted) -> None:
-        troubles = self._troubles()
-        if accepted.event.expires_ms <= self._clocks.now_ms() + int(ISOLATION_BOUND_S * 1000):
+        felt = self._troubles()
+        troubles = [trouble for trouble in felt if trouble.floods is None]
+        bound_s, invariant = ISOLATION_BOUND_S, Invariant.ISOLATION
+        floods = {trouble.floods for trouble in felt if trouble.floods is not None}
+        if floods:
+            own = Flooded.URGENT if accepted.event.message in URGENT else Flooded.BULK
+            if own in floods:
+                return
+            bound_s = FLOOD_BOUND_S
+            invariant = Invariant.URGENT if own is Flooded.URGENT else Invariant.STARVING
+        if accepted.event.expires_ms <= self._clocks.now_ms() + int(bound_s * 1000):
             return  # the clock was set while it was handed in: it may expire
         for one in accepted.targets:
             if not one.phone.dead and not any(trouble.affects(one.phone) for trouble in troubles):
-                expectation = Expectation(accepted.event.id, one, self._loop.time())
+                expectation = Expectation(accepted.event.id, one, self._loop.time(), bound_s, invariant)
                 key = (accepted.event.id, one.phone.token)
                 if key not in self._model.arrivals:
                     self._expected[key] = expectation
-                    self._deadlines.append(expectation)
                     self.expectations += 1
+                    heappush(self._deadlines, (expectation.since_s + bound_s, self.expectations, expectation))
 
     def trouble_began(self, trouble: Trouble) -> None:
         """Whom it affects may wait from now on."""
@@ -115,16 +135,16 @@ class Judge:
                 del self._expected[key]
 
     def check_deadlines(self) -> None:
-        late_before = self._loop.time() - ISOLATION_BOUND_S
-        while self._deadlines and self._deadlines[0].since_s < late_before:
-            expectation = self._deadlines.popleft()
+        now_s = self._loop.time()
+        while self._deadlines and self._deadlines[0][0] < now_s:
+            _, _, expectation = heappop(self._deadlines)
             if expectation.void:
                 continue
             self._expected.pop((expectation.event_id, expectation.one.phone.token), None)
             others = "; ".join(f"{trouble.name} for {trouble.whom}" for trouble in self._troubles()) or "nothing at all"
             waited_s = self._loop.time() - expectation.since_s
             self.violated(
-                Invariant.ISOLATION,
+                expectation.invariant,
                 f"event {expectation.event_id} has waited {waited_s:.1f} s for {expectation.one.phone!r}, with which "
                 f"nothing is wrong, and has not arrived. What is wrong with others: {others}",
             )
@@ -141,6 +161,8 @@ class Judge:
             event, device = push.content.event, push.device
             if event.expires_ms <= now_ms:
                 self.violated(Invariant.LIFETIME, f"event {event.id} is sent {now_ms - event.expires_ms} ms late")
+            if event.id in self._model.discarded:
+                self.violated(Invariant.TRUE, f"event {event.id} is sent, and was discarded before")
             one = self._model.registered.get((device.owner, device.key))
             if one is None:
                 self.violated(Invariant.TRUE, f"event {event.id} is sent to a device that its owner never registered")
@@ -165,7 +187,8 @@ class Judge:
         expectation = self._expected.pop(key, None)
         if expectation is not None:
             expectation.void = True
-            self.longest_wait_s = max(self.longest_wait_s, now_s - expectation.since_s)
+            if expectation.invariant is Invariant.ISOLATION:
+                self.longest_wait_s = max(self.longest_wait_s, now_s - expectation.since_s)
         if accepted is not None and not any(
             one.phone.token == name for one in self._model.of_owner(accepted.event.owner)
         ):
@@ -180,6 +203,10 @@ class Judge:
         one = self._model.registered.get((signal.owner, f"{signal.provider}:{signal.token}"))
         if one is None or one.standing is not Standing.REGISTERED:
             return  # its user has asked for it, or it was gone
+        if any(trouble.kills and trouble.affects(one.phone) for trouble in self._troubles()):
+            one.standing, one.was_deleted, one.falsely_dead = Standing.GONE, False, True
+            self._trace("removed", f"{one.phone!r} of {one.owner}, which lives")
+            return
         dead_s = one.phone.dead_from_s
         if dead_s is None or dead_s < one.since_s:
             self.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} was removed, and no answer said it is dead")

@@ -10,6 +10,7 @@ import asyncio
 import heapq
 from asyncio import base_events, events
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from random import Random
 from typing import Any, Final
 
@@ -17,6 +18,10 @@ _STARTS_AT_S: Final = 1000.0
 _MOST_CALLBACKS_A_SECOND: Final = 300_000
 _MOST_CANCELLED: Final = 200
 _LATEST_JOB_S: Final = 0.02
+
+LIFE: Final = ContextVar("life", default="")
+"""Whose code runs: the name of a life of tocsin, or "" for all else. Tasks, timers and callbacks inherit it."""
+
 _TURN_S: Final = 1e-6
 """How long a turn of the loop takes. A timer is never exactly in time, in reality either: what compares its own due
 time with the clock must see it pass."""
@@ -37,11 +42,28 @@ class VirtualLoop(base_events.BaseEventLoop):
         self._counted_from, self._counted = _STARTS_AT_S, 0
         self.callbacks = 0
         """How many ran in all."""
+        self.most_callbacks: int | None = None
+        """With more, the program counts as one that cannot go on."""
         self.when_stuck: Callable[[str], None] | None = None
         self.tasks: dict[asyncio.Task[Any], int] = {}
         """Those that are not done, each with its number, in the order in which they were made (`asyncio.all_tasks` has
         none)."""
         self._tasks_made = 0
+        self._suspended: dict[str, list[events.Handle]] = {}
+        """What would have run of a life that is suspended, in order."""
+
+    # -- suspended lives (SIGSTOP) -------------------------------------------------------------------------------------
+
+    def suspend(self, life: str) -> None:
+        """From now on nothing of this life runs: no callback, no timer, no job, and no bytes come to it."""
+        self._suspended.setdefault(life, [])
+
+    def resume(self, life: str) -> None:
+        """All that it has missed runs now, in the order in which it would have run."""
+        self._ready.extend(self._suspended.pop(life, ()))  # type: ignore[attr-defined]
+
+    def is_suspended(self, life: str) -> bool:
+        return life in self._suspended
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -69,12 +91,20 @@ class VirtualLoop(base_events.BaseEventLoop):
         count = len(ready)
         self.callbacks += count
         self._counted += count
+        if self.most_callbacks is not None and self.callbacks > self.most_callbacks:
+            self.most_callbacks = None
+            self._stuck("more callbacks ran than were allowed")
         if self._counted > _MOST_CALLBACKS_A_SECOND:
             self._counted = 0
             self._stuck(f"{_MOST_CALLBACKS_A_SECOND} callbacks ran within a second; the last: {ready[-1]!r}")
+        suspended = self._suspended
         for _ in range(count):
             handle = ready.popleft()
-            if not handle._cancelled:
+            if handle._cancelled:
+                continue
+            if suspended and (missed := suspended.get(handle._context.get(LIFE, ""))) is not None:
+                missed.append(handle)
+            else:
                 handle._run()
 
     def _stuck(self, why: str) -> None:

@@ -32,6 +32,15 @@ class Registered(Struct, eq=False):
     """When its deletion was answered."""
     was_deleted: bool = False
     """Its user has deleted it, and that was answered."""
+    falsely_dead: bool = False
+    """Its provider has called it dead, and it was not."""
+    restored_s: float = 0.0
+    """When an operator's bringing it back was answered."""
+
+    @property
+    def there_from_s(self) -> float:
+        """It is registered from then on, where it is registered."""
+        return max(self.since_s, self.restored_s)
 
 
 class Accepted(Struct, eq=False):
@@ -59,7 +68,13 @@ class Model(Struct):
     arrivals: dict[tuple[str, str], list[Arrival]] = field(default_factory=dict)
     """By event id and token."""
     crashes: list[float] = field(default_factory=list)
-    """When tocsin crashed (loop time)."""
+    """When tocsin crashed, or had stood still for longer than its lease (loop time)."""
+    replaying: set[str] = field(default_factory=set)
+    """Dead letters whose replay was asked for."""
+    replayed: dict[str, float] = field(default_factory=dict)
+    """Dead letters that were replayed, and when that was answered."""
+    discarded: set[str] = field(default_factory=set)
+    """Dead letters whose discarding was answered, and that were not replayed since."""
 
     def of(self, owner: UserId, phone: Phone) -> Registered:
         return self.registered.setdefault((owner, phone.key), Registered(owner, phone))
@@ -77,6 +92,11 @@ class Model(Struct):
 
     def was_registered(self, one: Registered) -> None:
         one.standing, one.since_s, one.was_deleted = Standing.REGISTERED, self.clock(), False
+        one.falsely_dead = False
+
+    def was_restored(self, one: Registered) -> None:
+        """An operator has brought it back, as it was."""
+        one.standing, one.restored_s, one.falsely_dead = Standing.REGISTERED, self.clock(), False
 
     def deleting(self, one: Registered) -> None:
         one.standing = Standing.CHANGING
@@ -91,7 +111,9 @@ class Model(Struct):
         if event.id in self.accepted:
             return None
         targets = [
-            one for one in self.of_owner(event.owner) if one.standing is Standing.REGISTERED and one.since_s <= asked_s
+            one
+            for one in self.of_owner(event.owner)
+            if one.standing is Standing.REGISTERED and one.there_from_s <= asked_s
         ]
         accepted = self.accepted[event.id] = Accepted(event, asked_s, self.clock(), targets)
         return accepted

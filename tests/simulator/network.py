@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from random import Random
 from typing import Any, Final, TypeVar, cast
 
@@ -39,8 +40,10 @@ class Latency(Struct, frozen=True):
 class Transport(asyncio.Transport):
     """One side of a connection. What is written arrives at `peer` later, in order."""
 
-    def __init__(self, network: SimulatedNetwork, port: int) -> None:
+    def __init__(self, network: SimulatedNetwork, port: int, context: Context) -> None:
+        """`context`: of the process that it belongs to. What comes to it runs there."""
         super().__init__()
+        self.context = context
         self._network = network
         self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.BaseProtocol | None = None
@@ -86,7 +89,7 @@ class Transport(asyncio.Transport):
         for part in (piece[:at], piece[at:]) if split else (piece,):
             if part:
                 self._on_the_way += len(part)
-                self._later(self._arrive, part)
+                self._later(self._arrive, part, self._other)
         if self._on_the_way > self._high and not self._paused_writing and self._protocol is not None:
             self._paused_writing = True
             self._protocol.pause_writing()
@@ -97,15 +100,15 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            self._later(self._tell_end, None)
-            self._loop.call_soon(self._connection_lost, None)
+            self._later(self._tell_end, None, self._other)
+            self._loop.call_soon(self._connection_lost, None, context=self.context)
 
     def abort(self) -> None:
         """At once: what is still on its way arrives, and then a reset."""
         if not self._lost:
             self._closing = True
-            self._later(self._tell_end, ConnectionResetError("connection reset by peer"))
-            self._loop.call_soon(self._connection_lost, None)
+            self._later(self._tell_end, ConnectionResetError("connection reset by peer"), self._other)
+            self._loop.call_soon(self._connection_lost, None, context=self.context)
 
     def is_reading(self) -> bool:
         return self._reading and not self._closing
@@ -126,17 +129,21 @@ class Transport(asyncio.Transport):
     def cut(self) -> None:
         """Both sides find the connection reset, each when the news has come to it."""
         if self.peer is not None:
-            self._later(self._tell_end, ConnectionResetError("connection reset"))
-            self.peer._later(self.peer._tell_end, ConnectionResetError("connection reset"))
+            self._later(self._tell_end, ConnectionResetError("connection reset"), self.peer)
+            self.peer._later(self.peer._tell_end, ConnectionResetError("connection reset"), self)
             self.swallows = self.peer.swallows = True
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _later(self, call: Callable[..., None], argument: Any) -> None:
+    @property
+    def _other(self) -> Transport:
+        return self if self.peer is None else self.peer
+
+    def _later(self, call: Callable[..., None], argument: Any, where: Transport) -> None:
         # Never two at the same time: the loop's timers have no order among those.
         arrival_s = max(self._last_arrival_s + _APART_S, self._network.arrival_s(self.port))
         self._last_arrival_s = arrival_s
-        self._loop.call_at(arrival_s, call, argument)
+        self._loop.call_at(arrival_s, call, argument, context=where.context)
 
     def _arrive(self, data: bytes) -> None:
         self._on_the_way -= len(data)
@@ -145,7 +152,7 @@ class Transport(asyncio.Transport):
         if self._paused_writing and self._on_the_way <= self._low and not self._lost:
             self._paused_writing = False
             assert self._protocol is not None
-            self._protocol.resume_writing()
+            self._loop.call_soon(self._protocol.resume_writing, context=self.context)
 
     def _receive(self, data: bytes) -> None:
         if self._closing:
@@ -192,10 +199,14 @@ class Dial(Struct, eq=False):
         return bool(getattr(self.server_side.get_protocol(), "requests", 0) > _OF_USE)
 
 
+Listening = tuple[Callable[[], asyncio.Protocol], Context]
+"""What makes the protocol of each connection to a port, and where that runs."""
+
+
 class SimulatedListener:
     """A port of a `SimulatedNetwork`."""
 
-    def __init__(self, port: int, listeners: dict[int, Callable[[], asyncio.Protocol]]) -> None:
+    def __init__(self, port: int, listeners: dict[int, Listening]) -> None:
         self.port = port
         self._listeners = listeners
 
@@ -213,7 +224,7 @@ class SimulatedNetwork:
         self.latency = latency
         self._told = told
         self._loop = asyncio.get_running_loop()
-        self._listeners: dict[int, Callable[[], asyncio.Protocol]] = {}
+        self._listeners: dict[int, Listening] = {}
         self._transports: dict[Transport, None] = {}
         self.refusing: set[int] = set()
         """Ports at which nobody answers a new connection: it is refused at once."""
@@ -255,7 +266,7 @@ class SimulatedNetwork:
     def listen(self, factory: Callable[[], asyncio.Protocol], port: int) -> SimulatedListener:
         """Port 0 is any free one."""
         number = port or 10_001 + len(self._listeners)
-        self._listeners[number] = factory
+        self._listeners[number] = factory, copy_context()
         return SimulatedListener(number, self._listeners)
 
     async def connect(self, port: int, factory: Callable[[], Client], timeout_s: float) -> tuple[Client, Transport]:
@@ -270,14 +281,15 @@ class SimulatedNetwork:
         await asyncio.sleep(wait_s)
         if port in self.refusing or port not in self._listeners:
             raise DialError(f"localhost:{port}: connection refused")
-        client_side, server_side = Transport(self, port), Transport(self, port)
+        make_server, where = self._listeners[port]
+        client_side, server_side = Transport(self, port, copy_context()), Transport(self, port, where.copy())
         client_side.peer, server_side.peer = server_side, client_side
         dial.server_side = server_side
         self._transports[client_side] = None
-        server, client = self._listeners[port](), factory()
+        server, client = server_side.context.run(make_server), factory()
         server_side.set_protocol(server)
         client_side.set_protocol(client)
-        server.connection_made(server_side)
+        server_side.context.run(server.connection_made, server_side)
         client.connection_made(client_side)
         return client, client_side
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests.simulator.network import Latency
 
@@ -16,9 +17,17 @@ TROUBLES: Final = (
     *("devices", "deaths", "topics", "applications", "provider", "network"),
     *("disk", "clock", "crashes", "restarts", "operator"),
 )
+_MORE: Final = ("suspends", "hours", "io", "fuse", "letters", "floods")
+"""Kinds that are drawn apart, on top of those of `TROUBLES`, where there are any."""
 PRODUCERS: Final = 2
 _MOST_DELIVERIES_A_SECOND: Final = 40.0
 """On average: a simulated delivery costs about half a millisecond of real time."""
+_MOST_SKEW_S: Final = 50.0
+"""Apple and Google allow a minute."""
+_DELIVERIES_A_SECOND_BESIDE_A_FLOOD: Final = 3.0
+_FLOOD_DELIVERIES_A_SECOND: Final = 30.0
+_MOST_POOR, _MOST_RICH = 25, 3
+MOST_OWNERS: Final = _MOST_POOR + _MOST_RICH
 _MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
 
 
@@ -58,21 +67,25 @@ class Plan(Struct, frozen=True, kw_only=True):
     lane_waiting: int
     request_timeout_s: float
     lease_s: float
+    skew_s: float = 0.0
+    """By so much tocsin's clock is ahead of the providers'."""
+    flood_events_a_second: int = 0
 
 
-def make_plan(seed: int) -> Plan:
+def make_plan(seed: int, *, troubles: frozenset[str] | None = None, skew_s: float = 0.0) -> Plan:
+    """The seed's plan; where `troubles` are given, with these in place of those that the seed draws."""
     random = Random(f"{seed}:plan")
-    troubles = _troubles(random)
+    drawn = _troubles(random)
     rich = random.random() < 0.25
-    owners, most_phones = random.randint(3, 25), random.randint(1, 5)
-    rich_owners, rich_phones = random.randint(1, 3) if rich else 0, random.randint(20, 100)
+    owners, most_phones = random.randint(3, _MOST_POOR), random.randint(1, 5)
+    rich_owners, rich_phones = random.randint(1, _MOST_RICH) if rich else 0, random.randint(20, 100)
     at_once = random.choice((1, 5, 20))
     phones_each = (owners * (most_phones + 1) / 2 + rich_owners * rich_phones) / (owners + rich_owners)
     least_every_s = (at_once + 1) / 2 * phones_each * PRODUCERS / _MOST_DELIVERIES_A_SECOND
     timeout_s = random.choice((10.0, 30.0))
-    return Plan(
+    plan = Plan(
         seed=seed,
-        troubles=troubles,
+        troubles=drawn,
         bad_provider=random.choice(("apns", "fcm")),
         fault_s=random.uniform(40, 150),
         owners=owners,
@@ -98,6 +111,38 @@ def make_plan(seed: int) -> Plan:
         request_timeout_s=timeout_s,
         lease_s=random.choice((120.0, 2 * timeout_s + 10)),
     )
+    if troubles is not None:
+        return fitted(replace(plan, troubles=troubles, skew_s=skew_s))
+    return fitted(_with_more(plan, Random(f"{seed}:more")) if drawn else plan)
+
+
+def _with_more(plan: Plan, random: Random) -> Plan:
+    more = random.sample(_MORE, random.randint(1, 2)) if random.random() < 0.3 else ()
+    skew_s = random.uniform(-_MOST_SKEW_S, _MOST_SKEW_S) if random.random() < 0.3 else 0.0
+    return replace(plan, troubles=plan.troubles | frozenset(more), skew_s=skew_s)
+
+
+def fitted(plan: Plan) -> Plan:
+    """The plan, as large as its troubles need it, and no larger than they allow."""
+    if "fuse" in plan.troubles:
+        # It takes 200 attempts within a minute at one account, and tokens that are left when it has blown.
+        plan = replace(plan, rich_owners=_MOST_RICH, rich_phones=100, body_bytes=20, event_every_s=1.5)
+        plan = replace(plan, most_events_at_once=1)
+    if "floods" in plan.troubles:
+        # Narrow lanes, so that few events are a flood, and otherwise little to do.
+        phones_each = (plan.most_phones + 1) / 2
+        plan = replace(
+            plan,
+            rich_owners=0,
+            most_events_at_once=1,
+            body_bytes=20,
+            event_every_s=max(plan.event_every_s, phones_each * PRODUCERS / _DELIVERIES_A_SECOND_BESIDE_A_FLOOD),
+            lane_in_flight=2,
+            lane_waiting=60,
+            provider_latency_ms=(200.0, 600.0),
+            flood_events_a_second=max(1, round(_FLOOD_DELIVERIES_A_SECOND / phones_each)),
+        )
+    return plan
 
 
 def _troubles(random: Random) -> frozenset[str]:

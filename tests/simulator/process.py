@@ -1,29 +1,37 @@
 """One life of tocsin: from opening its store until it is stopped, or killed.
 
-Wired as `service/wiring.py` wires it, with the clocks, randomness, network and disk of the simulation, and without the
-API: producers and users call the store's ports.
+Wired as `service/wiring.py` wires it, with the clocks, randomness, network and disk of the simulation. The API is
+called in the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from datetime import timedelta
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Final, TypeVar, cast
 
+from litestar import Litestar
 from msgspec import Struct
 
+from tests.simulator import api
 from tests.simulator.clocks import Clocks
 from tests.simulator.disk import Disk, SimulatedWorkers
-from tests.simulator.loop import VirtualLoop
+from tests.simulator.loop import LIFE, VirtualLoop
 from tests.simulator.network import ProcessNetwork, SimulatedNetwork
 from tests.simulator.oauth import SimulatedHttp
+from tocsin.api.app import create_app
+from tocsin.api.limits import Limits
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
-from tocsin.domain.events import MESSAGES
+from tocsin.domain.events import MESSAGES, URGENT
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.pool import PoolOptions
+from tocsin.ingest.batch import Ingest
 from tocsin.providers.apns.channels import ApnsOptions
 from tocsin.providers.apns.provider import Apns
 from tocsin.providers.base import Context
@@ -33,7 +41,7 @@ from tocsin.providers.fcm.projects import FcmOptions
 from tocsin.providers.fcm.provider import Fcm
 from tocsin.service.periodic import run_all
 from tocsin.service.watchers import Watchers
-from tocsin.settings import Settings
+from tocsin.settings import Delivery, PushApi, Settings
 from tocsin.store.records import Signal
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
@@ -44,6 +52,7 @@ T = TypeVar("T")
 _ATTEMPT_OVERHEAD_S: Final = 5.0
 _SETTLE_AT_END_S: Final = 2.0
 _DRAIN_S: Final = 5.0
+_MOST_TOKENS: Final = 1000
 
 
 class ProcessOptions(Struct, frozen=True, kw_only=True):
@@ -60,6 +69,8 @@ class ProcessOptions(Struct, frozen=True, kw_only=True):
     lease_s: float
     max_backlog_events: int
     max_backlog_bytes: int
+    lifetime_s: float
+    """Of events that are not urgent."""
 
 
 class Outside(Struct, frozen=True, kw_only=True):
@@ -95,6 +106,9 @@ class Process:
         self._options = options
         self._outside = outside
         self._name = name
+        self.life = f"life {name}"
+        self._context = copy_context()
+        self._context.run(LIFE.set, self.life)
         self._loop = cast(VirtualLoop, asyncio.get_running_loop())
         self._older_tasks = self._loop.newest_task
         self._callers: set[asyncio.Task[Any]] = set()
@@ -109,6 +123,13 @@ class Process:
 
     async def start(self) -> None:
         """Raises StoreError, StorageFailure: the store cannot be used (at present)."""
+        await self._within(self._start())
+
+    def _within(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """As code of this life: it stands still while the life is suspended."""
+        return self._loop.create_task(coroutine, context=self._context.copy())
+
+    async def _start(self) -> None:
         options, outside = self._options, self._outside
         random = outside.random(f"tocsin {self._name}")
         bounds = SqliteOptions(
@@ -118,6 +139,7 @@ class Process:
             wall_clock=outside.clocks.wall,
             monotonic=outside.clocks.monotonic,
             random=random,
+            search=True,
             start_worker=self._workers,
         )
         self.store = await open_store(self.path, bounds, server=True)
@@ -136,9 +158,26 @@ class Process:
         self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
         watchers = Watchers(Settings(), self.store, self.providers, self.dispatcher, metrics, list)
         await watchers.configure()
+        self._app = self._make_app(metrics, random)
         self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")
         self._duties = self._loop.create_task(run_all(watchers.duties), name="duties")
         self.alive = True
+
+    def _make_app(self, metrics: Metrics, random: Random) -> Litestar:
+        rules = self.providers.rules
+        lifetimes = {
+            message: timedelta(seconds=self._options.lifetime_s) for message in MESSAGES if message not in URGENT
+        }
+        settings = Settings(delivery=Delivery(lifetimes=lifetimes), push_api=PushApi(max_tokens_per_user=_MOST_TOKENS))
+        control: Any = SimpleNamespace(accepted=metrics.accepted, lanes=self.lanes, problems=list, notes=list)
+        return create_app(
+            settings=settings,
+            store=self.store,
+            rules=rules,
+            delivery=control,
+            limits=Limits(settings, self._outside.clocks.monotonic),
+            ingest=Ingest(settings, rules, random.randbytes),
+        )
 
     # -- for the actors ------------------------------------------------------------------------------------------------
 
@@ -148,13 +187,19 @@ class Process:
         Raises:
             Killed: it died before that.
         """
-        task: asyncio.Task[T] = self._loop.create_task(coroutine)
+        task = self._within(coroutine)
         either: list[asyncio.Future[Any]] = [task, self._died]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if task.done() and not task.cancelled():
             return task.result()
         task.cancel()
         raise Killed
+
+    async def answer(
+        self, method: str, path: str, secret: str, body: bytes = b"", content_type: bytes = api.JSON
+    ) -> api.Answer:
+        """The API's answer to a request; see `call` and `api.call`."""
+        return await self.call(api.call(self._app, method, path, secret, body, content_type))
 
     def lanes(self) -> list[LaneStatus]:
         return self.dispatcher.lanes.statuses()
@@ -175,6 +220,11 @@ class Process:
 
     async def stop(self) -> bool:
         """In order, as a signal makes the service end; whether all that was delivered could be settled."""
+        settled = await self._within(self._stop())
+        await self.kill()
+        return settled
+
+    async def _stop(self) -> bool:
         self._duties.cancel()
         await self.dispatcher.stop(_DRAIN_S)
         for provider in self.providers.values():
@@ -184,15 +234,14 @@ class Process:
                 await asyncio.gather(self._dispatching, return_exceptions=True)
         except TimeoutError:
             pass
-        settled = self._dispatching.done() and not self._dispatching.cancelled()
-        await self.kill()
-        return settled
+        return self._dispatching.done() and not self._dispatching.cancelled()
 
     async def kill(self) -> None:
         """At once: from now on nothing is written, sent or answered. What was synced is in the file."""
         self.alive = False
         self._workers.die()
         self._network.die()
+        self._loop.resume(self.life)
         if not self._died.done():
             self._died.set_result(None)
         await asyncio.sleep(0)

@@ -16,8 +16,9 @@ import ngh2
 import structlog
 from msgspec import Struct
 
-from tests.simulator import actors
+from tests.simulator import misfortunes, operators, producers, users
 from tests.simulator.accounts import check_record
+from tests.simulator.api import Secrets
 from tests.simulator.guard import nothing_real
 from tests.simulator.judge import Invariant, Violation
 from tests.simulator.loop import VirtualLoop
@@ -26,10 +27,17 @@ from tests.simulator.plan import PRODUCERS, Plan, make_plan
 from tests.simulator.template import deterministic_signatures, template
 from tests.simulator.trace import Trace
 from tests.simulator.world import World
+from tocsin.domain.events import UserId
+from tocsin.store.records import Query
 
 DRAIN_BOUND_S: Final = 25 * 60.0
 """So long after the last fault has ended every delivery has its end: the longest back-off is a quarter of an hour,
 and a key whose token was changed too often is paused for 20 minutes."""
+
+
+_SEARCH_BOUND_S: Final = 60.0
+"""So long after everything is settled the search is up to date."""
+_SEARCHED_OWNERS: Final = 5
 
 
 class Run(Struct):
@@ -50,22 +58,24 @@ class Run(Struct):
     troubles: frozenset[str]
 
 
-def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False) -> Run:
+def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, most_callbacks: int | None = None) -> Run:
     """One simulation. Nothing in it comes from anywhere but the seed.
 
     Args:
         plan: in place of the seed's own.
         keep_all: keep every line of the trace, not only the last ones.
+        most_callbacks: it violates `Invariant.TIME` when it needs more.
     """
     made = template()
     started_s = time.perf_counter()
     directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=_fast_directory()))
     loop = VirtualLoop(Random(f"{seed}:loop"))
+    loop.most_callbacks = most_callbacks
     try:
-        shutil.copytree(made / "emulator", directory / "emulator")
+        shutil.copytree(made.directory / "emulator", directory / "emulator")
         for name in ("tocsin.db", "tocsin.db.key"):
-            shutil.copy(made / name, directory / name)
-        simulation = Simulation(plan or make_plan(seed), directory, loop, keep_all=keep_all)
+            shutil.copy(made.directory / name, directory / name)
+        simulation = Simulation(plan or make_plan(seed), directory, loop, made.secrets, keep_all=keep_all)
         with ExitStack() as held:
             held.enter_context(deterministic_signatures())
             held.enter_context(_logs_go_to(simulation.trace))
@@ -103,10 +113,11 @@ def _emulator_may_fail_to_close(kind: type[BaseException] | None, *_: Any) -> bo
 
 
 class Simulation:
-    def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, *, keep_all: bool) -> None:
+    def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, secrets: Secrets, *, keep_all: bool) -> None:
         self._plan = plan
         self._directory = directory
         self._loop = loop
+        self._secrets = secrets
         self._drained_s = 0.0
         self._world: World | None = None
         self.trace = Trace(loop.time, keep_all=keep_all)
@@ -114,7 +125,7 @@ class Simulation:
     async def run(self) -> None:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.when_stuck = self._no_time_passes
-        world = self._world = World(self._plan, self._directory, self.trace)
+        world = self._world = World(self._plan, self._directory, self.trace, self._secrets)
         ended = world.judge.ended
         self.trace("plan", f"{sorted(self._plan.troubles)}, bad provider {self._plan.bad_provider}")
         async with AsyncExitStack() as held:
@@ -133,15 +144,17 @@ class Simulation:
 
     async def _story(self, world: World) -> None:
         plan = self._plan
-        await actors.put_credentials(world)
-        await actors.register_everybody(world)
+        await operators.put_credentials(world)
+        await users.register_everybody(world)
         await asyncio.sleep(2)
-        acting = [actors.producer(world, str(number)) for number in range(PRODUCERS)]
+        acting = [producers.producer(world, str(number)) for number in range(PRODUCERS)]
         if plan.churn:
-            acting.append(actors.users(world))
+            acting.append(users.users(world))
         if "operator" in plan.troubles:
-            acting.append(actors.operator(world))
-        unlucky = self._act(world, actors.misfortune(world))
+            acting.append(operators.credentials(world))
+        if "letters" in plan.troubles:
+            acting.append(operators.letters(world))
+        unlucky = self._act(world, misfortunes.misfortune(world))
         tasks = [self._act(world, one) for one in acting]
         await asyncio.sleep(plan.fault_s)
         await self._mend(world, unlucky, tasks)
@@ -187,10 +200,36 @@ class Simulation:
         for id, accepted in model.accepted.items():
             record = await world.ask(lambda process, one=accepted: process.store.log.record(one.event.id))  # type: ignore[misc]
             check_record(judge, model, accepted, record, by_event.get(id, {}), world.all_troubles)
+        await self._search(world)
         for one in model.standing(Standing.REGISTERED):
             found = await world.ask(lambda process, one=one: process.store.registry.devices_of([one.owner]))  # type: ignore[misc]
             if one.phone.key not in [device.key for device in found.get(one.owner, [])]:
                 judge.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} is not registered any more")
+
+    async def _search(self, world: World) -> None:
+        """The search finds every event of some owners, and nothing else."""
+        by_owner: dict[UserId, set[str]] = {}
+        for accepted in world.model.accepted.values():
+            by_owner.setdefault(accepted.event.owner, set()).add(accepted.event.id)
+        began_s = self._loop.time()
+        while (state := await world.ask(lambda process: process.store.search.state())).behind_s or state.rebuilding:
+            await asyncio.sleep(1)
+            if self._loop.time() - began_s > _SEARCH_BOUND_S:
+                world.judge.violated(Invariant.FOUND, f"the search is behind by {state.behind_s:.0f} s: {state}")
+                return
+        for owner in sorted(by_owner)[:_SEARCHED_OWNERS]:
+            found: set[str] = set()
+            query, start = Query(owners=frozenset((owner,))), None
+            while True:
+                page = await world.ask(
+                    lambda process, query=query, start=start: process.store.search.find(query, 500, start=start)  # type: ignore[misc]
+                )
+                found.update(one.record.event.id for one in page.found)
+                if (start := page.next) is None:
+                    break
+            if found != by_owner[owner]:
+                missed, more = sorted(by_owner[owner] - found)[:3], sorted(found - by_owner[owner])[:3]
+                world.judge.violated(Invariant.FOUND, f"of {owner} the search misses {missed} and finds {more}")
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

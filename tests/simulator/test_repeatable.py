@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import random
 import socket
@@ -20,7 +21,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.simulator.guard import MEASURE_THEMSELVES, OURS, NotSimulated, nothing_real
-from tests.simulator.loop import VirtualLoop
+from tests.simulator.loop import LIFE, VirtualLoop
 from tests.simulator.plan import make_plan
 from tests.simulator.run import run_seed
 
@@ -38,6 +39,27 @@ def test_the_same_seed_makes_the_same_trace_byte_for_byte() -> None:
 
 def test_another_seed_makes_another_trace() -> None:
     assert run_seed(EVERY_KIND).digest != run_seed(EVERY_KIND + 1).digest
+
+
+def test_a_suspended_life_misses_nothing_and_does_it_all_in_order_when_it_goes_on() -> None:
+    done: list[str] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        context = contextvars.copy_context()
+        context.run(LIFE.set, "a life")
+        loop.call_later(1, done.append, "one", context=context)
+        loop.call_later(3, done.append, "three", context=context)
+        loop.call_later(2, done.append, "the world's")
+        loop.suspend("a life")
+        await asyncio.sleep(10)
+        assert done == ["the world's"]
+        loop.resume("a life")
+        await asyncio.sleep(1)
+
+    run(story)
+    assert done == ["the world's", "one", "three"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ A trouble affects the phones of its scope, and nobody else may feel it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from random import Random
 from typing import Any, Final
 
@@ -176,6 +176,11 @@ ROWS: Final[tuple[Row, ...]] = (
 )
 
 
+class Flooded(StrEnum):
+    URGENT = "urgent events"
+    BULK = "events that are not urgent"
+
+
 class Trouble(Struct, eq=False, kw_only=True):
     """Something that is wrong now, or was."""
 
@@ -190,6 +195,10 @@ class Trouble(Struct, eq=False, kw_only=True):
     recovery_s: float = 0.0
     refuses: bool = False
     fails: bool = False
+    floods: Flooded | None = None
+    """Of what so much is handed in that it waits; the others must not."""
+    kills: bool = False
+    """The provider calls tokens dead that live."""
     ended_s: float | None = None
     """When it ended (loop time)."""
 
@@ -254,6 +263,28 @@ def draw_trouble(
         recovery_s=row.recovery_s,
         refuses=row.refuses,
         fails=row.fails,
+    )
+
+
+def false_deaths(random: Random, provider: str, phones: Sequence[Phone], now_ms: int) -> Trouble | None:
+    """The provider calls living tokens dead: all of Google's, or one application's."""
+    own = [phone for phone in phones if phone.provider == provider and not phone.dead]
+    if not own:
+        return None
+    application = random.choice(own).application
+    if provider == "fcm":
+        match, fields = Match(provider="fcm"), {"status": 404, "reason": "UNREGISTERED"}
+    else:
+        match = Match(provider="apns", application=application)
+        fields = {"status": 410, "reason": "Unregistered", "timestamp": now_ms}
+    return Trouble(
+        name=f"{provider} calls living tokens dead",
+        scope=Scope.PROVIDER if provider == "fcm" else Scope.APPLICATION,
+        provider=provider,
+        application=application,
+        rule=Rule(match=match, rate=random.choice((0.3, 0.5, 1.0)), **fields),  # type: ignore[arg-type]
+        recovery_s=35.0,
+        kills=True,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar, cast
 
+from tests.simulator import api
 from tests.simulator.clocks import Clocks
 from tests.simulator.disk import Disk, copy_of_what_was_synced
 from tests.simulator.judge import Invariant, Judge
@@ -35,15 +36,18 @@ T = TypeVar("T")
 
 _UP_AGAIN_S: Final = 20.0
 """After a start: connections are opened, and what was left behind is claimed."""
+_AWAKE_AGAIN_S: Final = 3 * 60.0
+"""After it stood still, all requests that were out have failed at once, for which breakers open."""
 _TRY_AGAIN_S: Final = 0.5
 _ONLY_HERE: Final = ("apns", "fcm")
 
 
 class World:
-    def __init__(self, plan: Plan, directory: Path, trace: Trace) -> None:
+    def __init__(self, plan: Plan, directory: Path, trace: Trace, secrets: api.Secrets) -> None:
         self.plan = plan
+        self.secrets = secrets
         self.trace = trace
-        self.clocks = Clocks()
+        self.clocks = Clocks(plan.skew_s)
         self.loop = cast(VirtualLoop, asyncio.get_running_loop())
         self.model = Model(self.loop.time)
         self.troubles: list[Trouble] = []
@@ -80,7 +84,12 @@ class World:
             token_update_interval_s=plan.token_update_interval_s,
         )
         self.emulator = await held.enter_async_context(
-            start(options, clock=self.clocks.wall, random=self.random("emulator"), network=ProcessNetwork(self.network))
+            start(
+                options,
+                clock=self.clocks.provider,
+                random=self.random("emulator"),
+                network=ProcessNetwork(self.network),
+            )
         )
         add = self.emulator.inbox.add
 
@@ -101,6 +110,7 @@ class World:
             lease_s=plan.lease_s,
             max_backlog_events=10**6,
             max_backlog_bytes=10**9,
+            lifetime_s=plan.lifetime_s,
         )
         self.ports = {
             "apns": self._ports(urls["production"], urls["sandbox"]),
@@ -157,6 +167,16 @@ class World:
         await self._start_process(self.process.path)
         self.end(trouble)
 
+    async def suspend(self, seconds: float) -> None:
+        """Tocsin stands still, as by SIGSTOP; the rest of the world goes on."""
+        trouble = self.begin(Trouble(name="tocsin is suspended", scope=Scope.EVERYTHING, recovery_s=_AWAKE_AGAIN_S))
+        self.loop.suspend(self.process.life)
+        await asyncio.sleep(seconds)
+        self.loop.resume(self.process.life)
+        if seconds > self.plan.lease_s / 2:
+            self.model.crashes.append(self.loop.time())
+        self.end(trouble)
+
     async def ask(self, call: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
         """What tocsin answers, in this life or a later one: who gets no answer, or a refusal for now, asks again."""
         while True:
@@ -165,6 +185,26 @@ class World:
                 return await self.process.call(call(self.process))
             except (Killed, WriteFailure):
                 await asyncio.sleep(_TRY_AGAIN_S)
+
+    async def request(
+        self, method: str, path: str, secret: str, body: bytes = b"", *, content_type: bytes = api.JSON, ok: int = 200
+    ) -> Any:
+        """What the API answers (JSON), in this life or a later one. Who gets no answer, or is told that it is not
+        possible for now, asks again; any other answer is a violation."""
+        while True:
+            await self._up.wait()
+            try:
+                answer = await self.process.answer(method, path, secret, body, content_type)
+            except Killed:
+                await asyncio.sleep(_TRY_AGAIN_S)
+                continue
+            if answer.status == ok:
+                return answer.json() if answer.body else None
+            if answer.status != 503 or not answer.headers.get(b"retry-after", b"").isdigit():
+                text = answer.body[:500].decode(errors="replace")
+                self.judge.violated(Invariant.ANSWERS, f"{method} {path}: {answer.status} {text}")
+                await self.loop.create_future()  # the simulation ends
+            await asyncio.sleep(_TRY_AGAIN_S)
 
     # -- troubles ------------------------------------------------------------------------------------------------------
 
@@ -220,7 +260,7 @@ class World:
     def kill_phone(self, phone: Phone, registered_ms: int) -> None:
         """From now on its provider says that the token is dead."""
         phone.dead, phone.dead_from_s = True, self.loop.time()
-        phone.dead_since_ms = max(self.clocks.now_ms(), registered_ms + 1)
+        phone.dead_since_ms = max(self.clocks.provider_now_ms(), registered_ms + 1)
         self.trace("dies", repr(phone))
         self.judge.phone_changed(phone)
         self.apply()
@@ -235,6 +275,15 @@ class World:
         self.trace("clock", f"set by {offset_s - self.clocks.offset_s:+.1f} s")
         self.clocks.offset_s = offset_s
         self.judge.trouble_began(Trouble(name="the clock was set", scope=Scope.EVERYTHING))
+
+    def set_own_clock(self, offset_s: float) -> None:
+        """Tocsin's alone."""
+        self.trace("clock", f"tocsin's alone is set to {offset_s:+.1f} s")
+        self.clocks.own_offset_s = offset_s
+
+    @property
+    def clocks_agree(self) -> bool:
+        return not self.plan.skew_s and not self.plan.troubles & {"clock", "hours"}
 
     # -- credentials ---------------------------------------------------------------------------------------------------
 

@@ -51,8 +51,8 @@ _DEVICES = [apns_device(owner=f"00000000-0000-4000-8000-{number:012d}") for numb
 _TOPICS = ["", "voip", "wrong"]
 
 
-def _delivery(device: Device, lane: str, topic: str) -> Delivery:
-    event = make_event(device.owner)
+def _delivery(device: Device, lane: str, topic: str, message: str) -> Delivery:
+    event = make_event(device.owner, message=message)
     item = OpenItem(Item(event, Handle()), Content(event))
     return Delivery(item.content, device, Route("apns", APPLICATION, lane, "production", topic), item=item, tries=0)
 
@@ -95,10 +95,14 @@ class LaneModel(RuleBasedStateMachine):
             self.finished += 1
         self.park(lane.to_park())
 
-    @rule(devices=st.lists(st.sampled_from(_DEVICES), max_size=30), topic=st.sampled_from(_TOPICS))
-    def comes(self, devices: list[Any], topic: str) -> None:
+    @rule(
+        devices=st.lists(st.sampled_from(_DEVICES), max_size=30),
+        topic=st.sampled_from(_TOPICS),
+        message=st.sampled_from(("fax_new", "dialplan_callreverse_start")),
+    )
+    def comes(self, devices: list[Any], topic: str, message: str) -> None:
         self.now += 0.001
-        made = [_delivery(device, self.lane.name, topic) for device in devices]
+        made = [_delivery(device, self.lane.name, topic, message) for device in devices]
         self.offered += len(made)
         self.offer(made)
 

@@ -57,6 +57,28 @@ def test_a_room_of_one_is_the_others_every_fourth_time_so_that_urgent_events_nev
     assert taken.count("fax_new") == 3
 
 
+def test_an_urgent_event_takes_the_place_of_another_in_a_lane_that_is_full() -> None:
+    """It was parked, and came back only when the flood was over."""
+    lane = make_lane(Clock(), in_flight=1, waiting=20)
+    others = [delivery() for _ in range(30)]
+    assert lane.offer(others) == others[20:]
+    urgent = [delivery("dialplan_callreverse_start") for _ in range(3)]
+    assert lane.offer([delivery(), *urgent])[-3:] == others[19:16:-1], "the newest of the others are parked"
+    assert lane.waiting == 20
+    assert lane.take() == urgent[:1]
+
+
+def test_the_others_keep_a_quarter_of_a_lane_that_urgent_events_fill() -> None:
+    lane = make_lane(Clock(), in_flight=1, waiting=20)
+    lane.offer([delivery("dialplan_callreverse_start") for _ in range(30)])
+    others = [delivery() for _ in range(10)]
+    parked = lane.offer(others)
+    assert [one for one in parked if one in others] == others[5:]
+    assert len(parked) == 10
+    more = [delivery("dialplan_callreverse_start") for _ in range(9)]
+    assert lane.offer(more) == more
+
+
 def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> None:
     clock = Clock()
     lane = make_lane(clock)

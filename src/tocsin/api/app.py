@@ -27,6 +27,7 @@ from tocsin.api.needs import NEEDS, check_complete
 from tocsin.api.own_pages import OwnPages
 from tocsin.api.problems import problem_response
 from tocsin.api.response_headers import with_usual_headers
+from tocsin.ingest.batch import Ingest
 from tocsin.ingest.tracing import IngestTraces
 from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
@@ -45,12 +46,13 @@ def create_app(
     metrics: CollectorRegistry | None = None,
     verifier: Verifier | None = None,
     limits: Limits | None = None,
+    ingest: Ingest | None = None,
     health_only: bool = False,
     traces: IngestTraces | None = None,
 ) -> Litestar:
     """The API as an ASGI application. `rules` are those of the configured providers; without `metrics` there is no
-    `/metrics`, without `verifier` there are only tocsin's own sessions, and without `limits` its own are used. With
-    `health_only` it has health and metrics alone, for a process that only delivers.
+    `/metrics`, without `verifier` there are only tocsin's own sessions, and without `limits` or `ingest` its own are
+    used. With `health_only` it has health and metrics alone, for a process that only delivers.
 
     Raises:
         LookupError: it is not said of a route who may call it.
@@ -65,7 +67,12 @@ def create_app(
         settings=settings, convention=in_force, registry=store.registry, credentials=store.credentials, rules=rules
     )
     event_routes = events.EventRoutes(
-        settings=settings, limits=limits, store=store, rules=rules, accepted=delivery.accepted, traces=traces
+        settings=settings,
+        limits=limits,
+        store=store,
+        ingest=ingest or Ingest(settings, rules),
+        accepted=delivery.accepted,
+        traces=traces,
     )
     admin = admin_router(settings=settings, store=store, delivery=delivery, rules=rules, events=event_routes)
     failures = Failures(problem_response, {push.PATH: in_force.refused})

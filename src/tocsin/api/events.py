@@ -30,7 +30,6 @@ from tocsin.domain.events import Event, EventId
 from tocsin.ingest.batch import Batch, Ingest
 from tocsin.ingest.errors import Violation, conflict
 from tocsin.ingest.tracing import IngestTraces
-from tocsin.providers.rules import RuleBook
 from tocsin.settings import Settings
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.ports import CommitUnknown, EventIdConflict, Store
@@ -87,12 +86,12 @@ class EventRoutes(Shared):
         settings: Settings,
         limits: Limits,
         store: Store,
-        rules: RuleBook,
+        ingest: Ingest,
         accepted: Callable[[Sequence[Event]], None],
         traces: IngestTraces | None = None,
     ) -> None:
         """`accepted` is told how many events were ingested."""
-        self._ingest = Ingest(settings, rules)
+        self._ingest = ingest
         self._max_bytes = settings.ingest.max_bytes
         self._timeout_s = settings.server.request_timeout_s
         self._limits = limits

@@ -47,23 +47,27 @@ class Claiming:
         """What is new, and of each lane what is due, as far as the lane has room."""
         items = await self._queue.claim(self._most_items)
         self._most_items = min(CLAIM_ITEMS, self._most_items * 5 // 4)
-        due = await self._schedule.due()
-        if due:
-            now_ms = self._now_ms()
-            rooms = {lane: self._lanes.room(lane) for lane, due_ms in due.items() if due_ms <= now_ms}
-            rooms = {lane: room for lane, room in rooms.items() if room}
-            if rooms:
-                share = _DUE_DELIVERIES // len(rooms)
-                size_bytes = min([self._lanes.room_bytes(lane) for lane in rooms])
-                try:
-                    items += await self._schedule.claim_due(
-                        {lane: max(1, min(room, share)) for lane, room in rooms.items()}, size_bytes
-                    )
-                except BaseException:
-                    await self._queue.release(items)
-                    raise
+        try:
+            items += await self._claim_due()
+        except BaseException:
+            await self._queue.release(items)
+            raise
         self._metrics.claimed(len(items))
         return items
+
+    async def _claim_due(self) -> list[Item]:
+        due = await self._schedule.due()
+        if not due:
+            return []
+        now_ms = self._now_ms()
+        rooms = {lane: self._lanes.room(lane) for lane, due_ms in due.items() if due_ms <= now_ms}
+        rooms = {lane: room for lane, room in rooms.items() if room}
+        if not rooms:
+            return []
+        share = _DUE_DELIVERIES // len(rooms)
+        size_bytes = min([self._lanes.room_bytes(lane) for lane in rooms])
+        wanted = {lane: max(1, min(room, share)) for lane, room in rooms.items()}
+        return await self._schedule.claim_due(wanted, size_bytes)
 
     async def give_back(self, items: Sequence[Item], kept: int) -> None:
         """There is no room for these, only for `kept` of those that came with them: they are claimed again when there

@@ -23,7 +23,7 @@ from tocsin.delivery.ramp import Ramp
 from tocsin.domain.events import URGENT
 from tocsin.domain.outcomes import Outcome, RetryLater
 from tocsin.domain.routes import LaneState, LaneStatus, Route
-from tocsin.domain.urgency import Turns, divide
+from tocsin.domain.urgency import Turns, divide, reserved
 
 log = structlog.get_logger(__name__)
 
@@ -138,15 +138,38 @@ class Lane:
         if not room and sizes and self.pauses.room() and not self.waiting:
             self.share.take(sizes[0])  # the probe, even when what hangs has left no room
             room = 1
+        full: Sequence[Delivery] = ()
         if room < len(deliveries):
             full, deliveries = deliveries[room:], deliveries[:room]
-            self.unsent(*full)
-            rejected += full
         now = self._clock()
         for delivery in deliveries:
             delivery.queued_at = now
             (self._urgent if delivery.content.event.message in URGENT else self._others).append(delivery)
+        if full:
+            rejected += self._take_places(full)
         return rejected
+
+    def _take_places(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """There is no room for these. Urgent ones take the places of the newest others, but for a quarter; the others
+        take places of urgent ones, up to that quarter. Else a flood of the ones would keep the others in the store
+        until its end. Returns those that have no place now."""
+        now, without = self._clock(), []
+        kept = reserved(len(self._urgent) + len(self._others), 0)
+        for delivery in deliveries:
+            mine, theirs, may = self._others, self._urgent, len(self._others) < kept
+            if delivery.content.event.message in URGENT:
+                mine, theirs, may = self._urgent, self._others, len(self._others) > kept
+            if may and theirs:
+                displaced = theirs.pop()
+                without.append(displaced)
+                self.share.give_back(displaced.size_bytes)
+                if self.share.take_first([delivery.size_bytes]):
+                    delivery.queued_at = now
+                    mine.append(delivery)
+                    continue
+            without.append(delivery)
+        self.unsent(*without)
+        return without
 
     def wait_s(self, delivery: Delivery) -> float:
         """For how long to park a delivery that the lane has not taken."""

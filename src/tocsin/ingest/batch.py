@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -78,15 +79,16 @@ class Batch:
 
 
 class Ingest:
-    """Makes a `Batch` of a request's body: gives the events their ids, times and lifetimes."""
+    """Makes a `Batch` of a request's body: gives the events their ids, times and lifetimes. `randbytes` is what the ids
+    are made with."""
 
-    def __init__(self, settings: Settings, rules: RuleBook) -> None:
+    def __init__(self, settings: Settings, rules: RuleBook, randbytes: Callable[[int], bytes] = os.urandom) -> None:
         self._rules = rules
         self._max_events = settings.ingest.max_events
         self._lifetimes_ms = {
             message: int(settings.delivery.lifetime(message).total_seconds() * 1000) for message in MESSAGES
         }
-        self._ids = EventIds()
+        self._ids = EventIds(randbytes)
 
     def one(self, body: bytes, now_ms: int, origin: Origin | None = None) -> Batch:
         """One event, as a batch of one. Without an `origin` it begins now, and gets an id that nobody has had.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 from tocsin.domain.events import EventId
@@ -19,7 +20,8 @@ class EventIds:
     a batch cheap: 0.2 µs each. A clock that is set back does not break the order: the last millisecond stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, randbytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._randbytes = randbytes
         self._ms = -1
         self._prefix = ""
         self._counter = _COUNTER_END
@@ -33,7 +35,7 @@ class EventIds:
         return [EventId(f"{prefix}{counter:012x}") for counter in range(start, start + count)]
 
     def _begin(self, ms: int) -> None:
-        random = int.from_bytes(os.urandom(10), "big")
+        random = int.from_bytes(self._randbytes(10), "big")
         rand_a, rand_b, start = random & 0xFFF, random >> 12 & 0x3FFF, random >> 26 & (_COUNTER_END >> 1) - 1
         self._ms = ms
         self._prefix = f"{ms >> 16 & 0xFFFFFFFF:08x}-{ms & 0xFFFF:04x}-7{rand_a:03x}-{0x8000 | rand_b:04x}-"

@@ -187,7 +187,11 @@ class Schedule(Protocol):
     """What is parked: deliveries that wait for their lane, or for their time."""
 
     async def due(self) -> Mapping[str, int]:
-        """The lanes that have parked deliveries, with the earliest time at which some of each are due."""
+        """The lanes that have parked deliveries, with the earliest time at which some of each are due.
+
+        Raises:
+            StoreUnavailable: the wall clock was set back, and the due times could not be moved with it.
+        """
 
     async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = 2**31) -> list[Item]:
         """Take, of each lane named, items that are due: with up to that many targets and `size_bytes` of content

@@ -95,6 +95,10 @@ class PostgresSchedule:
     # -- ports.Schedule ------------------------------------------------------------------------------------------------
 
     async def due(self) -> Mapping[str, int]:
+        if self._claims.set_back_ms:
+            # Here, too: by times that are late by that much, nothing would be claimed.
+            async with self._claiming:
+                await self._move_with_the_clock()
         return self._due
 
     async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES) -> list[Item]:
@@ -159,12 +163,19 @@ class PostgresSchedule:
 
     # -- within --------------------------------------------------------------------------------------------------------
 
+    async def _move_with_the_clock(self) -> None:
+        by_ms, self._claims.set_back_ms = self._claims.set_back_ms, 0
+        if by_ms:
+            try:
+                await self.bring_forward(by_ms)
+            except BaseException:
+                self._claims.set_back_ms += by_ms
+                raise
+
     async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
-            if self._claims.set_back_ms:
-                by_ms, self._claims.set_back_ms = self._claims.set_back_ms, 0
-                await self.bring_forward(by_ms)
+            await self._move_with_the_clock()
             now_ms, due = self._now_ms(), self._due
             wanted = {lane: room for lane, room in lanes.items() if room > 0 and due.get(lane, now_ms + 1) <= now_ms}
             if not wanted:
