@@ -27,7 +27,7 @@ from tests.support.sqlite import SqliteStores
 
 from tocsin.domain.credentials import Credential
 from tocsin.store.ports import StoreUnavailable
-from tocsin.store.records import Backlog, State
+from tocsin.store.records import Backlog, Role, State
 from tocsin.store.sqlite import claim_sql
 from tocsin.store.sqlite.connection import raw
 from tocsin.store.sqlite.store import SqliteStore
@@ -348,6 +348,7 @@ async def test_a_store_known_to_be_damaged_acknowledges_nothing_and_still_settle
 ) -> None:
     store = await damaged(stores, clocks)
     (held,) = await claim(store, 1, {})
+    credential = Credential("apns", "x", b"secret", False, 0)
     with pytest.raises(StoreUnavailable, match="damaged"):
         await claim_everything(store)
     for refused in (
@@ -357,6 +358,13 @@ async def test_a_store_known_to_be_damaged_acknowledges_nothing_and_still_settle
         store.registry.restore("apns", TOKEN, 100),
         store.registry.release_quarantine("x", 100),
         store.registry.purge_quarantine("x"),
+        store.access.create_key(Role.PRODUCER, "fax", None),
+        store.access.create_session(OWNER, None),
+        store.access.revoke_key("key_1"),
+        store.access.revoke_session("ses_1"),
+        store.credentials.put(credential),
+        store.credentials.remove("apns", "x"),
+        store.credentials.rewrap(),
     ):
         with pytest.raises(StoreUnavailable, match="damaged"):
             await refused

@@ -16,6 +16,7 @@ from msgspec import Struct
 from tests.torture.chaos import LEASE_S, Chaos
 from tests.torture.disk import Disk
 from tests.torture.http_client import Client, NoResponse
+from tests.torture.operators import Operator
 from tests.torture.processes import APPLICATION, Emulator, Server
 from tests.torture.producers import BadProducer, Pace, Producer
 from tests.torture.sent_events import SentEvents
@@ -46,6 +47,8 @@ class Plan(Struct, frozen=True):
     """How long the backlog may take to become empty afterwards."""
     backlog: int
     """The server's bound: a flood is to reach it."""
+    command_every_s: float
+    """How long the operator waits between two commands, on average."""
     long_stops: int
     """How often the server is stopped for longer than its lease."""
     fetch_s: float
@@ -55,10 +58,28 @@ class Plan(Struct, frozen=True):
 
 
 QUICK: Final = Plan(
-    events=6000, users=60, load_s=34, kills=6, drain_s=90, backlog=1500, long_stops=1, fetch_s=60, most_s=240
+    events=6000,
+    users=60,
+    load_s=34,
+    kills=6,
+    drain_s=90,
+    backlog=1500,
+    command_every_s=2.0,
+    long_stops=1,
+    fetch_s=60,
+    most_s=240,
 )
 LONG: Final = Plan(
-    events=110_000, users=300, load_s=360, kills=54, drain_s=80, backlog=8000, long_stops=3, fetch_s=100, most_s=560
+    events=110_000,
+    users=300,
+    load_s=360,
+    kills=54,
+    drain_s=80,
+    backlog=8000,
+    command_every_s=2.0,
+    long_stops=3,
+    fetch_s=100,
+    most_s=560,
 )
 
 
@@ -121,11 +142,14 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         sent = SentEvents()
         pace = Pace(plan.events, plan.load_s)
         chaos = Chaos(server, emulator, disk, users, pace, random.Random(rng.random()), say)
-        await _load_and_chaos(plan, chaos, pace, sent, users, server.port, secret, rng)
+        operator = Operator(server, emulator, users, directory, chaos.counts, random.Random(rng.random()), say)
+        await _load_and_chaos(plan, chaos, operator, pace, sent, users, server.port, secret, rng)
         say("the load has ended; one more kill, then waiting until the backlog is empty")
         await chaos.kill()
         await chaos.end()
         errors = await _wait_until_empty(plan, server, Client(server.private_port))
+        await operator.check()
+        errors += operator.errors
         say("the backlog is empty; asking for every event")
         waking.cancel()
         reports = await _fetch_reports(plan, server.port, secret, sent, errors)
@@ -174,6 +198,7 @@ def _make_users(plan: Plan, rng: random.Random) -> dict[str, list[Device]]:
 async def _load_and_chaos(
     plan: Plan,
     chaos: Chaos,
+    operator: Operator,
     pace: Pace,
     sent: SentEvents,
     users: list[User],
@@ -194,6 +219,7 @@ async def _load_and_chaos(
     async with asyncio.TaskGroup() as others:
         others.create_task(bad.run(finished))
         others.create_task(chaos.change_tokens(finished))
+        others.create_task(operator.run(finished, plan.command_every_s))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 chaos.run(until=time.monotonic() + plan.load_s, kills=plan.kills - 1, long_stops=plan.long_stops)

@@ -98,6 +98,7 @@ class SqliteAccess:
     async def _insert(
         self, table: Table, hashed: bytes, holder: Session | ApiKey, change: Change, **as_stored: str | None
     ) -> None:
+        self._database.refuse_if_damaged()
         values = {field: getattr(holder, field) for field in holder.__struct_fields__} | as_stored
         note = self._audit.recording()
 
@@ -109,6 +110,7 @@ class SqliteAccess:
         await self._database.write_with(write)
 
     async def _revoke(self, table: Table, id_or_secret: str, action: Action) -> bool:
+        self._database.refuse_if_damaged()
         named = or_(table.c.id == id_or_secret, table.c.hash == hash_of(id_or_secret))
         note = self._audit.recording()
 

@@ -53,6 +53,7 @@ class SqliteCredentials:
         return known
 
     async def put(self, credential: Credential) -> None:
+        self._database.refuse_if_damaged()
         provider, account = credential.provider, credential.account
         sealed = self._sealer.seal(identity(provider, account), credential.content)
         note = self._audit.recording()
@@ -71,6 +72,7 @@ class SqliteCredentials:
         self._changed(provider)
 
     async def remove(self, provider: str, account: str) -> bool:
+        self._database.refuse_if_damaged()
         note = self._audit.recording()
 
         def remove(driver: sqlite3.Connection) -> bool:
@@ -85,6 +87,7 @@ class SqliteCredentials:
         return removed
 
     async def rewrap(self) -> int:
+        self._database.refuse_if_damaged()
         note = self._audit.recording()
 
         def rewrap(driver: sqlite3.Connection) -> tuple[int, list[str]]:
