@@ -32,6 +32,7 @@ def main() -> int:
     which.add_argument("--seeds", type=int, metavar="COUNT", help="so many, from --first on")
     which.add_argument("--quick", action="store_true", help=f"other seeds each time, for {_QUICK_S:g} s")
     parser.add_argument("--first", type=int, default=1, help="the first of --seeds")
+    parser.add_argument("--minutes", type=float, help="end --seeds early, with what was tried by then")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
     parser.add_argument("--with", dest="by", metavar="JSON", help="what of the plan of --seed is another")
     parser.add_argument("--bug", choices=sorted(BY_NAME), help="with this bug seeded: some seed must find it")
@@ -41,7 +42,8 @@ def main() -> int:
         return _one(given.seed, bug, given.by or "{}", trace=given.trace)
     first = secrets.randbelow(10**9) if given.quick else given.first
     seeds = count(first) if given.quick else range(first, first + given.seeds)
-    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else None)
+    minutes_s = None if given.minutes is None else 60 * given.minutes
+    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else minutes_s)
 
 
 def _one(seed: int, bug: Bug | None, by: str, *, trace: bool) -> int:
