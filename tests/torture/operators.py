@@ -91,7 +91,9 @@ class Operator:
 
     async def _restore(self) -> None:
         device = self._rng.choice(self._rng.choice(self._users).devices)
-        await self._command("device", "restore", device.token)
+        file = self._directory / "token"
+        file.write_text(device.token)
+        await self._command("device", "restore", "--token-file", str(file))
 
     async def _release(self) -> None:
         await self._command("quarantine", "release", APPLICATION)
