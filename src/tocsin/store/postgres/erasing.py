@@ -57,14 +57,8 @@ _DELETE_IDS: Final = "DELETE FROM event_id WHERE id = ANY($1::uuid[])"
 _BLANK_SIGNALS: Final = "UPDATE signal SET body = $2 WHERE position($1 IN body) > 0"
 _HARMLESS: Final = msgspec.json.encode(AccessRevoked()).decode()
 
-# Where a user's row would be found by the owner's column.
-_OF_OWNER: Final = {
-    "device": "owner = $1",
-    "removal": "owner = $1",
-    "session": "owner = $1",
-    "pseudonym": "owner = $1",
-    "kept": "owner = $1",
-}
+_OF_OWNER: Final = ("device", "removal", "session", "pseudonym", "kept")
+"""Where a user's row would be found by the owner's column."""
 # Where a text may name the user: the table's key, and what is searched.
 _TEXTS: Final = {
     "job": ("seq", "arguments"),
@@ -184,8 +178,8 @@ async def has_rows(connection: Connection, owner: UserId) -> list[str]:
     """The tables that have a row of the user's."""
     return [
         table
-        for table, condition in _OF_OWNER.items()
-        if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {condition})", owner)
+        for table in _OF_OWNER
+        if await connection.fetchval(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE owner = $1)", owner)
     ]
 
 
