@@ -50,7 +50,7 @@ async def test_a_message_larger_than_what_was_asked_for_is_told_apart(bus: Bus, 
 
 async def test_a_consumer_that_is_not_there_and_one_that_is_deleted_meanwhile_are_gone(bus: Bus, consumer: str) -> None:
     async with Pull(bus.client, STREAM, "missing", Ask(3, None, 5.0)) as pull:
-        with pytest.raises(ConsumerGone):
+        with pytest.raises(ConsumerGone, match=r"^nobody answers for the consumer$"):
             await pull.take()
     async with Pull(bus.client, STREAM, consumer, Ask(3, None, 5.0)) as pull:
         taking = asyncio.create_task(pull.take())

@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from tocsin.settings import Nats
+from tocsin.sources.cancelling import cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -80,8 +81,7 @@ async def connect(settings: Nats, connected: Callable[[bool], None]) -> Client:
     finally:
         giving_up.cancel()
         if not client.is_connected:
-            connecting.cancel()
-            await asyncio.gather(connecting, return_exceptions=True)
+            await cancelled(connecting)
             await _close(client)
 
 

@@ -19,6 +19,7 @@ from tocsin.ingest.batch import Batch, Ingest, Origin
 from tocsin.ingest.errors import IngestError, conflict, larger_than_the_backlog, too_many_bytes
 from tocsin.ingest.tracing import Ingestion, IngestTraces
 from tocsin.settings import Nats
+from tocsin.sources.cancelling import end_where_cancelled
 from tocsin.sources.consumers import Consumer, StreamIs
 from tocsin.sources.identity import by_message_id, by_sequence, derived_ids
 from tocsin.sources.pulling import Ask, Pull, Stalled
@@ -118,6 +119,7 @@ class Consumption:
             except Stopping:
                 await self._tell(pull.gathered, Msg.nak)
                 raise
+            end_where_cancelled()
             self._heard()
         self._heard()
 

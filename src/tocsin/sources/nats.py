@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 from tocsin.ingest.batch import Ingest
 from tocsin.ingest.tracing import IngestTraces
 from tocsin.settings import Nats, Settings
+from tocsin.sources.cancelling import end_where_cancelled
 from tocsin.sources.connecting import CannotConnect, connect
 from tocsin.sources.consumers import Consumer, StreamIs, acknowledged, consumers_of, ensure, look_at_stream
 from tocsin.sources.consumption import Consumption
@@ -205,7 +206,9 @@ class NatsSource:
                 raise ConsumerGone(f"consumer {consumer.name!r} was deleted; it is made again") from None
             except Exception as error:
                 log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=told(error))
+                end_where_cancelled()
                 continue
+            end_where_cancelled()
             self._failures = 0
             if self._status.mended("stream"):
                 log.info("the stream can be used again", stream=stream.name)

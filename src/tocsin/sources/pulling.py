@@ -125,8 +125,11 @@ class Pull:
             return
         self.ended = True
         self.too_large = not self._received and status == _CONFLICT and said.lower().startswith(_TOO_LARGE)
-        if status == _NO_RESPONDERS or said.lower().startswith(_GONE):
-            self._error = ConsumerGone(said or "nobody answers for the consumer")
+        if status == _NO_RESPONDERS:
+            # The client's description is wrong there: it has the header that follows (nats-server 2.15).
+            self._error = ConsumerGone("nobody answers for the consumer")
+        elif said.lower().startswith(_GONE):
+            self._error = ConsumerGone(said)
         elif status not in (_NO_MESSAGES, _TIMEOUT, _CONFLICT):
             self._error = PullRefused(f"{status} {said}".strip())
         elif status == _CONFLICT and said.lower().startswith("exceeded max"):
