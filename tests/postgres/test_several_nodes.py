@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
 
 import pytest
 from tests.contract.support import OWNER, TOKEN, claim, done, ids, parked, registration
@@ -10,6 +11,7 @@ from tests.postgres.nodes import FRESH_S, Nodes, event_of, owners, until
 from tests.support.postgres import connections_are_gone
 
 from tocsin.store.ports import StoreUnavailable, WriteFailure
+from tocsin.store.postgres.fresh import Stream
 from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
 from tocsin.store.records import Item, TokenDeleted
@@ -228,3 +230,176 @@ async def test_nodes_do_all_of_this_by_themselves(nodes: Nodes) -> None:
     assert len(await one.nodes()) == 0
     await other.abandon()
     await until(lambda: len(one.ownership.held) == LOGS, 60)
+
+
+async def settle_all(store: PostgresStore) -> int:
+    """Claim and settle whatever this node has; how many."""
+    store.queue.look_again()
+    items = await claim(store, 1000, {})
+    assert await store.queue.settle([done(item) for item in items]) == [True] * len(items)
+    return len(items)
+
+
+async def test_a_node_whose_session_ends_while_it_gives_logs_up_counts_nothing_of_them_any_more(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await nodes.open()
+    other = await nodes.open()
+    real = one.ownership._unlock
+
+    async def unlock(logs: Sequence[int]) -> None:
+        await terminate(nodes, one)
+        await real(logs)
+
+    monkeypatch.setattr(one.ownership, "_unlock", unlock)
+    with pytest.raises(WriteFailure):  # noqa: PT012 (the first time marks them, the second releases them)
+        while True:
+            await one.rebalance()
+    monkeypatch.undo()
+    await one.come_back()
+    await nodes.share(one, other)
+    events = [event_of(one, owner) for owner in owners(100)]
+    await other.queue.append(events)
+    await one.look_after()
+    assert await settle_all(one) + await settle_all(other) == 100
+    for node in (one, other):
+        await node.beat()
+    for node in (one, other):
+        await node.look_after()
+        assert (await node.queue.backlog()).events == 0
+
+
+async def test_a_node_whose_session_is_lost_while_it_waits_to_send_what_it_takes_does_not_hold_it(
+    nodes: Nodes,
+) -> None:
+    """Its locks are gone with the session on which they were taken: others may have taken the logs since."""
+    one, other = await nodes.open(), await nodes.open()
+    await nodes.share(one, other)
+    await other.abandon()
+    application = other._session_target.application
+    async with asyncio.timeout(30):
+        while await nodes.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = $1", application):
+            await asyncio.sleep(0.01)
+
+    one.ownership._fresh_s = 2.0
+    held = len(one.ownership.held)
+    taking = asyncio.ensure_future(one.ownership.take(LOGS))
+    entered = f"SELECT 1 FROM log WHERE node = {one.ownership.node} HAVING count(*) > {held}"
+    async with asyncio.timeout(30):
+        while not await nodes.execute(entered):
+            await asyncio.sleep(0.01)
+    await terminate(nodes, one)
+    await one.come_back()
+    with pytest.raises(WriteFailure):
+        await taking
+    assert len(one.ownership.held) == held
+    third = await nodes.open()
+    await nodes.share(one, third)
+    assert one.ownership.held.keys().isdisjoint(third.ownership.held.keys())
+    assert len(one.ownership.held) + len(third.ownership.held) == LOGS
+
+
+async def test_a_takeover_that_fails_halfway_is_done_again_and_nothing_is_counted_twice(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await nodes.open(), await nodes.open()
+    await nodes.share(one, other)
+    await one.queue.append([event_of(one, owner) for owner in owners(100)])
+    await other.abandon()
+
+    async def fail(streams: Sequence[int]) -> list[Stream]:
+        raise StoreUnavailable("the connection to the database was lost")
+
+    async with asyncio.timeout(60):
+        monkeypatch.setattr(one._fresh, "look", fail)
+        with pytest.raises(WriteFailure):  # noqa: PT012 (when the locks are free is up to the server)
+            while True:
+                await one.beat()
+                await one.rebalance()
+        monkeypatch.undo()
+        await one.rebalance()
+        assert len(one.ownership.held) == LOGS
+    assert await settle_all(one) == 100
+    assert (await one.queue.backlog()).events == 0
+
+
+async def test_what_another_node_settles_of_a_log_just_given_up_is_not_left_in_the_backlog(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await nodes.open()
+    await one.queue.append([event_of(one, owner) for owner in owners(100)])
+    assert (await one.queue.backlog()).events == 100
+    other = await nodes.open()
+    real = one._backlog.taken
+
+    async def taken(streams: Sequence[int], sign: int = 1) -> None:
+        if sign < 0:
+            await other.rebalance()
+            await settle_all(other)
+        await real(streams, sign)
+
+    monkeypatch.setattr(one._backlog, "taken", taken)
+    await nodes.share(one, other)
+    await settle_all(one)
+    await settle_all(other)
+    for node in (one, other):
+        await node.queue.backlog()  # counts what has come
+        assert node._backlog.own_events == 0
+
+
+async def test_a_duty_that_fails_unexpectedly_begins_again_on_a_new_session(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await nodes.open(duties=True, fresh_s=1.0)
+    await until(one.queue.may_send)
+    real, failed = one.ownership.take_again, asyncio.Event()
+
+    async def take_again() -> list[int]:
+        if not failed.is_set():
+            failed.set()
+            raise KeyError(0)
+        return await real()
+
+    monkeypatch.setattr(one.ownership, "take_again", take_again)
+    await terminate(nodes, one)
+    await asyncio.wait_for(failed.wait(), 30)
+    await until(lambda: one.session is not None and one.session.is_connected and one.queue.may_send())
+    assert len(one.ownership.held) == LOGS
+
+
+async def test_a_new_session_is_taken_up_only_when_what_is_under_way_with_the_logs_has_ended(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await nodes.open()
+    await nodes.open()
+    real = one.ownership.release
+    coming_back: list[asyncio.Task[None]] = []
+
+    async def release(logs: Collection[int]) -> None:
+        await terminate(nodes, one)
+        coming_back.append(asyncio.create_task(one.come_back()))
+        await asyncio.sleep(0.3)
+        assert not coming_back[0].done()
+        await real(logs)
+
+    monkeypatch.setattr(one.ownership, "release", release)
+    with pytest.raises(WriteFailure):  # noqa: PT012 (the first time marks them, the second releases them)
+        while True:
+            await one.rebalance()
+    await coming_back[0]
+    assert len(one.ownership.held) == LOGS // 2
+
+
+async def test_what_was_settled_before_it_was_counted_is_in_no_backlog_afterwards(nodes: Nodes) -> None:
+    """A look at the backlog counts what has come since the one before: some of it may be settled by then."""
+    one, other = await nodes.open(), await nodes.open()
+    await nodes.share(one, other)
+    await one.queue.append([event_of(one, owner) for owner in owners(100)])
+    assert await settle_all(one) == 50
+    one._is_counted = False  # as where some of its logs are lost
+    await one.rebalance()
+    await one.queue.backlog()
+    assert one._backlog.own_events == 0
+    assert await settle_all(other) == 50
+    await other.queue.give_up(list(other.ownership.held))
+    assert other._backlog.own_events == 0

@@ -3,6 +3,7 @@ theirs."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -43,6 +44,8 @@ class PostgresBacklog(BacklogBound):
         """What this process has appended since: the transaction's number, events and bytes."""
         self._others = (0, 0)
         self._day = 0
+        self._counting = asyncio.Lock()
+        """What is counted, and up to which transaction, changes together."""
 
     async def measure(self, events: int, size_bytes: int) -> None:
         self._events, self._bytes = await self._database.read(lambda one: count(one, ALL_STREAMS, _BEYOND))
@@ -55,35 +58,43 @@ class PostgresBacklog(BacklogBound):
         self.is_followed = True
 
     async def taken(self, streams: Sequence[int], sign: int = 1) -> None:
-        """These streams have become this node's, or (`sign` -1) are not any more."""
-        events, size = await self._database.read(lambda one: count(one, streams, self._counted_to))
-        self._own(sign * events, sign * size)
+        """These streams have become this node's, or (`sign` -1) are not any more. Nothing is changed where it fails."""
+        async with self._counting:
+            events, size = await self._database.read(lambda one: count(one, streams, self._counted_to))
+            self._own(sign * events, sign * size)
 
-    async def count_new(self, streams: Sequence[int], day: int) -> None:
-        """Count what has come since the last time, by whichever process. `day` is today."""
-        counted_to, since_day, self._day = self._counted_to, min(self._day, day) - 1, day
+    async def recount(self, session: Session, streams: Callable[[], Sequence[int]]) -> None:
+        """What this node has counted of its streams is not reliable. They are counted on the session on which it
+        settles: no settlement is done and not noted meanwhile. Nothing is changed where it fails."""
+
+        async def look(connection: Connection) -> tuple[int, int, int]:
+            to: int = await connection.fetchval(f"SELECT {_XMIN}")
+            return to, *await count(connection, streams(), to)
+
+        async with self._counting:
+            to, events, size = await session.run(look, transaction=False)
+            self._own(events - self.own_events, size - self.own_bytes)
+            self._counted(to)
+
+    async def count_new(self, streams: Callable[[], Sequence[int]], day: int) -> None:
+        """Count what has come to this node's streams since the last time, by whichever process. `day` is today."""
+        async with self._counting:
+            await self._count_new(streams(), day)
+
+    async def _count_new(self, streams: Sequence[int], day: int) -> None:
+        counted_to, since_day = self._counted_to, min(self._day, day) - 1
         to, events, size = await self._database.read(lambda one: one.fetchrow(_NEW, streams, counted_to, since_day))
-        if counted_to != self._counted_to:
-            return  # it was counted meanwhile
-        self._counted_to = to
+        self._day = day
         self._own(events, int(size))
-        for _, own_events, own_bytes in (one for one in self._appended if one[0] < to):
-            self._events -= own_events
-            self._bytes -= own_bytes
+        self._counted(to)
+
+    def _counted(self, to: int) -> None:
+        """Everything below this transaction is counted with its log: not as something appended any more."""
+        self._counted_to = to
+        for _, events, size in (one for one in self._appended if one[0] < to):
+            self._events -= events
+            self._bytes -= size
         self._appended = [one for one in self._appended if one[0] >= to]
-
-    async def recount(self, session: Session, streams: Sequence[int], day: int) -> None:
-        """Events of these streams, which are this node's, may have gone without being settled. They are counted on the
-        session, where nothing is settled meanwhile. `day` is today."""
-
-        async def recount(connection: Connection) -> tuple[int, int]:
-            # What is settled already may not have been counted yet.
-            await self.count_new(streams, day)
-            own_events, own_bytes = self.own_events, self.own_bytes
-            events, size = await count(connection, streams, self._counted_to)
-            return events - own_events, size - own_bytes
-
-        self._own(*await session.run(recount, transaction=False))
 
     async def ask_others(self, node: int) -> None:
         events, size = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))
@@ -105,10 +116,6 @@ class PostgresBacklog(BacklogBound):
         self.own_events -= len(sizes)
         self.own_bytes -= sum(sizes)
         super().finished(sizes)
-
-    def forget_own(self) -> None:
-        """Logs were lost: what is left is counted anew."""
-        self._own(-self.own_events, -self.own_bytes)
 
     def _own(self, events: int, size_bytes: int) -> None:
         self.own_events += events

@@ -102,15 +102,18 @@ class FreshEvents:
 
     # -- which streams -------------------------------------------------------------------------------------------------
 
-    async def take(self, streams: Sequence[int]) -> None:
-        """These have become this node's: they are read from where everything was settled."""
+    async def look(self, streams: Sequence[int]) -> list[Stream]:
+        """From where these are to be read, which become this node's: everything before is settled."""
 
         async def look(connection: Connection) -> tuple[int, Sequence[tuple[int, int, int, int]]]:
             return await connection.fetchval(_NEXT_XID), await connection.fetch(_LOW, streams)
 
         until, rows = await self._database.read(look)
-        for number, day, xid, seq in rows:
-            self._streams[number] = Stream(number, day, xid, seq, until, open={})
+        return [Stream(number, day, xid, seq, until, open={}) for number, day, xid, seq in rows]
+
+    def take(self, streams: Iterable[Stream]) -> None:
+        """These are this node's from now on."""
+        self._streams.update({stream.number: stream for stream in streams})
 
     def drop(self, streams: Collection[int]) -> None:
         for number in streams:

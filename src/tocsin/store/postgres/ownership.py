@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from tocsin.store.ports import StoreUnavailable
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.places import LOGS, streams_of
 from tocsin.store.postgres.session import NODE_LOCKS, Session
@@ -91,14 +92,21 @@ class Ownership:
         """
         free = [log for log in range(LOGS) if log not in self.held]
         self._random.shuffle(free)
+        session = self._session.number
         taken = [row[0] for row in await self._locked(free, most)]
         if not taken:
             return []
-        rows = await self._session.run(lambda one: one.fetch(_ENTER, taken, self.node), transaction=False)
+        try:
+            rows = await self._session.run(lambda one: one.fetch(_ENTER, taken, self.node), transaction=False)
+        except Exception:
+            self._session.end("logs were locked, and could not be entered")
+            raise
         limit_s = 1.5 * self._fresh_s
         wait_s = max((self._wait_s(row["released"], row["age_s"], limit_s) for row in rows), default=0.0)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+        if session != self._session.number:
+            raise StoreUnavailable("the session that has locked these logs is lost")
         self.held.update({row["number"]: Held(row["epoch"]) for row in rows})
         return taken
 
@@ -123,9 +131,15 @@ class Ownership:
         async def release(connection: Connection) -> None:
             await connection.execute(_RELEASE, numbers, self.node)
 
-        if numbers:
+        if not numbers:
+            return
+        try:
             await self._session.run(release)
             await self._unlock(numbers)
+        except Exception:
+            # A lock that is left would keep every node from this log for as long as the session lives.
+            self._session.end("logs could not be released")
+            raise
 
     async def take_again(self, tries: int = 10, every_s: float = 0.1) -> list[int]:
         """After the session was lost: take what is still this node's by its epoch; returns the logs that are lost.

@@ -107,25 +107,37 @@ class PostgresQueue:
     # -- logs that come and go -----------------------------------------------------------------------------------------
 
     async def take_over(self, logs: Sequence[int]) -> None:
-        """These logs are this node's now: read what is not settled of them."""
+        """These logs are this node's now: read what is not settled of them. Where it fails, nothing is changed, and
+        they are among `not_taken_over`."""
         streams = [stream for log in logs for stream in streams_of(log)]
-        # Counted anew up to now: what came to these logs before may be settled already.
-        await self._bound.count_new(self._fresh.numbers(), day_of(self._clock.now_ms()))
-        await self._bound.taken(streams)
-        await self._fresh.take(streams)
         newest_ms = await self._database.read(lambda one: one.fetchval(_NEWEST_ACCEPTED, streams))
         # An event from the future: the clock was set back while nobody held its log.
         if newest_ms is not None and (ahead_ms := newest_ms - self._clock.now_ms()) > TOLERATED_MS:
             await self._schedule.bring_forward(ahead_ms, streams)
         else:
             await self._schedule.refresh()
+        # Counted anew up to now: what came to these logs before may be settled already.
+        await self._bound.count_new(self._fresh.numbers, day_of(self._clock.now_ms()))
+        found = await self._fresh.look(streams)
+        await self._bound.taken(streams)
+        self._fresh.take(found)
         self._claims.something.set()
 
+    def not_taken_over(self) -> list[int]:
+        """Logs that are this node's and are to stay so, and that it does not read."""
+        read = set(self._fresh.numbers())
+        held = self._ownership.held.items()
+        return [log for log, one in held if not one.leaving and read.isdisjoint(streams_of(log))]
+
     async def give_up(self, logs: Sequence[int]) -> None:
-        """These logs are not this node's any more."""
+        """Read and count nothing more of these logs, of which nothing is out. They are to be released afterwards: what
+        another node settles of them is then not among what was counted here."""
+        # What was settled of them is counted by now, and is not subtracted twice.
+        await self._bound.count_new(self._fresh.numbers, day_of(self._clock.now_ms()))
+        read = set(self._fresh.numbers())
+        streams = [stream for log in logs for stream in streams_of(log) if stream in read]
         self.lost(logs)
-        await self._bound.taken([stream for log in logs for stream in streams_of(log)], -1)
-        await self._schedule.refresh()
+        await self._bound.taken(streams, -1)
 
     def lost(self, logs: Sequence[int]) -> None:
         """Somebody else may hold these by now: nothing of them may be sent any more."""
@@ -205,7 +217,7 @@ class PostgresQueue:
 
     async def backlog(self) -> Backlog:
         if self._bound.is_followed:
-            await self._bound.count_new(self._fresh.numbers(), day_of(self._clock.now_ms()))
+            await self._bound.count_new(self._fresh.numbers, day_of(self._clock.now_ms()))
         else:
             await self._bound.measure(0, 0)
         return self._bound.now()

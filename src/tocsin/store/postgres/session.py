@@ -32,6 +32,8 @@ class Session:
         self._watched: Watched | None = None
         self._one_at_a_time = asyncio.Lock()
         self.failure: str | None = None
+        self.number = 0
+        """Of the session that there is, or was last: a lock that was taken on another one is gone."""
 
     @property
     def is_connected(self) -> bool:
@@ -46,6 +48,7 @@ class Session:
             self.failure = sentence(error)
             raise told(error) from None
         self._watched, self.failure = watched, None
+        self.number += 1
 
     async def run(
         self, job: Callable[[Connection], Awaitable[T]], *, transaction: bool = True, wait_s: float | None = None

@@ -142,6 +142,10 @@ class PostgresStore:
         self._read_signals = asyncio.Event()
         self._noticing = asyncio.Lock()
         self._ahead_to = 0
+        self._changing_hands = asyncio.Lock()
+        """Held while logs are taken, given up, or taken up on a new session: one of them after the other."""
+        self._is_counted = True
+        """Whether the backlog counts exactly what this node's logs hold."""
 
     def now_ms(self) -> int:
         return self.clock.now_ms()
@@ -290,8 +294,12 @@ class PostgresStore:
     async def rebalance(self) -> None:
         """Take as many logs as are this node's share, and give up what is more: a log is given up when nothing of it is
         out. Raises WriteFailure."""
-        if not self._options.delivers:
-            return
+        if self._options.delivers:
+            async with self._changing_hands:
+                await self._rebalance()
+
+    async def _rebalance(self) -> None:
+        await self._count_again()
         held, share = self.ownership.held, await self.ownership.fair_share()
         staying = [number for number, one in held.items() if not one.leaving]
         for number in staying[share:]:
@@ -304,12 +312,22 @@ class PostgresStore:
             session = self.session
             assert session is not None
             await session.run(self._fresh.write_low_water)
-            await self.ownership.release(going)
+            try:
+                await self.queue.give_up(going)
+            except Exception:
+                self._is_counted = False
+                raise
+            try:
+                await self.ownership.release(going)
+            finally:
+                self.registry.forget()
+            await self.schedule.refresh()
+        if len(staying) < share:
+            await self.ownership.take(share - len(staying))
+        # Those that were taken now, and those whose takeover has failed before.
+        if unread := self.queue.not_taken_over():
             self.registry.forget()
-            await self.queue.give_up(going)
-        if len(staying) < share and (taken := await self.ownership.take(share - len(staying))):
-            self.registry.forget()
-            await self.queue.take_over(taken)
+            await self.queue.take_over(unread)
 
     async def look_after(self) -> None:
         """What is to be done once a second. Raises WriteFailure."""
@@ -335,7 +353,24 @@ class PostgresStore:
         assert session is not None
         self.freshness.failed()
         self.database.renew()
-        await session.connect()
+        async with self._changing_hands:
+            await session.connect()
+            try:
+                lost = await self._take_up(session)
+            except Exception:
+                # On a session that was not taken up in full locks may be missing, though logs count as held.
+                session.end("the session could not be taken up")
+                raise
+            log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
+            self.registry.forget()
+            self.access.forget()
+            self.credentials.forget()
+            self.queue.lost(lost)
+            self._is_counted = self._is_counted and not lost
+            await self._count_again()
+
+    async def _take_up(self, session: Session) -> list[int]:
+        """Be on this session the node that it was on the one before; returns the logs that are lost."""
         name = f"{socket.gethostname()}:{os.getpid()}"
         again = partial(
             nodes.register_again,
@@ -350,22 +385,26 @@ class PostgresStore:
         except StoreError as error:
             session.end(str(error))
             raise StoreUnavailable(str(error)) from None
-        lost = await self.ownership.take_again()
-        log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
-        self.registry.forget()
-        self.access.forget()
-        self.credentials.forget()
-        self.queue.lost(lost)
-        if lost:
-            self._backlog.forget_own()
-            await self._backlog.taken(self._fresh.numbers())
-            await self.schedule.refresh()
+        return await self.ownership.take_again()
 
     async def _recount(self, logs: Collection[int]) -> None:
         """Events of these logs are gone that waited."""
-        if self.session is not None and any(log in self.ownership.held for log in logs):
-            await self._backlog.recount(self.session, self._fresh.numbers(), day_of(self.now_ms()))
-            await self.schedule.refresh()
+        if any(log in self.ownership.held for log in logs):
+            self._is_counted = False
+            await self._count_again()
+
+    async def _count_again(self) -> None:
+        """Where it is not certain what this node's logs hold."""
+        session = self.session
+        if session is None or self._is_counted:
+            return
+        self._is_counted = True
+        try:
+            await self._backlog.recount(session, self._fresh.numbers)
+        except Exception:
+            self._is_counted = False
+            raise
+        await self.schedule.refresh()
 
     async def _revive(self, revived: Revived) -> None:
         own = [counted for number, counted in revived.logs.items() if number in self.ownership.held]
@@ -408,12 +447,15 @@ class PostgresStore:
 
     def _task(self, duty: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
         async def kept() -> None:
-            try:
-                await duty()
-            except Exception:
-                # Without its duties a node must not go on: it sends nothing once no heartbeat is fresh.
-                log.exception("a duty of the store has failed", duty=name)
-                raise
+            while True:
+                try:
+                    await duty()
+                except Exception:
+                    # Without its duties a node would send nothing, and keep what it has from others.
+                    log.exception("a duty of the store has failed; it begins again", duty=name)
+                    if self.session is not None:
+                        self.session.end("a duty of the store has failed")
+                    await asyncio.sleep(_LOOK_AFTER_EVERY_S)
 
         return asyncio.create_task(kept(), name=name)
 
