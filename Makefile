@@ -8,11 +8,12 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 	--annotation-style line
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-fast judges check format lock bench bench-quick torture torture-quick simulate \
-	simulate-quick power-loss power-loss-quick fuzz fuzz-quick screenshots wheel sbom clean
+.PHONY: help venv demo demo-cluster test test-fast judges check format lock bench bench-quick torture torture-quick \
+	torture-cluster torture-cluster-quick simulate simulate-quick power-loss power-loss-quick fuzz fuzz-quick \
+	screenshots wheel sbom clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## the environment in .venv, with everything pinned by hash
 
@@ -38,6 +39,9 @@ $(STAMP): requirements/dev.txt pyproject.toml requirements/runtime.in
 
 demo: $(STAMP)  ## the product at work: a server, an Apple and a Google on this machine, and phones that ring
 	@$(BIN)/tocsin demo
+
+demo-cluster: $(STAMP)  ## a whole cluster: PostgreSQL with a standby, NATS, four nodes; two of all that are killed
+	@$(BIN)/python -m tests.cluster.demo $(ARGS)
 
 # Files of tests are shared between the cores: the tests of one file stay together, with the servers that they start.
 TEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -73,6 +77,12 @@ torture: $(STAMP)  ## crashes, full disks and broken links, for a long time
 
 torture-quick: $(STAMP)  ## the same, for a short time
 	$(BIN)/python -m tests.torture --quick
+
+torture-cluster: $(STAMP)  ## a cluster under load while nodes, PostgreSQL and NATS are killed, stopped and cut off
+	$(BIN)/python -m tests.cluster.torture --full
+
+torture-cluster-quick: $(STAMP)  ## the same, for a minute
+	$(BIN)/python -m tests.cluster.torture --quick
 
 SEEDS ?= 2000
 FIRST ?= 1

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
+from tests.support.children import end_with_parent
 from tests.torture.processes import free_ports
 
 _PROGRAM = Path(sys.executable).parent / "nats-server"
@@ -47,7 +48,12 @@ class NatsServer:
 
     def spawn(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([_PROGRAM, "-c", self._config], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [_PROGRAM, "-c", self._config],
+                stdout=log,
+                stderr=log,
+                preexec_fn=end_with_parent(signal.SIGKILL),
+            )
 
     async def ready(self) -> None:
         deadline = time.monotonic() + _READY_S
@@ -56,6 +62,11 @@ class NatsServer:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             await asyncio.sleep(0.05)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to it: SIGSTOP, SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL."""

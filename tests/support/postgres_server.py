@@ -7,7 +7,7 @@ that ends. `initdb` refuses root, so root runs it as another user, in a director
 from __future__ import annotations
 
 import atexit
-import ctypes
+import contextlib
 import functools
 import os
 import pwd
@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.children import children_of, end_with_parent, remove_shared_memory
+
 _START_S: Final = 60.0
 _STOP_S: Final = 30.0
-_PR_SET_PDEATHSIG: Final = 1
 SUPERUSER: Final = "tocsin"
 
 FAST: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -46,11 +46,17 @@ class PostgresServer:
             run("initdb", "-D", self.data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
 
     @classmethod
-    def copy_of(cls, primary: PostgresServer, settings: Mapping[str, str]) -> PostgresServer:
+    def copy_of(
+        cls, primary: PostgresServer, settings: Mapping[str, str], *, port: int | None = None
+    ) -> PostgresServer:
         """A standby that follows a primary which runs, not started yet."""
         data = directory_for_servers() / "data"
-        run("pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast", "--no-sync")
-        return cls(settings, data=data)
+        try:
+            run("pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast", "--no-sync")
+        except BaseException:
+            shutil.rmtree(data.parent, ignore_errors=True)
+            raise
+        return cls(settings, data=data, port=port)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
@@ -72,7 +78,7 @@ class PostgresServer:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent(signal.SIGQUIT),
             cwd=self.directory,
             **_as_user(),
         )
@@ -91,6 +97,31 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(_STOP_S)
+
+    def kill(self) -> None:
+        """SIGKILL of all its processes at once, as when its machine is lost: where the first process alone is killed,
+        the others go on for a moment."""
+        if self._process is not None and self._process.poll() is None:
+            self.send(signal.SIGSTOP)
+            self.send(signal.SIGKILL)
+            self._process.wait(_STOP_S)
+            # By it PostgreSQL tells whether a server still runs on this directory. Line 7: its key and its number.
+            shared = (self.data / "postmaster.pid").read_text().split("\n")[6].split()
+            remove_shared_memory(int(shared[1]))
+        self._process = None
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to each of its processes: SIGSTOP, SIGCONT."""
+        assert self._process is not None
+        # The first one alone makes others: stopped first, it makes none that are missed.
+        self._process.send_signal(number)
+        for child in children_of(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -187,12 +218,6 @@ def _works(installation: Path) -> bool:
         return subprocess.run(asked, capture_output=True, cwd="/", **_as_user()).returncode == 0
     except OSError:
         return False
-
-
-def _end_with_parent() -> None:
-    """Runs in the child: whatever ends the tests ends the server."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from tests.torture.disk import Disk
 from tests.torture.http_client import Client, Response
+from tests.torture.journal import JournalReader
 from tests.torture.processes import Emulator, Server
 from tests.torture.run import prepare
 from tests.torture.sent_events import SentEvent, SentEvents, marker_of
@@ -28,9 +29,9 @@ class RunningSystem:
         self.directory = directory
         self._settings = settings
         self._rng = random.Random(directory.name)
-        self._read = 0
         self._received: dict[str, list[str]] = {}
         self.emulator = Emulator(directory / "emulator")
+        self._journal = JournalReader(self.emulator.journal)
         self._processes: list[Emulator | Server] = [self.emulator]
         self._sent = SentEvents()
 
@@ -97,15 +98,8 @@ class RunningSystem:
 
     def received(self) -> dict[str, list[str]]:
         """The ids of the pushes that were received, by the marker of their event."""
-        if self.emulator.journal.exists():
-            with self.emulator.journal.open("rb") as journal:
-                journal.seek(self._read)
-                for line in journal:
-                    if not line.endswith(b"\n"):
-                        break
-                    self._read += len(line)
-                    push = msgspec.json.decode(line)
-                    self._received.setdefault(marker_of(push["data"]), []).append(push["id"])
+        for push in self._journal.read_new():
+            self._received.setdefault(marker_of(push["data"]), []).append(push["id"])
         return self._received
 
     async def all_received(self, events: Iterable[SentEvent], within_s: float = 20.0) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.bus import bus_on, nats_settings
+from tests.support.nats import nats_server
 from tests.support.postgres import MASTER_KEY, drop_database, new_database
 from tests.support.postgres_server import PostgresServer, remove, shared_server
 from tests.system.running_system import RunningSystem, eventually
-from tests.torture.processes import Server
+from tests.torture.processes import Server, free_ports
 
 
 @pytest.fixture
@@ -169,26 +171,38 @@ async def test_commands_work_beside_a_server_and_without_one(system: RunningSyst
     command("store", "check")
 
 
-async def test_a_server_answers_503_while_its_database_is_gone_and_goes_on_when_it_is_back(
+async def test_while_its_database_is_gone_a_server_answers_503_and_the_bus_keeps_what_is_published_until_it_is_back(
     tmp_path: Path,
 ) -> None:
     # A process that is killed loses nothing of what it has written, synced or not.
-    own = PostgresServer({"fsync": "off"}).start()
-    system = RunningSystem(tmp_path, on(own.url()))
-    try:
-        await system.open()
-        user = await system.user()
-        await system.all_received(await system.send(user, 5), 60)
-        own.stop(signal.SIGQUIT)
-        refused = await system.post(system.events(user, 1))
-        assert refused.status == 503, refused
-        assert await system.problems()
-        own.start()
-        await eventually(lambda: _is_ready(system), 60, system.explain)
-        await system.all_received(await system.send(user, 5), 60)
-    finally:
-        system.close()
-        remove(own)
+    # On a port that the system gives to nobody else while it is down.
+    own = PostgresServer({"fsync": "off"}, port=free_ports(1)).start()
+    async with nats_server(tmp_path / "nats") as nats, bus_on(nats) as bus:
+        source = nats_settings(nats).model_dump(mode="json", exclude_none=True)
+        system = RunningSystem(tmp_path, on(own.url()) | {"sources.nats": source})
+        try:
+            await system.open()
+            user = await system.user()
+            await system.all_received(await system.send(user, 5), 60)
+            # The client waits for 15 s, which is less than `server.request_timeout_s`.
+            own.send(signal.SIGSTOP)
+            refused = await system.post(system.events(user, 1))
+            assert refused.status == 503, refused
+            own.kill()
+            refused = await system.post(system.events(user, 1))
+            assert refused.status == 503, refused
+            assert await system.problems()
+            published = system.events(user, 20)
+            for event in published:
+                await bus.publish(event.body)
+            own.start()
+            await system.all_received(published, 90)
+            await eventually(lambda: _is_ready(system), 60, system.explain)
+            await eventually(bus.is_done, 60, system.explain)
+            await system.all_received(await system.send(user, 5), 60)
+        finally:
+            system.close()
+            remove(own)
 
 
 async def _is_ready(system: RunningSystem) -> bool:

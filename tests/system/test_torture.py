@@ -1,4 +1,4 @@
-"""The short run of `python -m tests.torture`; docs/torture.md describes it."""
+"""The short runs of `tests.torture` and `tests.cluster.torture`; docs/torture.md and torture-cluster.md say more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,16 @@ from tests.torture.processes import ROOT, environment
 
 @pytest.mark.timeout(330)  # a minute where nobody else uses the machine
 def test_every_event_is_accounted_for_after_a_minute_of_kills_and_faults() -> None:
+    passes("tests.torture")
+
+
+def test_every_event_is_accounted_for_after_faults_of_nodes_database_and_bus_of_a_cluster() -> None:
+    passes("tests.cluster.torture")
+
+
+def passes(program: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "tests.torture", "--quick"],
+        [sys.executable, "-m", program, "--quick"],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,

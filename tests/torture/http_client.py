@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -35,10 +37,11 @@ class NoResponse(Exception):  # noqa: N818 (it says what is so)
 
 
 class Client:
-    """One connection at a time, kept open; a new one is opened when it fails."""
+    """One connection at a time, kept open; a new one is opened when it fails: to the next of `ports`, where there are
+    several."""
 
-    def __init__(self, port: int, secret: str = "") -> None:
-        self._port = port
+    def __init__(self, ports: int | Sequence[int], secret: str = "") -> None:
+        self._ports = deque([ports] if isinstance(ports, int) else ports)
         self._secret = secret
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -79,7 +82,7 @@ class Client:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 if self._streams is None:
-                    self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+                    self._streams = await asyncio.open_connection("127.0.0.1", self._ports[0])
                 reader, writer = self._streams
                 sent = cut_at is None or cut_at == len(request)
                 writer.write(request[:cut_at])
@@ -90,6 +93,7 @@ class Client:
                 response = await _read(reader)
         except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
             self.close()
+            self._ports.rotate(-1)
             raise NoResponse(type(error).__name__, sent=sent) from None
         except BaseException:
             self.close()

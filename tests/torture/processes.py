@@ -18,6 +18,9 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from tests.support.children import end_with_parent
+from tests.torture.journal import JournalReader
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 APPLICATION: Final = "39JSDKGJ38.de.cospace.app"
 VOIP_TOPIC: Final = "de.cospace.app.voip"
@@ -68,6 +71,7 @@ class _Process:
             stderr=subprocess.PIPE,
             env=environment(extra),
             cwd=self.log.parent,
+            preexec_fn=end_with_parent(signal.SIGKILL),
         )
         self.starts += 1
         assert self._process.stderr is not None
@@ -159,11 +163,7 @@ class Emulator(_Process):
 
     def accepted_pushes(self) -> list[dict[str, Any]]:
         """Every push that it accepted, in order, from its journal."""
-        if not self.journal.exists():
-            return []
-        decode = msgspec.json.Decoder().decode
-        with self.journal.open("rb") as lines:
-            return [decode(line) for line in lines if line.endswith(b"\n")]
+        return list(JournalReader(self.journal).read_new())
 
 
 class Server(_Process):

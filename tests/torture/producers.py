@@ -78,11 +78,12 @@ class Producer:
 
     async def _send(self, events: list[SentEvent], *, many: bool) -> None:
         """Repeat until there is a response. Without ids of the producer it is not repeated where it may be accepted."""
-        body, kind = (b"\n".join(event.body for event in events), NDJSON) if many else (events[0].body, JSON)
-        repeatable = events[0].event_id is not None
+        kind = NDJSON if many else JSON
+        repeatable, unknown = events[0].event_id is not None, False
         for event in events:
             event.sent_at = event.sent_at or time.time()
         while time.time() < self._until:
+            body = b"\n".join(event.body for event in events)
             try:
                 if self._rng.random() < _CUT:
                     self._sent.count("connections cut by the producer")
@@ -104,7 +105,11 @@ class Producer:
             if response.status != 503:
                 self._sent.wrong_responses.append(f"valid events: {response.status} {response.body[:300]!r}")
                 return
-            if self._rng.random() < 0.2:
+            if response.json()["type"].endswith("outcome-unknown"):
+                self._sent.count("outcomes unknown, repeated with the ids of the answer")
+                self._sent.unknown(events, response.json()["events"])
+                repeatable = unknown = True
+            if not unknown and self._rng.random() < 0.2:
                 self._pace.give_back(sum(event.accepted_at is None for event in events))
                 return  # not sent again: they were refused, and must not arrive
             await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), 0.5) * self._rng.random())
@@ -133,7 +138,11 @@ class BadProducer:
 
     async def _conflict(self) -> None:
         """The id of an event that is on record, with other content."""
-        known = [event for event in self._sent.events[-2000:] if event.accepted_at is not None and not event.invalid]
+        known = [
+            event
+            for event in self._sent.events[-2000:]
+            if event.accepted_at is not None and not (event.invalid or event.on_the_bus)
+        ]
         if known:
             event = self._make()
             body = msgspec.json.decode(event.body) | {"event_id": self._rng.choice(known).event_id}

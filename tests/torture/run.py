@@ -6,22 +6,22 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
 
+from tests.torture.afterwards import backlog, fetch_reports, report
 from tests.torture.chaos import LEASE_S, Chaos
 from tests.torture.disk import Disk
-from tests.torture.http_client import Client, NoResponse
+from tests.torture.http_client import Client
 from tests.torture.operators import Operator
 from tests.torture.processes import APPLICATION, Emulator, Server
 from tests.torture.producers import BadProducer, Pace, Producer
 from tests.torture.sent_events import SentEvents
-from tests.torture.users import Device, User, make_devices, new_owner
-from tests.torture.verification import Findings, Outages, verify
+from tests.torture.users import User, make_users
+from tests.torture.verification import Outages, verify
 from tocsin.domain.events import UserId
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
@@ -31,7 +31,6 @@ from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.records import Role
 
 PROJECT: Final = "tocsin-emulator"
-_FETCHED_AT_ONCE: Final = 16
 _WAKE_EVERY_S: Final = 3.0
 _LANES: Final = (f"apns:production:{APPLICATION}", f"apns:sandbox:{APPLICATION}", f"fcm:{PROJECT}")
 
@@ -101,6 +100,15 @@ async def prepare(server: Server, emulator: Emulator, owners: Iterable[str]) -> 
 
 async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], None]) -> tuple[bool, list[str]]:
     """Run `plan`, with its files in `directory`; returns whether every event is accounted for, and the report."""
+    return await within(plan.most_s, say, lambda note: _run(plan, seed, directory, note))
+
+
+async def within(
+    most_s: float,
+    say: Callable[[str], None],
+    run: Callable[[Callable[[str], None]], Awaitable[tuple[bool, list[str]]]],
+) -> tuple[bool, list[str]]:
+    """Run it with what it is to note its steps by; where it takes longer, give it up, and say at which step."""
     steps = ["starting"]
 
     def note(line: str) -> None:
@@ -108,12 +116,12 @@ async def torture(plan: Plan, seed: int, directory: Path, say: Callable[[str], N
         say(line)
 
     try:
-        async with asyncio.timeout(plan.most_s) as bound:
-            return await _run(plan, seed, directory, note)
+        async with asyncio.timeout(most_s) as bound:
+            return await run(note)
     except TimeoutError:
         if not bound.expired():
             raise
-        return False, [f"FAILED: given up after {plan.most_s:.0f} s; the last step was: {steps[-1]}"]
+        return False, [f"FAILED: given up after {most_s:.0f} s; the last step was: {steps[-1]}"]
 
 
 async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None]) -> tuple[bool, list[str]]:
@@ -125,14 +133,14 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         await emulator.start()
         server = Server(directory / "server", emulator, _settings(plan))
         stack.callback(server.close)
-        devices = _make_users(plan, rng)
+        devices = make_users(plan.users, rng)
         sessions, secret = await prepare(server, emulator, devices)
         users = [User(owner, sessions[owner], own) for owner, own in devices.items()]
         for user in rng.sample(users, len(users) // 6):
             user.changes_tokens = True
         disk = Disk(directory, server)
         await server.start()
-        waking = asyncio.create_task(_keep_waking(server))
+        waking = asyncio.create_task(keep_waking(server))
         stack.callback(waking.cancel)
         client = Client(server.port, secret)
         for user in users:
@@ -152,7 +160,7 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         errors += operator.errors
         say("the backlog is empty; asking for every event")
         waking.cancel()
-        reports = await _fetch_reports(plan, server.port, secret, sent, errors)
+        reports = await fetch_reports([server.port], secret, sent, plan.fetch_s, errors)
         client.close()
         say("stopping, and checking the store")
         errors += await _stop_and_check(server, emulator)
@@ -164,7 +172,7 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         errors.append(f"too little was tried: {chaos.kills} kills, {findings.counts['accepted']} events")
     for error in errors:
         findings.error("the end", error)
-    lines = _report(findings, chaos, sent, time.monotonic() - started)
+    lines = report(findings, chaos.counts, sent, f"{chaos.kills} kills", time.monotonic() - started)
     if not disk.shim:
         lines.insert(0, "No C compiler: the disk failed by a limit on file size alone.")
     if findings.errors:
@@ -179,20 +187,6 @@ def _settings(plan: Plan) -> dict[str, dict[str, Any]]:
         "apns": {"request_timeout_s": 1.0},
         "fcm": {"request_timeout_s": 1.0},
     }
-
-
-def _make_users(plan: Plan, rng: random.Random) -> dict[str, list[Device]]:
-    """Owners with their devices; every tenth shares a device with the one before."""
-    users: dict[str, list[Device]] = {}
-    before: list[Device] = []
-    for number in range(plan.users):
-        owner = new_owner(rng)
-        own = make_devices(owner, rng)
-        if number % 10 == 9:
-            shared = before[0]
-            own.append(Device(owner, shared.system, shared.token, shared.sandbox, shared.topic))
-        users[owner] = before = own
-    return users
 
 
 async def _load_and_chaos(
@@ -218,7 +212,7 @@ async def _load_and_chaos(
     bad = BadProducer(Client(port, secret), users, sent, random.Random(rng.random()))
     async with asyncio.TaskGroup() as others:
         others.create_task(bad.run(finished))
-        others.create_task(chaos.change_tokens(finished))
+        others.create_task(chaos.tokens.change(finished))
         others.create_task(operator.run(finished, plan.command_every_s))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
@@ -229,7 +223,7 @@ async def _load_and_chaos(
         loaded = True
 
 
-async def _keep_waking(server: Server) -> None:
+async def keep_waking(server: Server) -> None:
     """What failed often waits for minutes, and a rate pauses its lane for one: longer than the run has. As if somebody
     mended the credentials again and again, all of it is sent again at once."""
     while True:
@@ -261,42 +255,6 @@ async def _wait_until_empty(plan: Plan, server: Server, client: Client) -> list[
     return errors
 
 
-async def backlog(client: Client) -> int:
-    """Accepted events that are not settled, as the server counts them. `client` calls the private address."""
-    while True:
-        with contextlib.suppress(NoResponse):
-            response = await client.call("GET", "/metrics")
-            for line in response.body.decode().splitlines():
-                if line.startswith("tocsin_backlog_events "):
-                    return int(float(line.split()[1]))
-        await asyncio.sleep(0.1)
-
-
-async def _fetch_reports(plan: Plan, port: int, secret: str, sent: SentEvents, errors: list[str]) -> dict[str, Any]:
-    """`GET /api/events/{id}` for every event that was accepted; an error is added where that takes too long."""
-    ids = dict.fromkeys(event.event_id for event in sent.events if event.accepted_at is not None)
-    wanted = iter(ids)
-    reports: dict[str, Any] = {}
-
-    async def fetch() -> None:
-        client = Client(port, secret)
-        for id in wanted:
-            assert id is not None
-            with contextlib.suppress(NoResponse):  # an event without a report is an error of its own
-                response = await client.call("GET", f"/api/events/{id}")
-                if response.status == 200:
-                    reports[id] = msgspec.json.decode(response.body)
-        client.close()
-
-    try:
-        async with asyncio.timeout(plan.fetch_s), asyncio.TaskGroup() as tasks:
-            for _ in range(_FETCHED_AT_ONCE):
-                tasks.create_task(fetch())
-    except TimeoutError:
-        errors.append(f"{len(reports):,} of {len(ids):,} events could be asked for within {plan.fetch_s:.0f} s")
-    return reports
-
-
 async def _stop_and_check(server: Server, emulator: Emulator) -> list[str]:
     """Stop both with SIGTERM, and run `tocsin store check`; returns what is wrong."""
     errors = []
@@ -307,21 +265,3 @@ async def _stop_and_check(server: Server, emulator: Emulator) -> list[str]:
         errors.append(f"tocsin store check: {checked.stdout} {checked.stderr}")
     await asyncio.to_thread(emulator.terminate)  # which writes the last lines of its journal
     return errors
-
-
-def _report(findings: Findings, chaos: Chaos, sent: SentEvents, took_s: float) -> list[str]:
-    counts = findings.counts
-    lines: list[str] = []
-    for title, table in (
-        ("What failed", chaos.counts),
-        ("What the producers saw", sent.counts),
-        ("What became of the events", counts),
-    ):
-        lines += [title, *(f"  {count:>9,}  {what}" for what, count in sorted(table.items())), ""]
-    lines += [f"Latest push after a deletion was answered: {findings.latest_after_delete_s:.3f} s", ""]
-    summary = (
-        f"{counts['accepted']:,} events accepted, {chaos.kills} kills, {counts['deliveries owed']:,} deliveries owed, "
-        f"{counts.get('duplicates', 0):,} duplicates, {took_s:.0f} s"
-    )
-    lines.append(f"{'FAILED' if findings.errors else 'All accounted for'}: {summary}")
-    return lines + findings.lines()

@@ -26,6 +26,8 @@ class SentEvent(Struct, eq=False):
     """At least once it was sent completely, and no response came."""
     invalid: bool = False
     """It must never be accepted, even where its connection was cut."""
+    on_the_bus: bool = False
+    """A stream has accepted it; when tocsin takes it is not known."""
 
 
 class SentEvents:
@@ -63,6 +65,16 @@ class SentEvents:
             event.event_id = id
             if event.accepted_at is None:
                 event.accepted_at = now
+
+    def unknown(self, events: list[SentEvent], ids: list[str]) -> None:
+        """Note a 503 that does not know whether they were accepted: they are repeated with the ids that it gave."""
+        if len(ids) != len(events):
+            self.wrong_responses.append(f"outcome-unknown for {len(events)} events has {len(ids)} ids")
+        for event, id in zip(events, ids, strict=False):
+            if event.event_id is not None and event.event_id != id:
+                self.wrong_responses.append(f"{event.event_id}: outcome-unknown with another id, {id}")
+            event.event_id, event.unanswered = id, True
+            event.body = msgspec.json.encode(msgspec.json.decode(event.body) | {"event_id": id})
 
 
 def marker_of(data: dict[str, Any]) -> str:

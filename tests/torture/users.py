@@ -123,3 +123,17 @@ def make_devices(owner: str, rng: random.Random) -> list[Device]:
 
 def new_owner(rng: random.Random) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def make_users(count: int, rng: random.Random) -> dict[str, list[Device]]:
+    """Owners with their devices; every tenth shares a device with the one before."""
+    users: dict[str, list[Device]] = {}
+    before: list[Device] = []
+    for number in range(count):
+        owner = new_owner(rng)
+        own = make_devices(owner, rng)
+        if number % 10 == 9:
+            shared = before[0]
+            own.append(Device(owner, shared.system, shared.token, shared.sandbox, shared.topic))
+        users[owner] = before = own
+    return users

@@ -30,13 +30,23 @@ class Arrival(Struct, frozen=True):
     id: str
 
 
+class Disturbance(Struct, frozen=True):
+    """Something in a cluster by which another process may deliver what one has sent, or the answer of a settlement is
+    lost."""
+
+    what: str
+    began: float
+    ended: float
+
+
 class Outages(Struct, frozen=True):
-    """When the server did not run."""
+    """When the server did not run, and what else makes duplicates."""
 
     kills: Sequence[float]
     """The times at which it was killed."""
     stops: Sequence[tuple[float, float]]
     """From when to when it was stopped (SIGSTOP), each time for longer than its lease."""
+    disturbances: Sequence[Disturbance] = ()
 
 
 class Findings(Struct):
@@ -183,6 +193,15 @@ def _offered_again(before: float, after: float, began: float, ended: float) -> b
     return began - IN_TRANSIT_S <= before <= ended + IN_TRANSIT_S and after >= ended
 
 
+def _disturbance(before: float, after: float, disturbances: Sequence[Disturbance]) -> Disturbance | None:
+    """The first one by which a push may have been sent again: it was not on record when the disturbance came, or its
+    receipt was lost with it."""
+    for one in disturbances:
+        if one.began - IN_TRANSIT_S <= before <= one.ended + IN_TRANSIT_S and after >= one.began:
+            return one
+    return None
+
+
 def _at(attempt: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(attempt["at"]).timestamp()
 
@@ -207,6 +226,8 @@ def _duplicates(
             findings.count("duplicates after the server was killed")
         elif any(_offered_again(before.at, after.at, began, ended) for began, ended in outages.stops):
             findings.count("duplicates after the server was stopped longer than its lease")
+        elif found := _disturbance(before.at, after.at, outages.disturbances):
+            findings.count(f"duplicates after: {found.what}")
         elif causes := [at for at in unknown if before.at - IN_TRANSIT_S <= at <= after.at + 0.5]:
             unknown.remove(causes[0])  # one attempt without a response explains one more push
             findings.count("duplicates after the connection failed")
