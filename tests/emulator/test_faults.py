@@ -181,7 +181,7 @@ async def test_an_answer_can_be_delayed(harness: Harness) -> None:
     await _wait_for(immediate)
     assert not delayed.ended.is_set()
     await _wait_for(delayed)
-    assert 0.3 <= time.monotonic() - started < 0.8
+    assert 0.3 <= time.monotonic() - started < 5
     assert delayed.status == 200
 
 
@@ -191,7 +191,8 @@ async def test_latency_delays_every_answer_in_parallel(harness: Harness) -> None
     started = time.monotonic()
     answers = [connection.send(harness.push(), BODY) for _ in range(200)]
     await _wait_for(*answers)
-    assert 0.04 <= time.monotonic() - started < 0.5, "all at the same time"
+    # One after the other they would take eight seconds.
+    assert 0.04 <= time.monotonic() - started < 4, "all at the same time"
     assert {answer.status for answer in answers} == {200}
 
 
