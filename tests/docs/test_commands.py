@@ -185,6 +185,8 @@ def test_what_python_is_to_run_has_the_options_that_are_named(
     _, minus_m, module, *arguments = without_remark(command)
     assert minus_m == "-m"
     monkeypatch.setattr(sys, "argv", [module, "--help"])
+    for name in (module, f"{module}.__main__"):  # another test may have imported it
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code in (None, 0)

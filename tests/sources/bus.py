@@ -132,10 +132,11 @@ def nats_settings(*servers: NatsServer, **more: Any) -> Nats:
 class Taking:
     """A source that takes events, and what it has brought to the store."""
 
-    def __init__(self, source: NatsSource, store: SqliteStore, metrics: Metrics) -> None:
+    def __init__(self, source: NatsSource, store: SqliteStore, metrics: Metrics, running: asyncio.Task[None]) -> None:
         self.source = source
         self.store = store
         self.metrics = metrics
+        self.running = running
 
     async def ids(self) -> list[str]:
         """The ids of all events, in the order in which they were appended."""
@@ -181,9 +182,11 @@ async def taking(
     assert source is not None
     running = asyncio.create_task(source.run())
     try:
-        yield Taking(source, store, metrics)
+        yield Taking(source, store, metrics, running)
     finally:
         source.stop()
-        async with asyncio.timeout(10):
-            await running
-        await store.close()
+        try:
+            async with asyncio.timeout(10):
+                await running
+        finally:
+            await store.close()

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -290,6 +291,23 @@ async def test_the_leader_of_a_cluster_of_three_is_killed_and_no_message_is_lost
         await taken.has(3_000, within_s=100)
         await eventually(bus.is_done)
         await eventually(lambda: not taken.source.problems())
+
+
+async def test_a_server_that_answers_nothing_any_more_does_not_delay_a_stop(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        await bus.publish(encoded(fax(1)))
+        await taken.has(1)
+        server.send(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            taken.source.stop()
+            await eventually(lambda: taken.running.done())
+            # Waiting for the figures of both consumers would take ten seconds.
+            assert time.monotonic() - started < 8
+        finally:
+            server.send(signal.SIGCONT)
 
 
 # -- what somebody else has set up -------------------------------------------------------------------------------------

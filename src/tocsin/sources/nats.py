@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 _API_S: Final = 5.0
 _LOOK_EVERY_S: Final = 5.0
+_LAST_LOOK_S: Final = 1.0
 _AGAIN_S: Final = (0.5, 15.0)
 """After a failure: at first, and at most."""
 _FAILURES_A_CONNECTION: Final = 5
@@ -183,7 +184,8 @@ class NatsSource:
                 taking = [tasks.create_task(consumption.run()) for consumption in self._consumptions]
                 await asyncio.gather(*taking)
                 watching.cancel()
-                await self._look(js, stream, consumers)
+                if client.is_connected:
+                    await self._look_last(js, stream, consumers)
         finally:
             self._consumptions = []
 
@@ -196,6 +198,13 @@ class NatsSource:
         while True:
             await self._look(js, stream, consumers)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look_last(self, js: JetStreamContext, stream: StreamIs, consumers: list[Consumer]) -> None:
+        """Note how far the consumers are. A server that is gone just now delays no stop: only where a consumer is then
+        deleted, what was acknowledged since the last look is taken again, and known."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_LOOK_S):
+                await self._look(js, stream, consumers)
 
     async def _look(self, js: JetStreamContext, stream: StreamIs, consumers: list[Consumer]) -> None:
         """Raises as `_watch` does."""
