@@ -66,6 +66,18 @@ async def test_a_due_time_is_moved_with_a_clock_that_is_set_back_though_nothing_
     assert [due_ms for due_ms in (await store.schedule.due()).values() if due_ms > clocks.now_ms + 60_000] == []
 
 
+async def test_a_due_time_is_moved_with_a_clock_that_is_set_back_where_what_has_expired_is_looked_for(
+    store: Store, clocks: Clocks
+) -> None:
+    (item,) = await claimed(store, clocks)
+    await store.queue.settle([parked(item, clocks.now_ms + 60_000)])
+    clocks.set_wall_clock(by_s=-3600)
+    assert await store.schedule.expire(10) == []
+    record = await store.log.record(item.event.id)
+    assert record is not None
+    assert [one.due_ms for one in record.waiting] == [clocks.now_ms + 60_000]
+
+
 async def test_a_due_time_from_after_a_clock_was_set_back_is_left(store: Store, clocks: Clocks) -> None:
     (before,) = await claimed(store, clocks)
     clocks.set_wall_clock(by_s=-3600)

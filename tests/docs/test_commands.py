@@ -15,6 +15,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -185,8 +186,10 @@ def test_what_python_is_to_run_has_the_options_that_are_named(
     _, minus_m, module, *arguments = without_remark(command)
     assert minus_m == "-m"
     monkeypatch.setattr(sys, "argv", [module, "--help"])
-    for name in (module, f"{module}.__main__"):  # another test may have imported it
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    spec = find_spec(module)
+    assert spec is not None
+    run = f"{module}.__main__" if spec.submodule_search_locations else module
+    monkeypatch.delitem(sys.modules, run, raising=False)  # another test may have imported it
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(module, run_name="__main__")
     assert ended.value.code in (None, 0)

@@ -209,6 +209,7 @@ class PostgresSchedule:
     async def _expire(self, limit: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
+            await self._move_with_the_clock()
             now_ms, streams = self._now_ms(), self._streams()
             out = [id for ids in self._claimed.values() for id in ids]
             found = await self._database.read(

@@ -132,7 +132,9 @@ class SqliteSchedule:
             return self._claims.leases.grant(found)
 
     async def _expire(self, limit: int) -> list[Item]:
-        await self._claims.prepare()
+        async with self._claiming:
+            await self._claims.prepare()
+            await self._move_with_the_clock()
         now_ms = self._now_ms()
         contents = self._contents
         found = await self._database.write(lambda driver: claim_sql.claim_expired(driver, contents, now_ms, limit))
