@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 from tests.contract.factories import Stores
-from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, claim, done, ids, make_event, parked
+from tests.contract.support import EVERYTHING, LANE, LEASE_S, OTHER_LANE, OWNER, claim, done, ids, make_event, parked
 from tests.support.clocks import Clocks
 
+from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import Event
 from tocsin.store.ports import Store
 from tocsin.store.records import Item, Parked, Result, Settlement
@@ -538,3 +539,11 @@ async def test_the_trace_of_an_event_is_kept_until_it_is_settled(stores: Stores,
     assert (record.event.body, record.event.trace) == (plain[0].body, trace)
     (again,) = await store.schedule.claim_due({LANE: 10})
     assert (again.event.body, again.event.trace) == (plain[0].body, trace)
+
+
+async def test_a_claim_of_one_finds_the_event_behind_changes_of_the_registry(store: Store, clocks: Clocks) -> None:
+    for token in "abc":
+        await store.registry.delete(OWNER, "apns", DeviceToken(token))
+    event = make_event(clocks)
+    await store.queue.append([event])
+    assert [item.event.id for item in await store.queue.claim(1)] == [event.id]

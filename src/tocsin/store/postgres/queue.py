@@ -181,9 +181,13 @@ class PostgresQueue:
             try:
                 for _ in range(_LOOKS):
                     await self._fresh.claim(items, limit)
-                    if items or not self._fresh.is_held_up:
+                    if items:
                         break
-                    await asyncio.sleep(_LOOK_AGAIN_S)  # a transaction is about to end
+                    if self._fresh.is_held_up:
+                        await asyncio.sleep(_LOOK_AGAIN_S)  # a transaction is about to end
+                    elif not self._fresh.may_have_more:
+                        break
+                    # Else changes of the registry were all that was read.
             except BaseException:
                 self._claims.release(items)
                 raise
