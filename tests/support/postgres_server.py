@@ -26,7 +26,6 @@ from tests.support.children import children_of, end_with_parent, remove_shared_m
 
 _START_S: Final = 60.0
 _STOP_S: Final = 30.0
-_STILL_IN_USE: Final = "pre-existing shared memory block"
 SUPERUSER: Final = "tocsin"
 
 FAST: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
@@ -73,18 +72,9 @@ class PostgresServer:
             **self._settings,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        until = time.monotonic() + _STOP_S
-        while True:
-            self._launch(options)
-            try:
-                self._wait_until_ready()
-            except RuntimeError as error:
-                # Of the server that was killed some processes have not ended yet.
-                if _STILL_IN_USE not in str(error)[-1000:] or time.monotonic() > until:
-                    raise
-                time.sleep(0.2)
-            else:
-                return self
+        self._launch(options)
+        self._wait_until_ready()
+        return self
 
     def _launch(self, options: list[str]) -> None:
         log = (self.directory / f"server-{self.port}.log").open("ab")
@@ -116,7 +106,10 @@ class PostgresServer:
         the others go on for a moment."""
         if self._process is not None and self._process.poll() is None:
             self.send(signal.SIGSTOP)
-            self.send(signal.SIGKILL)
+            # Listed before: when the first one is gone, nobody knows whose children they were.
+            for process in [self._process.pid, *children_of(self._process.pid)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             self._process.wait(_STOP_S)
             # By it PostgreSQL tells whether a server still runs on this directory. Line 7: its key and its number.
             shared = (self.data / "postmaster.pid").read_text().split("\n")[6].split()
