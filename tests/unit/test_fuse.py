@@ -48,3 +48,12 @@ def test_what_other_nodes_counted_before_the_operator_decided_does_not_blow_the_
     assert not fuse.count(10, 5)
     assert not fuse.count_elsewhere([Counted(20.0, 300, 300)])
     assert fuse.count_elsewhere([Counted(1.0, 300, 300)]), "what they have counted since does"
+
+
+def test_what_was_told_more_than_a_minute_ago_is_forgotten_though_nobody_has_told_anything_since() -> None:
+    clocks = Clocks()
+    fuse = Fuse(clocks.monotonic)
+    assert not fuse.count(1, 1)
+    assert not fuse.count_elsewhere([Counted(5.0, 250, 45)])
+    clocks.pass_time(61)
+    assert not fuse.count(15, 15), "of these 15 alone"

@@ -31,6 +31,7 @@ class Fuse:
         self._attempts = 0
         self._dead = 0
         self._attempts_elsewhere = self._dead_elsewhere = 0
+        self._told_at = 0.0
         self._reset_at = -_WINDOW_S
         self.blown = False
         self._blown_at = 0.0
@@ -42,6 +43,8 @@ class Fuse:
         now = self._clock()
         if now - self._started > _WINDOW_S:
             self._started, self._attempts, self._dead = now, 0, 0
+        if now - self._told_at > _WINDOW_S:
+            self._attempts_elsewhere = self._dead_elsewhere = 0
         self._attempts += attempts
         self._dead += dead
         return self._judge(self._attempts, self._dead, now)
@@ -54,7 +57,7 @@ class Fuse:
 
     def count_elsewhere(self, counts: Iterable[Counted]) -> bool:
         """What each of the other nodes has counted; whether the fuse blew just now."""
-        now = self._clock()
+        self._told_at = now = self._clock()
         # What they counted before the operator decided has been decided, too.
         most_s = min(_WINDOW_S, now - self._reset_at)
         lately = [count for count in counts if count.age_s <= most_s]
