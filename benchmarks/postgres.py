@@ -14,7 +14,7 @@ from benchmarks import load, service
 from benchmarks.environment import Environment, Group, Process, prepared
 from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
-from benchmarks.throughput import warm_up
+from benchmarks.throughput import growth_users, warm_up
 
 _numbers = itertools.count(1)
 
@@ -90,25 +90,8 @@ def growth(sizes: Sizes) -> Figures:
     """A million devices, and a million events that wait or are parked: rate beside that with few, and the start."""
     figures = Figures()
     with _server() as server:
-        few, many = [Group(1000, reached=True)], [Group(sizes.many_users, reached=True)]
-        emulator = ("--known-tokens", "1000")
-        with (
-            prepared(few, *emulator, store_url=_database(server)) as small,
-            prepared(many, *emulator, store_url=_database(server)) as large,
-        ):
-            for environment in (small, large):
-                environment.start_server()
-                warm_up(environment, environment.groups[0])
-            for number in range(1, 1 + sizes.rounds):
-                took = [
-                    load.deliver(
-                        environment,
-                        load.batches(environment, sizes.events, environment.groups[0], first=number * sizes.events),
-                        sizes.events,
-                    )
-                    for environment in (small, large)
-                ]
-                figures.add("postgres_growth_users", took[0] / took[1])
+        urls = (_database(server), _database(server))
+        figures.take(growth_users(sizes, store_urls=urls, figure="postgres_growth_users"))
         with prepared([Group(sizes.users)], store_url=_database(server)) as waiting:
             asyncio.run(service.append(waiting, sizes.backlog))
             service.start(waiting, figures, "postgres_backlog")

@@ -102,13 +102,16 @@ def shapes(sizes: Sizes) -> Figures:
         return figures
 
 
-def growth_users(sizes: Sizes) -> Figures:
+def growth_users(sizes: Sizes, *, store_urls: tuple[str, str] = ("", ""), figure: str = "growth_users") -> Figures:
     """The same load over 1 k and over many registered users; each round is for other users: two servers, by turns."""
     few, many = 1000, sizes.many_users
     # Both emulators have the same work: each remembers a thousand tokens.
     emulator = ("--known-tokens", str(few))
     users = [[Group(few, reached=True)], [Group(many, reached=True)]]
-    with prepared(users[0], *emulator) as small, prepared(users[1], *emulator) as large:
+    with (
+        prepared(users[0], *emulator, store_url=store_urls[0]) as small,
+        prepared(users[1], *emulator, store_url=store_urls[1]) as large,
+    ):
         figures = Figures()
         for environment in (small, large):
             environment.start_server()
@@ -120,7 +123,7 @@ def growth_users(sizes: Sizes) -> Figures:
             for environment in (small, large):
                 requests = load.batches(environment, sizes.events, environment.groups[0], first=number * sizes.events)
                 took.append(load.deliver(environment, requests, sizes.events))
-            figures.add("growth_users", took[0] / took[1])
+            figures.add(figure, took[0] / took[1])
         return figures
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import time
@@ -71,12 +70,11 @@ async def test_a_server_that_stands_still_is_asked_again_when_it_goes_on(
     async with taking(tmp_path, nats_settings(server)) as taken:
         await bus.publish(encoded(fax(1)))
         await taken.has(1)
-        assert server._process is not None
-        os.kill(server._process.pid, signal.SIGSTOP)
+        server.send(signal.SIGSTOP)
         try:
             await eventually(lambda: taken.source.problems())
         finally:
-            os.kill(server._process.pid, signal.SIGCONT)
+            server.send(signal.SIGCONT)
         await bus.publish(encoded(fax(2)))
         await taken.has(2)
         await eventually(lambda: not taken.source.problems())

@@ -215,9 +215,10 @@ class NatsSource:
                 raise ConsumerGone(f"consumer {consumer.name!r} was deleted; it is made again") from None
             except Exception as error:
                 log.debug("a consumer's figures cannot be had", consumer=consumer.name, error=told(error))
-                end_where_cancelled()
-                continue
+                info = None
             end_where_cancelled()
+            if info is None:
+                continue
             self._failures = 0
             if self._status.mended("stream"):
                 log.info("the stream can be used again", stream=stream.name)

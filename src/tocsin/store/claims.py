@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from tocsin.store.clock import ClockWatch
@@ -30,6 +30,16 @@ class Claims:
         self._leases.end_overdue()
         # At every claim: a clock that was set forward and back between two looks would go unnoticed.
         self.set_back_ms += self._clock.set_back_ms()
+
+    async def move_with_the_clock(self, bring_forward: Callable[[int], Awaitable[None]]) -> None:
+        """Put the due times right, where the clock was set back; those that could not be are next time."""
+        by_ms, self.set_back_ms = self.set_back_ms, 0
+        if by_ms:
+            try:
+                await bring_forward(by_ms)
+            except BaseException:
+                self.set_back_ms += by_ms
+                raise
 
     async def can_settle(self) -> None:
         """Each store's own. Raises StoreUnavailable where what is given out now could not be settled."""

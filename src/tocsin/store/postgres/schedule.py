@@ -98,7 +98,7 @@ class PostgresSchedule:
         if self._claims.set_back_ms:
             # Here, too: by times that are late by that much, nothing would be claimed.
             async with self._claiming:
-                await self._move_with_the_clock()
+                await self._claims.move_with_the_clock(self.bring_forward)
         return self._due
 
     async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES) -> list[Item]:
@@ -163,19 +163,10 @@ class PostgresSchedule:
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    async def _move_with_the_clock(self) -> None:
-        by_ms, self._claims.set_back_ms = self._claims.set_back_ms, 0
-        if by_ms:
-            try:
-                await self.bring_forward(by_ms)
-            except BaseException:
-                self._claims.set_back_ms += by_ms
-                raise
-
     async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
-            await self._move_with_the_clock()
+            await self._claims.move_with_the_clock(self.bring_forward)
             now_ms, due = self._now_ms(), self._due
             wanted = {lane: room for lane, room in lanes.items() if room > 0 and due.get(lane, now_ms + 1) <= now_ms}
             if not wanted:
@@ -209,7 +200,7 @@ class PostgresSchedule:
     async def _expire(self, limit: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
-            await self._move_with_the_clock()
+            await self._claims.move_with_the_clock(self.bring_forward)
             now_ms, streams = self._now_ms(), self._streams()
             out = [id for ids in self._claimed.values() for id in ids]
             found = await self._database.read(

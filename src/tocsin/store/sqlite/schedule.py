@@ -69,7 +69,7 @@ class SqliteSchedule:
         if self._claims.set_back_ms:
             # Here, too: by times that are late by that much, nothing would be claimed.
             async with self._claiming:
-                await self._move_with_the_clock()
+                await self._claims.move_with_the_clock(self.bring_forward)
         return self._due
 
     async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = claim_sql.CLAIM_BYTES) -> list[Item]:
@@ -103,19 +103,10 @@ class SqliteSchedule:
             )
         self.refresh(await self._database.write(look))
 
-    async def _move_with_the_clock(self) -> None:
-        by_ms, self._claims.set_back_ms = self._claims.set_back_ms, 0
-        if by_ms:
-            try:
-                await self.bring_forward(by_ms)
-            except BaseException:
-                self._claims.set_back_ms += by_ms
-                raise
-
     async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
-            await self._move_with_the_clock()
+            await self._claims.move_with_the_clock(self.bring_forward)
             now_ms, due = self._now_ms(), self._due
             wanted = {lane: room for lane, room in lanes.items() if room > 0 and due.get(lane, now_ms + 1) <= now_ms}
             if not wanted:
@@ -134,7 +125,7 @@ class SqliteSchedule:
     async def _expire(self, limit: int) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
-            await self._move_with_the_clock()
+            await self._claims.move_with_the_clock(self.bring_forward)
         now_ms = self._now_ms()
         contents = self._contents
         found = await self._database.write(lambda driver: claim_sql.claim_expired(driver, contents, now_ms, limit))
