@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from tests.postgres.nodes import Nodes
-from tests.support.postgres import drop_database, new_database
+from tests.support.clocks import Clocks
+from tests.support.postgres import PostgresStores, drop_database, new_database
 
 
 @pytest.fixture
@@ -21,3 +23,14 @@ async def database() -> AsyncIterator[str]:
 async def nodes(database: str) -> AsyncIterator[Nodes]:
     async with AsyncExitStack() as life:
         yield Nodes(database, life)
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+async def stores(clocks: Clocks, tmp_path: Path) -> AsyncIterator[PostgresStores]:
+    async with AsyncExitStack() as life:
+        yield PostgresStores(tmp_path, clocks, life)

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 from tests.contract.support import new_id
-from tests.support.postgres import options
+from tests.support.postgres import fetch, options
 from tests.support.postgres_server import shared_server
 
 from tocsin.domain.events import Event, UserId
@@ -52,12 +52,7 @@ class Nodes:
         return connection
 
     async def execute(self, statement: str, *values: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.url)
-        try:
-            rows: list[Any] = await connection.fetch(statement, *values)
-            return rows
-        finally:
-            await connection.close()
+        return await fetch(self.url, statement, *values)
 
 
 def event_of(store: PostgresStore, owner: UserId, *, urgent: bool = False, phone: str = "1") -> Event:

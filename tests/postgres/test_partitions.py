@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 from tests.contract.support import EVERYTHING, OWNER, claim, done, keep, make_event, parked
@@ -19,17 +16,6 @@ from tocsin.store.records import Result, State
 
 DAY_S = 24 * 3600.0
 WEEK = keep(7 * DAY_S, 30 * DAY_S, 30 * DAY_S)
-
-
-@pytest.fixture
-def clocks() -> Clocks:
-    return Clocks()
-
-
-@pytest.fixture
-async def stores(clocks: Clocks, tmp_path: Path) -> AsyncIterator[PostgresStores]:
-    async with AsyncExitStack() as life:
-        yield PostgresStores(tmp_path, clocks, life)
 
 
 async def days(store: PostgresStore, table: str) -> set[int]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 from tests.contract.support import (
@@ -20,6 +17,7 @@ from tests.contract.support import (
     parked,
     register,
 )
+from tests.contract.test_search import filled
 from tests.postgres.nodes import Nodes, event_of
 from tests.support.clocks import Clocks
 from tests.support.postgres import PostgresStores
@@ -36,22 +34,6 @@ from tocsin.store.records import WAITING, Query, Result
 FILLING = f"{LOCK_SPACE}, {search_feed._FILLING}"
 DAY_S = DAY_MS / 1000
 STREAM = stream_of(OWNER, urgent=False)
-
-
-@pytest.fixture
-def clocks() -> Clocks:
-    return Clocks()
-
-
-@pytest.fixture
-async def stores(clocks: Clocks, tmp_path: Path) -> AsyncIterator[PostgresStores]:
-    async with AsyncExitStack() as life:
-        yield PostgresStores(tmp_path, clocks, life)
-
-
-async def filled(store: PostgresStore) -> None:
-    while await store.search.fill(1.0):
-        pass
 
 
 async def found(store: PostgresStore, *outcomes: str) -> list[str]:

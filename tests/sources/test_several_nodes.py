@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-import asyncpg
 import pytest
 from tests.sources.bus import Bus, encoded, eventually, fax, nats_settings
 from tests.support.nats import NatsServer
-from tests.support.postgres import drop_database, new_database, options
+from tests.support.postgres import drop_database, fetch, new_database, options
 from tests.support.postgres_server import shared_server
 
 from tocsin.domain.events import Event
@@ -70,12 +69,8 @@ async def node_on(url: str, nats: Nats) -> AsyncIterator[Node]:
 
 async def accepted(url: str) -> int:
     """How many events the store has."""
-    connection = await asyncpg.connect(url)
-    try:
-        count: int = await connection.fetchval("SELECT count(*) FROM event WHERE id IS NOT NULL")
-        return count
-    finally:
-        await connection.close()
+    ((count,),) = await fetch(url, "SELECT count(*) FROM event WHERE id IS NOT NULL")
+    return int(count)
 
 
 async def test_of_two_nodes_each_takes_a_part_and_no_event_is_taken_twice(

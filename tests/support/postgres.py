@@ -27,9 +27,15 @@ FRESH_S = 0.02
 
 
 async def execute(statement: str, database: str = "postgres") -> None:
-    connection = await asyncpg.connect(shared_server().url(database))
+    await fetch(shared_server().url(database), statement)
+
+
+async def fetch(url: str, statement: str, *values: Any) -> list[Any]:
+    """The rows of a statement, on a connection of its own."""
+    connection = await asyncpg.connect(url)
     try:
-        await connection.execute(statement)
+        rows: list[Any] = await connection.fetch(statement, *values)
+        return rows
     finally:
         await connection.close()
 

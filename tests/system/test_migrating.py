@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.support.postgres import MASTER_KEY, drop_database, new_database
+from tests.support.postgres import MASTER_KEY, drop_database, fetch, new_database
 from tests.support.postgres_server import shared_server
 from tests.system.running_system import RunningSystem, eventually
 from tests.torture.http_client import NoResponse
@@ -57,22 +57,15 @@ class Producer:
 
 
 async def has_begun(database: str) -> bool:
-    connection = await asyncpg.connect(database)
     try:
-        return bool(await connection.fetchval("SELECT EXISTS (SELECT 1 FROM meta WHERE name LIKE 'mov%')"))
+        return bool(await fetch(database, "SELECT 1 FROM meta WHERE name LIKE 'mov%'"))
     except asyncpg.UndefinedTableError:
         return False
-    finally:
-        await connection.close()
 
 
 async def last_audit_entry(database: str) -> bytes:
-    connection = await asyncpg.connect(database)
-    try:
-        text: bytes = await connection.fetchval("SELECT text FROM audit ORDER BY seq DESC LIMIT 1")
-        return text
-    finally:
-        await connection.close()
+    ((text,),) = await fetch(database, "SELECT text FROM audit ORDER BY seq DESC LIMIT 1")
+    return bytes(text)
 
 
 async def test_every_event_that_is_accepted_during_a_cut_over_to_postgresql_arrives_once(
