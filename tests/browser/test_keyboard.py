@@ -60,7 +60,8 @@ def put_key(page: Page, file: Path, key_id: str) -> None:
 def test_a_lane_is_broken_and_repaired_without_a_mouse(new_page: NewPage, service: Service, tmp_path: Path) -> None:
     page = new_page(signed_in=False)
     page.goto("/")
-    # The field has the focus already.
+    # The field gets the focus by itself, which may be after the page has been loaded.
+    expect(page.get_by_label("Admin key")).to_be_focused()
     page.keyboard.type(service.admin_key)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1, name="Overview")).to_be_visible()

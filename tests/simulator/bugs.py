@@ -31,6 +31,7 @@ from tocsin.providers.apns import provider as apns_provider
 from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.store.claims import Claims
 from tocsin.store.leases import Leases
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Item
@@ -109,9 +110,8 @@ def _refused_and_called_done(writes: Writes, jobs: list[Job]) -> None:
             job.error = None
 
 
-async def _as_noted(schedule: SqliteSchedule) -> Any:
-    """Due times are moved with a clock that was set back only where something is due anyway."""
-    return schedule._due
+async def _not_moved(claims: Claims, bring_forward: Any) -> None:
+    """What is parked waits until the clock, which was set back, reaches its due time again."""
 
 
 async def _purge(registry: SqliteRegistry, account: str, max_tokens: int) -> int:
@@ -305,7 +305,7 @@ BUGS: Final = (
         (Invariant.ACCOUNTED, Invariant.DRAINS), 20, troubles=_kinds("io")),
     Bug("lifetimes are not looked at just before sending", _sent_whenever, (Invariant.LIFETIME,), 20,
         troubles=_kinds("suspends", "floods")),
-    Bug("due times are moved with the clock only where something is due", _by(SqliteSchedule, "due", _as_noted),
+    Bug("due times are not moved with a clock that was set back", _by(Claims, "move_with_the_clock", _not_moved),
         (Invariant.DRAINS,), 40, first=5, troubles=_kinds("hours")),
     Bug("provider tokens are made half a minute early", _from_the_future, _STUCK, 20, troubles=frozenset(),
         skew_s=45.0),
