@@ -122,6 +122,14 @@ class FreshEvents:
     def numbers(self) -> list[int]:
         return list(self._streams)
 
+    def places(self) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Stream, day, transaction and number: up to where each stream is settled."""
+        columns: tuple[list[int], list[int], list[int], list[int]] = [], [], [], []
+        for stream in self._streams.values():
+            for column, value in zip(columns, (stream.number, *stream.low_water()), strict=True):
+                column.append(value)
+        return columns
+
     def anything_open(self, stream: int) -> bool:
         found = self._streams.get(stream)
         return found is not None and bool(found.open)

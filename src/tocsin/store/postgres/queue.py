@@ -35,17 +35,17 @@ _LOOKS: Final = 20
 _NEWEST_ACCEPTED: Final = """SELECT max(one.accepted_ms) FROM unnest($1::smallint[]) AS own(stream) CROSS JOIN LATERAL (
     SELECT accepted_ms FROM event WHERE event.stream = own.stream AND id IS NOT NULL
     ORDER BY xid DESC, seq DESC LIMIT 1) AS one"""
-
-
-# Of this node's logs: what is neither settled nor parked, and the events of what is parked.
+# Of this node's logs: what is neither settled nor parked, and the events of what is parked. Not by NOT EXISTS: all that
+# is on record would be read.
 _OLDEST: Final = """SELECT least(
-    (SELECT min(one.accepted_ms) FROM low_water AS low CROSS JOIN LATERAL (
+    (SELECT min(one.accepted_ms) FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[])
+            AS low(stream, day, xid, seq) CROSS JOIN LATERAL (
         SELECT event.accepted_ms FROM event WHERE event.stream = low.stream
             AND (event.xid, event.seq) > (low.xid, low.seq) AND event.day >= low.day - 1 AND event.id IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM settlement
+            AND (SELECT true FROM settlement
                 WHERE settlement.stream = event.stream AND settlement.xid = event.xid AND settlement.seq = event.seq
-                    AND settlement.unit = 0)
-        ORDER BY event.xid, event.seq LIMIT 1) AS one WHERE low.stream = ANY($1::smallint[])),
+                    AND settlement.unit = 0 LIMIT 1) IS NULL
+        ORDER BY event.xid, event.seq LIMIT 1) AS one),
     (SELECT min(coalesce(kept.accepted_ms, event.accepted_ms)) FROM parked
         LEFT JOIN kept ON kept.stream = parked.stream AND kept.xid = parked.xid AND kept.seq = parked.seq
         LEFT JOIN event ON event.day = parked.day AND event.stream = parked.stream AND event.xid = parked.xid
@@ -227,7 +227,9 @@ class PostgresQueue:
         return self._bound.now()
 
     async def oldest_ms(self) -> int | None:
-        found: int | None = await self._database.read(lambda one: one.fetchval(_OLDEST, self._fresh.numbers()))
+        # From what this process knows to be settled, which may be far ahead of what is on record as `low_water`.
+        places = self._fresh.places()
+        found: int | None = await self._database.read(lambda one: one.fetchval(_OLDEST, *places))
         return found
 
     def may_send(self) -> bool:

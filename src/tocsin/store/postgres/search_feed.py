@@ -42,6 +42,9 @@ _AGAIN: Final = -1
 _TRY: Final = f"SELECT pg_try_advisory_xact_lock({LOCK_SPACE}, {_FILLING})"
 _HOLD: Final = f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, {_FILLING})"
 _HOLD_OFF: Final = f"SELECT pg_advisory_xact_lock_shared({LOCK_SPACE}, {_FILLING})"
+# What is filled in is lost together with how far it was filled, and is filled in again: nobody need wait for the disk,
+# nor for a standby.
+_NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off"
 _XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 _FOLLOWING: Final = f"""(SELECT stream, day, xid, seq, id, owner, message, accepted_ms FROM event
         WHERE event.stream = own.stream AND (event.xid, event.seq) > (own.xid, own.seq)
@@ -136,6 +139,7 @@ class Filler:
         """Look at some events that follow; whether there may be more. None: another process fills."""
         if not await connection.fetchval(_TRY):
             return None
+        await connection.execute(_NEED_NOT_LAST)
         await reading.by_index(connection)
         first_day = await connection.fetchval(_FIRST_DAY)
         by_stream: dict[int, list[Row]] = {}

@@ -1,11 +1,12 @@
 """Signals on PostgreSQL: rows that every process reads, told to the process that made the change at once.
 
-Ids are given before commits end: one that commits late has a lower id than what was read already. So the ids of the
-last half minute are remembered, and no transaction of tocsin's lasts that long.
+Ids are given before commits end: one that commits late has a lower id than what was read already. So the gaps between
+the ids of the last minute are read again and again, and no transaction of tocsin's lasts that long.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -16,16 +17,20 @@ from msgspec import Struct
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import UserId
 from tocsin.store.postgres.connections import Connection, Database
+from tocsin.store.postgres.gaps import Gaps
 from tocsin.store.records import Signal, TokenDeleted, TokenRegistered, TokenRestored
 
 _REMEMBERED_S: Final = 60.0
 _INSERT: Final = (
     "INSERT INTO signal(origin, body) SELECT $1, body FROM unnest($2::text[]) WITH ORDINALITY AS t(body, n)"
 )
-_READ: Final = "SELECT id, body FROM signal WHERE id > $1 AND origin <> $2 AND id <> ALL($3::bigint[]) ORDER BY id"
+# A process's own are read as well, without their text: they would be gaps.
+_READ: Final = """SELECT one.* FROM unnest($1::bigint[], $2::bigint[]) AS gap(above, below) CROSS JOIN LATERAL (
+    SELECT id, CASE WHEN origin <> $3 THEN body END FROM signal WHERE id > above AND id < below ORDER BY id) AS one
+    ORDER BY id"""
 _OLD: Final = """SELECT coalesce((SELECT id FROM signal WHERE at <= clock_timestamp() - interval '60 s'
     ORDER BY id DESC LIMIT 1), 0)"""
-_SINCE: Final = "SELECT id FROM signal WHERE id > $1"
+_SINCE: Final = "SELECT id FROM signal WHERE id > $1 ORDER BY id"
 _REGISTERED: Final = """SELECT owner::text, provider, token FROM device
     JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS named(owner, provider, token) USING (owner, provider, token)"""
 
@@ -86,9 +91,9 @@ class PostgresSignals:
         self._receivers: list[Callable[[Signal], None]] = []
         self._elsewhere: list[Callable[[Signal], None]] = []
         self._within: Callable[[Within], None] = lambda told: None
-        self._floor = 0
-        self._seen: dict[int, float] = {}
-        """The ids that were read, and when (monotonic): all those above the floor."""
+        self._gaps = Gaps(0)
+        self._read: deque[tuple[float, int]] = deque()
+        """When (monotonic) up to which id was read."""
         self._watching: list[set[Registration]] = []
         """Of which registrations something was told while others were looked up."""
         self.noticed = 0
@@ -127,8 +132,11 @@ class PostgresSignals:
             floor = await connection.fetchval(_OLD)
             return floor, [row[0] for row in await connection.fetch(_SINCE, floor)]
 
-        self._floor, recent = await self._database.read(look)
-        self._seen = dict.fromkeys(recent, self._monotonic())
+        floor, recent = await self._database.read(look)
+        self._gaps = Gaps(floor)
+        for id in recent:
+            self._gaps.take(id)
+        self._read = deque([(self._monotonic(), max(recent, default=floor))])
 
     async def notice(self) -> None:
         """Read what other processes have signalled, and tell of it. Raises StoreUnavailable.
@@ -136,14 +144,13 @@ class PostgresSignals:
         Of each registration that they are about, the last one says how it is now: it is compared with the table, and
         again where this process has told of a change of its own meanwhile.
         """
-        rows = await self._database.read(lambda one: one.fetch(_READ, self._floor, self.origin, list(self._seen)))
+        rows = await self._database.read(lambda one: one.fetch(_READ, *self._gaps.bounds(), self.origin))
         if not rows:
             return self._forget()
         signals: list[Signal] = []
         for id, body in rows:
-            if id in self._seen:
-                continue  # somebody else has read it meanwhile
-            self._seen[id] = self._monotonic()
+            if not self._gaps.take(id) or body is None:
+                continue  # read by somebody else meanwhile, or this process's own
             try:
                 signal = _decode(body)
             except msgspec.MsgspecError:
@@ -152,6 +159,7 @@ class PostgresSignals:
                 self._within(signal)
             else:
                 signals.append(signal)
+        self._read.append((self._monotonic(), rows[-1][0]))
         for signal in signals:
             for receive in self._elsewhere:
                 receive(signal)
@@ -194,10 +202,7 @@ class PostgresSignals:
         return corrections
 
     def _forget(self) -> None:
-        """Let the floor rise over what was read long enough ago."""
+        """Await nothing more of what has an id below those that were read long enough ago."""
         before = self._monotonic() - _REMEMBERED_S
-        old = [id for id, at in self._seen.items() if at < before]
-        if old:
-            self._floor = max(self._floor, *old)
-            for id in old:
-                del self._seen[id]
+        while self._read and self._read[0][0] < before:
+            self._gaps.close(self._read.popleft()[1])
