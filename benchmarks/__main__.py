@@ -7,7 +7,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import engine, moving_in, pictures, postgres, report, search, search_postgres, service, throughput
+from benchmarks import (
+    console,
+    engine,
+    moving_in,
+    pictures,
+    postgres,
+    report,
+    search,
+    search_postgres,
+    service,
+    throughput,
+)
 from benchmarks.report import Figures
 from benchmarks.sizes import FULL, QUICK, Sizes
 
@@ -41,12 +52,15 @@ LONG: dict[str, Measure] = {
     "parked backlog": service.parked,
     "memory": service.memory,
     "searches": search.searches,
+    "console": console.pages,
+    "CPU of the console": console.cpu,
     "moving in": moving_in.moving_in,
     "PostgreSQL": postgres.against_embedded,
     "latency on PostgreSQL": postgres.latency,
     "growth on PostgreSQL": postgres.growth,
     "two nodes": postgres.nodes,
     "searches on PostgreSQL": search_postgres.searches,
+    "console on PostgreSQL": console.pages_on_postgres,
 }
 FIGURES_OF_LONG = (
     "isolation",
@@ -62,6 +76,9 @@ FIGURES_OF_LONG = (
     "search_ms",
     "search_ms_max",
     "search_index_us",
+    "console_ms",
+    "console_ms_max",
+    "console_cpu",
     "import_s",
     "import_us_per_device",
     *(name for name in report.GOALS if name.startswith("postgres_")),

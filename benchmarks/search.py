@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
-from tocsin.domain.events import UserId
+from tocsin.domain.events import EventId, UserId
 from tocsin.settings import Settings, Store
 from tocsin.store.opening import open_store
 from tocsin.store.records import Cursor, Query
@@ -47,6 +47,25 @@ QUERIES: Final = {
 }
 
 
+def event_id(number: int) -> EventId:
+    return EventId(f"{number:08x}-0000-7000-8000-{number:012x}")
+
+
+def owner_of(number: int) -> UserId:
+    """Whose the event of this number is."""
+    return UserId(f"{number * 7919 % USERS:08x}-0000-4000-8000-000000000000")
+
+
+def fill(path: Path, attempts: int) -> None:
+    """Events with so many attempts in all, into a new store in this file."""
+    events = attempts // _ATTEMPTS_PER_EVENT
+    with sqlite3.connect(path) as driver:
+        driver.execute("PRAGMA synchronous=OFF")
+        for first in range(1, events + 1, 100_000):
+            driver.execute(_ROWS, (first, min(events, first + 99_999), START_MS))
+            driver.commit()
+
+
 def searches(sizes: Sizes, attempts: int | None = None) -> Figures:
     """Each query three pages long, on a store whose events were all settled before."""
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as directory:
@@ -57,11 +76,7 @@ async def _searches(path: Path, attempts: int) -> Figures:
     settings, figures, events = Settings(store=Store(path=path)), Figures(), attempts // _ATTEMPTS_PER_EVENT
     async with open_store(settings):
         pass
-    with sqlite3.connect(path) as driver:
-        driver.execute("PRAGMA synchronous=OFF")
-        for first in range(1, events + 1, 100_000):
-            driver.execute(_ROWS, (first, min(events, first + 99_999), START_MS))
-            driver.commit()
+    fill(path, attempts)
     async with open_store(settings, server=True) as store:
         await store.start()
         before = time.process_time()

@@ -25,7 +25,7 @@ _ATTEMPTS_PER_EVENT: Final = 2
 _DAYS: Final = 30
 """Over so many days' partitions the events are spread."""
 _KEY: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
-_SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "shared_buffers": "1GB", "max_wal_size": "8GB"}
+SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "shared_buffers": "1GB", "max_wal_size": "8GB"}
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 # The same events as on SQLite. The transaction's number is one that has ended.
@@ -56,7 +56,7 @@ _SETTLED: Final = """UPDATE low_water SET day = newest.day, xid = 3, seq = newes
 
 def searches(sizes: Sizes, attempts: int | None = None) -> Figures:
     """Each query three pages long, on a store whose events were all settled before."""
-    server = PostgresServer(_SETTINGS).start()
+    server = PostgresServer(SETTINGS).start()
     try:
         return asyncio.run(_searches(server, attempts or sizes.attempts))
     finally:
@@ -68,7 +68,7 @@ async def _searches(server: PostgresServer, attempts: int) -> Figures:
     figures, events = Figures(), attempts // _ATTEMPTS_PER_EVENT
     async with open_store(settings):
         pass
-    await _fill(server.url(), events)
+    await fill(server.url(), attempts)
     async with open_store(settings, server=True) as store:
         await store.start()
         before = time.process_time() + sum(_cpu_s(server))
@@ -91,7 +91,9 @@ async def _searches(server: PostgresServer, attempts: int) -> Figures:
     return figures
 
 
-async def _fill(url: str, events: int) -> None:
+async def fill(url: str, attempts: int) -> None:
+    """Events with so many attempts in all, into a new store."""
+    events = attempts // _ATTEMPTS_PER_EVENT
     connection: Any = await asyncpg.connect(url)
     first_day = day_of(int(time.time() * 1000)) - _DAYS
     await partitions.make(connection, first_day, first_day + _DAYS)

@@ -1,0 +1,216 @@
+"""The console: how long its pages take where very much is on record, and what looking at it costs a delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import httpx
+from tests.support.postgres_server import PostgresServer, remove
+
+from benchmarks import load, search, search_postgres
+from benchmarks.environment import Environment, Group, Process, child_variables, owner, prepared
+from benchmarks.report import Figures
+from benchmarks.sizes import Sizes
+from benchmarks.throughput import warm_up
+from tocsin.domain.events import UserId
+from tocsin.store.opening import open_store
+from tocsin.store.records import Role
+
+_TIMES: Final = 5
+_REST_S: Final = 1.0
+"""The index of the search is filled up to so much later: what that takes is counted with the delivery."""
+_HIDDEN: Final = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
+
+
+def pages(sizes: Sizes, attempts: int | None = None) -> Figures:
+    """Every page, and the searches of `search.QUERIES`, on the embedded store."""
+    figures, attempts = Figures(), attempts or sizes.attempts
+    with prepared([Group(1)]) as environment:
+        search.fill(environment.directory / "tocsin.db", attempts)
+        _measure(environment, figures, "console", attempts)
+    return figures
+
+
+def pages_on_postgres(sizes: Sizes, attempts: int | None = None) -> Figures:
+    """The same on PostgreSQL."""
+    figures, attempts = Figures(), attempts or sizes.attempts
+    server = PostgresServer(search_postgres.SETTINGS).start()
+    try:
+        with prepared([Group(1)], store_url=server.url()) as environment:
+            asyncio.run(search_postgres.fill(server.url(), attempts))
+            _measure(environment, figures, "postgres_console", attempts)
+    finally:
+        remove(server)
+    return figures
+
+
+def cpu(sizes: Sizes) -> Figures:
+    """CPU of a delivery with the search on, and the console's live overview open, over that without both.
+
+    What the console's own process takes meanwhile is counted, too.
+    """
+    figures = Figures()
+    with prepared([Group(sizes.users)]) as plain, prepared([Group(sizes.users)]) as watched:
+        plain.start_server(TOCSIN_STORE__SEARCH="false")
+        watched.start_server()
+        for environment in (plain, watched):
+            warm_up(environment, environment.groups[0])
+        with _console(watched) as (process, client), _looking(client, "/live"):
+            loads = {
+                environment.url: load.batches(environment, sizes.events, environment.groups[0])
+                for environment in (plain, watched)
+            }
+            for _ in range(2 * sizes.rounds):
+                without = _round(plain, loads[plain.url], sizes.events, plain.server)
+                figures.add(
+                    "console_cpu", _round(watched, loads[watched.url], sizes.events, watched.server, process) / without
+                )
+    return figures
+
+
+def _round(environment: Environment, requests: list[bytes], events: int, *processes: Process | None) -> float:
+    """The CPU of these processes, in seconds."""
+
+    def spent() -> float:
+        return sum(process.cpu_s() for process in processes if process is not None)
+
+    before = spent()
+    load.deliver(environment, requests, events)
+    time.sleep(_REST_S)
+    return spent() - before
+
+
+def _measure(environment: Environment, figures: Figures, figure: str, attempts: int) -> None:
+    environment.start_server()
+    asyncio.run(_indexed(environment, attempts))
+    with _console(environment) as (_, client):
+        for name, path in _paths(search.event_id(1000)).items():
+            for _ in range(_TIMES):
+                began = time.perf_counter()
+                answer = client.get(path)
+                took_ms = (time.perf_counter() - began) * 1000
+                assert answer.status_code == 200, (path, answer.status_code)
+                figures.add(f"{figure}_ms", took_ms)
+                figures.samples.setdefault(name, []).append(took_ms)
+    figures.add(f"{figure}_ms_max", max(figures.values[f"{figure}_ms"]))
+
+
+def _paths(event: str) -> dict[str, str]:
+    known, unknown = search.owner_of(1), UserId("ffffffff-0000-4000-8000-000000000000")
+    searches: dict[str, dict[str, Any]] = {
+        "deliveries": {},
+        "deliveries of a user": {"owner": known},
+        "deliveries of nobody": {"owner": unknown},
+        "what was refused": {"outcome": "refused"},
+        "a rare reason": {"reason": "BadCollapseId"},
+        "no such reason": {"reason": "Unheard"},
+        "of an application": {"system": "apns", "account": search.LANE.rpartition(":")[2]},
+        "within a minute": {"from": "2023-11-14T22:14:00Z", "until": "2023-11-14T22:15:00Z"},
+        "what expired": {"outcome": "expired", "until": "2023-11-14T22:15:00Z"},
+    }
+    plain = ("/", "/applications", "/dead-letters", "/quarantine", "/jobs", "/access", "/send")
+    return (
+        {path: path for path in plain}
+        | {name: f"/deliveries?{urlencode(conditions)}" for name, conditions in searches.items()}
+        | {"an event": f"/events/{event}", "devices of a user": f"/devices?{urlencode({'owner': owner(0)})}"}
+    )
+
+
+async def _indexed(environment: Environment, attempts: int) -> None:
+    """Wait until the index of the search has all that is on record."""
+    limit_s = max(60.0, attempts / 10_000)
+    give_up = time.monotonic() + limit_s
+    headers = {"authorization": f"Bearer {await _admin_key(environment)}"}
+    async with httpx.AsyncClient(base_url=environment.url, headers=headers, trust_env=False, timeout=60) as client:
+        while True:
+            answer = await client.post("/api/admin/deliveries/search", json={"limit": 1})
+            answer.raise_for_status()
+            state = answer.json()["index"]
+            if not state["rebuilding"] and not state["waiting_events"]:
+                return
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"the index was not filled within {limit_s:g} s: {state}")
+            await asyncio.sleep(1)
+
+
+async def _admin_key(environment: Environment) -> str:
+    async with open_store(environment.settings) as store:
+        secret, _ = await store.access.create_key(Role.ADMIN, "benchmark", None)
+    return secret
+
+
+@contextmanager
+def _console(environment: Environment) -> Iterator[tuple[Process, httpx.Client]]:
+    """A console, and a client that is signed in."""
+    with tempfile.TemporaryDirectory() as directory:
+        ready = Path(directory) / "ready"
+        with (environment.directory / "console.log").open("ab") as log:
+            child = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tocsin", "console", "--port", "0"),
+                    *("--api", environment.url, "--ready-file", str(ready)),
+                ],
+                env=child_variables(),
+                cwd=directory,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            while not (ready.exists() and ready.read_text().strip()):
+                if child.poll() is not None:
+                    raise RuntimeError("the console ended")
+                time.sleep(0.05)
+            with httpx.Client(base_url=ready.read_text().strip(), trust_env=False, timeout=60) as client:
+                form = client.get("/sign-in")
+                fields = dict(_HIDDEN.findall(form.text)) | {"key": asyncio.run(_admin_key(environment))}
+                signed_in = client.post("/sign-in", data=fields, headers={"origin": str(client.base_url).rstrip("/")})
+                assert signed_in.status_code == 303, (signed_in.status_code, signed_in.text[:500])
+                yield Process(child), client
+        finally:
+            child.terminate()
+            child.wait(15)
+
+
+@contextmanager
+def _looking(client: httpx.Client, path: str) -> Iterator[None]:
+    """Read a page's stream, as a browser that shows it does."""
+    over = threading.Event()
+    heard: list[int] = []
+
+    def read() -> None:
+        with client.stream("GET", path, timeout=httpx.Timeout(10, read=30)) as answer:
+            for part in answer.iter_bytes():
+                heard.append(len(part))
+                if over.is_set():
+                    return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join(40)
+    assert sum(heard) > 1000, "the stream said nothing"
+
+
+if __name__ == "__main__":
+    from benchmarks import report
+    from benchmarks.sizes import FULL
+
+    measures: dict[str, Callable[[Sizes, int | None], Figures]] = {"sqlite": pages, "postgresql": pages_on_postgres}
+    measured = measures[sys.argv[1]](FULL, int(sys.argv[2]))
+    print(report.table(measured))
+    for what, took in measured.samples.items():
+        print(f"{what:24}", " ".join(f"{one:8.1f}" for one in took), "ms")
