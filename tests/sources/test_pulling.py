@@ -72,3 +72,22 @@ async def test_ending_it_lets_whoever_waits_go_on(bus: Bus, consumer: str) -> No
         await asyncio.sleep(0.1)
         pull.end()
         assert await taking == []
+
+
+async def test_what_had_come_when_it_is_left_can_be_given_back_and_goes_to_the_next_request(
+    bus: Bus, consumer: str
+) -> None:
+    for number in range(3):
+        await bus.publish(b"%d" % number)
+    async with Pull(bus.client, STREAM, consumer, Ask(100, None, 30.0)) as pull:
+        taken = await pull.take()
+        taken += await pull.leave()
+        assert [message.data for message in taken] == [b"0", b"1", b"2"]
+        for message in taken:
+            await message.nak()
+        async with Pull(bus.client, STREAM, consumer, Ask(3, None, 5.0)) as other:
+            again: list[bytes] = []
+            while messages := await other.take():
+                again += [message.data for message in messages]
+        assert again == [b"0", b"1", b"2"]
+        assert await pull.take() == []

@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from tests.sources.bus import Bus, encoded, eventually, fax, nats_settings
+from tests.cluster.proxy import Proxy, Way
+from tests.sources.bus import STREAM, URGENT, Bus, encoded, eventually, fax, nats_settings
 from tests.support.nats import NatsServer
 from tests.support.postgres import drop_database, fetch, new_database, options
-from tests.support.postgres_server import shared_server
+from tests.support.postgres_server import SUPERUSER, shared_server
+from tests.torture.processes import free_ports
 
 from tocsin.domain.events import Event
 from tocsin.ingest.batch import Ingest
@@ -51,6 +53,16 @@ class Node:
         self.running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.running
+
+
+@contextlib.asynccontextmanager
+async def proxy_to_the_database() -> AsyncIterator[Proxy]:
+    proxy = Proxy({free_ports(1): shared_server().port})
+    await proxy.open()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +117,51 @@ async def test_what_a_killed_node_had_in_hand_comes_to_the_other(bus: Bus, serve
             await eventually(bus.is_done)
             assert other.taken == 30
             assert await accepted(url) == 30
+
+
+async def test_what_a_node_without_its_database_has_in_hand_goes_to_the_other_at_once_and_it_takes_no_more_until_it_can(
+    bus: Bus, server: NatsServer, url: str
+) -> None:
+    nats = nats_settings(server, batch=20, ack_wait_s=300)
+
+    async def asking() -> list[int]:
+        """How many nodes ask for messages of each consumer."""
+        infos = [await bus.js.consumer_info(STREAM, name) for name in ("tocsin-urgent", "tocsin")]
+        return [info.num_waiting or 0 for info in infos]
+
+    async def are_asking(count: int) -> bool:
+        return await asking() == [count, count]
+
+    async with proxy_to_the_database() as proxy:
+        through = f"postgresql://{SUPERUSER}@127.0.0.1:{proxy.ports[0]}/{url.rpartition('/')[2]}"
+        async with node_on(through, nats) as cut_off:
+            await bus.publish(encoded(fax(0)))
+            await eventually(bus.is_done)
+            proxy.set(Way.CUT)
+            await bus.publish(encoded(fax(1)))
+            await eventually(lambda: any("the store cannot be used" in one for one in cut_off.source.problems()))
+            await eventually(lambda: are_asking(0))
+            await bus.publish(encoded(fax(2)), subject=URGENT)
+            async with node_on(url, nats) as other:
+                for number in range(3, 40):
+                    await bus.publish(encoded(fax(number)))
+                # Far less than `ack_wait_s`, after which they come back in any case.
+                await eventually(bus.is_done)
+                await eventually(lambda: bus.is_done("tocsin-urgent"))
+                assert await accepted(url) == 40
+                assert (cut_off.taken, other.taken) == (1, 38)
+                assert await asking() == [1, 1]
+            proxy.set(Way.OPEN)
+            await eventually(lambda: are_asking(1))
+            assert cut_off.source.problems() == []
+            await bus.publish(encoded(fax(40)))
+            await eventually(bus.is_done)
+            assert cut_off.taken == 2
+            # It also stops while it waits for its store.
+            proxy.set(Way.CUT)
+            await bus.publish(encoded(fax(41)))
+            await eventually(lambda: are_asking(0))
+        assert await bus.unacknowledged() == 1
 
 
 async def test_a_consumer_that_was_deleted_while_no_node_ran_begins_where_all_of_them_were(

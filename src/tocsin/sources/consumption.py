@@ -1,6 +1,7 @@
 """Takes the messages of one consumer: pulled in batches, appended, and acknowledged after the commit.
 
-What the store cannot take at present is held, and nothing more is pulled meanwhile: it waits in the stream.
+While the store cannot be written, what is in hand is given back at once, since another node may have a store that can
+be, and nothing is pulled. With a full backlog, which all nodes have in common, it is held.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tocsin.sources.identity import by_message_id, by_sequence, derived_ids
 from tocsin.sources.pulling import Ask, Pull, Stalled
 from tocsin.sources.refusing import RefusalNotStored, Refusals
 from tocsin.sources.status import SourceMetrics, SourceStatus
+from tocsin.sources.writable import Writable
 from tocsin.store.ports import BacklogFull, BatchTooLarge, EventIdConflict, EventQueue, WriteFailure
 
 log = structlog.get_logger(__name__)
@@ -34,7 +36,6 @@ _PULL_BYTES: Final = 8 * 1024 * 1024
 _BESIDE_PAYLOAD_BYTES: Final = 64 * 1024
 """Subject, headers and place of a message count towards what a pull may bring."""
 _STALLED_AT_MOST: Final = 3
-_STORE_RETRY_S: Final = 1.0
 _LONGEST_HOLD_S: Final = 5.0
 _AGAIN_S: Final = 30
 """A message that cannot be dealt with at present is delivered again after so long."""
@@ -44,8 +45,8 @@ Read = tuple[Msg, Batch]
 Refused = tuple[Msg, IngestError]
 
 
-class Stopping(Exception):  # noqa: N818
-    """The service stops: what is held goes back to the stream."""
+class GivingBack(Exception):  # noqa: N818
+    """The service stops, or the store cannot be written: what is in hand goes back to the stream."""
 
 
 class Consumption:
@@ -60,6 +61,7 @@ class Consumption:
         max_bytes: int,
         queue: EventQueue,
         refusals: Refusals,
+        writable: Writable,
         now_ms: Callable[[], int],
         status: SourceStatus,
         metrics: SourceMetrics,
@@ -73,6 +75,7 @@ class Consumption:
         self._max_bytes = max_bytes
         self._queue = queue
         self._refusals = refusals
+        self._writable = writable
         self._now_ms = now_ms
         self._status = status
         self._metrics = metrics
@@ -84,6 +87,9 @@ class Consumption:
     def stop(self) -> None:
         """Take no more; `run` returns when what it has begun is done, or given back."""
         self._stop.set()
+        self._end_pull()
+
+    def _end_pull(self) -> None:
         if self._pull is not None:
             self._pull.end()
 
@@ -93,8 +99,19 @@ class Consumption:
         Raises:
             ConsumerGone, PullRefused, Stalled: the consumer has to be looked at again.
         """
+        forget = self._writable.when_failed(self._end_pull)
+        try:
+            await self._pull_again_and_again()
+        finally:
+            forget()
+
+    async def _pull_again_and_again(self) -> None:
+        """Raises as `run` does."""
         stalled, one_alone = 0, False
         while not self._stop.is_set():
+            if not self._writable.now:
+                await self._wait_for_the_store()
+                continue
             size_bytes = max(_PULL_BYTES, self._client.max_payload + _BESIDE_PAYLOAD_BYTES)
             ask = Ask(1, None, _PULL_S) if one_alone else Ask(self._settings.batch, size_bytes, _PULL_S)
             try:
@@ -107,21 +124,38 @@ class Consumption:
                 stalled += 1
                 if stalled >= _STALLED_AT_MOST:
                     raise
-            except Stopping:
-                return
             finally:
                 self._pull = None
 
-    async def _take_all(self, pull: Pull) -> None:
-        while messages := await pull.take():
-            try:
-                await self._take(messages, pull)
-            except Stopping:
-                await self._tell(pull.gathered, Msg.nak)
-                raise
-            end_where_cancelled()
+    async def _wait_for_the_store(self) -> None:
+        self._waits("the store cannot be used")
+        await self._writable.again(self._stop)
+        end_where_cancelled()
+        if self._writable.now:
             self._heard()
-        self._heard()
+
+    async def _take_all(self, pull: Pull) -> None:
+        """Take all that the pull brings, for as long as the store can be written, and until `stop`."""
+        in_hand: list[Msg] = []
+        try:
+            while in_hand := await pull.take():
+                if not self._writable.now:
+                    raise GivingBack
+                await self._take(in_hand, pull)
+                end_where_cancelled()
+                self._heard()
+            if self._stop.is_set() or not self._writable.now:
+                raise GivingBack
+        except GivingBack:
+            # The request ends first: it would bring them again.
+            in_hand += await pull.leave()
+            await self._tell([message for message in in_hand if not message.is_acked], Msg.nak)
+        else:
+            self._heard()
+
+    def _waits(self, why: str) -> None:
+        if self._status.problem(self._part, f"{self._part} waits: {why}; events wait in stream {self._stream.name}"):
+            log.warning("no events are taken", stream=self._stream.name, consumer=self._consumer.name, reason=why)
 
     def _heard(self) -> None:
         if self._status.mended(self._part):
@@ -143,9 +177,8 @@ class Consumption:
         spans = self._begin(read)
         try:
             await self._append(read, refused, pull)
-        except Stopping as error:
+        except GivingBack as error:
             _end(spans, [(message, error) for message, _ in spans])
-            await self._tell([message for message, _ in refused], Msg.nak)
             raise
         _end(spans, refused)
         await self._refuse(sorted(refused, key=_place))
@@ -180,11 +213,11 @@ class Consumption:
         return self._ingest.one(message.data, now_ms, origin)
 
     async def _append(self, read: Sequence[Read], refused: list[Refused], pull: Pull) -> None:
-        """Make them durable and acknowledge them. What the store will never take goes to `refused`; what it cannot take
-        now is held until it can.
+        """Make them durable and acknowledge them. What the store will never take goes to `refused`; what a full backlog
+        cannot take now is held until it can.
 
         Raises:
-            Stopping: what is not durable is given back.
+            GivingBack: not all of them are durable.
         """
         while read:
             events = [event for _, batch in read for event in batch.events]
@@ -197,10 +230,11 @@ class Consumption:
                 refused.append((message, conflict(line if len(batch.ids) > 1 else UNSET)))
                 read = [*read[:at], *read[at + 1 :]]
             except BacklogFull as error:
-                await self._hold("the backlog is full", error.retry_after_s, read, refused, pull)
-            except WriteFailure:
-                # Where it is not known whether it was written, to append the same again is safe.
-                await self._hold("the store cannot be used", _STORE_RETRY_S, read, refused, pull)
+                await self._hold(error.retry_after_s, read, refused, pull)
+            except WriteFailure as error:
+                # Where it is not known whether it was written: whoever gets it next appends the same again, safely.
+                self._writable.failed()
+                raise GivingBack from error
             except Exception as error:
                 # About one of the messages, perhaps: it must not hold up the others.
                 if len(read) > 1:
@@ -219,24 +253,20 @@ class Consumption:
                 self._metrics.source_appended(self._consumer.name, events, lag_s)
                 return
 
-    async def _hold(
-        self, why: str, wait_s: float, read: Sequence[Read], refused: Sequence[Refused], pull: Pull
-    ) -> None:
-        """Wait a while, and have the server keep what is in hand from being delivered again.
+    async def _hold(self, wait_s: float, read: Sequence[Read], refused: Sequence[Refused], pull: Pull) -> None:
+        """Wait a while for room in the backlog, and have the server keep what is in hand from being delivered again.
 
         Raises:
-            Stopping: it was given back.
+            GivingBack: the service stops, or the store cannot be written any more.
         """
-        if self._status.problem(self._part, f"{self._part} waits: {why}; events wait in stream {self._stream.name}"):
-            log.warning("no events are taken", stream=self._stream.name, consumer=self._consumer.name, reason=why)
+        self._waits("the backlog is full")
         held = [message for message, _ in (*read, *refused)]
         await self._tell([*held, *pull.gathered], Msg.in_progress)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(wait_s, _LONGEST_HOLD_S, self._settings.ack_wait_s / 3)):
                 await self._stop.wait()
-        if self._stop.is_set():
-            await self._tell([message for message, _ in read], Msg.nak)
-            raise Stopping
+        if self._stop.is_set() or not self._writable.now:
+            raise GivingBack
 
     async def _refuse(self, refused: Sequence[Refused]) -> None:
         """Store why, then give the message up. Where that cannot be stored, the message is delivered again later."""

@@ -26,6 +26,7 @@ from tocsin.sources.consumption import Consumption
 from tocsin.sources.pulling import ConsumerGone, Stalled
 from tocsin.sources.refusing import Refusals
 from tocsin.sources.status import SourceMetrics, SourceStatus
+from tocsin.sources.writable import Writable
 from tocsin.store.ports import EventQueue, Positions, Store, WriteFailure
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class NatsSource:
         self._metrics = metrics
         self._traces = traces
         self._status = SourceStatus()
+        self._writable = Writable(positions, now_ms)
         self._stop = asyncio.Event()
         self._consumptions: list[Consumption] = []
         self._acknowledged: dict[str, int] = {}
@@ -169,6 +171,7 @@ class NatsSource:
                 max_bytes=self._max_bytes,
                 queue=self._queue,
                 refusals=refusals,
+                writable=self._writable,
                 now_ms=self._now_ms,
                 status=self._status,
                 metrics=self._metrics,

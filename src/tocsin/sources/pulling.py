@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 
 HEARTBEAT_S: Final = 1.0
 _MISSED: Final = 4
+_LEAVE_S: Final = 1.0
 _NO_MESSAGES, _TIMEOUT, _CONFLICT, _NO_RESPONDERS = "404", "408", "409", "503"
 _HEARTBEAT: Final = "100"
 _GONE: Final = ("consumer deleted", "consumer is push based")
@@ -104,6 +105,17 @@ class Pull:
                 raise Stalled(f"no heartbeat for {_MISSED * HEARTBEAT_S:g} s") from None
         if not self.gathered and self._error is not None:
             raise self._error
+        taken, self.gathered = self.gathered, []
+        return taken
+
+    async def leave(self) -> list[Msg]:
+        """End the request for the server, too. Returns what has come and was not taken: what is given back from now on
+        is not delivered for this request again."""
+        self.end()
+        if self._subscription is not None and self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
         taken, self.gathered = self.gathered, []
         return taken
 
