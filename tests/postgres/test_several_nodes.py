@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
 
 import pytest
 from tests.contract.support import OWNER, TOKEN, claim, done, ids, parked, registration
 from tests.postgres.nodes import FRESH_S, Nodes, event_of, owners, until
 from tests.support.postgres import connections_are_gone
 
+from tocsin.domain.devices import DeviceToken
 from tocsin.store.ports import StoreUnavailable, WriteFailure
 from tocsin.store.postgres.fresh import Stream
 from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
-from tocsin.store.records import Item, TokenDeleted
+from tocsin.store.records import Item, Signal, TokenDeleted, TokenRegistered
 
 
 def of(store: PostgresStore, everyone: list) -> list:  # type: ignore[type-arg]
@@ -403,3 +405,41 @@ async def test_what_was_settled_before_it_was_counted_is_in_no_backlog_afterward
     assert await settle_all(other) == 50
     await other.queue.give_up(list(other.ownership.held))
     assert other._backlog.own_events == 0
+
+
+async def test_of_two_corrections_at_once_each_notices_what_is_told_while_it_reads(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await nodes.open()
+    told: list[Signal] = []
+    node.signals.subscribe(told.append)
+    one, other = (TokenDeleted(OWNER, "apns", DeviceToken(token)) for token in ("one", "other"))
+    await node.registry.add_many([registration("one"), registration("other")], 10)
+    may_end: list[asyncio.Event] = []
+
+    class SlowDatabase:
+        """It answers, with what was true by then, when it may."""
+
+        async def read(self, job: Callable[[Any], Awaitable[Any]]) -> Any:
+            found = await node.database.read(job)
+            may_end.append(ends := asyncio.Event())
+            await ends.wait()
+            return found
+
+    monkeypatch.setattr(node.signals, "_database", SlowDatabase())
+    # Another process tells of deletions that it made before both were registered again.
+    first = asyncio.create_task(node.signals.correct([one]))
+    await until(lambda: len(may_end) == 1)
+    second = asyncio.create_task(node.signals.correct([other]))
+    await until(lambda: len(may_end) == 2)
+    may_end[1].set()
+    await second
+    # This process deletes one of them, which the first has read as registered.
+    await nodes.execute("DELETE FROM device WHERE token = 'one'")
+    node.signals.publish([one])
+    may_end[0].set()
+    await until(lambda: first.done() or len(may_end) == 3)
+    may_end[-1].set()
+    await first
+    of_one = [signal for signal in told if isinstance(signal, TokenDeleted | TokenRegistered) and signal.token == "one"]
+    assert of_one[-1] == one

@@ -94,8 +94,9 @@ class PostgresSignals:
         self._gaps = Gaps(0)
         self._read: deque[tuple[float, int]] = deque()
         """When (monotonic) up to which id was read."""
-        self._watching: list[set[Registration]] = []
-        """Of which registrations something was told while others were looked up."""
+        self._watching: dict[int, set[Registration]] = {}
+        """Of which registrations something was told while others were looked up: a set for each look, by its identity,
+        since two that are empty are equal."""
         self.noticed = 0
         """How often something was noticed of other processes."""
 
@@ -115,7 +116,7 @@ class PostgresSignals:
         """Tell those within this process. Called when the change is durable, before its caller is answered."""
         for signal in signals:
             if self._watching and isinstance(signal, _OF_TOKENS):
-                for meanwhile in self._watching:
+                for meanwhile in self._watching.values():
                     meanwhile.add(_registration(signal))
             for receive in self._receivers:
                 receive(signal)
@@ -186,11 +187,11 @@ class PostgresSignals:
         while deleted:
             columns = [list(column) for column in zip(*deleted, strict=True)]
             meanwhile: set[Registration] = set()
-            self._watching.append(meanwhile)
+            self._watching[id(meanwhile)] = meanwhile
             try:
                 rows = await self._database.read(partial(_registered, columns=columns))
             finally:
-                self._watching.remove(meanwhile)
+                del self._watching[id(meanwhile)]
             registered = {tuple(row) for row in rows}
             for registration in deleted.keys() - meanwhile:
                 is_registered = registration in registered
