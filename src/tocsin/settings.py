@@ -375,6 +375,12 @@ class Store(Section):
     def is_postgres(self) -> bool:
         return self.url is not None and self.url.startswith(_POSTGRES)
 
+    @property
+    def direct_url(self) -> str:
+        """The way to PostgreSQL that no PgBouncer stands in."""
+        assert self.url is not None
+        return self.session_url or self.url
+
     @model_validator(mode="before")
     @classmethod
     def _file_of_url(cls, values: Any) -> Any:

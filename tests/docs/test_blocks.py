@@ -6,6 +6,7 @@ Blocks of the language `console` are run by `test_commands`. The list of what ru
 from __future__ import annotations
 
 import asyncio
+import configparser
 import inspect
 import json
 import re
@@ -23,6 +24,7 @@ import pytest
 import yaml
 from examples.test_backend import FaxBackend
 from tests.docs.blocks import ROOT, Block, blocks, blocks_of, commands
+from tests.support.pgbouncer import SETTINGS
 
 from tocsin.api.delivery_search import SearchAnswer
 from tocsin.api.event_records import EventReport
@@ -227,6 +229,14 @@ def nginx(block: Block, tocsin: LocalTocsin, directory: Path) -> None:
         assert "syntax is ok" in checked.stderr, checked.stderr
 
 
+def pgbouncer(block: Block, tocsin: LocalTocsin, directory: Path) -> None:
+    """The PgBouncer of the tests has the same settings."""
+    shown = configparser.ConfigParser()
+    shown.read_string(block.text)
+    assert set(shown) == {"DEFAULT", "databases", "pgbouncer"}
+    assert dict(shown["pgbouncer"]) == SETTINGS
+
+
 def devices(block: Block, tocsin: LocalTocsin, directory: Path) -> None:
     """`test_commands` imports it, and uses these devices."""
     assert len(block.text.splitlines()) == 3
@@ -279,6 +289,7 @@ CHECKS: Final[dict[tuple[str, str], Check]] = {
     ("js", "docs/sign-in.md"): action,
     ("yaml", "docs/operating.md"): prometheus,
     ("nginx", "docs/operating.md"): nginx,
+    ("ini", "docs/scale.md"): pgbouncer,
 }
 
 

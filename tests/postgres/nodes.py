@@ -21,16 +21,20 @@ FRESH_S = 0.3
 
 
 class Nodes:
-    """Opens stores on one database. With `duties` a node does by itself what it does in service."""
+    """Opens stores on one database. With `duties` a node does by itself what it does in service. `through` is the way
+    that leads through PgBouncer; sessions go past it."""
 
-    def __init__(self, database: str, life: AsyncExitStack) -> None:
+    def __init__(self, database: str, life: AsyncExitStack, *, through: str | None = None) -> None:
         self.url = shared_server().url(database)
+        self._through = through
         self._life = life
 
     async def open(
         self, *, server: bool = True, duties: bool = False, fresh_s: float = FRESH_S, **how: Any
     ) -> PostgresStore:
-        store = await open_store(options(self.url, None, fresh_s=fresh_s, **how), server=server)
+        if self._through is not None:
+            how = {"session_url": self.url} | how
+        store = await open_store(options(self._through or self.url, None, fresh_s=fresh_s, **how), server=server)
         self._life.push_async_callback(store.close)
         if server:
             await store.start()

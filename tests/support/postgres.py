@@ -70,11 +70,13 @@ def options(
     lease_s: float = LEASE_S,
     fresh_s: float = FRESH_S,
     search: bool = True,
+    session_url: str | None = None,
 ) -> PostgresOptions:
     """With `clocks` None the real ones count."""
     given = {} if clocks is None else {"wall_clock": clocks.wall, "monotonic": clocks.monotonic}
     return PostgresOptions(
         url=url,
+        session_url=session_url,
         max_events=max_events,
         max_bytes=max_bytes,
         lease_s=lease_s,

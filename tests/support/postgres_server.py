@@ -85,7 +85,7 @@ class PostgresServer:
             stderr=log,
             preexec_fn=end_with_parent(signal.SIGQUIT),
             cwd=self.directory,
-            **_as_user(),
+            **as_user(),
         )
         log.close()
 
@@ -136,7 +136,7 @@ class PostgresServer:
             if self._process.poll() is not None:
                 break
             asked = subprocess.run(
-                [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)], **_as_user()
+                [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)], **as_user()
             )
             if asked.returncode == 0:
                 return
@@ -162,7 +162,7 @@ def remove(server: PostgresServer) -> None:
 def run(program: str, *arguments: str | Path) -> None:
     """Run one of PostgreSQL's programs as the user that may."""
     done = subprocess.run(
-        [str(_binary(program)), *map(str, arguments)], capture_output=True, cwd="/", text=True, **_as_user()
+        [str(_binary(program)), *map(str, arguments)], capture_output=True, cwd="/", text=True, **as_user()
     )
     if done.returncode != 0:
         raise RuntimeError(f"{program} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -184,7 +184,7 @@ def _user() -> pwd.struct_passwd | None:
     return pwd.getpwnam("nobody")
 
 
-def _as_user() -> dict[str, Any]:
+def as_user() -> dict[str, Any]:
     user = _user()
     environment = {**os.environ, "LC_ALL": "C"}
     if user is None:
@@ -221,7 +221,7 @@ def _installation() -> Path:
 def _works(installation: Path) -> bool:
     try:
         asked: Sequence[str] = [str(installation / "bin" / "postgres"), "--version"]
-        return subprocess.run(asked, capture_output=True, cwd="/", **_as_user()).returncode == 0
+        return subprocess.run(asked, capture_output=True, cwd="/", **as_user()).returncode == 0
     except OSError:
         return False
 

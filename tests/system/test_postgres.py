@@ -12,6 +12,7 @@ import pytest
 
 from tests.sources.bus import bus_on, nats_settings
 from tests.support.nats import nats_server
+from tests.support.pgbouncer import PgBouncer, needs_pgbouncer
 from tests.support.postgres import MASTER_KEY, drop_database, new_database
 from tests.support.postgres_server import PostgresServer, remove, shared_server
 from tests.system.running_system import RunningSystem, eventually
@@ -203,6 +204,32 @@ async def test_while_its_database_is_gone_a_server_answers_503_and_the_bus_keeps
         finally:
             system.close()
             remove(own)
+
+
+@needs_pgbouncer
+async def test_with_pgbouncer_between_a_server_answers_503_while_it_is_down_and_goes_on_when_it_is_back(
+    tmp_path: Path, database: str
+) -> None:
+    pgbouncer = PgBouncer(shared_server()).start()
+    through = {"store": {"url": pgbouncer.url(database.rpartition("/")[2]), "session_url": database}}
+    system = RunningSystem(tmp_path, on(database) | through)
+    try:
+        await system.open()
+        user = await system.user()
+        await system.all_received(await system.send(user, 20), 60)
+        for command in (("device", "list", "--owner", user.owner), ("app", "list"), ("store", "check")):
+            done = system.server.run_cli(*command)
+            assert done.returncode == 0, done.stderr
+        pgbouncer.kill()
+        refused = await system.post(system.events(user, 1))
+        assert refused.status == 503, refused
+        assert await system.problems()
+        pgbouncer.start()
+        await system.all_received(await system.send(user, 20), 60)
+        assert await system.problems() == []
+    finally:
+        system.close()
+        pgbouncer.remove()
 
 
 async def _is_ready(system: RunningSystem) -> bool:

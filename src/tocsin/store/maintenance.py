@@ -65,8 +65,7 @@ def weaknesses(settings: Settings) -> list[str]:
     require_driver()
     from tocsin.store.postgres import maintenance as of_postgres
 
-    assert settings.store.url is not None
-    return asyncio.run(of_postgres.weaknesses(settings.store.session_url or settings.store.url, password(settings)))
+    return asyncio.run(of_postgres.weaknesses(settings.store.direct_url, password(settings)))
 
 
 def is_served(settings: Settings) -> bool:
@@ -75,8 +74,7 @@ def is_served(settings: Settings) -> bool:
         require_driver()
         from tocsin.store.postgres import maintenance as of_postgres
 
-        assert settings.store.url is not None
-        return asyncio.run(of_postgres.is_served(settings.store.url, password(settings)))
+        return asyncio.run(of_postgres.is_served(settings.store.direct_url, password(settings)))
     from tocsin.store.sqlite import locks
 
     return locks.is_served(settings.store.path)
@@ -189,8 +187,7 @@ def _used_keys(settings: Settings, path: Path) -> list[str]:
         require_driver()
         from tocsin.store.postgres import maintenance as of_postgres
 
-        assert settings.store.url is not None
-        return asyncio.run(of_postgres.used_keys(settings.store.url, password(settings)))
+        return asyncio.run(of_postgres.used_keys(settings.store.direct_url, password(settings)))
     from tocsin.store.sqlite import maintenance
 
     return maintenance.used_keys(path)
@@ -200,8 +197,7 @@ def _findings_of_postgres(settings: Settings) -> list[str]:
     require_driver()
     from tocsin.store.postgres import maintenance as of_postgres
 
-    assert settings.store.url is not None
-    return asyncio.run(of_postgres.check(settings.store.session_url or settings.store.url, password(settings)))
+    return asyncio.run(of_postgres.check(settings.store.direct_url, password(settings)))
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:

@@ -39,11 +39,9 @@ async def migrate(path: Path, settings: Settings, tell: Callable[[str], None]) -
     from tocsin.store.postgres.arriving import arriving
     from tocsin.store.sqlite.leaving import leaving
 
-    url = settings.store.session_url or settings.store.url
-    assert url is not None
     with leaving(path) as source:
         refuse_missing(configured(settings).read(), source.used_keys())
-        async with arriving(url, password(settings)) as target:
+        async with arriving(settings.store.direct_url, password(settings)) as target:
             before = source.mark
             if before is not None and (before.done or before.to != target.name):
                 if before.done and before.to == target.name and await target.is_complete(before.id):

@@ -18,6 +18,9 @@ _REGISTER: Final = "INSERT INTO node(name, delivers) VALUES ($1, $2) RETURNING n
 _REGISTER_AGAIN: Final = """INSERT INTO node(number, name, delivers) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3)
     ON CONFLICT (number) DO NOTHING"""
 _LOCK: Final = f"SELECT pg_try_advisory_lock({NODE_LOCKS}, $1)"
+_LOCKED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {NODE_LOCKS}
+    AND objid::bigint = $1 AND objsubid = 2 AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
 _END_BEFORE: Final = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = $1 AND pid <> pg_backend_pid() AND datname = current_database()"""
 _BEAT: Final = """UPDATE node SET beat_at = clock_timestamp(), backlog_events = $2, backlog_bytes = $3
@@ -41,6 +44,11 @@ async def register(connection: Connection, name: str, delivers: bool) -> int:
     number: int = await connection.fetchval(_REGISTER, name, delivers)
     await connection.fetchval(_LOCK, number)
     return number
+
+
+async def is_locked(connection: Connection, number: int) -> bool:
+    """Whether a session with this connection's database holds the lock on this number."""
+    return bool(await connection.fetchval(_LOCKED, number))
 
 
 async def register_again(connection: Connection, number: int, name: str, application: str, delivers: bool) -> None:

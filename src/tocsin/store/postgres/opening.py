@@ -22,6 +22,8 @@ from tocsin.store.sealer import Sealer, refuse_missing
 
 _OLDEST_SERVER: Final = 15
 _COMMAND_CONNECTIONS: Final = 2
+_UNKNOWN_TO_PGBOUNCER: Final = "unsupported startup parameter"
+"""What PgBouncer says of settings that a connection begins with, and PostgreSQL never."""
 
 
 async def open_store(options: PostgresOptions, *, server: bool = False) -> PostgresStore:
@@ -89,6 +91,12 @@ async def connected(target: Target, name: str) -> Watched:
         raise StoreError(f"{name}: the server refuses the connection: {sentence(error)}; correct store.url") from None
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise StoreError(f"{name}: store.url cannot be used: {error}") from None
+    except asyncpg.ProtocolViolationError as error:
+        if _UNKNOWN_TO_PGBOUNCER in str(error):
+            raise StoreError(
+                f"{name}: PgBouncer stands between: name the way past it, to PostgreSQL itself, with store.session_url"
+            ) from None
+        raise StorageFailure(name, sentence(error)) from None
     except Exception as error:
         if is_unavailable(error):
             raise StorageFailure(name, _why(error)) from None

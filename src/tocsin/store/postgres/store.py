@@ -170,6 +170,8 @@ class PostgresStore:
         name = f"{socket.gethostname()}:{os.getpid()}"
         delivers = self._options.delivers
         node = await session.run(lambda one: nodes.register(one, name, delivers), transaction=False)
+        if not await self.database.read(lambda one: nodes.is_locked(one, node)):
+            raise StoreError(f"{self.name}: store.session_url leads to another database than store.url; correct it")
         await session.run(lambda one: schema.know(one, self.name), transaction=False)
         # Again, now that this node's lock is there: whoever moves a store to this database looks for it.
         await self.database.read(lambda one: schema.refuse_moving(one, self.name))
