@@ -19,13 +19,14 @@ from litestar import Litestar
 from prometheus_client import CollectorRegistry
 
 from tocsin.api.app import create_app
-from tocsin.api.control import Checked, Figures, Latency, Moment
+from tocsin.api.control import Figures, Latency, Moment
 from tocsin.api.limits import Limits
+from tocsin.domain.credentials import Check
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event, UserId
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.apns.credentials import ApnsCredential
-from tocsin.providers.base import AccountStatus, CheckResult, Preview
+from tocsin.providers.base import AccountStatus, Preview
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.settings import Audit, Ingest, PushApi, Server, Settings
 from tocsin.sign_in.own import OwnSessions
@@ -55,7 +56,6 @@ class StubDelivery:
         self.sentences: list[str] = []
         self.beside: list[str] = []
         self.ingested = 0
-        self.checked: dict[tuple[str, str], Checked] = {}
 
     def lanes(self) -> list[LaneStatus]:
         return self.status
@@ -81,14 +81,8 @@ class StubDelivery:
     def accounts(self) -> dict[str, list[AccountStatus]]:
         return {"apns": [AccountStatus(APPLICATION, "key", None, "ABC123DEFG")]}
 
-    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
-        if account != APPLICATION:
-            raise KeyError(account)
-        self.checked[provider, account] = Checked(0, sandbox, CheckResult(False, "Apple does not accept the key"))
-        return self.checked[provider, account]
-
-    def last_check(self, provider: str, account: str) -> Checked | None:
-        return self.checked.get((provider, account))
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Check:
+        return Check(at_ms=0, sandbox=sandbox, ok=False, sentence="Apple does not accept the key")
 
 
 class StoreWith:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,35 @@ def test_a_service_account_that_google_does_not_know_is_reported(
     assert ran.status == 1
     assert ran.json["ok"] is False
     assert ran.json["sentence"]
+
+
+def test_the_last_check_is_shown_in_the_lists_until_the_credential_is_replaced(
+    against: Run, emulator: dict[str, Any]
+) -> None:
+    assert against("fcm", "add", "phones", "--service-account", emulator["service_account"]).status == 0
+    _, row = against("fcm", "list").out.splitlines()
+    assert row.endswith("never")
+    asked = against("fcm", "check", "phones", "--json").json
+    _, row = against("fcm", "list").out.splitlines()
+    assert re.search(r"  accepted \d{4}-\d\d-\d\d$", row)
+    (project,) = against("fcm", "list", "--json").json
+    assert project["last_check"] == {
+        "at": project["last_check"]["at"],
+        "sandbox": False,
+        "ok": True,
+        "sentence": asked["sentence"],
+    }
+    assert against("fcm", "add", "phones", "--service-account", emulator["service_account"]).status == 0
+    (project,) = against("fcm", "list", "--json").json
+    assert "last_check" not in project
+
+
+def test_what_apple_says_of_an_app_is_kept_with_where_it_was_asked(against: Run, emulator: dict[str, Any]) -> None:
+    key = ("--key", emulator["apns_key"], "--key-id", "AAAAAAAAAA")
+    assert against("app", "add", APPLICATION, *key).status == 0
+    asked = against("app", "check", APPLICATION, "--sandbox", "--json")
+    assert asked.status == 1
+    _, row = against("app", "list").out.splitlines()
+    assert re.search(r"  not accepted \d{4}-\d\d-\d\d, sandbox$", row)
+    (app,) = against("app", "list", "--json").json
+    assert (app["last_check"]["ok"], app["last_check"]["sentence"]) == (False, asked.json["sentence"])

@@ -7,8 +7,9 @@ import asyncio
 from msgspec.structs import replace
 from tests.contract.factories import Stores
 
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.store.ports import Store
+from tocsin.store.records import Signal
 
 FIRST = Credential("apns", "39JSDKGJ38.de.cospace.app", b"KEY \xff", True, 1)
 SECOND = Credential("apns", "39JSDKGJ38.de.cospace.other", b"CERTIFICATE", False, 2)
@@ -107,6 +108,56 @@ async def test_a_change_by_another_process_is_noticed(stores: Stores) -> None:
     await other.credentials.put(FIRST)
     await stores.noticed(server)
     assert await server.credentials.of("apns") == [FIRST]
+
+
+REFUSED = Check(at_ms=5, sandbox=True, ok=False, sentence="Apple does not know the key ABC123DEFG: „Grüße“")
+ACCEPTED = Check(at_ms=6, sandbox=False, ok=True, sentence="Apple accepts the key.")
+
+
+async def test_the_last_check_of_a_credential_is_kept_over_a_crash(stores: Stores) -> None:
+    store = await stores.open()
+    for credential in (FIRST, SECOND):
+        await store.credentials.put(credential)
+    assert await store.credentials.checks("apns") == {}
+    await store.credentials.note_check(FIRST, ACCEPTED)
+    await store.credentials.note_check(FIRST, REFUSED)
+    await store.credentials.note_check(SECOND, ACCEPTED)
+    store = await stores.crash()
+    assert await store.credentials.checks("apns") == {FIRST.account: REFUSED, SECOND.account: ACCEPTED}
+    assert await store.credentials.checks("fcm") == {}
+
+
+async def test_a_check_is_of_the_credential_that_was_checked_and_of_none_after_it(store: Store) -> None:
+    await store.credentials.put(FIRST)
+    await store.credentials.note_check(FIRST, ACCEPTED)
+    replaced = replace(FIRST, content=b"CERTIFICATE", changed_ms=9)
+    await store.credentials.put(replaced)
+    assert await store.credentials.checks("apns") == {}
+    # The answer to a question that was asked before it was replaced.
+    await store.credentials.note_check(FIRST, REFUSED)
+    assert await store.credentials.checks("apns") == {}
+    await store.credentials.note_check(replaced, ACCEPTED)
+    assert await store.credentials.checks("apns") == {FIRST.account: ACCEPTED}
+    await store.credentials.note_check(FIRST, REFUSED)
+    assert await store.credentials.checks("apns") == {FIRST.account: ACCEPTED}
+    await store.credentials.remove("apns", FIRST.account)
+    assert await store.credentials.checks("apns") == {}
+    await store.credentials.note_check(replaced, ACCEPTED)
+    await store.credentials.put(replaced)
+    assert await store.credentials.checks("apns") == {}
+
+
+async def test_a_check_by_another_process_is_shown_and_is_no_change_of_the_credential(stores: Stores) -> None:
+    server = await stores.open()
+    await server.credentials.put(FIRST)
+    await stores.noticed(server)
+    told: list[Signal] = []
+    server.signals.subscribe(told.append)
+    other = await stores.open(server=False)
+    await other.credentials.note_check(FIRST, REFUSED)
+    await stores.noticed(server)
+    assert await server.credentials.checks("apns") == {FIRST.account: REFUSED}
+    assert told == []
 
 
 async def test_a_credential_shows_no_secret_when_it_is_printed() -> None:

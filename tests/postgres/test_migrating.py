@@ -31,7 +31,7 @@ from tests.support.postgres import MASTER_KEY, options
 from tests.support.postgres_server import shared_server
 
 from tocsin.domain.actors import Actor, ActorKind
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.domain.devices import Address
 from tocsin.domain.events import Event, EventId
 from tocsin.settings import Secrets, Settings
@@ -119,7 +119,10 @@ class Source:
         await registry.delete(OWNER, "apns", devices[2].token)
         await registry.learn([Learned(devices[3], Address("application=y"), self.clocks.now_ms)])
         await registry.note_topics([TopicReached("apns", ACCOUNT, "de.cospace.app", self.clocks.now_ms)])
-        await store.credentials.put(Credential("fcm", "main", b"{}", changed_ms=store.now_ms()))
+        project = Credential("fcm", "main", b"{}", changed_ms=store.now_ms())
+        await store.credentials.put(project)
+        check = Check(at_ms=7, sandbox=False, ok=True, sentence="Google accepts it")
+        await store.credentials.note_check(project, check)
         self.secrets["session"], _ = await store.access.create_session(OWNER, None)
         self.secrets["unowned"], _ = await store.access.create_session(None, self.clocks.now_ms + 10**9)
         limits = KeyLimits(events=frozenset({"fax_new"}))
@@ -145,6 +148,7 @@ async def told(store: Store, source: Source) -> dict[str, Any]:
         "quarantine": await registry.quarantine(),
         "topics": await registry.topics(),
         "credentials": await store.credentials.of("fcm"),
+        "checks": await store.credentials.checks("fcm"),
         "sessions": sorted(await store.access.sessions(), key=lambda one: one.id),
         "opened": [await store.access.session(source.secrets[name]) for name in ("session", "unowned")],
         "keys": await store.access.keys(),

@@ -21,7 +21,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.sqlite import migrations
 from tocsin.store.sqlite.connection import close, open_connection, raw
 
-EARLIER: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+EARLIER: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012")
 """The schemas that stores of released versions may have."""
 
 APPLICATION: Final = "39JSDKGJ38.de.cospace.app"

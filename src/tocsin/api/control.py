@@ -7,10 +7,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tocsin.domain.credentials import Check
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event
 from tocsin.domain.routes import LaneStatus
-from tocsin.providers.base import AccountStatus, CheckResult, Preview
+from tocsin.providers.base import AccountStatus, Preview
 
 
 class Latency(Struct, frozen=True):
@@ -47,14 +48,6 @@ class Moment(Struct, frozen=True):
     p99_ms: float | None
 
 
-class Checked(Struct, frozen=True):
-    """The last check of a credential by this process."""
-
-    at_ms: int
-    sandbox: bool
-    result: CheckResult
-
-
 class DeliveryControl(Protocol):
     """How delivery is doing. Every call but `check` is synchronous and cheap, and changes nothing that is delivered."""
 
@@ -86,12 +79,9 @@ class DeliveryControl(Protocol):
     def accounts(self) -> Mapping[str, list[AccountStatus]]:
         """The credentials in use, by provider."""
 
-    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Check:
         """Ask the provider whether it accepts a credential.
 
         Raises:
             KeyError: there is no such provider, or no credential of this account.
         """
-
-    def last_check(self, provider: str, account: str) -> Checked | None:
-        """The last `check`, since the start."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from tocsin.cli import last_checks
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import read_file, read_secret
@@ -79,15 +80,24 @@ def add(
 
 @command(app, "list", example="tocsin app list")
 def list_(config: Config = None, as_json: AsJson = False) -> None:
-    """Show the apps and their credentials, never the secrets."""
+    """Show the apps and their credentials, never the secrets, and what Apple said when it was asked last."""
     from tocsin.providers.apns.credentials import read_stored
 
-    found = in_store(settings_of(config), lambda store: store.credentials.of(NAME))
+    found, checks = in_store(settings_of(config), lambda store: last_checks.credentials_of(store, NAME))
     if as_json:
-        print_json([_described(credential) for credential in found])
+        print_json([_described(one) | last_checks.described(checks.get(one.account)) for one in found])
         return
-    rows = [(one.account, _in_words(read_stored(one)), utc(one.changed_ms)) for one in found]
-    print_table(("application", "credential", "changed"), rows, empty="No apps yet; see: tocsin app add --help")
+    rows = [
+        (
+            one.account,
+            _in_words(read_stored(one)),
+            utc(one.changed_ms),
+            last_checks.in_words(checks.get(one.account)),
+        )
+        for one in found
+    ]
+    columns = ("application", "credential", "changed", "last check")
+    print_table(columns, rows, empty="No apps yet; see: tocsin app add --help")
 
 
 @command(app, "remove", example="tocsin app remove 39JSDKGJ38.de.cospace.app")
@@ -134,6 +144,7 @@ def check(
         print_json({"application_id": id, "sandbox": sandbox, "ok": result.ok, "sentence": result.sentence})
     else:
         typer.echo(f"{id}: {result.sentence}")
+    last_checks.note_check(settings, known[id], result, sandbox=sandbox)
     if not result.ok:
         raise typer.Exit(1)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from msgspec.structs import replace
 
+from tocsin.cli import last_checks
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import read_file
@@ -72,13 +73,13 @@ def add(
 
 @command(app, "list", example="tocsin fcm list")
 def list_(config: Config = None, as_json: AsJson = False) -> None:
-    """Show the projects, never their keys."""
-    found = in_store(settings_of(config), lambda store: store.credentials.of(NAME))
+    """Show the projects, never their keys, and what Google said when it was asked last."""
+    found, checks = in_store(settings_of(config), lambda store: last_checks.credentials_of(store, NAME))
     if as_json:
-        print_json([_described(project) for project in found])
+        print_json([_described(one) | last_checks.described(checks.get(one.account)) for one in found])
         return
-    rows = [_row(project) for project in found]
-    columns = ("name", "project", "service account", "default", "changed")
+    rows = [(*_row(one), last_checks.in_words(checks.get(one.account))) for one in found]
+    columns = ("name", "project", "service account", "default", "changed", "last check")
     print_table(columns, rows, empty="No projects yet; see: tocsin fcm add --help")
 
 
@@ -134,6 +135,7 @@ def check(name: Name, config: Config = None, as_json: AsJson = False) -> None:
         print_json({"name": name, "ok": result.ok, "sentence": result.sentence})
     else:
         typer.echo(f"{name}: {result.sentence}")
+    last_checks.note_check(settings, project, result)
     if not result.ok:
         raise typer.Exit(1)
 

@@ -20,3 +20,14 @@ class Credential(Struct, frozen=True):
     def __repr__(self) -> str:
         """Without the content, which is secret."""
         return f"Credential({self.provider}, {self.account})"
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """What the provider said when it was asked whether it accepts a credential."""
+
+    at_ms: int
+    sandbox: bool
+    """Asked was the provider's sandbox."""
+    ok: bool
+    sentence: str
+    """The answer, with the remedy."""

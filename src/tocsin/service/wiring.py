@@ -15,12 +15,13 @@ import structlog
 from litestar import Litestar
 
 from tocsin.api.app import create_app, create_private_app
-from tocsin.api.control import Checked, Figures, Moment
+from tocsin.api.control import Figures, Moment
 from tocsin.api.limits import Limits
 from tocsin.api.server import ApiServer
 from tocsin.api.tls import ServerTls
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
+from tocsin.domain.credentials import Check
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event
 from tocsin.domain.routes import LaneStatus
@@ -103,7 +104,6 @@ class Service:
             store.now_ms, lambda: (metrics.accepted_total, metrics.sent_total, metrics.failed_total)
         )
         metrics.when_took = self._figures.took
-        self._checks: dict[tuple[str, str], Checked] = {}
         self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
         limits = (settings.store.max_backlog_events, settings.store.max_backlog_bytes)
         Exposition(metrics, store, self.providers, self.lanes, self.problems, outside.traffic, limits)
@@ -143,15 +143,11 @@ class Service:
     def accounts(self) -> Mapping[str, list[AccountStatus]]:
         return {name: provider.status() for name, provider in self.providers.items()}
 
-    async def check(self, provider: str, account: str, *, sandbox: bool) -> Checked:
+    async def check(self, provider: str, account: str, *, sandbox: bool) -> Check:
         # Not of the credential that was replaced a moment ago.
         await self.watchers.take_over()
         result = await self.providers[provider].check(account, sandbox=sandbox)
-        checked = self._checks[provider, account] = Checked(self.store.now_ms(), sandbox, result)
-        return checked
-
-    def last_check(self, provider: str, account: str) -> Checked | None:
-        return self._checks.get((provider, account))
+        return Check(at_ms=self.store.now_ms(), sandbox=sandbox, ok=result.ok, sentence=result.sentence)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 

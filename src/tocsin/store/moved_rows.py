@@ -45,6 +45,18 @@ PLAIN: Final = (
             ("key_id", "text"),
         ),
     ),
+    Plain(
+        "credential_check",
+        (
+            ("provider", "text"),
+            ("account", "text"),
+            ("changed_ms", "bigint"),
+            ("at_ms", "bigint"),
+            ("sandbox", "bool"),
+            ("ok", "bool"),
+            ("sentence", "text"),
+        ),
+    ),
     Plain("session", (("hash", "bytea"), ("id", "text"), ("owner", "uuid"), *_EXPIRY)),
     Plain(
         "api_key", (("hash", "bytea"), ("id", "text"), ("role", "text"), ("name", "text"), *_EXPIRY, ("limits", "text"))

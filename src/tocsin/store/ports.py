@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.domain.devices import Device, DeviceToken, Registration
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.domain.nodes import NodeStatus
@@ -378,6 +378,13 @@ class Credentials(Protocol):
 
     async def remove(self, provider: str, account: str) -> bool:
         """Whether there was one."""
+
+    async def note_check(self, credential: Credential, check: Check) -> None:
+        """Note what the provider said of a credential; nothing where that was replaced or removed meanwhile."""
+
+    async def checks(self, provider: str) -> dict[str, Check]:
+        """By account, the last check of each of the provider's credentials as it is now; those that were not checked
+        since they were put are absent."""
 
     async def rewrap(self) -> int:
         """Read the master keys again, and bring all that is encrypted under the newest: credentials, the keys of

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import structlog
 from litestar import Request, get, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
-from tocsin.api.control import Checked, DeliveryControl
+from tocsin.api.control import DeliveryControl
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.schemas import CHECK
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.providers.base import AccountStatus
 from tocsin.providers.rules import RuleBook
-from tocsin.store.ports import Store
+from tocsin.store.ports import Store, WriteFailure
+
+log = structlog.get_logger(__name__)
 
 
 class CheckView(Struct, frozen=True):
@@ -32,8 +35,8 @@ class CheckView(Struct, frozen=True):
 
 
 class AccountView(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One credential, without its secrets. `kind` is absent where it cannot be used; `last_check` is the last one since
-    the server was started."""
+    """One credential, without its secrets. `kind` is absent where it cannot be used; `last_check` where it was
+    not checked since it was put."""
 
     system: str
     account: str
@@ -78,18 +81,28 @@ class AccountRoutes(Shared):
         found: list[AccountView] = []
         for name in self._rules:
             status = {one.account: one for one in used.get(name, ())}
-            found += [self._view(one, status.get(one.account)) for one in await self._store.credentials.of(name)]
+            checks = await self._store.credentials.checks(name)
+            found += [
+                self._view(one, status.get(one.account), checks.get(one.account))
+                for one in await self._store.credentials.of(name)
+            ]
         return found
 
     async def check(self, request: Request[Any, Any, Any], system: FromPath[str], account: FromPath[str]) -> CheckView:
         data = await self._bodies.read(request, CheckRequest)
+        known = {one.account: one for one in await self._store.credentials.of(system)}
         try:
-            return _check(await self._delivery.check(system, account, sandbox=data.sandbox))
+            credential = known[account]
+            checked = await self._delivery.check(system, account, sandbox=data.sandbox)
         except KeyError:
             raise RequestError(Kind.NOT_FOUND, "There is no credential of this account.") from None
+        try:
+            await self._store.credentials.note_check(credential, checked)
+        except WriteFailure as error:
+            log.warning("the answer to a check is not noted", system=system, account=account, error=str(error))
+        return _check(checked)
 
-    def _view(self, credential: Credential, used: AccountStatus | None) -> AccountView:
-        checked = self._delivery.last_check(credential.provider, credential.account)
+    def _view(self, credential: Credential, used: AccountStatus | None, checked: Check | None) -> AccountView:
         expires_s = None if used is None else used.expires_s
         return AccountView(
             system=credential.provider,
@@ -104,5 +117,5 @@ class AccountRoutes(Shared):
         )
 
 
-def _check(checked: Checked) -> CheckView:
-    return CheckView(rfc3339(checked.at_ms), checked.sandbox, checked.result.ok, checked.result.sentence)
+def _check(checked: Check) -> CheckView:
+    return CheckView(rfc3339(checked.at_ms), checked.sandbox, checked.ok, checked.sentence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.store.audit_chain import Action, Change, Detail
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.connections import Connection, Database
@@ -28,6 +28,14 @@ _PUT: Final = """INSERT INTO credential(provider, account, content, is_default, 
     VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (provider, account) DO UPDATE SET content = $3, is_default = $4, changed_ms = $5, key_id = $6"""
 _REMOVE: Final = "DELETE FROM credential WHERE provider = $1 AND account = $2 RETURNING account"
+# `changed_ms` tells the credential that was checked from those after it, which a node of an older version may have put.
+_NOTE_CHECK: Final = """INSERT INTO credential_check(provider, account, changed_ms, at_ms, sandbox, ok, sentence)
+    SELECT provider, account, changed_ms, $4, $5, $6, $7 FROM credential
+    WHERE provider = $1 AND account = $2 AND changed_ms = $3
+    ON CONFLICT (provider, account) DO UPDATE SET changed_ms = $3, at_ms = $4, sandbox = $5, ok = $6, sentence = $7"""
+_CHECKS: Final = """SELECT account, at_ms, sandbox, ok, sentence
+    FROM credential JOIN credential_check USING (provider, account, changed_ms) WHERE provider = $1"""
+_FORGET_CHECK: Final = "DELETE FROM credential_check WHERE provider = $1 AND account = $2"
 _USED: Final = """SELECT key_id FROM credential UNION SELECT key_id FROM content_key UNION SELECT key_id FROM kept_key
     UNION SELECT key_id FROM pseudonym ORDER BY key_id"""
 _OTHERS: Final = (
@@ -93,6 +101,7 @@ class PostgresCredentials:
                 await connection.execute(_NO_OTHER_DEFAULT, provider)
             row = (provider, account, sealed.record, default, credential.changed_ms, sealed.key_id)
             await connection.execute(_PUT, *row)
+            await connection.execute(_FORGET_CHECK, provider, account)
             await self._signals.write(connection, [CredentialsChanged(provider)])
             await note(connection, Change(Action.CREDENTIAL_PUT, f"{provider}:{account}", {"default": default}))
 
@@ -106,6 +115,7 @@ class PostgresCredentials:
             await connection.execute(_ONE_AT_A_TIME)
             await self._signals.write(connection, [CredentialsChanged(provider)])
             removed = bool(await connection.fetch(_REMOVE, provider, account))
+            await connection.execute(_FORGET_CHECK, provider, account)
             if removed:
                 await note(connection, Change(Action.CREDENTIAL_REMOVE, f"{provider}:{account}"))
             return removed
@@ -113,6 +123,18 @@ class PostgresCredentials:
         removed = await self._database.write(remove)
         self._changed(provider)
         return removed
+
+    async def note_check(self, credential: Credential, check: Check) -> None:
+        row = (credential.provider, credential.account, credential.changed_ms)
+        found = (check.at_ms, check.sandbox, check.ok, check.sentence)
+        await self._database.statement(lambda one: one.execute(_NOTE_CHECK, *row, *found))
+
+    async def checks(self, provider: str) -> dict[str, Check]:
+        rows = await self._database.read(lambda one: one.fetch(_CHECKS, provider))
+        return {
+            account: Check(at_ms=at_ms, sandbox=sandbox, ok=ok, sentence=sentence)
+            for account, at_ms, sandbox, ok, sentence in rows
+        }
 
     async def rewrap(self) -> int:
         self._sealer.refresh()

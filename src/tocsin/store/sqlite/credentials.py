@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from tocsin.domain.credentials import Credential
+from tocsin.domain.credentials import Check, Credential
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.records import CredentialsChanged
 from tocsin.store.sealer import Sealer
@@ -25,6 +25,14 @@ _PUT: Final = """INSERT INTO credential(provider, account, content, is_default, 
     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
     ON CONFLICT(provider, account) DO UPDATE SET content = ?3, is_default = ?4, changed_ms = ?5, key_id = ?6"""
 _REMOVE: Final = "DELETE FROM credential WHERE provider = ? AND account = ?"
+# `changed_ms` tells the credential that was checked from those after it.
+_NOTE_CHECK: Final = """INSERT INTO credential_check(provider, account, changed_ms, at_ms, sandbox, ok, sentence)
+    SELECT provider, account, changed_ms, ?4, ?5, ?6, ?7 FROM credential
+    WHERE provider = ?1 AND account = ?2 AND changed_ms = ?3
+    ON CONFLICT(provider, account) DO UPDATE SET changed_ms = ?3, at_ms = ?4, sandbox = ?5, ok = ?6, sentence = ?7"""
+_CHECKS: Final = """SELECT account, at_ms, sandbox, ok, sentence
+    FROM credential JOIN credential_check USING (provider, account, changed_ms) WHERE provider = ?"""
+_FORGET_CHECK: Final = "DELETE FROM credential_check WHERE provider = ? AND account = ?"
 
 
 class SqliteCredentials:
@@ -64,6 +72,7 @@ class SqliteCredentials:
                 driver.execute(_NO_OTHER_DEFAULT, (provider,))
             row = (provider, account, sealed.record, int(default), credential.changed_ms, sealed.key_id)
             driver.execute(_PUT, row)
+            driver.execute(_FORGET_CHECK, (provider, account))
             self._signals.write(driver, [CredentialsChanged(provider)])
             if note is not None:
                 note(driver, Change(Action.CREDENTIAL_PUT, f"{provider}:{account}", {"default": default}))
@@ -78,6 +87,7 @@ class SqliteCredentials:
         def remove(driver: sqlite3.Connection) -> bool:
             self._signals.write(driver, [CredentialsChanged(provider)])
             removed = driver.execute(_REMOVE, (provider, account)).rowcount > 0
+            driver.execute(_FORGET_CHECK, (provider, account))
             if removed and note is not None:
                 note(driver, Change(Action.CREDENTIAL_REMOVE, f"{provider}:{account}"))
             return removed
@@ -85,6 +95,18 @@ class SqliteCredentials:
         removed = await self._database.write(remove)
         self._changed(provider)
         return removed
+
+    async def note_check(self, credential: Credential, check: Check) -> None:
+        row = (credential.provider, credential.account, credential.changed_ms)
+        found = (check.at_ms, check.sandbox, check.ok, check.sentence)
+        await self._database.write(lambda driver: driver.execute(_NOTE_CHECK, (*row, *found)))
+
+    async def checks(self, provider: str) -> dict[str, Check]:
+        rows = await self._database.read(lambda driver: driver.execute(_CHECKS, (provider,)).fetchall())
+        return {
+            account: Check(at_ms=at_ms, sandbox=bool(sandbox), ok=bool(ok), sentence=sentence)
+            for account, at_ms, sandbox, ok, sentence in rows
+        }
 
     async def rewrap(self) -> int:
         self._database.refuse_if_damaged()

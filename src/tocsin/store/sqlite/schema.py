@@ -154,6 +154,19 @@ credential = Table(
     Column("key_id", Text),
 )
 
+# What the provider said when it was asked last about a credential: of the one that was put at `changed_ms`.
+credential_check = Table(
+    "credential_check",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("account", Text, primary_key=True),
+    Column("changed_ms", Integer, nullable=False),
+    Column("at_ms", Integer, nullable=False),
+    Column("sandbox", Boolean, nullable=False),
+    Column("ok", Boolean, nullable=False),
+    Column("sentence", Text, nullable=False),
+)
+
 # The keys by which the contents of events are encrypted, one an hour (`store/content_keys.py`). They are wrapped by a
 # master key, as all records of the tables below that have a `key_id`.
 content_key = Table(
