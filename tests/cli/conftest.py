@@ -85,11 +85,17 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture
-def on_postgres(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Commands on an empty store on PostgreSQL, whose server keeps nothing safe."""
+def database() -> str:
+    """The URL of an empty database on PostgreSQL, whose server keeps nothing safe."""
     name = f"cli_{uuid4().hex}"
     asyncio.run(execute(f"CREATE DATABASE {name}"))
-    monkeypatch.setenv("TOCSIN_STORE__URL", shared_server().url(name))
+    return shared_server().url(name)
+
+
+@pytest.fixture
+def on_postgres(run: Run, database: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Commands on an empty store on PostgreSQL."""
+    monkeypatch.setenv("TOCSIN_STORE__URL", database)
     monkeypatch.setenv("TOCSIN_SECRETS__KEY", "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=")
     assert run("session", "create", "--anonymous").status == 0
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
@@ -13,10 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tests.cli.conftest import OWNER, Run
+from tests.support.line import make_event
 
 from tocsin.cli import output, progress
 from tocsin.cli.output import print_table
 from tocsin.cli.progress import working
+from tocsin.settings import Settings, load
+from tocsin.store.opening import open_store
+from tocsin.store.records import Attempt, Result, Settlement
 
 OLDEST = ("0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d", "2026-11-24 03:31:32 UTC")
 
@@ -67,6 +72,45 @@ def test_commands_that_may_take_long_show_that_they_work(
     assert ran.status == 0
     assert len(begun) == 1
     assert begun[0] not in ran.err
+
+
+async def make_dead_letters(settings: Settings, count: int) -> list[str]:
+    async with open_store(settings, server=True) as store:
+        await store.start()
+        events = [make_event() for _ in range(count)]
+        await store.queue.append(events)
+        attempt = Attempt(1, "apns:a", "apns:production:x", Result.REFUSED, 400, "BadPriority")
+        items = await store.queue.claim(count)
+        await store.queue.settle([Settlement(item, [attempt], []) for item in items])
+        return [event.id for event in events]
+
+
+def test_what_takes_long_shows_which_share_of_it_is_done(
+    store: Path, run: Run, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[int, int | None]] = []
+
+    def noted(self: progress.Work, done: int, total: int | None = None) -> None:
+        shares.append((done, total))
+
+    monkeypatch.setattr(progress.Work, "at", noted)
+
+    def shares_of(*command: str) -> list[tuple[int, int | None]]:
+        shares.clear()
+        ran = run(*command)
+        assert ran.status == 0, ran.err
+        return list(shares)
+
+    dead = asyncio.run(make_dead_letters(load(), 300))
+    assert shares_of("deadletter", "discard", *dead[:2]) == [(2, 2)]
+    assert shares_of("deadletter", "replay", "--all") == [(200, 298), (298, 298)]
+    (rekeyed,) = shares_of("store", "rekey")
+    assert rekeyed[0] == rekeyed[1]
+    monkeypatch.setenv("TOCSIN_SECRETS__KEY_FILE", f"{store}.key")
+    move = shares_of("store", "migrate", "--from", f"sqlite:{store}", "--to", database)
+    assert move == sorted(move)
+    assert len(move) > 3
+    assert move[-1] == (move[-1][1], move[0][1])
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -160,5 +160,15 @@ async def test_a_check_by_another_process_is_shown_and_is_no_change_of_the_crede
     assert told == []
 
 
+async def test_bringing_all_under_the_newest_key_tells_how_many_records_it_has_looked_at(store: Store) -> None:
+    for number in range(120):
+        await store.credentials.put(Credential("apns", f"39JSDKGJ38.app{number}", b"KEY", changed_ms=number))
+    told: list[tuple[int, int]] = []
+    assert await store.credentials.rewrap(lambda done, total: told.append((done, total))) == 0
+    total = told[-1][1]
+    assert total >= 120
+    assert told == [(100, total), (total, total)]
+
+
 async def test_a_credential_shows_no_secret_when_it_is_printed() -> None:
     assert "KEY" not in repr(FIRST)

@@ -212,3 +212,29 @@ async def test_every_replay_is_a_new_round(store: Store, clocks: Clocks) -> None
     assert record is not None
     assert record.round == 2
     assert [(one.round, one.number) for one in record.attempts] == [(0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["all", "by id"])
+@pytest.mark.parametrize("action", ["replay", "discard"])
+async def test_of_many_each_step_is_told_and_no_more_are_taken_when_it_is_to_end(
+    store: Store, clocks: Clocks, action: str, named: bool
+) -> None:
+    known = await letters(store, clocks, 450)
+    chosen = known if named else None
+    steps: list[int] = []
+
+    async def act(goes_on: int) -> int:
+        async def each(done: int) -> bool:
+            steps.append(done)
+            return len(steps) < goes_on
+
+        if action == "replay":
+            return await store.log.replay(chosen, HOUR_MS, each)
+        return await store.log.discard(chosen, each)
+
+    acted = await act(goes_on=1)
+    assert (steps, 0 < acted < 450) == ([acted], True)
+    assert await store.log.count_dead_letters() == 450 - acted
+    steps.clear()
+    assert await act(goes_on=100) == sum(steps) == 450 - acted
+    assert await store.log.count_dead_letters() == 0

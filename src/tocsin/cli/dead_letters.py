@@ -12,7 +12,9 @@ from tocsin.cli.inputs import duration_ms
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.cli.pages import Limit, Start, cursor_of, page_of, say_where_to_go_on
+from tocsin.cli.progress import working
 from tocsin.domain.events import EventId
+from tocsin.store.ports import Store
 from tocsin.store.records import DeadLetter, DeadLetterPage
 
 app = group("Dead letters: events that a provider refused, or whose lifetime ended first.")
@@ -52,12 +54,12 @@ def replay(
     lifetime_ms = duration_ms(lifetime, "--lifetime")
     if lifetime_ms is None:
         raise InputError("--lifetime never: an event does not live for ever; name a time, like 12h")
-    count = in_store(
-        settings_of(config),
-        lambda store: store.log.replay(chosen, lifetime_ms),
-        in_steps=True,
-        doing="replaying dead letters",
-    )
+    with working("replaying dead letters") as work:
+
+        async def replay_chosen(store: Store) -> int:
+            return await store.log.replay(chosen, lifetime_ms, work.steps(await _how_many(store, chosen)))
+
+        count = in_store(settings_of(config), replay_chosen, in_steps=True, doing="")
     _report(count, "are delivered again", chosen)
 
 
@@ -65,9 +67,12 @@ def replay(
 def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
     """Give them up: their content is deleted, their receipts stay."""
     chosen = _chosen(ids, all_)
-    count = in_store(
-        settings_of(config), lambda store: store.log.discard(chosen), in_steps=True, doing="discarding dead letters"
-    )
+    with working("discarding dead letters") as work:
+
+        async def discard_chosen(store: Store) -> int:
+            return await store.log.discard(chosen, work.steps(await _how_many(store, chosen)))
+
+        count = in_store(settings_of(config), discard_chosen, in_steps=True, doing="")
     _report(count, "are discarded", chosen)
 
 
@@ -76,6 +81,10 @@ def _chosen(ids: list[str] | None, all_: bool) -> list[EventId] | None:
     if bool(ids) == all_:
         raise InputError("name events by their id, or --all")
     return None if all_ else [EventId(id.lower()) for id in ids or ()]
+
+
+async def _how_many(store: Store, chosen: list[EventId] | None) -> int:
+    return await store.log.count_dead_letters() if chosen is None else len(chosen)
 
 
 def _report(count: int, what: str, chosen: list[EventId] | None) -> None:

@@ -10,6 +10,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from tocsin.store.ports import EachStep
+
 AFTER_S: Final = 1.0
 
 
@@ -32,6 +34,18 @@ class Work:
         """So much of `total` is done; without `total` nobody knows how much there is."""
         told = self._what if total is not None else f"{self._what}: {done:,}"
         self._bar.update(self._task, completed=done, total=total, description=told)
+
+    def steps(self, total: int) -> EachStep:
+        """What the store tells of each step of a long action, of `total` in all; none of them is the last one."""
+        done = 0
+
+        async def each(count: int) -> bool:
+            nonlocal done
+            done += count
+            self.at(done, total)
+            return True
+
+        return each
 
     def end(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from tocsin.cli.errors import CommandError
 from tocsin.cli.inputs import confirm
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, print_table, remark
+from tocsin.cli.progress import working
 from tocsin.store.ports import Store
 
 app = group("Tokens declared dead in suspicious numbers.")
@@ -49,12 +50,14 @@ def release(application: Name, config: Config = None) -> None:
     settings = settings_of(config)
     max_tokens = settings.push_api.max_tokens_per_user
 
-    async def release_all(store: Store) -> int | None:
-        if application not in {account for _, account in await store.registry.quarantined_accounts()}:
-            return None
-        return await store.registry.release_quarantine(application, max_tokens)
+    with working("restoring registrations") as work:
 
-    released = in_store(settings, release_all, in_steps=True, doing="restoring registrations")
+        async def release_all(store: Store) -> int | None:
+            if not (held := await _how_many(store, application)):
+                return None
+            return await store.registry.release_quarantine(application, max_tokens, work.steps(held))
+
+        released = in_store(settings, release_all, in_steps=True, doing="")
     if released is None:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")
@@ -69,18 +72,23 @@ def purge(
     """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
         confirm(f"{application}: remove all its quarantined registrations?")
-    purged = in_store(
-        settings_of(config),
-        lambda store: store.registry.purge_quarantine(application),
-        in_steps=True,
-        doing="removing registrations",
-    )
+    with working("removing registrations") as work:
+
+        async def purge_all(store: Store) -> int:
+            held = await _how_many(store, application)
+            return await store.registry.purge_quarantine(application, work.steps(held))
+
+        purged = in_store(settings_of(config), purge_all, in_steps=True, doing="")
     if not purged:
         raise CommandError(_nothing(application))
     remark(
         f"{application}: {purged} registrations are removed; to undo it for a token:"
         " tocsin device restore --token-file FILE"
     )
+
+
+async def _how_many(store: Store, application: str) -> int:
+    return sum(one.tokens for one in await store.registry.quarantine() if one.account == application)
 
 
 def _nothing(application: str) -> str:

@@ -105,7 +105,8 @@ def migrate(
             remark(f"{path}: is used again, as it is" if marked else f"{path}: was not moved: nothing was changed")
             return
         moved_to = _named("--to", "postgresql://user@host/database", settings, target)
-        moved = asyncio.run(migrating.migrate(path, moved_to, remark))
+        with working(f"moving {path}") as work:
+            moved = asyncio.run(migrating.migrate(path, moved_to, remark, work.at))
     except StoreError as error:
         raise CommandError(str(error)) from None
     if moved:
@@ -146,7 +147,8 @@ def rekey(config: Config = None) -> None:
         raise CommandError(str(error)) from None
     if made is not None:
         remark(f"a new master key {made.id} was put first in {maintenance.keys(settings)}")
-    count = in_store(settings, lambda store: store.credentials.rewrap(), doing="encrypting under the new key")
+    with working("encrypting under the new key") as work:
+        count = in_store(settings, lambda store: store.credentials.rewrap(work.at), doing="")
     remark(f"{count} records were under another master key, and are under the newest now")
 
 
@@ -182,7 +184,8 @@ def give_up_key(
     if not yes:
         confirm(f"{key_id}: give up all that this master key encrypts, for good?")
     try:
-        given_up = maintenance.give_up_key(settings, key_id, command_line())
+        with working(f"giving up what {key_id} encrypts"):
+            given_up = maintenance.give_up_key(settings, key_id, command_line())
     except StoreError as error:
         raise CommandError(str(error)) from None
     remark(f"{given_up.events} events were given up; {len(given_up.accounts)} credentials were removed:")

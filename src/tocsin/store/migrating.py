@@ -17,6 +17,7 @@ from tocsin.store.moved_rows import PARTS, Checksum, EventRow
 from tocsin.store.opening import password, require_driver
 from tocsin.store.ports import StoreError
 from tocsin.store.sealer import refuse_missing
+from tocsin.store.share import Share, Told
 
 if TYPE_CHECKING:
     from tocsin.store.postgres.arriving import ArrivingStore
@@ -27,8 +28,13 @@ _STEP_BYTES: Final = 4 * 1024 * 1024
 _TELL_EVERY_S: Final = 2.0
 
 
-async def migrate(path: Path, settings: Settings, tell: Callable[[str], None]) -> bool:
-    """Move the store in the file `path` to the database that `settings` name. `tell` is told how far it is.
+_TIMES: Final = 3
+"""How often each row is worked on: copied, and read on both sides to be compared."""
+
+
+async def migrate(path: Path, settings: Settings, tell: Callable[[str], None], far: Told | None = None) -> bool:
+    """Move the store in the file `path` to the database that `settings` name. `tell` is told in words how far it is,
+    and `far` which share of all the work is done.
 
     Returns whether anything was left to do.
 
@@ -58,10 +64,11 @@ async def migrate(path: Path, settings: Settings, tell: Callable[[str], None]) -
                     if before is None:
                         source.take_back()
                     raise
+                share = Share(_TIMES * sum(source.count(part) for part in PARTS), far)
                 for part in PARTS:
-                    await _copy(source, target, part, tell)
+                    await _copy(source, target, part, tell, share)
                 for part in PARTS:
-                    await _compare(source, target, part, tell)
+                    await _compare(source, target, part, tell, share)
                 await target.finish(mark.id)
             return True
 
@@ -86,7 +93,9 @@ def take_back(path: Path) -> bool:
         return marked
 
 
-async def _copy(source: LeavingStore, target: ArrivingStore, part: str, tell: Callable[[str], None]) -> None:
+async def _copy(
+    source: LeavingStore, target: ArrivingStore, part: str, tell: Callable[[str], None], share: Share
+) -> None:
     total, after = source.count(part), await target.reached(part)
     batch: list[Any] = []
     size, copied, told_at = 0, 0, time.monotonic()
@@ -97,21 +106,28 @@ async def _copy(source: LeavingStore, target: ArrivingStore, part: str, tell: Ca
         if len(batch) == _STEP_ROWS or size >= _STEP_BYTES:
             await target.write(part, batch, reached)
             copied += len(batch)
+            share.more(len(batch))
             batch, size = [], 0
             if time.monotonic() - told_at > _TELL_EVERY_S:
                 told_at = time.monotonic()
                 tell(f"{part}: {copied:,} of {total:,}" + (" (some were there)" if after is not None else ""))
     if batch:
         await target.write(part, batch, reached)
+    # The rest of this call, and what calls before it have copied.
+    share.more(total - copied)
 
 
-async def _compare(source: LeavingStore, target: ArrivingStore, part: str, tell: Callable[[str], None]) -> None:
+async def _compare(
+    source: LeavingStore, target: ArrivingStore, part: str, tell: Callable[[str], None], share: Share
+) -> None:
     """Raises StoreError where what is in the target is not what is in the source."""
     ours, theirs = Checksum(), Checksum()
     for _, row in source.rows(part):
         ours.add((row,))
+        share.more()
     async for rows in target.rows(part):
         theirs.add(rows)
+        share.more(len(rows))
     if ours != theirs:
         raise StoreError(
             f"{target.name}: {part}: is not what the source has ({theirs} here, {ours} there); empty the database, run"

@@ -50,6 +50,7 @@ from tocsin.store.records import (
     Signal,
     TopicReached,
 )
+from tocsin.store.share import Told
 
 # -- errors ------------------------------------------------------------------------------------------------------------
 
@@ -211,6 +212,10 @@ class Schedule(Protocol):
         """Make what is parked for these lanes due now, and tell every node (`LanesWoken`)."""
 
 
+EachStep = Callable[[int], Awaitable[bool]]
+"""Told how many a step of a long action was done to; whether the next one is to be taken."""
+
+
 class EventLog(Protocol):
     """What became of events."""
 
@@ -226,23 +231,20 @@ class EventLog(Protocol):
 
     async def count_dead_letters(self) -> int: ...
 
-    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
+    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int, each: EachStep | None = None) -> int:
         """Deliver dead letters again, now, to exactly the devices that ended in `refused` or `expired`: a new round.
 
         None means all. The event lives for another `lifetime_ms` from now. Returns how many events were dead letters
-        and are not any more; ids that are none are passed over. Many go in steps: after StoreUnavailable some may have
-        been replayed.
+        and are not any more; ids that are none are passed over. Many go in steps, of which `each` is told: after
+        StoreUnavailable some may have been replayed.
         """
 
-    async def discard(self, ids: Sequence[EventId] | None) -> int:
-        """End dead letters: they are done, their content is forgotten, their receipts stay. Returns how many."""
+    async def discard(self, ids: Sequence[EventId] | None, each: EachStep | None = None) -> int:
+        """End dead letters: they are done, their content is forgotten, their receipts stay. Returns how many; in steps
+        as `replay`."""
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
-
-
-EachStep = Callable[[int], Awaitable[bool]]
-"""Told how many a step of a long action was done to; whether the next one is to be taken."""
 
 
 class Registry(Protocol):
@@ -386,9 +388,12 @@ class Credentials(Protocol):
         """By account, the last check of each of the provider's credentials as it is now; those that were not checked
         since they were put are absent."""
 
-    async def rewrap(self) -> int:
+    async def rewrap(self, looked_at: Told | None = None) -> int:
         """Read the master keys again, and bring all that is encrypted under the newest: credentials, the keys of
-        contents and digests, those of pseudonyms. How many records were under another."""
+        contents and digests, those of pseudonyms. How many records were under another.
+
+        All of it is one transaction. `looked_at` is told how many of how many records were looked at.
+        """
 
 
 class Pseudonyms(Protocol):

@@ -14,6 +14,7 @@ from tocsin.store.postgres.wakes import Wakes
 from tocsin.store.records import CredentialsChanged, Signal
 from tocsin.store.sealer import Sealer, credential_identity
 from tocsin.store.sealing import Sealed
+from tocsin.store.share import Share, Told
 
 _CHANGING: Final = 3
 _OF: Final = (
@@ -44,6 +45,9 @@ _OTHERS: Final = (
     ("pseudonym", "pseudonym", "owner"),
 )
 """More tables with sealed records: as what their rows are sealed, and by which column they are known."""
+_COUNT: Final = " + ".join(
+    f"(SELECT count(*) FROM {table})" for table in ("credential", *(one for one, _, _ in _OTHERS))
+)
 _ONE_AT_A_TIME: Final = f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, {_CHANGING})"
 
 
@@ -136,19 +140,22 @@ class PostgresCredentials:
             for account, at_ms, sandbox, ok, sentence in rows
         }
 
-    async def rewrap(self) -> int:
+    async def rewrap(self, looked_at: Told | None = None) -> int:
         self._sealer.refresh()
         note = self._audit.recording()
 
         async def rewrap(connection: Connection) -> tuple[list[str], int]:
             rewrapped, others = list[str](), 0
+            share = Share(await connection.fetchval(_COUNT), looked_at)
             for provider, account, record, key_id in await connection.fetch(_ALL):
+                share.more()
                 sealed = self._sealer.rewrap(credential_identity(provider, account), Sealed(key_id, record))
                 if sealed is not None:
                     await connection.execute(_REWRAP, sealed.record, sealed.key_id, provider, account)
                     rewrapped.append(provider)
             for table, kind, column in _OTHERS:
                 for key, key_id, record in await connection.fetch(f"SELECT {column}, key_id, record FROM {table}"):
+                    share.more()
                     if (sealed := self._sealer.rewrap(f"{kind} {key}", Sealed(key_id, record))) is not None:
                         await connection.execute(
                             f"UPDATE {table} SET record = $1, key_id = $2 WHERE {column} = $3",

@@ -14,6 +14,7 @@ from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
 from tocsin.store.envelope import parted
+from tocsin.store.ports import EachStep
 from tocsin.store.postgres import search_feed, settle_sql
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.clock import DatabaseClock
@@ -120,14 +121,15 @@ class PostgresEventLog:
         number: int = await self._database.read(lambda one: one.fetchval(_COUNT))
         return number
 
-    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
-        return await self._in_steps(ids, partial(self._replay, lifetime_ms=lifetime_ms), Action.DEAD_LETTER_REPLAY)
+    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int, each: EachStep | None = None) -> int:
+        act = partial(self._replay, lifetime_ms=lifetime_ms)
+        return await self._in_steps(ids, act, Action.DEAD_LETTER_REPLAY, each)
 
-    async def discard(self, ids: Sequence[EventId] | None) -> int:
+    async def discard(self, ids: Sequence[EventId] | None, each: EachStep | None = None) -> int:
         async def discard(connection: Connection, letters: list[_Letter]) -> None:
             await self._discard(connection, [letter.place for letter in letters])
 
-        return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD)
+        return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD, each)
 
     async def _letters(self, connection: Connection, rows: Sequence[Any]) -> list[_Letter]:
         if not rows:
@@ -203,20 +205,25 @@ class PostgresEventLog:
             logs[letter.place[0] >> 1] = (events + 1, size + len(letter.event.body))
         return Revived(dict(logs))
 
-    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action) -> int:
+    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action, each: EachStep | None) -> int:
         """Act on those of `ids` that are dead letters (None: on all of them), some in each transaction."""
         acted = 0
         if ids is not None:
             named = [id for id in dict.fromkeys(ids) if _UUID.fullmatch(id)]
             for begin in range(0, len(named), _STEP):
                 some = named[begin : begin + _STEP]
-                acted += len(await self._step(partial(_fetch, f"{_NAMED} FOR UPDATE", some), act, action))
+                found = await self._step(partial(_fetch, f"{_NAMED} FOR UPDATE", some), act, action)
+                acted += len(found)
+                if each is not None and not await each(len(found)):
+                    break
             return acted
         start = _NEWEST
         while start >= 0:
             found = await self._step(partial(_fetch, f"{_PAGE} FOR UPDATE", start, _STEP), act, action)
             acted += len(found)
             start = min(letter.place[2] for letter in found) - 1 if found else -1
+            if found and each is not None and not await each(len(found)):
+                break
         return acted
 
     async def _step(self, find: _Find, act: _Act, action: Action) -> list[_Letter]:

@@ -10,6 +10,7 @@ from tocsin.store.audit_chain import Action, Change
 from tocsin.store.records import CredentialsChanged
 from tocsin.store.sealer import Sealer
 from tocsin.store.sealing import Sealed
+from tocsin.store.share import Told
 from tocsin.store.sqlite import sealed_rows
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
@@ -108,13 +109,13 @@ class SqliteCredentials:
             for account, at_ms, sandbox, ok, sentence in rows
         }
 
-    async def rewrap(self) -> int:
+    async def rewrap(self, looked_at: Told | None = None) -> int:
         self._database.refuse_if_damaged()
         note = self._audit.recording()
 
         def rewrap(driver: sqlite3.Connection) -> tuple[int, list[str]]:
             self._sealer.refresh()
-            count, providers = sealed_rows.rewrap(driver, self._sealer)
+            count, providers = sealed_rows.rewrap(driver, self._sealer, looked_at)
             self._signals.write(driver, [CredentialsChanged(provider) for provider in sorted(providers)])
             if note is not None:
                 details = {"master_key": self._sealer.current_id, "records": count}

@@ -14,6 +14,7 @@ from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
 from tocsin.store.cursors import number_of
 from tocsin.store.envelope import enclosed, parted
+from tocsin.store.ports import EachStep
 from tocsin.store.records import (
     Attempt,
     Cursor,
@@ -124,17 +125,17 @@ class SqliteEventLog:
         (number,) = await self._database.read(lambda driver: driver.execute(_COUNT).fetchone())
         return number
 
-    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int) -> int:
+    async def replay(self, ids: Sequence[EventId] | None, lifetime_ms: int, each: EachStep | None = None) -> int:
         def replay(driver: sqlite3.Connection, found: list[_Row]) -> None:
             self._replay(driver, found, lifetime_ms)
 
-        return await self._in_steps(ids, replay, Action.DEAD_LETTER_REPLAY)
+        return await self._in_steps(ids, replay, Action.DEAD_LETTER_REPLAY, each)
 
-    async def discard(self, ids: Sequence[EventId] | None) -> int:
+    async def discard(self, ids: Sequence[EventId] | None, each: EachStep | None = None) -> int:
         def discard(driver: sqlite3.Connection, found: list[_Row]) -> None:
             self._discard(driver, [row.seq for row in found])
 
-        return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD)
+        return await self._in_steps(ids, discard, Action.DEAD_LETTER_DISCARD, each)
 
     def _discard(self, driver: sqlite3.Connection, seqs: Sequence[int]) -> None:
         rows.execute(driver, _DISCARD, [(seq,) for seq in seqs], int(self._wall_clock() * 1000))
@@ -166,18 +167,23 @@ class SqliteEventLog:
     def _opened(self, driver: sqlite3.Connection, row: _Row) -> Event:
         return _opened(driver, self._contents, row.content_key, row.event)
 
-    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action) -> int:
+    async def _in_steps(self, ids: Sequence[EventId] | None, act: _Act, action: Action, each: EachStep | None) -> int:
         """Act on those of `ids` that are dead letters (None: on all of them), some in each transaction."""
         acted = 0
         if ids is not None:
             for begin in range(0, len(ids), _STEP):
-                acted += len(await self._step(partial(_named, ids=ids[begin : begin + _STEP]), act, action))
+                found = await self._step(partial(_named, ids=ids[begin : begin + _STEP]), act, action)
+                acted += len(found)
+                if each is not None and not await each(len(found)):
+                    break
             return acted
         start = _NEWEST
         while start >= 0:
             found = await self._step(partial(_page, start=start, limit=_STEP), act, action)
             acted += len(found)
             start = found[-1] - 1 if found else -1
+            if found and each is not None and not await each(len(found)):
+                break
         return acted
 
     async def _step(self, find: _Find, act: _Act, action: Action) -> list[int]:

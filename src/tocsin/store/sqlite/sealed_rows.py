@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from tocsin.store.master_keys import KeySource
 from tocsin.store.sealer import Sealer
 from tocsin.store.sealing import RandomBytes, Sealed, missing
+from tocsin.store.share import Share, Told
 
 
 class _Table(NamedTuple):
@@ -51,18 +52,21 @@ def used_keys(driver: sqlite3.Connection) -> list[str]:
     return sorted(found)
 
 
-def rewrap(driver: sqlite3.Connection, sealer: Sealer) -> tuple[int, set[str]]:
+def rewrap(driver: sqlite3.Connection, sealer: Sealer, looked_at: Told | None) -> tuple[int, set[str]]:
     """Bring every record under the newest master key; how many were under another, and the providers of credentials
-    that were.
+    that were. `looked_at`: see `ports.Credentials.rewrap`.
 
     Raises:
         SealError: a record cannot be opened.
     """
     count, providers = 0, set[str]()
+    total = sum(driver.execute(f"SELECT count(*) FROM {table.name}").fetchone()[0] for table in _TABLES)
+    share = Share(total, looked_at)
     for table in _TABLES:
         keys, where = ", ".join(table.keys), " AND ".join(f"{key} = ?" for key in table.keys)
         select = f"SELECT key_id, {table.record}, {keys} FROM {table.name}"
         for key_id, record, *values in driver.execute(select).fetchall():
+            share.more()
             sealed = sealer.rewrap(" ".join((table.kind, *map(str, values))), Sealed(key_id, bytes(record)))
             if sealed is not None:
                 change = f"UPDATE {table.name} SET {table.record} = ?, key_id = ? WHERE {where}"
