@@ -156,16 +156,38 @@ _ASK = {
 }
 
 
+_ASK_ZSH = r"""
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell "PS1=; PATH='$PWD/bin':\$PATH; cd '$PWD'; autoload -Uz compinit"
+zpty -w shell "@LOAD@; print now re''ady"
+zpty -r shell shown "*now ready*"
+zpty -w -n shell $'tocsin deadl\t'
+zpty -r shell shown '*deadl*etter*'
+zpty -w -n shell $'\x15tocsin \t'
+zpty -r shell shown '*completion *'"tocsin's"'*'
+print -r -- "$shown"
+"""
+
+
+def program(directory: Path) -> None:
+    """`tocsin` in `directory`."""
+    directory.mkdir()
+    (directory / "tocsin").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tocsin "$@"\n')
+    (directory / "tocsin").chmod(0o755)
+
+
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(reason=f"{shell} is not installed (Debian: apt-get install {shell})")
+
+
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_a_shell_completes_commands_and_options(shell: str, run: Run, tmp_path: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(reason=f"{shell}, which is to complete the command, is not installed")
+    needs(shell)
     (tmp_path / "script").write_text(run("completion", shell).out)
-    program = tmp_path / "bin/tocsin"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tocsin "$@"\n')
-    program.chmod(0o755)
-    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    program(tmp_path / "bin")
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     for line, expected in (("tocsin deadl", {"deadletter"}), ("tocsin device li", {"list"})):
         words = line.split()
         text = str(_ASK[shell]).format(words=line, last=len(words) - 1, line=line)
@@ -173,11 +195,24 @@ def test_a_shell_completes_commands_and_options(shell: str, run: Run, tmp_path: 
         assert {part.split("\t")[0] for part in asked.stdout.split("\n") if part} >= expected, asked.stderr
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_each_shell_has_its_script(shell: str, run: Run) -> None:
-    ran = run("completion", shell)
-    assert ran.status == 0
-    assert "_TOCSIN_COMPLETE" in ran.out
-    if shell in ("bash", "zsh") and shutil.which(shell):
-        checked = subprocess.run([shell, "-n"], input=ran.out, capture_output=True, text=True)
-        assert checked.returncode == 0, checked.stderr
+@pytest.mark.parametrize(
+    "load",
+    ["fpath=(./functions \\$fpath); compinit -u -D", "compinit -u -D; source functions/_tocsin"],
+    ids=["in its path of functions", "read at its start"],
+)
+def test_zsh_completes_at_the_first_tab_and_shows_what_each_command_is_for(load: str, run: Run, tmp_path: Path) -> None:
+    needs("zsh")
+    program(tmp_path / "bin")
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions/_tocsin").write_text(run("completion", "zsh").out)
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    asked = subprocess.run(
+        ["zsh", "-f", "-c", _ASK_ZSH.replace("@LOAD@", load)],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "-- Print the script that completes tocsin's" in asked.stdout, asked.stderr
