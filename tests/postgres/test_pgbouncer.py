@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from tests.contract.support import claim, done, ids, registration
-from tests.postgres.nodes import Nodes, event_of, owners
+from tests.postgres.nodes import Nodes, event_of, owners, until
 from tests.support.pgbouncer import PgBouncer, needs_pgbouncer
 from tests.support.postgres import drop_database, new_database, options
 from tests.support.postgres_server import shared_server
@@ -96,5 +96,27 @@ async def test_a_way_past_pgbouncer_that_leads_to_another_database_is_refused(
     try:
         with pytest.raises(StoreError, match=r"store\.session_url leads to another database than store\.url"):
             await pooled.open(session_url=shared_server().url(another))
+    finally:
+        await drop_database(another)
+
+
+async def test_a_node_whose_pgbouncer_leads_elsewhere_sends_nothing_for_it_does_not_hear_of_deleted_tokens(
+    pooled: Nodes, database: str, pgbouncer: PgBouncer
+) -> None:
+    """As to an old primary, after a failover."""
+    node = await pooled.open(duties=True)
+    await until(node.queue.may_send)
+    another = await new_database()
+    try:
+        pgbouncer.kill()
+        pgbouncer.start(**{database: another})
+        await until(lambda: any("leads to another server" in one for one in node.failures()))
+        assert not node.queue.may_send()
+        assert node.session is not None
+        assert node.session.is_connected
+        pgbouncer.kill()
+        pgbouncer.start()
+        await until(node.queue.may_send)
+        assert node.failures() == []
     finally:
         await drop_database(another)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import pytest
@@ -41,21 +42,38 @@ class PgBouncer:
     def __init__(self, server: PostgresServer) -> None:
         self.port = free_ports(1)
         self.directory = directory_for_servers()
+        self._server = server
         self._config = self.directory / "pgbouncer.ini"
         self._log = self.directory / "pgbouncer.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._config.write_text(
-            f"[databases]\n* = host=127.0.0.1 port={server.port} user={SUPERUSER}\n"
-            f"[pgbouncer]\nauth_type = any\nunix_socket_dir =\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\n"
+
+    def _configure(self, databases: Mapping[str, str]) -> None:
+        server = f"host=127.0.0.1 port={self._server.port} user={SUPERUSER}"
+        settings = {
+            "auth_type": "any",
+            "unix_socket_dir": "",
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
             # So few that what relies on having the same server connection again fails soon.
-            "default_pool_size = 4\n" + "\n".join([f"{name} = {value}" for name, value in SETTINGS.items()])
-        )
+            "default_pool_size": 4,
+            **SETTINGS,
+        }
+        lines = [
+            "[databases]",
+            *[f"{name} = {server} dbname={another}" for name, another in databases.items()],
+            f"* = {server}",
+            "[pgbouncer]",
+            *[f"{name} = {value}" for name, value in settings.items()],
+        ]
+        self._config.write_text("\n".join(lines) + "\n")
 
     def url(self, database: str) -> str:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
 
-    def start(self) -> PgBouncer:
+    def start(self, **databases: str) -> PgBouncer:
+        """`databases`: which of them leads to which other one."""
         assert _PROGRAM is not None
+        self._configure(databases)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [_PROGRAM, str(self._config)],

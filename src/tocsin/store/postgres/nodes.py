@@ -24,7 +24,7 @@ _LOCKED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'adv
 _END_BEFORE: Final = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE application_name = $1 AND pid <> pg_backend_pid() AND datname = current_database()"""
 _BEAT: Final = """UPDATE node SET beat_at = clock_timestamp(), backlog_events = $2, backlog_bytes = $3
-    WHERE number = $1 RETURNING extract(epoch FROM clock_timestamp())::float8"""
+    WHERE number = $1 RETURNING extract(epoch FROM beat_at)::float8"""
 _PUBLISH: Final = "UPDATE node SET status = $2 WHERE number = $1"
 _STATUSES: Final = """SELECT status FROM node WHERE status IS NOT NULL AND beat_at > clock_timestamp() - interval '60 s'
     ORDER BY number"""

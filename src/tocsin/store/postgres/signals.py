@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import UserId
+from tocsin.store.ports import StoreUnavailable
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.gaps import Gaps
 from tocsin.store.records import Signal, TokenDeleted, TokenRegistered, TokenRestored
@@ -24,10 +25,12 @@ _REMEMBERED_S: Final = 60.0
 _INSERT: Final = (
     "INSERT INTO signal(origin, body) SELECT $1, body FROM unnest($2::text[]) WITH ORDINALITY AS t(body, n)"
 )
-# A process's own are read as well, without their text: they would be gaps.
-_READ: Final = """SELECT one.* FROM unnest($1::bigint[], $2::bigint[]) AS gap(above, below) CROSS JOIN LATERAL (
-    SELECT id, CASE WHEN origin <> $3 THEN body END FROM signal WHERE id > above AND id < below ORDER BY id) AS one
-    ORDER BY id"""
+# First of all the node's last heartbeat, in the same snapshot. A process's own signals are read as well, without their
+# text: they would be gaps.
+_READ: Final = """SELECT 0 AS id, extract(epoch FROM beat_at)::float8::text AS body FROM node WHERE number = $4
+    UNION ALL SELECT one.id, one.body FROM unnest($1::bigint[], $2::bigint[]) AS gap(above, below) CROSS JOIN LATERAL (
+        SELECT id, CASE WHEN origin <> $3 THEN body END AS body FROM signal WHERE id > above AND id < below ORDER BY id
+    ) AS one ORDER BY id"""
 _OLD: Final = """SELECT coalesce((SELECT id FROM signal WHERE at <= clock_timestamp() - interval '60 s'
     ORDER BY id DESC LIMIT 1), 0)"""
 _SINCE: Final = "SELECT id FROM signal WHERE id > $1 ORDER BY id"
@@ -36,6 +39,10 @@ _REGISTERED: Final = """SELECT owner::text, provider, token FROM device
 
 Registration = tuple[str, str, str]
 """Owner, provider and token."""
+
+
+class ReadElsewhere(StoreUnavailable):
+    """The database that is read is not the one that acknowledges heartbeats: an old primary, or another database."""
 
 
 class Revived(Struct, frozen=True, tag=True):
@@ -139,13 +146,21 @@ class PostgresSignals:
             self._gaps.take(id)
         self._read = deque([(self._monotonic(), max(recent, default=floor))])
 
-    async def notice(self) -> None:
-        """Read what other processes have signalled, and tell of it. Raises StoreUnavailable.
+    async def notice(self, node: int = 0, beat: float = 0.0) -> None:
+        """Read what other processes have signalled, and tell of it. With `beat`, the database's time of a heartbeat of
+        this node, all that was signalled before it.
+
+        Raises:
+            ReadElsewhere: what was read does not have that heartbeat.
+            StoreUnavailable: it cannot be read.
 
         Of each registration that they are about, the last one says how it is now: it is compared with the table, and
         again where this process has told of a change of its own meanwhile.
         """
-        rows = await self._database.read(lambda one: one.fetch(_READ, *self._gaps.bounds(), self.origin))
+        rows = await self._database.read(lambda one: one.fetch(_READ, *self._gaps.bounds(), self.origin, node))
+        last_beat = float(rows.pop(0)["body"]) if rows and rows[0]["id"] == 0 else 0.0
+        if last_beat < beat:
+            raise ReadElsewhere("store.url leads to another server than the session with the database")
         if not rows:
             return self._forget()
         signals: list[Signal] = []

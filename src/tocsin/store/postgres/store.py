@@ -42,7 +42,7 @@ from tocsin.store.postgres.registry import PostgresRegistry
 from tocsin.store.postgres.schedule import PostgresSchedule
 from tocsin.store.postgres.search import PostgresSearch
 from tocsin.store.postgres.session import Session
-from tocsin.store.postgres.signals import Erasing, PostgresSignals, Recount, Revived, Within
+from tocsin.store.postgres.signals import Erasing, PostgresSignals, ReadElsewhere, Recount, Revived, Within
 from tocsin.store.postgres.users import PostgresUsers
 from tocsin.store.postgres.wakes import SIGNALS, Wakes
 from tocsin.store.records import Retention
@@ -142,6 +142,8 @@ class PostgresStore:
         self._read_signals = asyncio.Event()
         self._noticing = asyncio.Lock()
         self._ahead_to = 0
+        self._reads_elsewhere: str | None = None
+        """Why what is read is of no use, since the last heartbeat."""
         self._changing_hands = asyncio.Lock()
         """Held while logs are taken, given up, or taken up on a new session: one of them after the other."""
         self._is_counted = True
@@ -215,6 +217,8 @@ class PostgresStore:
         session, found = self.session, []
         if session is not None and not session.is_connected:
             found.append(f"the database cannot be used: {session.failure or 'there is no session with it'}")
+        elif self._reads_elsewhere is not None:
+            found.append(f"the database cannot be used: {self._reads_elsewhere}")
         elif self.database.failure is not None:
             found.append(f"the database cannot be used: {self.database.failure}")
         return found
@@ -247,12 +251,17 @@ class PostgresStore:
         try:
             database_s = await session.run(beat, transaction=False, wait_s=_STUCK_S)
             self.clock.seen(database_s, sent_at)
-            await self.notice_signals()
+            await self.notice_signals(database_s)
         except BaseException as error:
             self.freshness.failed()
-            if isinstance(error, WriteFailure):
+            if isinstance(error, ReadElsewhere) and self._options.session_url is not None:
+                # The session is right: PgBouncer is not.
+                self._reads_elsewhere = str(error)
+                self.database.renew()
+            elif isinstance(error, WriteFailure):
                 self._leave_this_host()
             raise
+        self._reads_elsewhere = None
         self.freshness.acknowledged(sent_at)
         self.queue.look_again()
 
@@ -270,9 +279,10 @@ class PostgresStore:
         self.queue.look_again()
         await self.queue.backlog()
 
-    async def notice_signals(self) -> None:
+    async def notice_signals(self, beat: float = 0.0) -> None:
+        """Raises as `PostgresSignals.notice`, which says what `beat` is."""
         async with self._noticing:
-            await self.signals.notice()
+            await self.signals.notice(self.ownership.node, beat)
             told = self._told[:]
             self._told.clear()
             for one in told:
