@@ -45,7 +45,7 @@ _OTHERS: Final = (
     ("pseudonym", "pseudonym", "owner"),
 )
 """More tables with sealed records: as what their rows are sealed, and by which column they are known."""
-_COUNT: Final = " + ".join(
+_COUNT: Final = "SELECT " + " + ".join(
     f"(SELECT count(*) FROM {table})" for table in ("credential", *(one for one, _, _ in _OTHERS))
 )
 _ONE_AT_A_TIME: Final = f"SELECT pg_advisory_xact_lock({LOCK_SPACE}, {_CHANGING})"
