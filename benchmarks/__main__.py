@@ -11,6 +11,7 @@ from benchmarks import (
     console,
     engine,
     moving_in,
+    partitions,
     pictures,
     postgres,
     report,
@@ -61,6 +62,7 @@ LONG: dict[str, Measure] = {
     "two nodes": postgres.nodes,
     "searches on PostgreSQL": search_postgres.searches,
     "console on PostgreSQL": console.pages_on_postgres,
+    "partitions": partitions.coming_and_going,
 }
 FIGURES_OF_LONG = (
     "isolation",
@@ -81,7 +83,7 @@ FIGURES_OF_LONG = (
     "console_cpu",
     "import_s",
     "import_us_per_device",
-    *(name for name in report.GOALS if name.startswith("postgres_")),
+    *(name for name in report.GOALS if name.startswith(("postgres_", "partitions_"))),
 )
 
 

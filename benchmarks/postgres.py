@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def _server() -> Iterator[PostgresServer]:
+def server_of_postgres() -> Iterator[PostgresServer]:
     """PostgreSQL as it is installed: every commit waits until it is on the disk."""
     server = PostgresServer({"shared_buffers": "512MB", "max_wal_size": "4GB"}).start()
     try:
@@ -29,7 +29,7 @@ def _server() -> Iterator[PostgresServer]:
         remove(server)
 
 
-def _database(server: PostgresServer) -> str:
+def new_database(server: PostgresServer) -> str:
     """The URL of a new, empty database."""
     name = f"bench{next(_numbers)}"
 
@@ -46,9 +46,9 @@ def against_embedded(sizes: Sizes) -> Figures:
     """End to end with the same load: rate, CPU of tocsin's process, and single events."""
     figures = Figures()
     with (
-        _server() as server,
+        server_of_postgres() as server,
         prepared([Group(sizes.users)]) as embedded,
-        prepared([Group(sizes.users)], store_url=_database(server)) as other,
+        prepared([Group(sizes.users)], store_url=new_database(server)) as other,
     ):
         loads = []
         for environment in (embedded, other):
@@ -82,20 +82,20 @@ def _round(environment: Environment, requests: list[bytes], events: int) -> tupl
 
 def latency(sizes: Sizes) -> Figures:
     """As `service.latency`, on PostgreSQL."""
-    with _server() as server:
-        return service.latency(sizes, store_url=_database(server), prefix="postgres_latency")
+    with server_of_postgres() as server:
+        return service.latency(sizes, store_url=new_database(server), prefix="postgres_latency")
 
 
 def growth(sizes: Sizes) -> Figures:
     """A million devices, and a million events that wait or are parked: rate beside that with few, and the start."""
     figures = Figures()
-    with _server() as server:
-        urls = (_database(server), _database(server))
+    with server_of_postgres() as server:
+        urls = (new_database(server), new_database(server))
         figures.take(growth_users(sizes, store_urls=urls, figure="postgres_growth_users"))
-        with prepared([Group(sizes.users)], store_url=_database(server)) as waiting:
+        with prepared([Group(sizes.users)], store_url=new_database(server)) as waiting:
             asyncio.run(service.append(waiting, sizes.backlog))
             service.start(waiting, figures, "postgres_backlog")
-        with prepared([Group(sizes.users)], store_url=_database(server)) as parked:
+        with prepared([Group(sizes.users)], store_url=new_database(server)) as parked:
             service.park(parked, sizes.backlog)
             service.start(parked, figures, "postgres_parked")
     return figures
@@ -105,9 +105,9 @@ def nodes(sizes: Sizes) -> Figures:
     """Two nodes against one: the CPU of all of tocsin's processes for a delivery."""
     figures = Figures()
     with (
-        _server() as server,
-        prepared([Group(sizes.users)], store_url=_database(server)) as one,
-        prepared([Group(sizes.users)], store_url=_database(server)) as two,
+        server_of_postgres() as server,
+        prepared([Group(sizes.users)], store_url=new_database(server)) as one,
+        prepared([Group(sizes.users)], store_url=new_database(server)) as two,
     ):
         one.start_server()
         two.start_server()

@@ -22,7 +22,7 @@ from tocsin.store.postgres.places import LOGS, day_of
 from tocsin.store.records import Cursor
 
 _ATTEMPTS_PER_EVENT: Final = 2
-_DAYS: Final = 30
+DAYS: Final = 30
 """Over so many days' partitions the events are spread."""
 _KEY: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "shared_buffers": "1GB", "max_wal_size": "8GB"}
@@ -30,7 +30,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 # The same events as on SQLite. The transaction's number is one that has ended.
 _EVENTS: Final = f"""INSERT INTO event(day, stream, xid, seq, id, owner, message, accepted_ms, expires_ms, size, body)
-    SELECT $3::int + (n * {_DAYS} / $4::bigint)::int, 2 * (crc32(owner::bytea) % {LOGS})::int, 3, n,
+    SELECT $3::int + (n * {DAYS} / $4::bigint)::int, 2 * (crc32(owner::bytea) % {LOGS})::int, 3, n,
         (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, owner::uuid, 'fax_new',
         {START_MS} + n, {START_MS} + n + 86400000, 190, decode(repeat('00', 218), 'hex')
     FROM (SELECT n, lpad(to_hex(n * 7919 % {USERS}), 8, '0') || '-0000-4000-8000-000000000000' AS owner
@@ -95,12 +95,12 @@ async def fill(url: str, attempts: int) -> None:
     """Events with so many attempts in all, into a new store."""
     events = attempts // _ATTEMPTS_PER_EVENT
     connection: Any = await asyncpg.connect(url)
-    first_day = day_of(int(time.time() * 1000)) - _DAYS
-    await partitions.make(connection, first_day, first_day + _DAYS)
+    first_day = day_of(int(time.time() * 1000)) - DAYS
+    await partitions.make(connection, first_day, first_day + DAYS)
     step = 100_000
     for first in range(1, events + 1, step):
         last = min(events, first + step - 1)
-        days = [first_day + n * _DAYS // events for n in (first, last)]
+        days = [first_day + n * DAYS // events for n in (first, last)]
         await connection.execute(_EVENTS, first, last, first_day, events)
         await connection.execute(_SETTLEMENTS, first, last, *days)
         await connection.execute(_KEPT, first, last, *days)
