@@ -372,3 +372,16 @@ async def test_what_ends_unwished_before_it_was_of_use_was_useless_and_nothing_e
     closed = await fresh()
     closed.connection.close()
     assert (answered.useless_because, retired.useless_because, closed.useless_because) == ([], [], [])
+
+
+async def test_what_a_goaway_sends_back_keeps_the_order_in_which_it_was_sent() -> None:
+    """The engine closes the streams in an order of its own; the pool puts them back as they come."""
+    both = Both(max_streams=100)
+    both.to_server()
+    both.to_client()
+    requests = await both.send(60)
+    both.to_server()
+    both.server.send_goaway(0, last_stream_id=0)
+    both.to_client()
+    assert len(both.again) == 60
+    assert [requests.index(request) for request in both.again] == list(range(60))

@@ -299,7 +299,7 @@ class Connection(asyncio.Protocol, Generic[R]):
         need not.
         """
         finished: list[R] = []
-        resend: list[R] = []
+        closed: dict[int, tuple[R, StreamClosed]] = {}
         streams = self._streams
         for event in events:
             kind = type(event)
@@ -328,14 +328,8 @@ class Connection(asyncio.Protocol, Generic[R]):
                 finished.append(request)
             elif kind is StreamClosed:
                 request = streams.pop(event.stream_id, None)
-                if request is None:
-                    continue
-                if may_be_resent(request, event):
-                    resend.append(request)
-                else:
-                    finished.append(request)
-                    if request.failure is not None:
-                        self.answered -= 1  # it is counted with the others below
+                if request is not None:
+                    closed[event.stream_id] = request, event
                 continue
             elif kind is SettingsReceived:
                 self._settings_changed(event.settings)
@@ -353,11 +347,30 @@ class Connection(asyncio.Protocol, Generic[R]):
                 finished = []
                 self._owner.changed(self)
                 self._flush()
+        self.answered += len(finished)
+        if closed:
+            finished += self._were_closed(closed)
+        if finished:
+            self._owner.finished(finished)
+
+    def _were_closed(self, closed: dict[int, tuple[R, StreamClosed]]) -> list[R]:
+        """Streams that ended without a whole answer, by id: what may be sent again is given back, the rest is returned.
+
+        In the order in which they were opened: where a GOAWAY closes many, the engine names them in any order, and what
+        is given back would no longer wait in the order in which it came.
+        """
+        finished: list[R] = []
+        resend: list[R] = []
+        for id in sorted(closed):
+            request, event = closed[id]
+            if may_be_resent(request, event):
+                resend.append(request)
+            else:
+                finished.append(request)
+                self.answered += request.failure is None
         if resend:
             self._owner.resend(resend)
-        if finished:
-            self.answered += len(finished)
-            self._owner.finished(finished)
+        return finished
 
     def _settings_changed(self, settings: Mapping[int, int]) -> None:
         # Absent means that it stays; never sent means no limit (RFC 9113, 6.5.2).
