@@ -84,9 +84,9 @@ torture-cluster: $(STAMP)  ## a cluster under load while nodes, PostgreSQL and N
 torture-cluster-quick: $(STAMP)  ## the same, for a minute
 	$(BIN)/python -m tests.cluster.torture --quick
 
-SEEDS ?= 2000
+SEEDS ?= 10000
 FIRST ?= 1
-simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, about a second each
+simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, about half a second of CPU each
 	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --first $(FIRST)
 
 simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.simulator.judge import Invariant
-from tests.simulator.plan import Plan, make_plan
+from tests.simulator.plan import Plan, Size, make_plan
 from tocsin.delivery import dead_tokens, lane
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
@@ -35,8 +35,10 @@ from tocsin.store.claims import Claims
 from tocsin.store.leases import Leases
 from tocsin.store.ports import StoreUnavailable
 from tocsin.store.records import Item
+from tocsin.store.sqlite import housekeeping, retiring
 from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.event_log import SqliteEventLog
+from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 from tocsin.store.sqlite.schedule import SqliteSchedule
@@ -58,9 +60,11 @@ class Bug(Struct, frozen=True):
     """The kinds of trouble of the plans (`plan.TROUBLES`), in place of those that the seeds draw."""
     skew_s: float = 0.0
     """Of the plans, where `troubles` are given."""
+    size: Size | None = None
+    """Of the plans, in place of the size that the seeds draw."""
 
     def plan(self, seed: int) -> Plan:
-        return make_plan(seed, troubles=self.troubles, skew_s=self.skew_s)
+        return make_plan(seed, troubles=self.troubles, skew_s=self.skew_s, size=self.size)
 
 
 @contextmanager
@@ -138,6 +142,21 @@ def _without_the_last(ingest: Ingest, body: bytes) -> list[bytes]:
 
 
 _lines: Final = Ingest._lines
+
+
+async def _never(housekeeping: Housekeeping, retention: Any, *, for_s: float) -> bool:
+    """What is old stays."""
+    return False
+
+
+def _forgotten_alike(patches: ExitStack) -> None:
+    """Dead letters are forgotten as early as what was delivered."""
+    before = housekeeping._Before
+
+    def alike(*, done_ms: int, dead_ms: int, **more: int) -> Any:
+        return before(done_ms=done_ms, dead_ms=done_ms, **more)
+
+    patches.enter_context(patch.object(housekeeping, "_Before", alike))
 
 
 # -- delivery ----------------------------------------------------------------------------------------------------------
@@ -317,6 +336,14 @@ BUGS: Final = (
         (Invariant.LIVING, Invariant.ISOLATION), 20, troubles=_kinds("fuse")),
     Bug("a dead letter that is discarded is replayed", _by(SqliteEventLog, "discard", _replay), (Invariant.TRUE,), 20,
         troubles=_kinds("letters", "devices")),
+    Bug("what has ended is never forgotten", _by(Housekeeping, "prune", _never), (Invariant.RETENTION,), 10,
+        troubles=frozenset(), size=Size.DAYS),
+    Bug("dead letters are forgotten as early as what was delivered", _forgotten_alike,
+        (Invariant.ACCOUNTED, Invariant.RETENTION), 20,
+        troubles=_kinds("devices"), size=Size.WEEKS),
+    Bug("the key of an hour is dropped while what is parked needs it",
+        _by(retiring, "_PARTS", (*retiring._PARTS[:2], *retiring._PARTS[3:])), (*_STUCK, Invariant.ANSWERS), 20,
+        troubles=_kinds("applications"), size=Size.DAYS),
     Bug("a batch loses its last event", _by(Ingest, "_lines", _without_the_last), (Invariant.ANSWERS,), 20,
         troubles=frozenset()),
     Bug("the search gets to know the first of each settlement", _by(Recent, "settled", _every_other),

@@ -78,6 +78,7 @@ class SimulatedWorker:
         self._jobs: Any = jobs
         self._disk = disk
         self._writes = name.endswith("writer")
+        self._full = False
         self._waiting: list[Job] = []
         self._busy = False
         self._dead = False
@@ -108,10 +109,10 @@ class SimulatedWorker:
         if self._dead:
             return
         jobs, self._waiting = self._waiting[:_MOST_JOBS_AT_ONCE], self._waiting[_MOST_JOBS_AT_ONCE:]
-        if self._writes:
-            driver = raw(self._jobs._connection)
+        if self._writes and self._full is not self._disk.full:
+            self._full = self._disk.full
             # SQLite never makes it smaller than the file is: so the file cannot grow, as on a full disk.
-            driver.execute(f"PRAGMA max_page_count = {1 if self._disk.full else _NO_LIMIT_PAGES}")
+            raw(self._jobs._connection).execute(f"PRAGMA max_page_count = {1 if self._full else _NO_LIMIT_PAGES}")
         with patch.object(transactions, "raw", self._failing_driver) if self._disk.failing else nullcontext():
             self._jobs.run(jobs)
         self._loop.call_later(self._disk.draw_s(writes=self._writes), self._answer, jobs)

@@ -54,6 +54,7 @@ class Invariant(StrEnum):
     TIME = "nothing goes on for ever while no time passes"
     FOUND = "the search finds what is on record"
     ANSWERS = "the API answers as it is documented"
+    RETENTION = "what has ended is kept for as long as is meant, and no longer"
     RUNS = "nothing in tocsin ends with an unexpected exception"
 
 

@@ -70,6 +70,16 @@ class VirtualLoop(base_events.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    @property
+    def passed_s(self) -> float:
+        """How much time has passed since it was made."""
+        return self._now - _STARTS_AT_S
+
+    def skip(self, seconds: float) -> None:
+        """For so long everything stands still, as on a machine that sleeps; what was due meanwhile runs next, in the
+        order in which it was due."""
+        self._now += seconds
+
     def _run_once(self) -> None:
         """One turn, as `BaseEventLoop._run_once` does it, with a clock that jumps in place of a selector that waits."""
         # asyncio's own queues, in which call_soon, call_later and call_at have put their handles.

@@ -60,6 +60,14 @@ class Arrival(Struct, frozen=True):
     id: bytes
 
 
+class Ended(Struct, frozen=True):
+    """An event that has its end: when at the earliest and at the latest, by tocsin's clock (Unix milliseconds)."""
+
+    from_ms: int
+    until_ms: int
+    is_letter: bool
+
+
 class Model(Struct):
     clock: Callable[[], float]
     registered: dict[tuple[str, str], Registered] = field(default_factory=dict)
@@ -67,6 +75,8 @@ class Model(Struct):
     accepted: dict[str, Accepted] = field(default_factory=dict)
     arrivals: dict[tuple[str, str], list[Arrival]] = field(default_factory=dict)
     """By event id and token."""
+    ended: dict[str, Ended] = field(default_factory=dict)
+    """Those that were found to have ended."""
     crashes: list[float] = field(default_factory=list)
     """When tocsin crashed, or had stood still for longer than its lease (loop time)."""
     replaying: set[str] = field(default_factory=set)

@@ -5,6 +5,7 @@ Each seed leaves most kinds out (swarm testing: Groce et al., 2012): a fault sho
 
 from __future__ import annotations
 
+from enum import StrEnum
 from random import Random
 from typing import Final
 
@@ -28,7 +29,30 @@ _DELIVERIES_A_SECOND_BESIDE_A_FLOOD: Final = 3.0
 _FLOOD_DELIVERIES_A_SECOND: Final = 30.0
 _MOST_POOR, _MOST_RICH = 25, 3
 MOST_OWNERS: Final = _MOST_POOR + _MOST_RICH
+_SHORT_S: Final = (8.0, 30.0)
+_MOST_OWNERS_OF_SHORT: Final = 8
+_MOST_PHONES_OF_SHORT: Final = 30
+_TROUBLES_OF_SHORT: Final = 4
+"""At least so many may begin in one, on average."""
+_LONG_ENOUGH_S: Final = 60.0
 _MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
+
+
+DAY_S: Final = 24 * 3600.0
+
+
+class Size(StrEnum):
+    """How large a seed is, and how long it takes. Most are short, so that there are many."""
+
+    SHORT = "short"
+    LARGE = "large"
+    """More users, and minutes of faults."""
+    DAYS = "days"
+    """Short ones, and after each of them a quiet time."""
+    WEEKS = "weeks"
+
+
+_SHARES: Final = {Size.SHORT: 0.67, Size.LARGE: 0.15, Size.DAYS: 0.15, Size.WEEKS: 0.03}
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -67,13 +91,23 @@ class Plan(Struct, frozen=True, kw_only=True):
     lane_waiting: int
     request_timeout_s: float
     lease_s: float
+    bursts: int = 1
+    """How many times things go wrong for a while and are mended."""
+    quiet_s: float = 0.0
+    """For how long hardly anything happens after each of them, on average."""
+    retention_s: float = 7 * DAY_S
+    """For how long what has ended is kept."""
+    letters_s: float = 30 * DAY_S
+    """The same of dead letters."""
     skew_s: float = 0.0
     """By so much tocsin's clock is ahead of the providers'."""
     flood_events_a_second: int = 0
 
 
-def make_plan(seed: int, *, troubles: frozenset[str] | None = None, skew_s: float = 0.0) -> Plan:
-    """The seed's plan; where `troubles` are given, with these in place of those that the seed draws."""
+def make_plan(
+    seed: int, *, troubles: frozenset[str] | None = None, skew_s: float = 0.0, size: Size | None = None
+) -> Plan:
+    """The seed's plan; where `troubles` or a `size` are given, with these in place of those that the seed draws."""
     random = Random(f"{seed}:plan")
     drawn = _troubles(random)
     rich = random.random() < 0.25
@@ -112,8 +146,36 @@ def make_plan(seed: int, *, troubles: frozenset[str] | None = None, skew_s: floa
         lease_s=random.choice((120.0, 2 * timeout_s + 10)),
     )
     if troubles is not None:
-        return fitted(replace(plan, troubles=troubles, skew_s=skew_s))
-    return fitted(_with_more(plan, Random(f"{seed}:more")) if drawn else plan)
+        plan = replace(plan, troubles=troubles, skew_s=skew_s)
+    elif drawn:
+        plan = _with_more(plan, Random(f"{seed}:more"))
+    random = Random(f"{seed}:size")
+    (drawn_size,) = random.choices([*_SHARES], [*_SHARES.values()])
+    return fitted(_sized(plan, size or drawn_size, random))
+
+
+def _sized(plan: Plan, size: Size, random: Random) -> Plan:
+    if size is Size.LARGE:
+        return plan
+    short_s = random.uniform(*_SHORT_S)
+    plan = replace(
+        plan,
+        fault_s=short_s,
+        owners=min(plan.owners, random.randint(2, _MOST_OWNERS_OF_SHORT)),
+        trouble_every_s=min(plan.trouble_every_s, short_s / _TROUBLES_OF_SHORT),
+        rich_phones=min(plan.rich_phones, _MOST_PHONES_OF_SHORT),
+    )
+    if size is Size.SHORT:
+        return plan
+    days = random.choice((0.5, 2.0, 8.0)) if size is Size.DAYS else random.uniform(14, 45)
+    return replace(
+        plan,
+        bursts=random.randint(2, 3),
+        quiet_s=DAY_S * days,
+        lifetime_s=random.choice((plan.lifetime_s, DAY_S / 4, 2 * DAY_S)),
+        retention_s=DAY_S * random.choice((1, 7)),
+        letters_s=DAY_S * random.choice((2, 30)),
+    )
 
 
 def _with_more(plan: Plan, random: Random) -> Plan:
@@ -127,13 +189,14 @@ def fitted(plan: Plan) -> Plan:
     if "fuse" in plan.troubles:
         # It takes 200 attempts within a minute at one account, and tokens that are left when it has blown.
         plan = replace(plan, rich_owners=_MOST_RICH, rich_phones=100, body_bytes=20, event_every_s=1.5)
-        plan = replace(plan, most_events_at_once=1)
+        plan = replace(plan, most_events_at_once=1, fault_s=max(plan.fault_s, _LONG_ENOUGH_S))
     if "floods" in plan.troubles:
         # Narrow lanes, so that few events are a flood, and otherwise little to do.
         phones_each = (plan.most_phones + 1) / 2
         plan = replace(
             plan,
             rich_owners=0,
+            fault_s=max(plan.fault_s, _LONG_ENOUGH_S),
             most_events_at_once=1,
             body_bytes=20,
             event_every_s=max(plan.event_every_s, phones_each * PRODUCERS / _DELIVERIES_A_SECOND_BESIDE_A_FLOOD),

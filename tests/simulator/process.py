@@ -41,7 +41,7 @@ from tocsin.providers.fcm.projects import FcmOptions
 from tocsin.providers.fcm.provider import Fcm
 from tocsin.service.periodic import run_all
 from tocsin.service.watchers import Watchers
-from tocsin.settings import Delivery, PushApi, Settings
+from tocsin.settings import Delivery, PushApi, Settings, Store
 from tocsin.store.records import Signal
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
@@ -71,6 +71,8 @@ class ProcessOptions(Struct, frozen=True, kw_only=True):
     max_backlog_bytes: int
     lifetime_s: float
     """Of events that are not urgent."""
+    kept: Store
+    """For how long what has ended is kept."""
 
 
 class Outside(Struct, frozen=True, kw_only=True):
@@ -156,7 +158,7 @@ class Process:
         oauth = HttpOAuthClient(fcm.token_hosts, options.ca_file, transport=self._http)
         self.providers = Providers([Fcm(fcm, context, oauth), Apns(apns, context)])
         self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
-        watchers = Watchers(Settings(), self.store, self.providers, self.dispatcher, metrics, list)
+        watchers = Watchers(Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list)
         await watchers.configure()
         self._app = self._make_app(metrics, random)
         self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")
@@ -208,6 +210,12 @@ class Process:
     def tasks(self) -> int:
         """How many tasks are alive that were made since this life began, those of the actors included."""
         return len(self._loop.tasks_since(self._older_tasks))
+
+    @property
+    def has_nothing_in_hand(self) -> bool:
+        """Nothing is in its lanes, at a provider, or on the way into the store."""
+        dispatcher = self.dispatcher
+        return not dispatcher._receipts.out and dispatcher._settling.has_nothing()
 
     def crashed(self) -> BaseException | None:
         """What has ended one of its main tasks, which go on for as long as it lives."""

@@ -42,6 +42,13 @@ async def producer(world: World, name: str) -> None:
                 await delete(world, random.choice(targets))
 
 
+async def hand_in_some(world: World, random: Random, count: int) -> None:
+    owners = world.plan.owners + world.plan.rich_owners
+    await hand_in(
+        world, [_make_event(world, random, owner_of(random.randrange(owners)), _MESSAGES) for _ in range(count)]
+    )
+
+
 async def flood(world: World, *, urgent: bool) -> None:
     """For a minute, more events of one kind than the lanes can send."""
     plan, random = world.plan, world.random(f"flood {world.events}")

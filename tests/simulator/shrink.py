@@ -15,6 +15,8 @@ from tests.simulator.plan import Plan, fitted
 from tests.simulator.run import Run, run_seed
 
 _PLAIN: Final[dict[str, Any]] = {
+    "quiet_s": 0.0,
+    "bursts": 1,
     "churn": False,
     "repeats": False,
     "wrong_environments": False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar, cast
@@ -30,6 +31,7 @@ from tocsin.emulator.run import Emulator, start
 from tocsin.http2.pool import PoolOptions
 from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
+from tocsin.settings import Store
 from tocsin.store.ports import StorageFailure, WriteFailure
 
 T = TypeVar("T")
@@ -39,12 +41,16 @@ _UP_AGAIN_S: Final = 20.0
 _AWAKE_AGAIN_S: Final = 3 * 60.0
 """After it stood still, all requests that were out have failed at once, for which breakers open."""
 _TRY_AGAIN_S: Final = 0.5
+_ANSWER_BOUND_S: Final = 5 * 60.0
+"""For no longer is anybody refused for now, where nothing is wrong with the storage or the process."""
 _ONLY_HERE: Final = ("apns", "fcm")
 
 
 class World:
     def __init__(self, plan: Plan, directory: Path, trace: Trace, secrets: api.Secrets) -> None:
         self.plan = plan
+        self.burst = 0
+        """How many times what goes wrong was mended before."""
         self.secrets = secrets
         self.trace = trace
         self.clocks = Clocks(plan.skew_s)
@@ -70,7 +76,7 @@ class World:
 
     def random(self, name: str) -> Random:
         """Randomness of its own for each use: what one draws does not change what another does."""
-        return Random(f"{self.plan.seed}:{name}")
+        return Random(f"{self.plan.seed}:{name}" + (f":{self.burst}" if self.burst else ""))
 
     # -- start and end -------------------------------------------------------------------------------------------------
 
@@ -111,6 +117,9 @@ class World:
             max_backlog_events=10**6,
             max_backlog_bytes=10**9,
             lifetime_s=plan.lifetime_s,
+            kept=Store(
+                retention=timedelta(seconds=plan.retention_s), dead_letter_retention=timedelta(seconds=plan.letters_s)
+            ),
         )
         self.ports = {
             "apns": self._ports(urls["production"], urls["sandbox"]),
@@ -179,24 +188,26 @@ class World:
 
     async def ask(self, call: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
         """What tocsin answers, in this life or a later one: who gets no answer, or a refusal for now, asks again."""
+        asked_s = self.loop.time()
         while True:
             await self._up.wait()
             try:
                 return await self.process.call(call(self.process))
-            except (Killed, WriteFailure):
-                await asyncio.sleep(_TRY_AGAIN_S)
+            except (Killed, WriteFailure) as failure:
+                await self._try_again(asked_s, repr(failure))
 
     async def request(
         self, method: str, path: str, secret: str, body: bytes = b"", *, content_type: bytes = api.JSON, ok: int = 200
     ) -> Any:
         """What the API answers (JSON), in this life or a later one. Who gets no answer, or is told that it is not
         possible for now, asks again; any other answer is a violation."""
+        asked_s = self.loop.time()
         while True:
             await self._up.wait()
             try:
                 answer = await self.process.answer(method, path, secret, body, content_type)
-            except Killed:
-                await asyncio.sleep(_TRY_AGAIN_S)
+            except Killed as killed:
+                await self._try_again(asked_s, repr(killed))
                 continue
             if answer.status == ok:
                 return answer.json() if answer.body else None
@@ -204,7 +215,14 @@ class World:
                 text = answer.body[:500].decode(errors="replace")
                 self.judge.violated(Invariant.ANSWERS, f"{method} {path}: {answer.status} {text}")
                 await self.loop.create_future()  # the simulation ends
-            await asyncio.sleep(_TRY_AGAIN_S)
+            await self._try_again(asked_s, f"{method} {path}: {answer.status}")
+
+    async def _try_again(self, asked_s: float, why: str) -> None:
+        waited_s = self.loop.time() - asked_s
+        if waited_s > _ANSWER_BOUND_S and not any(one.scope is Scope.EVERYTHING for one in self.felt()):
+            self.judge.violated(Invariant.ANSWERS, f"refused for {waited_s:.0f} s, the last time with {why}")
+            await self.loop.create_future()  # the simulation ends
+        await asyncio.sleep(_TRY_AGAIN_S)
 
     # -- troubles ------------------------------------------------------------------------------------------------------
 
@@ -270,6 +288,11 @@ class World:
         if phone.dead:
             phone.dead = False
             self.apply()
+
+    def skip(self, seconds: float) -> None:
+        """Nothing happens for so long, to anybody."""
+        if seconds > 0:
+            self.loop.skip(seconds)
 
     def set_clock(self, offset_s: float) -> None:
         self.trace("clock", f"set by {offset_s - self.clocks.offset_s:+.1f} s")
