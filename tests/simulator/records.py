@@ -19,8 +19,8 @@ _LATE_MS: Final = 12 * 3600 * 1000
 """Tocsin's clock may be wrong by hours for a while, and nothing is forgotten within an hour of that."""
 
 
-async def check_records(world: World, *, all_ended: bool) -> None:
-    """Check what is on record.
+async def check_records(world: World, *, all_ended: bool) -> int:
+    """Check what is on record; returns how many of the events are not, as their retention has passed.
 
     Args:
         all_ended: every event must have come to its end. Otherwise only those are looked at that were not seen to have
@@ -29,6 +29,7 @@ async def check_records(world: World, *, all_ended: bool) -> None:
     model, judge = world.model, world.judge
     wanted = [one for id, one in model.accepted.items() if all_ended or id not in model.ended]
     arrivals = _by_event(judge, model)
+    forgotten = 0
     newest = next(reversed(model.accepted), "")
     for start in range(0, len(wanted), _AT_ONCE):
         some = wanted[start : start + _AT_ONCE]
@@ -36,6 +37,7 @@ async def check_records(world: World, *, all_ended: bool) -> None:
         for accepted, record in zip(some, records, strict=True):
             id = accepted.event.id
             if record is None and may_be_gone(world, id):
+                forgotten += 1
                 continue
             if record is not None and record.state not in (State.DONE, State.DEAD) and not all_ended:
                 continue
@@ -45,6 +47,7 @@ async def check_records(world: World, *, all_ended: bool) -> None:
             if record is not None and (id not in model.ended or id in model.replaying):
                 from_ms = max([record.event.accepted_ms, *(attempt.at_ms for attempt in record.attempts)])
                 model.ended[id] = Ended(from_ms, world.clocks.now_ms(), record.state == State.DEAD)
+    return forgotten
 
 
 def may_be_gone(world: World, id: str) -> bool:

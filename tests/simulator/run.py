@@ -56,6 +56,8 @@ class Run(Struct):
     longest_wait_s: float
     drained_s: float
     callbacks: int
+    forgotten: int
+    """Events that were no longer on record at the end, as their retention had passed."""
     troubles: frozenset[str]
 
 
@@ -121,6 +123,7 @@ class Simulation:
         self._loop = loop
         self._secrets = secrets
         self._drained_s = 0.0
+        self._forgotten = 0
         self._world: World | None = None
         self.trace = Trace(loop.time, keep_all=keep_all)
 
@@ -208,7 +211,7 @@ class Simulation:
 
     async def _check(self, world: World) -> None:
         model, judge = world.model, world.judge
-        await check_records(world, all_ended=True)
+        self._forgotten = await check_records(world, all_ended=True)
         await self._search(world)
         standing = model.standing(Standing.REGISTERED)
         owners = list(dict.fromkeys([one.owner for one in standing]))
@@ -270,5 +273,6 @@ class Simulation:
             judge.longest_wait_s,
             self._drained_s,
             self._loop.callbacks,
+            self._forgotten,
             self._plan.troubles,
         )

@@ -167,6 +167,24 @@ def test_a_day_costs_nothing_and_takes_a_day_of_virtual_time() -> None:
     assert time.monotonic() - started_s < 5
 
 
+def test_what_was_due_in_a_time_that_is_skipped_runs_after_it_in_order() -> None:
+    done: list[tuple[str, float]] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        for name, due_s in (("two", 2.0), ("one", 1.0), ("later", 20.0)):
+            loop.call_later(due_s, lambda name=name: done.append((name, loop.time())))
+        began_s = loop.time()
+        loop.skip(10)
+        await asyncio.sleep(0.1)
+        assert [(name, round(at_s - began_s)) for name, at_s in done] == [("one", 10), ("two", 10)]
+        await asyncio.sleep(10)
+
+    run(story)
+    assert [name for name, _ in done] == ["one", "two", "later"]
+
+
 def test_timers_fire_in_the_order_of_their_times() -> None:
     async def story() -> list[str]:
         told: list[str] = []

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.simulator.bugs import BUGS, Bug, seeded
+from tests.simulator.plan import DAY_S, Size, make_plan
 from tests.simulator.run import run_seed
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -26,16 +28,33 @@ def explained(seed: int, violation: object, lines: list[str]) -> str:
 @pytest.mark.parametrize("seed", ALWAYS)
 def test_no_device_topic_application_or_provider_delays_another(seed: int) -> None:
     """And none of the other invariants is violated. The bound is `judge.ISOLATION_BOUND_S`."""
-    run = run_seed(seed)
+    run = run_seed(seed, plan=make_plan(seed, size=Size.LARGE))
     assert run.violation is None, explained(seed, run.violation, run.lines)
     assert run.expectations > 20
 
 
 def test_without_faults_everything_arrives() -> None:
-    run = run_seed(WITHOUT_FAULTS)
+    run = run_seed(WITHOUT_FAULTS, plan=make_plan(WITHOUT_FAULTS, size=Size.LARGE))
     assert run.troubles == frozenset()
     assert run.violation is None, explained(WITHOUT_FAULTS, run.violation, run.lines)
     assert run.arrived >= run.expectations > 100
+
+
+def test_quiet_days_pass_and_what_is_old_is_forgotten() -> None:
+    plan = replace(make_plan(WITHOUT_FAULTS, size=Size.DAYS), quiet_s=4 * DAY_S, retention_s=DAY_S, bursts=2)
+    run = run_seed(WITHOUT_FAULTS, plan=plan)
+    assert run.violation is None, explained(WITHOUT_FAULTS, run.violation, run.lines)
+    assert run.virtual_s > 4 * DAY_S
+    assert 0 < run.forgotten < run.events
+
+
+def test_most_seeds_are_short_and_some_go_on_for_weeks() -> None:
+    plans = [make_plan(seed) for seed in range(2000)]
+    assert sum(plan.quiet_s == 0 for plan in plans) > 1400
+    assert sum(0 < plan.quiet_s <= 8 * DAY_S for plan in plans) > 200
+    assert sum(plan.quiet_s >= 14 * DAY_S for plan in plans) > 30
+    without_faults = [plan for plan in plans if not plan.troubles]
+    assert any(plan.quiet_s >= 14 * DAY_S for plan in without_faults)
 
 
 @pytest.mark.slow
