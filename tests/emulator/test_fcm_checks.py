@@ -271,6 +271,32 @@ async def test_another_grant_type_is_refused(harness: Harness) -> None:
     assert (answer.status, answer.json["error"]) == (400, "unsupported_grant_type")
 
 
+async def test_several_projects_are_served_each_by_its_own_service_account(start_emulator: StartEmulator) -> None:
+    harness = await start_emulator(more_projects=("another-app",))
+    files = harness.emulator.files
+    other = json.loads(files.service_account_of("another-app").read_text())
+    assert (other["project_id"], harness.account["project_id"]) == ("another-app", "tocsin-emulator")
+    assert harness.emulator.summary["more_service_accounts"] == [str(files.service_account_of("another-app").resolve())]
+
+    granted = await harness.grant(harness.assertion(key=other["private_key"], iss=other["client_email"]))
+    body, fcm = json.dumps({"message": GOOD}).encode(), await harness.connect("fcm")
+    answers = {}
+    for project in ("tocsin-emulator", "another-app"):
+        path = f"/v1/projects/{project}/messages:send"
+        for name, token in (("own", await harness.access_token()), ("other", granted.json["access_token"])):
+            head = await harness.message_headers(path=path, authorization=f"Bearer {token}")
+            answers[project, name] = await fcm.ask(head, body)
+    assert answers["another-app", "other"].json["name"].startswith("projects/another-app/messages/")
+    assert {whose: answer.status for whose, answer in answers.items()} == {
+        ("tocsin-emulator", "own"): 200,
+        ("tocsin-emulator", "other"): 403,
+        ("another-app", "own"): 403,
+        ("another-app", "other"): 200,
+    }
+    mixed = await harness.grant(harness.assertion(iss=other["client_email"]))
+    assert mixed.json["error_description"] == "Invalid JWT Signature."
+
+
 async def test_an_access_token_expires(start_emulator: StartEmulator) -> None:
     harness = await start_emulator(access_token_lifetime_s=0)
     assert (await harness.send_message(GOOD)).status == 401

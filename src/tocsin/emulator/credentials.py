@@ -98,6 +98,10 @@ class Files(Struct, frozen=True):
         """The service account file (JSON)."""
         return self.directory / "service-account.json"
 
+    def service_account_of(self, project: str) -> Path:
+        """The service account file of a project."""
+        return self.service_account if project == PROJECT_ID else self.directory / f"service-account-{project}.json"
+
     @property
     def summary(self) -> Path:
         """`emulator.json`."""
@@ -121,27 +125,28 @@ def write_credentials(directory: Path) -> Files:
     return files
 
 
-def write_service_account(files: Files, token_uri: str) -> None:
-    """Write the service account file in Google's format. An existing one is kept, except for its `token_uri`.
+def write_service_account(files: Files, token_uri: str, project: str = PROJECT_ID) -> None:
+    """Write a service account file in Google's format. An existing one is kept, except for its `token_uri`.
 
     Raises:
         OSError: the file cannot be written or read.
     """
-    if files.service_account.exists():
-        account = json.loads(files.service_account.read_text())
+    path = files.service_account_of(project)
+    if path.exists():
+        account = json.loads(path.read_text())
     else:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         account = {
             "type": "service_account",
-            "project_id": PROJECT_ID,
+            "project_id": project,
             "private_key_id": secrets.token_hex(20),
             "private_key": _pem(key).decode(),
-            "client_email": f"firebase-adminsdk@{PROJECT_ID}.iam.gserviceaccount.com",
+            "client_email": f"firebase-adminsdk@{project}.iam.gserviceaccount.com",
             "client_id": str(secrets.randbelow(10**21)),
             "universe_domain": "googleapis.com",
         }
     account["token_uri"] = token_uri
-    _write_private(files.service_account, json.dumps(account, indent=2).encode())
+    _write_private(path, json.dumps(account, indent=2).encode())
 
 
 def _write_certificates(files: Files) -> None:

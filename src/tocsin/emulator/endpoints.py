@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 from tocsin.emulator.apns import ApnsHandler, ApnsService
 from tocsin.emulator.control import ControlHandler
 from tocsin.emulator.counters import Counters
-from tocsin.emulator.credentials import TEAM_ID, Files, write_service_account
+from tocsin.emulator.credentials import PROJECT_ID, TEAM_ID, Files, write_service_account
 from tocsin.emulator.fault_injection import FaultInjector
 from tocsin.emulator.fcm import FcmHandler
 from tocsin.emulator.inbox import Inbox
@@ -55,12 +55,12 @@ async def serve_all(parts: Parts) -> dict[str, object]:
         OSError: a file cannot be read or written.
     """
     apns_urls = await _serve_apns(parts)
-    account, oauth = await _serve_oauth(parts)
-    fcm_url = await _serve_fcm(parts, account, oauth)
+    accounts, oauth = await _serve_oauth(parts)
+    fcm_url = await _serve_fcm(parts, [account.project_id for account in accounts], oauth)
     control = ControlHandler(parts.inbox, parts.faults, parts.stats)
     control_url = await parts.listeners.serve_control(control, _CONTROL_PORT_OFFSET)
-    files = parts.files
-    return {
+    files, account = parts.files, accounts[0]
+    summary: dict[str, object] = {
         "apns": apns_urls,
         "fcm": fcm_url,
         "token_uri": account.token_uri,
@@ -75,6 +75,9 @@ async def serve_all(parts: Parts) -> dict[str, object]:
         "apns_certificate_key": str(files.certificate_key.resolve()),
         "apns_certificate_p12": str(files.certificate_p12.resolve()),
     }
+    if more := parts.options.more_projects:
+        summary["more_service_accounts"] = [str(files.service_account_of(project).resolve()) for project in more]
+    return summary
 
 
 async def _serve_apns(parts: Parts) -> dict[str, str]:
@@ -109,26 +112,29 @@ async def _serve_apns(parts: Parts) -> dict[str, str]:
     return urls
 
 
-async def _serve_oauth(parts: Parts) -> tuple[ServiceAccount, OAuthHandler]:
-    """Serve the token endpoint, and write the service account file with its address."""
+async def _serve_oauth(parts: Parts) -> tuple[list[ServiceAccount], OAuthHandler]:
+    """Serve the token endpoint, and write each project's service account file with its address."""
     options, files = parts.options, parts.files
     endpoint = Endpoint(provider="oauth", port_offset=_OAUTH_PORT_OFFSET, initial_max_streams=options.max_streams)
     # The handler verifies the address of its endpoint, which is known only after the endpoint is served.
     handler = _DeferredHandler()
-    write_service_account(files, await parts.listeners.serve(endpoint, handler) + TOKEN_PATH)
-    account = msgspec.json.decode(files.service_account.read_bytes(), type=ServiceAccount)
+    token_uri = await parts.listeners.serve(endpoint, handler) + TOKEN_PATH
+    accounts = []
+    for project in (PROJECT_ID, *options.more_projects):
+        write_service_account(files, token_uri, project)
+        accounts.append(msgspec.json.decode(files.service_account_of(project).read_bytes(), type=ServiceAccount))
     oauth = handler.handler = OAuthHandler(
-        account,
+        accounts,
         parts.counters,
         parts.faults,
         options.access_token_lifetime_s,
         clock=parts.clock,
         random=parts.random,
     )
-    return account, oauth
+    return accounts, oauth
 
 
-async def _serve_fcm(parts: Parts, account: ServiceAccount, oauth: OAuthHandler) -> str:
+async def _serve_fcm(parts: Parts, projects: Sequence[str], oauth: OAuthHandler) -> str:
     """Serve FCM; returns its URL."""
     endpoint = Endpoint(
         provider="fcm",
@@ -137,7 +143,7 @@ async def _serve_fcm(parts: Parts, account: ServiceAccount, oauth: OAuthHandler)
         takes_odd_scheme=True,
     )
     handler = FcmHandler(
-        account.project_id, oauth, parts.inbox, parts.counters, parts.faults, clock=parts.clock, random=parts.random
+        projects, oauth, parts.inbox, parts.counters, parts.faults, clock=parts.clock, random=parts.random
     )
     return await parts.listeners.serve(endpoint, handler)
 

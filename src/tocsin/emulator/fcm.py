@@ -6,6 +6,7 @@ Source: Google, "REST Resource: projects.messages". The wording of the errors is
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
@@ -35,11 +36,11 @@ _Headers = ParsedHeaders[None]
 
 
 class FcmHandler:
-    """Answers the requests to send a message for one project."""
+    """Answers the requests to send a message for some projects."""
 
     def __init__(
         self,
-        project: str,
+        projects: Sequence[str],
         oauth: OAuthHandler,
         inbox: Inbox,
         counters: Counters,
@@ -48,8 +49,7 @@ class FcmHandler:
         clock: Clock,
         random: Random,
     ) -> None:
-        self._project = project.encode()
-        self._path = f"/v1/projects/{project}/messages:send".encode()
+        self._projects = {f"/v1/projects/{project}/messages:send".encode(): project for project in projects}
         self._oauth = oauth
         self._inbox = inbox
         self._counters = counters
@@ -76,34 +76,26 @@ class FcmHandler:
         """Check path, method, access token and project."""
         fields = headers.shared.fields
         path = headers.values[0] or b""
-        other_project = b""
-        if path != self._path:
-            path = path.partition(b"?")[0]
-            match = _PATH.fullmatch(path)
-            if match is None:
-                raise not_found()
-            other_project = match[1] if path != self._path else b""
+        project = self._projects.get(path) or _project_in(path)
         if fields.get(b":method") != b"POST":
             raise not_found()
         authorization = fields.get(b"authorization", b"")
-        if not self._oauth.is_valid(authorization):
+        allowed = self._oauth.project_of(authorization)
+        if allowed is None:
             raise unauthenticated(missing=not authorization)
-        if other_project:
-            raise permission_denied(other_project.decode("latin-1"))
+        if project != allowed:
+            raise permission_denied(project)
 
     def _success(self, exchange: Exchange, headers: _Headers, request: SendRequest) -> Reply:
         self._counters.answers["fcm", None, 200, ""] += 1
         if request.validate_only:
-            return self._message_name(b"fake_message_id")
+            return _message_name(headers, b"fake_message_id")
         id = self._new_id()
         self._accept(exchange, headers, request, id)
-        return self._message_name(id)
+        return _message_name(headers, id)
 
     def _accept(self, exchange: Exchange, headers: _Headers, request: SendRequest, id: bytes) -> None:
         self._inbox.add("fcm", None, request.message.target.encode(), id, headers, exchange.body)
-
-    def _message_name(self, id: bytes) -> Reply:
-        return Reply(200, _JSON, b'{"name":"projects/%b/messages/%b"}' % (self._project, id))
 
     def _new_id(self) -> bytes:
         self._last_message_number += 1
@@ -134,13 +126,25 @@ class FcmHandler:
             assert rule is not None
             assert request is not None
             id = self._new_id()
-            reply = self._message_name(id)
+            reply = _message_name(headers, id)
             self._counters.count_answer("fcm", None, 0, rule.unanswered_because)
             if not request.validate_only and self._faults.accepts_push(rule, exchange):
                 self._accept(exchange, headers, request, id)
         if rule is None:
             return self._faults.with_latency(exchange, reply)
         return self._faults.apply(rule, exchange, reply)
+
+
+def _project_in(path: bytes) -> str:
+    """Raises FcmRefusal: nothing is there."""
+    match = _PATH.fullmatch(path.partition(b"?")[0])
+    if match is None:
+        raise not_found()
+    return match[1].decode("latin-1")
+
+
+def _message_name(headers: _Headers, id: bytes) -> Reply:
+    return Reply(200, _JSON, b'{"name":"projects/%b/messages/%b"}' % ((headers.values[0] or b"").split(b"/")[3], id))
 
 
 def _attributes(headers: _Headers, request: SendRequest | None) -> RequestAttributes:

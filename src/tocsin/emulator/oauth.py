@@ -6,6 +6,7 @@ Source: RFC 7523; Google, "Using OAuth 2.0 for Server to Server Applications".
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from random import Random
 from typing import Any, Final
 
@@ -24,8 +25,9 @@ _TOKEN_BYTES: Final = 96
 
 
 class _IssuedToken(Struct, frozen=True):
-    """When an access token expires, and which generation of access tokens it is of."""
+    """Whose an access token is, when it expires, and which generation of access tokens it is of."""
 
+    project: str
     expires_at: float
     """Unix seconds."""
     generation: int
@@ -40,7 +42,7 @@ class OAuthHandler:
 
     def __init__(
         self,
-        account: ServiceAccount,
+        accounts: Sequence[ServiceAccount],
         counters: Counters,
         faults: FaultInjector,
         lifetime_s: int,
@@ -48,8 +50,7 @@ class OAuthHandler:
         clock: Clock,
         random: Random,
     ) -> None:
-        self._project = account.project_id
-        self._verifier = AssertionVerifier(account, clock)
+        self._verifier = AssertionVerifier(accounts, clock)
         self._counters = counters
         self._faults = faults
         self._lifetime_s = lifetime_s
@@ -57,16 +58,18 @@ class OAuthHandler:
         self._random = random
         self._issued: dict[bytes, _IssuedToken] = {}
 
-    def is_valid(self, authorization: bytes) -> bool:
-        """Whether an `authorization` header field has an access token that was issued here and has not expired."""
+    def project_of(self, authorization: bytes) -> str | None:
+        """Whose access token is in an `authorization` header field; None where it was not issued here, or has
+        expired."""
         issued = self._issued.get(authorization)
         if issued is None:
             if authorization[:7].lower() != b"bearer ":
-                return False
+                return None
             issued = self._issued.get(b"Bearer " + authorization[7:].strip())
             if issued is None:
-                return False
-        return issued.expires_at > self._clock() and issued.generation == self._faults.token_generation
+                return None
+        holds = issued.expires_at > self._clock() and issued.generation == self._faults.token_generation
+        return issued.project if holds else None
 
     def __call__(self, exchange: Exchange) -> Reply | None:
         """Answer one token request; None if a fault delays or suppresses the answer."""
@@ -77,7 +80,8 @@ class OAuthHandler:
             return Reply(405, ((b"allow", b"POST"),))
         rule = None
         if self._faults.active:
-            rule = self._faults.select(RequestAttributes("oauth", project=self._project), exchange.connection)
+            project = self._verifier.asked_by(exchange.body).project_id
+            rule = self._faults.select(RequestAttributes("oauth", project=project), exchange.connection)
         if rule is not None and rule.replaces_answer:
             reply, reason = _scripted_reply(rule), rule.reason
         else:
@@ -92,17 +96,17 @@ class OAuthHandler:
     def _answer(self, body: bytes) -> tuple[Reply, str]:
         """The answer to a token request, and its `error` (empty if a token is issued)."""
         try:
-            self._verifier.verify(body)
+            account = self._verifier.verify(body)
         except GrantRefusal as refusal:
             return _json(400, {"error": refusal.error, "error_description": str(refusal)}), refusal.error
-        token = self._issue()
+        token = self._issue(account.project_id)
         return _json(200, {"access_token": token, "expires_in": self._lifetime_s - 1, "token_type": "Bearer"}), ""
 
-    def _issue(self) -> str:
+    def _issue(self, project: str) -> str:
         now = self._clock()
         self._issued = {token: issued for token, issued in self._issued.items() if issued.expires_at > now}
         token = b"ya29." + base64.urlsafe_b64encode(self._random.randbytes(_TOKEN_BYTES))
-        self._issued[b"Bearer " + token] = _IssuedToken(now + self._lifetime_s, self._faults.token_generation)
+        self._issued[b"Bearer " + token] = _IssuedToken(project, now + self._lifetime_s, self._faults.token_generation)
         self._counters.access_tokens_issued += 1
         return token.decode()
 

@@ -6,6 +6,7 @@ are compared here, because the emulator's clock is an argument and PyJWT always 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -48,16 +49,24 @@ class GrantRefusal(Exception):  # noqa: N818 - the name says what the endpoint d
 
 
 class AssertionVerifier:
-    """Verifies token requests for one service account."""
+    """Verifies token requests for some service accounts."""
 
-    def __init__(self, account: ServiceAccount, clock: Clock) -> None:
-        self._account = account
+    def __init__(self, accounts: Sequence[ServiceAccount], clock: Clock) -> None:
+        """`accounts`: at least one; the first one's key is used where nobody knows who asks."""
+        self._first = accounts[0]
+        self._accounts = {account.client_email: account for account in accounts}
         self._clock = clock
-        key = serialization.load_pem_private_key(account.private_key.encode(), None)
-        self._public_key: Any = key.public_key()
+        self._public_keys: dict[str, Any] = {
+            email: serialization.load_pem_private_key(account.private_key.encode(), None).public_key()
+            for email, account in self._accounts.items()
+        }
 
-    def verify(self, body: bytes) -> None:
-        """Verify the body (a form) of one token request.
+    def asked_by(self, body: bytes) -> ServiceAccount:
+        """Whose token request this is, as far as it says; nothing is verified."""
+        return self._said(_assertion(parse_qs(body.decode("latin-1"))))
+
+    def verify(self, body: bytes) -> ServiceAccount:
+        """Verify the body (a form) of one token request; returns whose it is.
 
         Raises:
             GrantRefusal: with Google's `error` and description.
@@ -65,36 +74,52 @@ class AssertionVerifier:
         form = parse_qs(body.decode("latin-1"))
         if form.get("grant_type") != [GRANT_TYPE]:
             raise GrantRefusal("unsupported_grant_type", "Invalid grant_type: " + ", ".join(form.get("grant_type", [])))
-        claims = self._signed_claims(form.get("assertion", [""])[0])
+        assertion = _assertion(form)
+        account = self._said(assertion)
+        claims = _signed_claims(assertion, self._public_keys[account.client_email])
         _check_times(claims, self._clock())
-        if claims["iss"] != self._account.client_email:
+        if claims["iss"] != account.client_email:
             raise GrantRefusal("invalid_grant", "Invalid grant: account not found")
-        if claims["aud"] not in (self._account.token_uri, GOOGLE_AUDIENCE):
+        if claims["aud"] not in (account.token_uri, GOOGLE_AUDIENCE):
             raise GrantRefusal("invalid_grant", "Invalid JWT: Failed audience check.")
         if _number(claims["exp"]) - _number(claims["iat"]) > _MAX_LIFETIME_S:
             raise GrantRefusal("invalid_grant", _NOT_SHORT_LIVED)
         if not SCOPES & set(str(claims["scope"]).split()):
             raise GrantRefusal("invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+        return account
 
-    def _signed_claims(self, assertion: str) -> dict[str, Any]:
+    def _said(self, assertion: str) -> ServiceAccount:
         try:
-            claims: dict[str, Any] = jwt.decode(
-                assertion,
-                self._public_key,
-                algorithms=["RS256"],
-                options={
-                    "verify_aud": False,
-                    "verify_iat": False,
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "require": ["iss", "iat", "exp", "aud", "scope"],
-                },
-            )
-        except jwt.MissingRequiredClaimError as error:
-            raise GrantRefusal("invalid_grant", f"Invalid JWT: {error}") from None
+            claims = jwt.decode(assertion, options={"verify_signature": False})
         except jwt.InvalidTokenError:
-            raise _invalid_signature() from None
-        return claims
+            return self._first
+        issuer = claims.get("iss")
+        return self._accounts.get(issuer, self._first) if isinstance(issuer, str) else self._first
+
+
+def _assertion(form: dict[str, list[str]]) -> str:
+    return form.get("assertion", [""])[0]
+
+
+def _signed_claims(assertion: str, public_key: Any) -> dict[str, Any]:
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            assertion,
+            public_key,
+            algorithms=["RS256"],
+            options={
+                "verify_aud": False,
+                "verify_iat": False,
+                "verify_exp": False,
+                "verify_nbf": False,
+                "require": ["iss", "iat", "exp", "aud", "scope"],
+            },
+        )
+    except jwt.MissingRequiredClaimError as error:
+        raise GrantRefusal("invalid_grant", f"Invalid JWT: {error}") from None
+    except jwt.InvalidTokenError:
+        raise _invalid_signature() from None
+    return claims
 
 
 def _check_times(claims: dict[str, Any], now: float) -> None:

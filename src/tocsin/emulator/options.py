@@ -43,6 +43,8 @@ class EmulatorOptions(Struct, frozen=True, kw_only=True):
     """The shortest time in seconds between two provider tokens on one connection; Apple's is 1200. 0: not checked."""
     access_token_lifetime_s: int = 3600
     """How long an OAuth access token is valid, in seconds."""
+    more_projects: tuple[str, ...] = ()
+    """Firebase projects beside `credentials.PROJECT_ID`, each with a service account of its own."""
     tls: bool = True
     """False: APNs, FCM and OAuth are served without TLS, for a simulated network.
 
