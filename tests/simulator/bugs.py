@@ -314,6 +314,8 @@ BUGS: Final = (
     Bug("a device without its Apple credential pauses the project",
         _row(fcm_answers, (401, "THIRD_PARTY_AUTH_ERROR"), (403, "PERMISSION_DENIED")), _ISOLATION, 40,
         troubles=_kinds("devices")),
+    Bug("a device of another project pauses the default one",
+        _row(fcm_answers, (403, "SENDER_ID_MISMATCH"), (403, "PERMISSION_DENIED")), _STUCK, 20, troubles=frozenset()),
     Bug("one device's failures open the breaker", _by(Breaker, "failure", _whoever_it_was), _ISOLATION, 20,
         first=41, troubles=_kinds("devices")),
     Bug("the apns-id differs from attempt to attempt", _other_ids, (Invariant.DUPLICATE,), 20, first=9,

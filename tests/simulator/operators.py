@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tests.simulator.model import Standing
-from tests.simulator.phones import APPLICATIONS
+from tests.simulator.phones import APPLICATIONS, OTHER_PROJECT
 from tests.simulator.troubles import Scope, Trouble
 from tests.simulator.world import World
 from tocsin.domain.credentials import Credential
@@ -22,7 +22,8 @@ _REPLAYED_LIVE_S: Final = 120
 
 async def put_credentials(world: World) -> None:
     credentials = [world.apns_credential(application) for application in APPLICATIONS]
-    for credential in [*credentials, world.fcm_credential()]:
+    others = [world.fcm_credential(project=OTHER_PROJECT)] if world.plan.two_projects else []
+    for credential in [*credentials, world.fcm_credential(), *others]:
         await _put(world, credential)
 
 

@@ -14,6 +14,8 @@ from tocsin.providers.apns.address import ApnsAddress
 
 APPLICATIONS: Final = tuple(f"{TEAM_ID}.app.{name}" for name in ("one", "two", "three"))
 PROJECT: Final = PROJECT_ID
+"""The default project, with which tocsin tries a device first."""
+OTHER_PROJECT: Final = "another-app"
 SUFFIXES: Final = ("", ".voip")
 
 
@@ -24,6 +26,7 @@ class Phone(Struct, eq=False):
     provider: str
     token: str
     application: str = ""
+    """For a phone of Google's its project, which tocsin is not told, and finds out."""
     topic: str = ""
     sandbox: bool = False
     """As its app registers it."""
@@ -52,9 +55,10 @@ class Phone(Struct, eq=False):
         return f"phone {self.number} ({self.provider}{'' if not self.topic else ' ' + self.topic})"
 
 
-def make_phone(number: int, random: Random, *, wrong_environment: bool) -> Phone:
+def make_phone(number: int, random: Random, *, wrong_environment: bool, two_projects: bool) -> Phone:
     if random.random() < 0.4:
-        return Phone(number, "fcm", f"registration{number:06d}aaaaa:APA91b{'x' * 100}{number:06d}")
+        token = f"registration{number:06d}aaaaa:APA91b{'x' * 100}{number:06d}"
+        return Phone(number, "fcm", token, OTHER_PROJECT if two_projects and number % 2 else PROJECT)
     application = random.choice(APPLICATIONS)
     sandbox = random.random() < 0.2
     topic = application.partition(".")[2] + random.choice(SUFFIXES)

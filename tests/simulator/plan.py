@@ -91,6 +91,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     lane_waiting: int
     request_timeout_s: float
     lease_s: float
+    two_projects: bool = False
+    """Whether Google's phones are of two projects."""
     bursts: int = 1
     """How many times things go wrong for a while and are mended."""
     quiet_s: float = 0.0
@@ -149,6 +151,7 @@ def make_plan(
         plan = replace(plan, troubles=troubles, skew_s=skew_s)
     elif drawn:
         plan = _with_more(plan, Random(f"{seed}:more"))
+    plan = replace(plan, two_projects=Random(f"{seed}:projects").random() < 0.3)
     random = Random(f"{seed}:size")
     (drawn_size,) = random.choices([*_SHARES], [*_SHARES.values()])
     return fitted(_sized(plan, size or drawn_size, random))

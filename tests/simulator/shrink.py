@@ -16,6 +16,7 @@ from tests.simulator.run import Run, run_seed
 
 _PLAIN: Final[dict[str, Any]] = {
     "quiet_s": 0.0,
+    "two_projects": False,
     "bursts": 1,
     "churn": False,
     "repeats": False,

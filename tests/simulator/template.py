@@ -28,7 +28,7 @@ from structlog.testing import capture_logs
 
 from tests.simulator.api import Secrets
 from tests.simulator.clocks import WALL_AT_ZERO_S
-from tests.simulator.phones import owner_of
+from tests.simulator.phones import OTHER_PROJECT, PROJECT, owner_of
 from tests.simulator.plan import MOST_OWNERS
 from tocsin.emulator.credentials import Files, write_credentials, write_service_account
 from tocsin.emulator.oauth_assertion import GOOGLE_AUDIENCE
@@ -56,10 +56,11 @@ def template() -> Template:
     (emulator / "key_id").write_text(_KEY_ID)
     (emulator / f"AuthKey_{_KEY_ID}.p8").write_text(apns_key())
     files = write_credentials(emulator)
-    write_service_account(files, "http://localhost:1/token")
-    account = json.loads(files.service_account.read_text())
-    # It is in the header of each assertion. The RSA key may be any: its signatures have one length.
-    files.service_account.write_text(json.dumps(account | {"private_key_id": "0" * 40}))
+    for project in (PROJECT, OTHER_PROJECT):
+        write_service_account(files, "http://localhost:1/token", project)
+        account = json.loads(files.service_account_of(project).read_text())
+        # It is in the header of each assertion. The RSA key may be any: its signatures have one length.
+        files.service_account_of(project).write_text(json.dumps(account | {"private_key_id": "0" * 40}))
     with capture_logs():
         return Template(directory, asyncio.run(_make_store(directory / "tocsin.db")))
 
@@ -89,9 +90,9 @@ def apns_key(*, other: bool = False) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def service_account(files: Files, *, other: bool = False) -> bytes:
-    """The account that the emulator knows, or with `other` one of a project that it does not."""
-    account = json.loads(files.service_account.read_text())
+def service_account(files: Files, project: str, *, other: bool = False) -> bytes:
+    """The account of a project that the emulator knows, or with `other` one of a project that it does not."""
+    account = json.loads(files.service_account_of(project).read_text())
     account["token_uri"] = GOOGLE_AUDIENCE
     return json.dumps(account | ({"project_id": "somebody-else"} if other else {})).encode()
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.simulator.phones import APPLICATIONS, SUFFIXES, Phone
+from tests.simulator.phones import APPLICATIONS, OTHER_PROJECT, PROJECT, SUFFIXES, Phone
 from tocsin.emulator.faults import Goaway, Match, Rule
 
 
@@ -103,16 +103,14 @@ def _unanswered(name: str, provider: str, scopes: tuple[Scope, ...], **fields: A
 
 
 def _ways_of_not_answering(provider: str) -> list[Row]:
-    scopes = _ANY if provider == "apns" else (Scope.DEVICE, Scope.PROVIDER)
-    broad = _BROAD if provider == "apns" else _PROVIDER
     return [
-        _unanswered("no answer", provider, scopes, no_answer=True),
-        _unanswered("no answer, accepted", provider, broad, no_answer=True, processed=True),
-        _unanswered("answers after 3 s", provider, scopes, delay_s=3.0),
-        _unanswered("answers after 40 s", provider, scopes, delay_s=40.0),
-        _unanswered("stream reset", provider, scopes, reset=2),
-        _unanswered("stream reset, accepted", provider, scopes, reset=2, processed=True),
-        _unanswered("stream refused", provider, scopes, reset=7),
+        _unanswered("no answer", provider, _ANY, no_answer=True),
+        _unanswered("no answer, accepted", provider, _BROAD, no_answer=True, processed=True),
+        _unanswered("answers after 3 s", provider, _ANY, delay_s=3.0),
+        _unanswered("answers after 40 s", provider, _ANY, delay_s=40.0),
+        _unanswered("stream reset", provider, _ANY, reset=2),
+        _unanswered("stream reset, accepted", provider, _ANY, reset=2, processed=True),
+        _unanswered("stream refused", provider, _ANY, reset=7),
         # These end or slow the connection, which all of a provider's applications share.
         _unanswered("cut in header fields", provider, _PROVIDER, cut="mid_headers"),
         _unanswered("cut in body, accepted", provider, _PROVIDER, cut="mid_body", processed=True),
@@ -157,14 +155,14 @@ ROWS: Final[tuple[Row, ...]] = (
     _fcm(401, "THIRD_PARTY_AUTH_ERROR", _DEVICE, _MISCONFIGURED_S),
     _fcm(429, "RESOURCE_EXHAUSTED", _DEVICE, _RATE_S, message="The device's message rate is exceeded"),
     _fcm(400, "INVALID_ARGUMENT", _DEVICE, 0.0, refuses=True, field="message.data"),
-    _fcm(429, "QUOTA_EXCEEDED", _PROVIDER, _RATE_S),
-    _fcm(429, "QUOTA_EXCEEDED", _PROVIDER, _RATE_S, headers=_AFTER_5),
-    _fcm(500, "INTERNAL", (Scope.DEVICE, Scope.PROVIDER), _BREAKER_S),
-    _fcm(503, "UNAVAILABLE", (Scope.DEVICE, Scope.PROVIDER), _BREAKER_S),
-    _fcm(503, "UNAVAILABLE", _PROVIDER, _BREAKER_S, headers=_AFTER_5),
-    _fcm(502, "", _PROVIDER, _BREAKER_S),
-    _fcm(403, "PERMISSION_DENIED", _PROVIDER, _MISCONFIGURED_S),
-    Row(name="fcm HTML 404", provider="fcm", scopes=_PROVIDER, fields={"html_404": True}, recovery_s=_MISCONFIGURED_S),
+    _fcm(429, "QUOTA_EXCEEDED", _BROAD, _RATE_S),
+    _fcm(429, "QUOTA_EXCEEDED", _BROAD, _RATE_S, headers=_AFTER_5),
+    _fcm(500, "INTERNAL", _ANY, _BREAKER_S),
+    _fcm(503, "UNAVAILABLE", _ANY, _BREAKER_S),
+    _fcm(503, "UNAVAILABLE", _BROAD, _BREAKER_S, headers=_AFTER_5),
+    _fcm(502, "", _BROAD, _BREAKER_S),
+    _fcm(403, "PERMISSION_DENIED", _BROAD, _MISCONFIGURED_S),
+    Row(name="fcm HTML 404", provider="fcm", scopes=_BROAD, fields={"html_404": True}, recovery_s=_MISCONFIGURED_S),
     Row(
         name="fcm expires its access tokens",
         provider="fcm",
@@ -209,7 +207,10 @@ class Trouble(Struct, eq=False, kw_only=True):
             case Scope.PROVIDER:
                 return phone.provider == self.provider
             case Scope.APPLICATION:
-                return phone.application == self.application
+                # What nobody knows the project of goes to the default one first.
+                return phone.application == self.application or (
+                    self.application == PROJECT and phone.application == OTHER_PROJECT
+                )
             case Scope.TOPIC:
                 return phone.topic == self.topic
             case Scope.DEVICE:
@@ -290,6 +291,8 @@ def false_deaths(random: Random, provider: str, phones: Sequence[Phone], now_ms:
 
 def _match(row: Row, scope: Scope, victim: Phone) -> Match:
     if scope is Scope.APPLICATION:
+        if row.provider == "fcm":
+            return Match(provider="fcm", project=victim.application)
         return Match(provider="apns", application=victim.application)
     if scope is Scope.TOPIC:
         return Match(provider="apns", topic=victim.topic)
@@ -320,15 +323,19 @@ def rules(troubles: Iterable[Trouble], phones: Sequence[Phone]) -> list[Rule]:
 def own_rules(phone: Phone) -> list[Rule]:
     """What the provider says of one phone's token for as long as it is so."""
     match = Match(provider=phone.provider, token=phone.token)  # type: ignore[arg-type]
+    mismatch = []
+    if phone.application == OTHER_PROJECT:
+        other = Match(provider="fcm", token=phone.token, project=PROJECT)
+        mismatch = [Rule(match=other, status=403, reason="SENDER_ID_MISMATCH")]
     if phone.dead:
         if phone.provider == "fcm":
-            return [Rule(match=match, status=404, reason="UNREGISTERED")]
+            return [*mismatch, Rule(match=match, status=404, reason="UNREGISTERED")]
         return [Rule(match=match, status=410, reason="Unregistered", timestamp=phone.dead_since_ms)]
     if phone.provider == "apns" and phone.really_sandbox != phone.sandbox:
         environment = "sandbox" if phone.sandbox else "production"
         wrong = Match(provider="apns", token=phone.token, environment=environment)  # type: ignore[arg-type]
         return [Rule(match=wrong, status=400, reason="BadDeviceToken")]
-    return []
+    return mismatch
 
 
 TOPICS: Final = tuple(application.partition(".")[2] + suffix for application in APPLICATIONS for suffix in SUFFIXES)

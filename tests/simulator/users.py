@@ -34,7 +34,12 @@ async def register_everybody(world: World) -> None:
     counts = [random.randint(1, plan.most_phones) for _ in range(plan.owners)] + [plan.rich_phones] * plan.rich_owners
     for owner, count in enumerate(counts):
         for _ in range(count):
-            phone = make_phone(len(world.phones), random, wrong_environment=plan.wrong_environments)
+            phone = make_phone(
+                len(world.phones),
+                random,
+                wrong_environment=plan.wrong_environments,
+                two_projects=plan.two_projects,
+            )
             world.phones.append(phone)
             await register(world, world.model.of(owner_of(owner), phone))
     world.apply()

@@ -17,7 +17,7 @@ from tests.simulator.judge import Invariant, Judge
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.model import Model
 from tests.simulator.network import ProcessNetwork, SimulatedNetwork
-from tests.simulator.phones import PROJECT, Phone
+from tests.simulator.phones import OTHER_PROJECT, PROJECT, Phone
 from tests.simulator.plan import Plan
 from tests.simulator.process import Killed, Outside, Process, ProcessOptions
 from tests.simulator.template import apns_key, service_account
@@ -88,6 +88,7 @@ class World:
             max_streams=plan.max_streams,
             start_with_one_stream=plan.start_with_one_stream,
             token_update_interval_s=plan.token_update_interval_s,
+            more_projects=(OTHER_PROJECT,) if plan.two_projects else (),
         )
         self.emulator = await held.enter_async_context(
             start(
@@ -235,8 +236,10 @@ class World:
     def draw(self, random: Random, scope: Scope) -> Trouble | None:
         # A trouble as broad as the provider is only ever one provider's: the other one's phones must not feel it.
         provider = self.plan.bad_provider if scope is not Scope.DEVICE else random.choice(_ONLY_HERE)
-        if scope in (Scope.APPLICATION, Scope.TOPIC):
+        if scope is Scope.TOPIC or (scope is Scope.APPLICATION and not self.plan.two_projects):
             provider = "apns"
+        elif scope is Scope.APPLICATION:
+            provider = random.choice(_ONLY_HERE)
         return draw_trouble(random, scope, provider, self.phones, self._passed_over)
 
     def _passed_over(self, row: Row, scope: Scope) -> bool:
@@ -315,8 +318,9 @@ class World:
         pem = apns_key(other=wrong) + ("\n" if spare else "")
         return ApnsCredential(pem, self.emulator.files.key_id).stored(application, 0)
 
-    def fcm_credential(self, *, wrong: bool = False) -> Credential:
-        return stored(PROJECT, service_account(self.emulator.files, other=wrong), default=True, changed_ms=0)
+    def fcm_credential(self, *, wrong: bool = False, project: str = PROJECT) -> Credential:
+        account = service_account(self.emulator.files, project, other=wrong)
+        return stored(project, account, default=project == PROJECT, changed_ms=0)
 
     # -- watching ------------------------------------------------------------------------------------------------------
 
