@@ -55,6 +55,7 @@ class Invariant(StrEnum):
     FOUND = "the search finds what is on record"
     ANSWERS = "the API answers as it is documented"
     RETENTION = "what has ended is kept for as long as is meant, and no longer"
+    RULES = "the providers' rules are kept"
     RUNS = "nothing in tocsin ends with an unexpected exception"
 
 

@@ -25,6 +25,7 @@ from tests.simulator.model import Standing
 from tests.simulator.once import worked_out_once
 from tests.simulator.plan import PRODUCERS, Plan, make_plan
 from tests.simulator.records import check_records, may_be_gone
+from tests.simulator.rules import check_rules
 from tests.simulator.template import deterministic_signatures, template
 from tests.simulator.trace import Trace
 from tests.simulator.world import World
@@ -212,6 +213,7 @@ class Simulation:
     async def _check(self, world: World) -> None:
         model, judge = world.model, world.judge
         self._forgotten = await check_records(world, all_ended=True)
+        check_rules(world)
         await self._search(world)
         standing = model.standing(Standing.REGISTERED)
         owners = list(dict.fromkeys([one.owner for one in standing]))
