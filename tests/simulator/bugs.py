@@ -31,6 +31,7 @@ from tocsin.providers.apns import provider as apns_provider
 from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.store.claims import Claims
 from tocsin.store.leases import Leases
 from tocsin.store.ports import StoreUnavailable
@@ -270,6 +271,14 @@ def _from_the_future(patches: ExitStack) -> None:
     patches.enter_context(patch.object(ProviderToken, "_mint", minted))
 
 
+_access_header: Final = AccessToken.header
+
+
+def _until_refused(access: AccessToken) -> bytes | None:
+    known = access._header
+    return _access_header(access) if known is None or known == access._invalid else known
+
+
 def _row(module: Any, key: tuple[int, str], like: tuple[int, str]) -> Mutate:
     """One answer is judged as another is."""
     return lambda patches: patches.enter_context(patch.dict(module.TABLE, {key: module.TABLE[like]}))
@@ -338,9 +347,8 @@ BUGS: Final = (
         (Invariant.LIVING, Invariant.ISOLATION), 20, troubles=_kinds("fuse")),
     Bug("a dead letter that is discarded is replayed", _by(SqliteEventLog, "discard", _replay), (Invariant.TRUE,), 20,
         troubles=_kinds("letters", "devices")),
-    Bug("provider tokens are renewed only when Apple calls them expired",
-        _by(ProviderToken, "age_s", property(lambda token: 0.0)), (Invariant.RULES,), 10, troubles=frozenset(),
-        size=Size.DAYS),
+    Bug("access tokens are renewed only when Google refuses them", _by(AccessToken, "header", _until_refused),
+        (Invariant.RULES,), 10, troubles=frozenset(), size=Size.DAYS),
     Bug("what has ended is never forgotten", _by(Housekeeping, "prune", _never), (Invariant.RETENTION,), 10,
         troubles=frozenset(), size=Size.DAYS),
     Bug("dead letters are forgotten as early as what was delivered", _forgotten_alike,
