@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +19,11 @@ from msgspec import Struct
 from tests.emulator.h2_client import Answer
 from tests.emulator.harness import BODY, TOPIC, Harness, StartEmulator, new_token
 
-from tocsin.emulator.apns_reasons import Reason
+from tocsin.emulator.apns_reasons import ApnsRefusal, Reason
 from tocsin.emulator.client_certificates import FOR_SANDBOX
-from tocsin.emulator.credentials import Files
+from tocsin.emulator.counters import Counters
+from tocsin.emulator.credentials import TEAM_ID, Files
+from tocsin.emulator.provider_tokens import ProviderTokenOptions, ProviderTokenVerifier
 
 TOKEN = "a6461732069737d42065496e" + "0" * 40
 
@@ -222,6 +225,28 @@ async def test_a_provider_token_that_changes_too_soon_is_refused_if_an_interval_
     assert (refused.status, refused.reason) == (429, "TooManyProviderTokenUpdates")
     assert (await connection.ask(harness.push(authorization=first), BODY)).status == 200
     assert (await (await harness.connect("production")).ask(harness.push(authorization=second), BODY)).status == 200
+
+
+async def test_the_interval_of_provider_tokens_counts_from_when_any_connection_has_shown_the_last_one(
+    harness: Harness,
+) -> None:
+    """A key has one token for all its connections: one that has shown it for a moment only may change it, too."""
+    now = [time.time()]
+    options = ProviderTokenOptions(
+        TEAM_ID, harness.emulator.files.key_id, harness.emulator.files.apns_key.read_bytes(), update_interval_s=1200
+    )
+    verifier = ProviderTokenVerifier(options, Counters(), lambda: now[0])
+    first, second, third = (harness.bearer(age_s=age_s).encode() for age_s in (120, 60, 0))
+    busy, rare = dict[str, Any](), dict[str, Any]()
+    verifier.check(first, busy)
+    now[0] += 1100
+    verifier.check(first, rare)
+    now[0] += 200
+    verifier.check(second, busy)
+    verifier.check(second, rare)
+    now[0] += 200
+    with pytest.raises(ApnsRefusal, match="TooManyProviderTokenUpdates"):
+        verifier.check(third, rare)
 
 
 async def test_the_signature_of_a_provider_token_is_verified_once(harness: Harness) -> None:

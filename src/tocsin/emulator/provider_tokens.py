@@ -31,7 +31,8 @@ class ProviderTokenOptions(Struct, frozen=True):
     key_pem: bytes
     """The team's private key (PEM); tokens are verified with its public key."""
     update_interval_s: float = 0.0
-    """The shortest time in seconds between two tokens on one connection; Apple's is 1200. 0: not checked."""
+    """The shortest time in seconds from when a token was seen first until a connection shows another; Apple's is 1200.
+    0: not checked."""
 
 
 class ProviderTokenVerifier:
@@ -44,6 +45,8 @@ class ProviderTokenVerifier:
         key = serialization.load_pem_private_key(options.key_pem, None)
         self._public_key: Any = key.public_key()
         self._issued_at: dict[bytes, float] = {}
+        self._accepted_first: dict[bytes, float] = {}
+        """When each token was accepted first, on whatever connection (Unix seconds)."""
 
     def check(self, header: bytes | None, state: dict[str, Any]) -> None:
         """Check the `authorization` field of one request; `state` is the state of its connection.
@@ -63,12 +66,12 @@ class ProviderTokenVerifier:
             self._check_update(header, state, now)
 
     def _check_update(self, header: bytes, state: dict[str, Any], now: float) -> None:
-        current, since = state.get(_STATE_KEY, (header, now))
-        if current != header:
-            if now - since < self._options.update_interval_s:
-                raise ApnsRefusal(Reason.TOO_MANY_PROVIDER_TOKEN_UPDATES)
-            since = now
-        state[_STATE_KEY] = (header, since)
+        current = state.get(_STATE_KEY, header)
+        accepted_first = self._accepted_first.get(current, 0.0)
+        if current != header and now - accepted_first < self._options.update_interval_s:
+            raise ApnsRefusal(Reason.TOO_MANY_PROVIDER_TOKEN_UPDATES)
+        self._accepted_first.setdefault(header, now)
+        state[_STATE_KEY] = header
 
     def _verify(self, header: bytes) -> float:
         """Verify signature, key id, team id and time of issue; returns the time of issue in Unix seconds."""
@@ -95,5 +98,6 @@ class ProviderTokenVerifier:
             raise invalid
         if len(self._issued_at) >= _MAX_REMEMBERED:
             self._issued_at.clear()
+            self._accepted_first.clear()
         self._issued_at[header] = issued_at
         return issued_at
