@@ -247,6 +247,11 @@ async def test_the_interval_of_provider_tokens_counts_from_when_any_connection_h
     now[0] += 200
     with pytest.raises(ApnsRefusal, match="TooManyProviderTokenUpdates"):
         verifier.check(third, rare)
+    # A request with a scripted answer has shown its token, too.
+    verifier.see(fourth := harness.bearer(age_s=30).encode())
+    now[0] += 1250
+    verifier.check(fourth, fresh := dict[str, Any]())
+    verifier.check(third, fresh)
 
 
 async def test_the_signature_of_a_provider_token_is_verified_once(harness: Harness) -> None:

@@ -4,7 +4,7 @@ What takes long comes to its end then: keys of an hour, provider tokens, access 
 and a device whose provider complains of it for a week.
 
 Nothing happens for most of the time, and that is skipped, when tocsin has nothing in hand: it and the providers stand
-still together for about an hour, and go on for some seconds, in which all that was due meanwhile is done.
+still together for an hour or two, and go on for a second, in which all that was due meanwhile is done.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tests.simulator.records import check_records
 from tests.simulator.troubles import Scope, Trouble, draw_trouble
 from tests.simulator.world import World
 
-_SKIPPED_S: Final = (900.0, 6300.0)
-_AWAKE_S: Final = 2.0
-"""For so long time goes by itself between two skips: every duty that was due is done."""
+_SKIPPED_S: Final = (1200.0, 9600.0)
+_AWAKE_S: Final = 1.0
+"""For so long time goes by between two skips: every duty that was due is done."""
 _WITH_EVENTS: Final = 0.1
 """The share of these times with events."""
 _MOST_EVENTS: Final = 3

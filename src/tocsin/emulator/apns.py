@@ -101,6 +101,7 @@ class ApnsHandler:
     def _answer_with_faults(self, exchange: Exchange, headers: ParsedHeaders[PushRules]) -> Reply | None:
         rule = self._faults.select(self._attributes(headers), exchange.connection)
         if rule is not None and rule.replaces_answer:
+            self._service.provider_tokens.see(headers.shared.fields.get(b"authorization"))
             reply = self._scripted_reply(rule, headers)
             cause = rule.unanswered_because
             status, reason = (0, cause) if cause else (reply.status, rule.reason)

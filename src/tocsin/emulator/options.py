@@ -40,7 +40,7 @@ class EmulatorOptions(Struct, frozen=True, kw_only=True):
     start_with_one_stream: bool = False
     """Whether an APNs connection allows one stream until a request has succeeded, as Apple's servers may."""
     token_update_interval_s: float = 0.0
-    """The shortest time in seconds from when a provider token was accepted first until a connection shows another;
+    """The shortest time in seconds from when a provider token was seen first until a connection shows another;
     Apple's is 1200. 0: not checked."""
     access_token_lifetime_s: int = 3600
     """How long an OAuth access token is valid, in seconds."""

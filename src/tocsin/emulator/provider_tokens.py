@@ -45,8 +45,8 @@ class ProviderTokenVerifier:
         key = serialization.load_pem_private_key(options.key_pem, None)
         self._public_key: Any = key.public_key()
         self._issued_at: dict[bytes, float] = {}
-        self._accepted_first: dict[bytes, float] = {}
-        """When each token was accepted first, on whatever connection (Unix seconds)."""
+        self._seen_first: dict[bytes, float] = {}
+        """When each token was seen first, on whatever connection (Unix seconds)."""
 
     def check(self, header: bytes | None, state: dict[str, Any]) -> None:
         """Check the `authorization` field of one request; `state` is the state of its connection.
@@ -65,13 +65,22 @@ class ProviderTokenVerifier:
         if self._options.update_interval_s:
             self._check_update(header, state, now)
 
+    def see(self, header: bytes | None) -> None:
+        """Note the token of a request that is answered without being checked."""
+        if header is not None and self._options.update_interval_s:
+            self._see(header, self._clock())
+
     def _check_update(self, header: bytes, state: dict[str, Any], now: float) -> None:
         current = state.get(_STATE_KEY, header)
-        accepted_first = self._accepted_first.get(current, 0.0)
-        if current != header and now - accepted_first < self._options.update_interval_s:
+        if current != header and now - self._seen_first.get(current, 0.0) < self._options.update_interval_s:
             raise ApnsRefusal(Reason.TOO_MANY_PROVIDER_TOKEN_UPDATES)
-        self._accepted_first.setdefault(header, now)
+        self._see(header, now)
         state[_STATE_KEY] = header
+
+    def _see(self, header: bytes, now: float) -> None:
+        if len(self._seen_first) >= _MAX_REMEMBERED:
+            self._seen_first.clear()
+        self._seen_first.setdefault(header, now)
 
     def _verify(self, header: bytes) -> float:
         """Verify signature, key id, team id and time of issue; returns the time of issue in Unix seconds."""
@@ -98,6 +107,5 @@ class ProviderTokenVerifier:
             raise invalid
         if len(self._issued_at) >= _MAX_REMEMBERED:
             self._issued_at.clear()
-            self._accepted_first.clear()
         self._issued_at[header] = issued_at
         return issued_at
