@@ -13,7 +13,7 @@ from tests.support.clocks import Clocks
 from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.providers.fcm.credentials import ServiceAccount
-from tocsin.providers.fcm.oauth import Token, TokenUnavailable
+from tocsin.providers.fcm.oauth import Token, TokenRefused, TokenUnavailable
 
 HOUR_S = 3600.0
 
@@ -136,3 +136,28 @@ async def test_an_access_token_that_lives_for_a_moment_is_not_renewed_with_every
     clocks.pass_time(1.5)
     assert await access.ready() == b"Bearer ya29"
     await access.close()
+
+
+@pytest.mark.parametrize("by_s", [-74, 74])
+async def test_an_access_token_that_is_refused_as_the_clock_was_set_on_the_way_is_asked_for_once_more(
+    by_s: float,
+) -> None:
+    """Its lane would pause for a minute: Google has refused a time, and not the service account."""
+    clocks = Clocks()
+
+    class Google:
+        asked_at: list[float] = []  # noqa: RUF012
+
+        async def token(self, account: ServiceAccount, now_s: float) -> Token:
+            self.asked_at.append(now_s)
+            if len(self.asked_at) == 1:
+                clocks.set_wall_clock(by_s=by_s)
+                raise TokenRefused("invalid_grant")
+            return Token("a token", HOUR_S)
+
+        async def close(self) -> None: ...
+
+    access = AccessToken(ServiceAccount(), Google(), wall_clock=clocks.wall, monotonic=clocks.monotonic)
+    assert await access.ready() == b"Bearer a token"
+    assert not access.rejected
+    assert Google.asked_at == [clocks.wall_s - by_s, clocks.wall_s]

@@ -16,6 +16,10 @@ from tocsin.domain.devices import DeviceToken
 
 _WRONG_BY_HOURS_S: Final = 16 * 60.0
 _AFTER_A_FLOOD_S: Final = 90.0
+_LAST_ANSWER_S: Final = 35.0
+_STANDSTILLS: Final = frozenset({"disk", "io", "suspends"})
+_STANDSTILL_S: Final = 4 * 60.0
+"""So long a removal may wait to be written where the disk or the process stands still."""
 
 
 async def misfortune(world: World) -> None:
@@ -135,13 +139,20 @@ async def _hours(world: World, random: Random) -> None:
 
 async def _fuse(world: World, random: Random) -> None:
     """A provider calls tokens dead that live, until somebody notices; then the operator brings them back."""
-    trouble = false_deaths(random, world.plan.bad_provider, world.phones, world.clocks.provider_now_ms())
+    slow = bool(world.plan.troubles & _STANDSTILLS)
+    trouble = false_deaths(
+        random,
+        world.plan.bad_provider,
+        world.phones,
+        world.clocks.provider_now_ms(),
+        recovery_s=_LAST_ANSWER_S + (_STANDSTILL_S if slow else 0.0),
+    )
     if trouble is None:
         return
     world.begin(trouble)
     await asyncio.sleep(random.uniform(5, 30))
     world.end(trouble)
-    # Until the last answer that says so has come, or its request has timed out.
+    # Until the last answer that says so has come and is written, or its request has timed out.
     await asyncio.sleep(trouble.recovery_s)
     await operators.mend_false_deaths(world, trouble)
 

@@ -103,7 +103,7 @@ async def mend_false_deaths(world: World, trouble: Trouble) -> None:
     lost = [one for one in world.model.standing(Standing.GONE) if one.falsely_dead and trouble.affects(one.phone)]
     for one in lost:
         one.standing = Standing.CHANGING
-    removed = [token for token in dict.fromkeys([one.phone.token for one in lost]) if not await _is_held(world, token)]
+    removed = [token for token in dict.fromkeys([one.phone.token for one in lost]) if await _is_removed(world, token)]
     for held in await _admin(world, "GET", "/api/admin/quarantine"):
         account = held["application"]
         released = await _admin(world, "POST", f"/api/admin/quarantine/{account}/release")
@@ -119,10 +119,10 @@ async def mend_false_deaths(world: World, trouble: Trouble) -> None:
             world.trace("operator", f"has brought back {one.phone!r} of {one.owner[-4:]}")
 
 
-async def _is_held(world: World, token: str) -> bool:
-    """Whether it is in quarantine, for any of its users."""
+async def _is_removed(world: World, token: str) -> bool:
+    """Whether it is not even in quarantine, for any of its users."""
     found = await _admin(world, "POST", "/api/admin/devices/search", {"device_token": token})
-    return any(one["quarantined"] for one in found["removed"])
+    return any(not one["quarantined"] for one in found["removed"])
 
 
 async def _admin(world: World, method: str, path: str, body: Any = None) -> Any:

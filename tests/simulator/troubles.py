@@ -267,7 +267,9 @@ def draw_trouble(
     )
 
 
-def false_deaths(random: Random, provider: str, phones: Sequence[Phone], now_ms: int) -> Trouble | None:
+def false_deaths(
+    random: Random, provider: str, phones: Sequence[Phone], now_ms: int, *, recovery_s: float
+) -> Trouble | None:
     """The provider calls living tokens dead: all of Google's, or one application's."""
     own = [phone for phone in phones if phone.provider == provider and not phone.dead]
     if not own:
@@ -284,7 +286,7 @@ def false_deaths(random: Random, provider: str, phones: Sequence[Phone], now_ms:
         provider=provider,
         application=application,
         rule=Rule(match=match, rate=random.choice((0.3, 0.5, 1.0)), **fields),  # type: ignore[arg-type]
-        recovery_s=35.0,
+        recovery_s=recovery_s,
         kills=True,
     )
 

@@ -12,12 +12,14 @@ from typing import Final
 import structlog
 
 from tocsin.providers.fcm.credentials import ServiceAccount
-from tocsin.providers.fcm.oauth import OAuthClient, TokenRefused, TokenUnavailable
+from tocsin.providers.fcm.oauth import OAuthClient, Token, TokenRefused, TokenUnavailable
 
 log = structlog.get_logger(__name__)
 
 _RENEWED_AHEAD_S: Final = 300
 _RETRY_S: Final = (1.0, 60.0)
+_CLOCK_STEP_S: Final = 1.0
+"""A wall clock that differs by more from the monotonic one than before was set."""
 
 
 class AccessToken:
@@ -112,7 +114,7 @@ class AccessToken:
     async def _renew(self) -> None:
         asked = self._monotonic()
         try:
-            token = await self._client.token(self._account, self._wall_clock())
+            token = await self._ask()
         except (TokenRefused, TokenUnavailable) as error:
             self._failed(str(error), rejected=isinstance(error, TokenRefused))
         except Exception as error:
@@ -126,6 +128,19 @@ class AccessToken:
             self.error, self.rejected, self._failures = None, False, 0
         finally:
             self._renewing = None
+
+    async def _ask(self) -> Token:
+        """Once more at once where it is refused and the clock was set on the way: its time was wrong for Google."""
+        ahead_s = self._ahead_s()
+        try:
+            return await self._client.token(self._account, self._wall_clock())
+        except TokenRefused:
+            if abs(self._ahead_s() - ahead_s) < _CLOCK_STEP_S:
+                raise
+            return await self._client.token(self._account, self._wall_clock())
+
+    def _ahead_s(self) -> float:
+        return self._wall_clock() - self._monotonic()
 
     def _failed(self, error: str, *, rejected: bool) -> None:
         self.error, self.rejected = error, rejected
