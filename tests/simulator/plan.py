@@ -170,9 +170,10 @@ def _sized(plan: Plan, size: Size, random: Random) -> Plan:
     )
     if size is Size.SHORT:
         return plan
-    days = random.choice((0.5, 2.0, 8.0)) if size is Size.DAYS else random.uniform(14, 45)
+    days = random.choice((0.5, 2.0, 8.0)) if size is Size.DAYS else random.uniform(14, 30)
     return replace(
         plan,
+        rich_owners=0,  # what waits for days is tried again every hour, to every phone
         bursts=random.randint(2, 3),
         quiet_s=DAY_S * days,
         lifetime_s=random.choice((plan.lifetime_s, DAY_S / 4, 2 * DAY_S)),

@@ -27,7 +27,7 @@ _AWAKE_S: Final = 1.0
 _WITH_EVENTS: Final = 0.1
 """The share of these times with events."""
 _MOST_EVENTS: Final = 3
-_EVENTS_THAT_WAIT: Final = 6
+_EVENTS_THAT_WAIT: Final = 4
 _LOOK_EVERY_S: Final = 10 * 3600.0
 """What has ended is judged before the shortest retention has passed."""
 _IN_HAND_S: Final = 15 * 60.0
