@@ -32,13 +32,13 @@ _LOOK_EVERY_S: Final = 10 * 3600.0
 """What has ended is judged before the shortest retention has passed."""
 _IN_HAND_S: Final = 15 * 60.0
 """Nothing stays in tocsin's hands for longer, as no fault lasts but those after which a delivery is parked."""
-_COMPLAINT: Final = "apns 400 DeviceTokenNotForTopic"
+COMPLAINT: Final = "apns 400 DeviceTokenNotForTopic"
 LASTING: Final = (
-    *(_COMPLAINT, "apns 400 TopicDisallowed", "apns 403 InvalidProviderToken"),
+    *(COMPLAINT, "apns 400 TopicDisallowed", "apns 403 InvalidProviderToken"),
     *("fcm 401 THIRD_PARTY_AUTH_ERROR", "fcm 403 PERMISSION_DENIED", "apns 429 TooManyRequests"),
 )
 """Troubles that may last for days: what somebody has to mend. Each is answered, so nothing is on its way for long."""
-_SCOPES: Final = (Scope.DEVICE, Scope.TOPIC, Scope.APPLICATION, Scope.PROVIDER)
+SCOPES: Final = (Scope.DEVICE, Scope.TOPIC, Scope.APPLICATION, Scope.PROVIDER)
 
 
 async def quiet(world: World) -> None:
@@ -68,14 +68,14 @@ async def _lasting(world: World, random: Random) -> Trouble | None:
     plan = world.plan
     if not plan.troubles or random.random() < 0.5:
         return None
-    scope = random.choice(_SCOPES)
+    scope = random.choice(SCOPES)
     trouble = draw_trouble(random, scope, plan.bad_provider, world.phones, lambda row, _: row.name not in LASTING)
     if trouble is None:
         return None
     assert trouble.rule is not None
     trouble.rule = replace(trouble.rule, rate=1.0)
     # After a week of complaints a device is in quarantine, until an operator releases it.
-    trouble.kills = trouble.name == _COMPLAINT
+    trouble.kills = trouble.name == COMPLAINT
     world.begin(trouble)
     await _hand_in(world, random, _EVENTS_THAT_WAIT)
     return trouble

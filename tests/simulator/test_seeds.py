@@ -10,9 +10,11 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
+from tests.simulator import quiet
 from tests.simulator.bugs import BUGS, Bug, seeded
 from tests.simulator.plan import DAY_S, Size, make_plan
 from tests.simulator.run import run_seed
+from tests.simulator.troubles import Scope
 
 ROOT: Final = Path(__file__).parent.parent.parent
 ALWAYS: Final = (2, 9, 13, 16, 498349968)
@@ -46,6 +48,18 @@ def test_quiet_days_pass_and_what_is_old_is_forgotten() -> None:
     assert run.violation is None, explained(WITHOUT_FAULTS, run.violation, run.lines)
     assert run.virtual_s > 4 * DAY_S
     assert 0 < run.forgotten < run.events
+
+
+def test_a_device_that_is_complained_of_for_a_week_goes_into_quarantine_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quiet, "LASTING", (quiet.COMPLAINT,))
+    monkeypatch.setattr(quiet, "SCOPES", (Scope.DEVICE,))
+    plan = make_plan(1, troubles=frozenset({"devices"}), size=Size.WEEKS)
+    run = run_seed(1, plan=replace(plan, bad_provider="apns", bursts=1, quiet_s=14 * DAY_S), keep_all=True)
+    assert run.violation is None, explained(1, run.violation, run.lines)
+    assert any("devices are not for their topic: they are in quarantine" in line for line in run.lines)
+    assert any("has brought back" in line for line in run.lines)
 
 
 def test_most_seeds_are_short_and_some_go_on_for_weeks() -> None:
