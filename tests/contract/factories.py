@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.clocks import Clocks
+from tests.support.model_postgres import ModelStores
 from tests.support.postgres import PostgresStores
 from tests.support.sqlite import SqliteStores
 
@@ -36,6 +37,7 @@ class Stores(Protocol):
 
 
 FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {
+    "model": ModelStores,
     "postgres": PostgresStores,
     "sqlite": SqliteStores,
 }

@@ -10,11 +10,17 @@ class DatabaseClock:
     """Where two hosts compare times, both must have them from one clock. This one is asked at every heartbeat, and goes
     on with this host's monotonic clock in between."""
 
-    def __init__(self, monotonic: Callable[[], float], fixed: Callable[[], float] | None = None) -> None:
-        """`fixed`: a clock that counts instead (Unix seconds), for tests."""
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        fixed: Callable[[], float] | None = None,
+        host: Callable[[], float] = time.time,
+    ) -> None:
+        """`fixed`: a clock that counts instead, for tests; `host`: this host's, which counts until the first look. Both
+        show Unix seconds."""
         self._monotonic = monotonic
         self._fixed = fixed
-        self._offset_s = time.time() - monotonic()
+        self._offset_s = host() - monotonic()
 
     def wall(self) -> float:
         """Unix seconds."""

@@ -23,6 +23,9 @@ from tocsin.store.postgres.hosts import Hosts
 T = TypeVar("T")
 Connection = Any
 """A connection of asyncpg, whose types are its own affair."""
+Dial = Callable[..., Awaitable[Connection]]
+"""Makes a connection: `asyncpg.connect`, or what takes its place in a simulation."""
+dial: Final[Dial] = asyncpg.connect
 
 _CONNECT_S: Final = 5.0
 """How long a connection may take to be made, where the URL names one host."""
@@ -45,6 +48,7 @@ class Target(Struct, frozen=True, kw_only=True):
     """Those of the URL. Shared by all connections to them, which follow each other to another host."""
     pooled: bool = False
     """Whether PgBouncer stands between, in transaction mode: no state survives a transaction."""
+    dial: Dial = dial
 
 
 class Watched:
@@ -97,7 +101,7 @@ async def connect(target: Target) -> Watched:
 
 
 async def _connect_to(target: Target, settings: dict[str, str], timeout_s: float, **host: Any) -> Connection:
-    return await asyncpg.connect(
+    return await target.dial(
         target.url,
         password=target.password,
         timeout=timeout_s,
@@ -113,8 +117,9 @@ async def _connect_to(target: Target, settings: dict[str, str], timeout_s: float
 class Database:
     """Runs jobs on a bounded number of connections; who finds none waits."""
 
-    def __init__(self, target: Target, most: int) -> None:
+    def __init__(self, target: Target, most: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._target = target
+        self._monotonic = monotonic
         self._free: list[Watched] = []
         self._in_use: set[Watched] = set()
         self._places = asyncio.Semaphore(most)
@@ -139,18 +144,18 @@ class Database:
         """
         async with self._connected(committing=True) as watched:
             watched.begin()
-            began = time.monotonic()
+            began = self._monotonic()
             result = await job(watched.connection)
             watched.refuse_unreplicated()
-            self.commits.observe((time.monotonic() - began,))
+            self.commits.observe((self._monotonic() - began,))
             return result
 
     async def write(self, job: Callable[[Connection], Awaitable[T]]) -> T:
         """Run a job in one transaction. Raises as `statement` does."""
         async with self._connected() as watched:
-            began = time.monotonic()
+            began = self._monotonic()
             result = await in_transaction(watched, job)
-            self.commits.observe((time.monotonic() - began,))
+            self.commits.observe((self._monotonic() - began,))
             return result
 
     def renew(self) -> None:

@@ -44,9 +44,14 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
         application=f"tocsin {token}",
         hosts=Hosts(options.url) if pooled else session_hosts,
         pooled=pooled,
+        dial=options.dial,
     )
     session_target = Target(
-        url=session_url, password=options.password, application=f"tocsin session {token}", hosts=session_hosts
+        url=session_url,
+        password=options.password,
+        application=f"tocsin session {token}",
+        hosts=session_hosts,
+        dial=options.dial,
     )
     keys = options.keys.read()
     connection = (await connected(session_target, name)).connection
@@ -68,7 +73,7 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
     if server:
         refuse_missing(keys, used)
     sealer = Sealer(options.keys, keys, options.random.randbytes, options.say, used=used)
-    database = Database(target, options.connections if server else _COMMAND_CONNECTIONS)
+    database = Database(target, options.connections if server else _COMMAND_CONNECTIONS, options.monotonic)
     return PostgresStore(name, database, session_target, options, sealer, server=server)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 import time
 from collections.abc import Callable
 
@@ -10,10 +12,15 @@ from msgspec import Struct
 
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource
+from tocsin.store.postgres.connections import Dial, dial
 from tocsin.store.sealer import say_in_log
 
 FRESH_S = 1.0
 """So long after a heartbeat was sent that the database has acknowledged a node may send."""
+
+
+def host_and_process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class PostgresOptions(Struct, frozen=True, kw_only=True):
@@ -41,4 +48,10 @@ class PostgresOptions(Struct, frozen=True, kw_only=True):
     monotonic: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] | None = None
     """A clock that counts instead of the database's (Unix seconds), for tests."""
+    host_clock: Callable[[], float] = time.time
+    """This host's (Unix seconds): it counts until the database's is known."""
     random: random.Random = random.SystemRandom()
+    dial: Dial = dial
+    """How connections are made. A simulation gives one to a model of the database."""
+    node_name: Callable[[], str] = host_and_process
+    """What other nodes call this one."""

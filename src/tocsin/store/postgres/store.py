@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import socket
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Final
@@ -76,7 +74,7 @@ class PostgresStore:
         self.commits = database.commits
         self._options = options
         self._session_target = session_target
-        self.clock = clock = DatabaseClock(options.monotonic, options.wall_clock)
+        self.clock = clock = DatabaseClock(options.monotonic, options.wall_clock, options.host_clock)
         self._statuses = nodes.Statuses(database)
         self._wakes = Wakes(database)
         session = Session(session_target, self._notified)
@@ -169,8 +167,7 @@ class PostgresStore:
         session = self.session
         assert session is not None, "opened for a command"
         await session.connect()
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        delivers = self._options.delivers
+        name, delivers = self._options.node_name(), self._options.delivers
         node = await session.run(lambda one: nodes.register(one, name, delivers), transaction=False)
         if not await self.database.read(lambda one: nodes.is_locked(one, node)):
             raise StoreError(f"{self.name}: store.session_url leads to another database than store.url; correct it")
@@ -383,11 +380,10 @@ class PostgresStore:
 
     async def _take_up(self, session: Session) -> list[int]:
         """Be on this session the node that it was on the one before; returns the logs that are lost."""
-        name = f"{socket.gethostname()}:{os.getpid()}"
         again = partial(
             nodes.register_again,
             number=self.ownership.node,
-            name=name,
+            name=self._options.node_name(),
             application=self._session_target.application,
             delivers=self._options.delivers,
         )
