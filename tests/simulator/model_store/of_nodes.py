@@ -198,10 +198,8 @@ def insert_marks(
 @does(signals._READ)
 def read_signals(t: Transaction, floor: int, origin: int, seen: Sequence[int]) -> Rows:
     known = set(seen)
-    found = []
-    for row in t.database.signal.newest_first(floor):
-        if row.origin != origin and row.id not in known and t.sees(row):
-            found.append((row.id, row.body))
+    rows = t.database.signal.newest_first(floor)
+    found = [(row.id, row.body) for row in rows if row.origin != origin and row.id not in known and t.sees(row)]
     return found[::-1]
 
 

@@ -142,7 +142,7 @@ class Transaction:
     def delete(self, table: Table, row: Row) -> None:
         """Raises Wait."""
         self.lock(row, takes=False)
-        for other, _ in row.lockers.items():
+        for other in row.lockers:
             if other != self.number and other in self.database.active:
                 raise self._wait(other)
         self._take(table, row)
