@@ -134,17 +134,7 @@ class Process:
     async def _start(self) -> None:
         options, outside = self._options, self._outside
         random = outside.random(f"tocsin {self._name}")
-        bounds = SqliteOptions(
-            max_events=options.max_backlog_events,
-            max_bytes=options.max_backlog_bytes,
-            lease_s=options.lease_s,
-            wall_clock=outside.clocks.wall,
-            monotonic=outside.clocks.monotonic,
-            random=random,
-            search=True,
-            start_worker=self._workers,
-        )
-        self.store = await open_store(self.path, bounds, server=True)
+        self.store = await self._open(random)
         await self.store.start()
         self.store.signals.subscribe(self._signalled)
         metrics = Metrics()
@@ -158,12 +148,26 @@ class Process:
         oauth = HttpOAuthClient(fcm.token_hosts, options.ca_file, transport=self._http)
         self.providers = Providers([Fcm(fcm, context, oauth), Apns(apns, context)])
         self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
-        watchers = Watchers(Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list)
+        watchers = Watchers(Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list, node=self._name)
         await watchers.configure()
         self._app = self._make_app(metrics, random)
         self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")
         self._duties = self._loop.create_task(run_all(watchers.duties), name="duties")
         self.alive = True
+
+    async def _open(self, random: Random) -> Any:
+        options, outside = self._options, self._outside
+        bounds = SqliteOptions(
+            max_events=options.max_backlog_events,
+            max_bytes=options.max_backlog_bytes,
+            lease_s=options.lease_s,
+            wall_clock=outside.clocks.wall,
+            monotonic=outside.clocks.monotonic,
+            random=random,
+            search=True,
+            start_worker=self._workers,
+        )
+        return await open_store(self.path, bounds, server=True)
 
     def _make_app(self, metrics: Metrics, random: Random) -> Litestar:
         rules = self.providers.rules

@@ -72,7 +72,7 @@ def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, mos
     """
     made = template()
     started_s = time.perf_counter()
-    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=_fast_directory()))
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=fast_directory()))
     loop = VirtualLoop(Random(f"{seed}:loop"))
     loop.most_callbacks = most_callbacks
     try:
@@ -83,7 +83,7 @@ def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, mos
         with ExitStack() as held:
             held.enter_context(deterministic_signatures())
             held.enter_context(worked_out_once())
-            held.enter_context(_logs_go_to(simulation.trace))
+            held.enter_context(logs_go_to(simulation.trace))
             held.enter_context(nothing_real())
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
                 runner.run(simulation.run())
@@ -92,13 +92,13 @@ def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, mos
     return simulation.result(time.perf_counter() - started_s)
 
 
-def _fast_directory() -> str | None:
+def fast_directory() -> str | None:
     """Where a sync costs nothing: what is synced is what the simulation copies."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @contextmanager
-def _logs_go_to(trace: Trace) -> Iterator[None]:
+def logs_go_to(trace: Trace) -> Iterator[None]:
     before = structlog.get_config()
     structlog.configure(
         processors=[trace.log],
@@ -131,7 +131,7 @@ class Simulation:
     async def run(self) -> None:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.when_stuck = self._no_time_passes
-        world = self._world = World(self._plan, self._directory, self.trace, self._secrets)
+        world = self._world = self._make_world()
         ended = world.judge.ended
         self.trace("plan", f"{sorted(self._plan.troubles)}, bad provider {self._plan.bad_provider}")
         async with AsyncExitStack() as held:
@@ -146,7 +146,23 @@ class Simulation:
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     raise error
                 task.cancel()
-            await world.process.kill()
+            await self._end(world)
+
+    # -- what another kind of world has otherwise ----------------------------------------------------------------------
+
+    def _make_world(self) -> World:
+        return World(self._plan, self._directory, self.trace, self._secrets)
+
+    def _misfortune(self, world: World) -> Any:
+        return misfortunes.misfortune(world)
+
+    async def _end(self, world: World) -> None:
+        await world.process.kill()
+
+    def _is_alive(self, world: World) -> bool:
+        return hasattr(world, "process") and world.process.alive
+
+    # -- the story -----------------------------------------------------------------------------------------------------
 
     async def _story(self, world: World) -> None:
         plan = self._plan
@@ -176,7 +192,7 @@ class Simulation:
             acting.append(operators.credentials(world))
         if "letters" in plan.troubles:
             acting.append(operators.letters(world))
-        unlucky = self._act(world, misfortunes.misfortune(world))
+        unlucky = self._act(world, self._misfortune(world))
         tasks = [self._act(world, one) for one in acting]
         await asyncio.sleep(plan.fault_s)
         await self._mend(world, unlucky, tasks)
@@ -252,7 +268,7 @@ class Simulation:
         error = context.get("exception")
         self.trace("exception", f"{context['message']}: {error!r}")
         world = self._world
-        if error is not None and world is not None and hasattr(world, "process") and world.process.alive:
+        if error is not None and world is not None and self._is_alive(world):
             world.judge.violated(Invariant.RUNS, f"{context['message']}: {error!r}")
 
     def _no_time_passes(self, why: str) -> None:

@@ -48,7 +48,10 @@ class Watchers:
         dispatcher: Dispatcher,
         metrics: Metrics,
         problems: Callable[[], list[str]],
+        *,
+        node: str | None = None,
     ) -> None:
+        """`node`: what this process is called; its host's name and its number where none is given."""
         self._retention = Retention(
             events_s=settings.store.retention.total_seconds(),
             dead_letters_s=settings.store.dead_letter_retention.total_seconds(),
@@ -60,7 +63,7 @@ class Watchers:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._problems = problems
-        self._node = f"{socket.gethostname()}:{os.getpid()}"
+        self._node = node or f"{socket.gethostname()}:{os.getpid()}"
         self._changed: set[str] = set()
         """Providers whose credentials have changed and were not taken over yet."""
         self._anything_quarantined = False

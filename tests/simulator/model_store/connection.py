@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from tests.simulator.model_store.database import Backend, ModelDatabase
+from tests.simulator.model_store.backend import Backend
+from tests.simulator.model_store.database import ModelDatabase
 from tests.simulator.model_store.statements import statement_of
 from tests.simulator.model_store.transactions import Transaction
 
@@ -103,7 +104,7 @@ class ModelConnection:
     def terminate(self) -> None:
         if not self._closed:
             self._close(asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"))
-            self.way.to_database(self, self.backend.end)
+            self.way.to_database(self, self.backend.close)
 
     async def close(self, *, timeout: float | None = None) -> None:
         self.terminate()
@@ -135,11 +136,7 @@ class ModelConnection:
     # -- within --------------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        def begin(answer: Any) -> None:
-            self.backend.begin()
-            answer(None, None)
-
-        await self._ask(begin)
+        await self._ask(self.backend.begin)
 
     async def commit(self) -> None:
         await self._ask(self.backend.commit)
@@ -167,15 +164,19 @@ class ModelConnection:
         def answer(result: Any, error: BaseException | None) -> None:
             if self.backend.has_committed and self.way.swallows_commit(self):
                 self.way.to_client(self, self.lost)
-                self.backend.end()
+                self.backend.close()
             else:
                 self.way.to_client(self, lambda: arrive(result, error))
 
         self.way.to_database(self, lambda: ask(answer))
-        if not pending.done() and self.way.is_simulated:
-            async with asyncio.timeout(_COMMAND_S):
+        if pending.done():
+            return pending.result()
+        try:
+            async with asyncio.timeout(_COMMAND_S if self.way.is_simulated else None):
                 return await pending
-        return await pending
+        except (asyncio.CancelledError, TimeoutError):
+            self.way.to_database(self, self.backend.cancel)
+            raise
 
 
 class ModelTransaction:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 if TYPE_CHECKING:
-    from tests.simulator.model_store.database import Backend
+    from tests.simulator.model_store.backend import Backend
 
 Key = tuple[int, int]
 

@@ -11,7 +11,8 @@ from tests.simulator.model_store.locks import Lock
 from tests.simulator.model_store.rows import Row, Table, columns_of
 
 if TYPE_CHECKING:
-    from tests.simulator.model_store.database import Backend, ModelDatabase
+    from tests.simulator.model_store.backend import Backend
+    from tests.simulator.model_store.database import ModelDatabase
 
 
 class Wait(Exception):  # noqa: N818 (it says what is so)
@@ -34,6 +35,7 @@ class Transaction:
         """Given with the first change (`pg_current_xact_id()`)."""
         self.failed = False
         self.notifications: list[str] = []
+        self._made: list[tuple[Table, Row]] = []
         self._taken: list[tuple[Table, Row]] = []
         self._undo: list[Callable[[], None]] = []
         self._locks: list[Lock] = []
@@ -42,18 +44,24 @@ class Transaction:
 
     def run(self, statement: Callable[..., Any], values: tuple[Any, ...]) -> Any:
         """Run a statement; where it fails, or has to wait, nothing is left of it."""
-        mark, taken, told = len(self._undo), len(self._taken), len(self.notifications)
+        mark, told = len(self._undo), len(self.notifications)
+        made, taken = len(self._made), len(self._taken)
         try:
             return statement(self, *values)
         except BaseException:
             self._undo_since(mark)
+            del self._made[made:]
             del self._taken[taken:]
             del self.notifications[told:]
             raise
 
     def commit(self) -> None:
-        for table, row in self._taken:
+        made, taken = self._made[:], self._taken[:]
+        for table, row in taken:
             table.remove(row)
+        if made or taken:
+            for watch in self.database.watchers:
+                watch(self, made, taken)
         self._end()
 
     def rollback(self) -> None:
@@ -62,6 +70,7 @@ class Transaction:
 
     def _end(self) -> None:
         self._undo.clear()
+        self._made.clear()
         self._taken.clear()
         locks, self._locks = self._locks, []
         for lock in locks:
@@ -114,6 +123,7 @@ class Transaction:
                 raise asyncpg.UniqueViolationError(f"duplicate key value violates unique constraint of {table.name}")
         row.made_by = self.numbered()
         table.add(row)
+        self._made.append((table, row))
         self._undo.append(lambda: table.remove(row))
         return row
 

@@ -1,0 +1,115 @@
+"""What must hold for all nodes together, on top of the invariants of one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tests.simulator.judge import Invariant, Judge
+from tests.simulator.model import Standing
+from tests.simulator.model_store.database import Changed, ModelDatabase
+from tests.simulator.model_store.rows import Row
+from tests.simulator.model_store.transactions import Transaction
+from tocsin.domain.devices import DeviceToken
+from tocsin.domain.events import URGENT, UserId
+from tocsin.store.postgres.options import FRESH_S
+from tocsin.store.postgres.ownership import LOG_LOCKS
+from tocsin.store.postgres.places import log_of
+from tocsin.store.records import TokenDeleted
+
+SILENT_S: Final = FRESH_S
+"""So long after its deletion was answered a token may still be given to a connection, by a node that has not read of
+it."""
+TOLERATED_MS: Final = 500
+"""By so much a node's notion of the database's clock may be late: it was asked over a way that takes some time."""
+_ON_THE_WIRE_S: Final = 2.0
+"""So long a push takes at most from a connection to the provider, where the way is well."""
+
+
+class NodesJudge(Judge):
+    """Also watches what is committed to the database."""
+
+    silent_s = SILENT_S
+    tolerated_ms = TOLERATED_MS
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._database: ModelDatabase
+        self._epochs: dict[int, int] = {}
+        """Of each log the epoch in which something was sent last by who had the log then."""
+        self._first_sent: dict[tuple[str, str], float] = {}
+        """Event and token, and when it was first given to a connection."""
+        self._newest_sent: dict[tuple[str, str], tuple[float, str]] = {}
+        """Of an owner's urgent events to a token: the one that was accepted last of those that were sent."""
+
+    def watch(self, database: ModelDatabase) -> None:
+        self._database = database
+        database.watchers.append(self._committed)
+
+    # -- what is committed ---------------------------------------------------------------------------------------------
+
+    def _committed(self, transaction: Transaction, made: Changed, taken: Changed) -> None:
+        database = transaction.database
+        for table, row in made:
+            if table is database.settlement:
+                self._check_holder(transaction, row)
+        for table, row in taken:
+            if table is database.device and not table.with_key((row.owner, row.provider, row.token)):
+                self.signalled(TokenDeleted(UserId(row.owner), row.provider, DeviceToken(row.token)))
+
+    def _check_holder(self, transaction: Transaction, row: Row) -> None:
+        log, database = row.stream >> 1, transaction.database
+        if all(backend is not transaction.backend for key, backend in database.locks.in_space(LOG_LOCKS) if key == log):
+            self.violated(
+                Invariant.OWNED,
+                f"{transaction.backend.application} settles event {(row.stream, row.xid, row.seq)} of log {log}, "
+                "which its session does not hold",
+            )
+
+    # -- what is sent, what arrives ------------------------------------------------------------------------------------
+
+    def sent_by(self, node: int, requests: list[Any]) -> None:
+        """A node, by its number in the database, has given these to a connection just now."""
+        self.sent(requests)
+        now_s = self._loop.time()
+        for request in requests:
+            push = getattr(request, "push", None)
+            if push is not None:
+                self._check_alone(node, push.device.owner)
+                self._check_order(push.content.event.id, push.device.owner, push.device.token, now_s)
+
+    def _check_alone(self, node: int, owner: UserId) -> None:
+        """Who lost a log may still send for a moment, and nobody else does meanwhile."""
+        log = log_of(owner)
+        row = next(row for row in self._database.log.with_key(log) if row.made_by not in self._database.active)
+        if row.node == node:
+            self._epochs[log] = row.epoch
+        elif self._epochs.get(log) == row.epoch:
+            self.violated(
+                Invariant.ALONE, f"node {node} sends for {owner} of log {log}, and so does node {row.node} by now"
+            )
+
+    def _check_order(self, event_id: str, owner: str, token: str, now_s: float) -> None:
+        """Of an owner's urgent events the one that was accepted first is sent first: a call is not ended before it has
+        begun. What is sent again may come later."""
+        accepted = self._model.accepted.get(event_id)
+        if accepted is None or accepted.event.message not in URGENT or (event_id, token) in self._first_sent:
+            return
+        self._first_sent[event_id, token] = now_s
+        newest = self._newest_sent.get((owner, token))
+        if newest is not None and accepted.answered_s < newest[0]:
+            self.violated(
+                Invariant.ORDER, f"event {event_id} is sent to {token[-6:]} after {newest[1]}, which came after it"
+            )
+        if newest is None or accepted.asked_s > newest[0]:
+            self._newest_sent[owner, token] = (accepted.asked_s, event_id)
+
+    def arrives(self, provider: str, token: bytes, id: bytes, body: bytes) -> None:
+        super().arrives(provider, token, id, body)
+        name, now_s = token.decode("latin-1"), self._loop.time()
+        for one in self._model.registered.values():
+            late_s = now_s - one.gone_s
+            if one.phone.token == name and one.owner.encode() in body:
+                is_deleted = one.standing is Standing.GONE and one.was_deleted
+                if is_deleted and late_s > SILENT_S + _ON_THE_WIRE_S:
+                    what = f"a push arrives at {one.phone!r} {late_s:.1f} s after its deletion"
+                    self.violated(Invariant.SILENT, what)

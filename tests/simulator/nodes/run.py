@@ -1,0 +1,76 @@
+"""Runs one seed with several nodes: as `tests.simulator.run`, with what several nodes have beside."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from random import Random
+from typing import Any, Final, cast
+
+from tests.simulator.guard import nothing_real
+from tests.simulator.judge import Invariant
+from tests.simulator.nodes.misfortunes import misfortune
+from tests.simulator.nodes.node import NodesLoop
+from tests.simulator.nodes.plan import NodesPlan, make_plan
+from tests.simulator.nodes.world import NodesWorld
+from tests.simulator.run import Run, Simulation, fast_directory, logs_go_to
+from tests.simulator.template import deterministic_signatures, template
+from tests.simulator.world import World
+
+DRAIN_BOUND_S: Final = 5 * 60.0
+"""So long after the last fault everything has its end: no provider is to blame, so nothing waits for long."""
+
+
+def run_seed(
+    seed: int, *, plan: NodesPlan | None = None, keep_all: bool = False, most_callbacks: int | None = None
+) -> Run:
+    """One simulation; see `tests.simulator.run.run_seed`."""
+    made = template()
+    started_s = time.perf_counter()
+    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=fast_directory()))
+    loop = NodesLoop(Random(f"{seed}:loop"))
+    loop.most_callbacks = most_callbacks
+    try:
+        shutil.copytree(made.directory / "emulator", directory / "emulator")
+        simulation = NodesSimulation(plan or make_plan(seed), directory, loop, made.secrets, keep_all=keep_all)
+        with ExitStack() as held:
+            held.enter_context(deterministic_signatures())
+            held.enter_context(logs_go_to(simulation.trace))
+            held.enter_context(nothing_real())
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(simulation.run())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return simulation.result(time.perf_counter() - started_s)
+
+
+class NodesSimulation(Simulation):
+    def _make_world(self) -> World:
+        return NodesWorld(cast(NodesPlan, self._plan), self._directory, self.trace, self._secrets)
+
+    def _misfortune(self, world: World) -> Any:
+        return misfortune(cast(NodesWorld, world))
+
+    async def _end(self, world: World) -> None:
+        for node in cast(NodesWorld, world).nodes:
+            await node.kill()
+
+    def _is_alive(self, world: World) -> bool:
+        return any(node.alive for node in cast(NodesWorld, world).nodes)
+
+    async def _drain(self, world: World) -> None:
+        nodes, began_s = cast(NodesWorld, world), self._loop.time()
+        while left := nodes.waits():
+            if self._loop.time() - began_s > DRAIN_BOUND_S:
+                what = f"{len(left)} things are left {DRAIN_BOUND_S:g} s after the last fault: {left[:3]}"
+                world.judge.violated(Invariant.DRAINS, what)
+                return
+            await asyncio.sleep(1)
+        self._drained_s = self._loop.time() - began_s
+
+    async def _search(self, world: World) -> None:
+        """There is no search on the model of the database."""
