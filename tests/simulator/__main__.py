@@ -1,6 +1,6 @@
 """`python -m tests.simulator --seed N`, or many seeds: exit 0 where no invariant was violated, else 1.
 
-A seed that fails is made smaller.
+A seed that fails is made smaller. With `--nodes` the seeds are those of several nodes on one database.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ import gc
 import secrets
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from shlex import quote
 from typing import Final
 
-from tests.simulator.bugs import BY_NAME, Bug, seeded
+from msgspec import Struct
+
+from tests.simulator import bugs
+from tests.simulator.bugs import Bug, seeded
+from tests.simulator.nodes import bugs as nodes_bugs
+from tests.simulator.nodes import plan as nodes_plan
+from tests.simulator.nodes import run as nodes_run
 from tests.simulator.plan import DAY_S, Plan, make_plan
 from tests.simulator.run import Run, run_seed
 from tests.simulator.shrink import changed, changes, shrunk
@@ -25,6 +31,22 @@ _TAIL: Final = 60
 _QUICK_S: Final = 45.0
 _SHRINK_RUNS: Final = 60
 _YEAR_DAYS: Final = 365.25
+
+
+class Kind(Struct, frozen=True):
+    """What is simulated: one node, or several."""
+
+    arguments: str
+    make_plan: Callable[[int], Plan]
+    run_seed: Callable[..., Run]
+    bugs: Mapping[str, Bug]
+
+    def plan(self, seed: int, bug: Bug | None) -> Plan:
+        return self.make_plan(seed) if bug is None else bug.plan(seed)
+
+
+_ONE_NODE: Final = Kind("", make_plan, run_seed, bugs.BY_NAME)
+_NODES: Final = Kind(" --nodes", nodes_plan.make_plan, nodes_run.run_seed, nodes_bugs.BY_NAME)
 
 
 def main() -> int:
@@ -37,20 +59,24 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="end --seeds early, with what was tried by then")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
     parser.add_argument("--with", dest="by", metavar="JSON", help="what of the plan of --seed is another")
-    parser.add_argument("--bug", choices=sorted(BY_NAME), help="with this bug seeded: some seed must find it")
+    parser.add_argument("--bug", help="with this bug seeded: some seed must find it")
+    parser.add_argument("--nodes", action="store_true", help="several nodes on one database")
     given = parser.parse_args()
-    bug = BY_NAME[given.bug] if given.bug else None
+    kind = _NODES if given.nodes else _ONE_NODE
+    if given.bug and given.bug not in kind.bugs:
+        parser.error(f"--bug is one of these: {', '.join(sorted(kind.bugs))}")
+    bug = kind.bugs[given.bug] if given.bug else None
     if given.seed is not None:
-        return _one(given.seed, bug, given.by or "{}", trace=given.trace)
+        return _one(kind, given.seed, bug, given.by or "{}", trace=given.trace)
     first = secrets.randbelow(10**9) if given.quick else given.first
     seeds = count(first) if given.quick else range(first, first + given.seeds)
     minutes_s = None if given.minutes is None else 60 * given.minutes
-    return _many(seeds, first, bug, until_s=_QUICK_S if given.quick else minutes_s)
+    return _many(kind, seeds, first, bug, until_s=_QUICK_S if given.quick else minutes_s)
 
 
-def _one(seed: int, bug: Bug | None, by: str, *, trace: bool) -> int:
+def _one(kind: Kind, seed: int, bug: Bug | None, by: str, *, trace: bool) -> int:
     with seeded(bug):
-        run = run_seed(seed, plan=changed(_plan(seed, bug), by), keep_all=trace)
+        run = kind.run_seed(seed, plan=changed(kind.plan(seed, bug), by), keep_all=trace)
     if trace:
         print("\n".join(run.lines))
     print(_summary(run))
@@ -66,19 +92,19 @@ def _collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _many(seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None) -> int:
+def _many(kind: Kind, seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None) -> int:
     started_s, cpu_s = time.monotonic(), time.process_time()
     print(f"seeds from {first} on", flush=True)
     runs = virtual_s = events = arrived = expected = 0.0
     longest_s = 0.0
     for seed in seeds:
         with seeded(bug):
-            run = run_seed(seed, plan=_plan(seed, bug))
+            run = kind.run_seed(seed, plan=kind.plan(seed, bug))
         runs, virtual_s, events = runs + 1, virtual_s + run.virtual_s, events + run.events
         arrived, expected = arrived + run.arrived, expected + run.expectations
         longest_s = max(longest_s, run.longest_wait_s)
         if run.violation is not None:
-            _report(run, bug)
+            _report(kind, run, bug)
             return 1
         if until_s is not None and time.monotonic() - started_s > until_s:
             break
@@ -99,23 +125,19 @@ def _long(seconds: float) -> str:
     return f"{days:.0f} days" if days < 2 * _YEAR_DAYS else f"{days / _YEAR_DAYS:.1f} years"
 
 
-def _report(run: Run, bug: Bug | None) -> None:
+def _report(kind: Kind, run: Run, bug: Bug | None) -> None:
     """What has failed, and the same made smaller, each with the command that replays it."""
     more = f" --bug {quote(bug.name)}" if bug else ""
-    replay = f"replay with: python -m tests.simulator --seed {run.seed}{more}"
+    replay = f"replay with: python -m tests.simulator --seed {run.seed}{kind.arguments}{more}"
     print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
     print(replay, flush=True)
-    plan = _plan(run.seed, bug)
+    plan = kind.plan(run.seed, bug)
     with seeded(bug):
-        small = shrunk(run, plan, most_runs=_SHRINK_RUNS)
-        again = run_seed(run.seed, plan=small)
+        small = shrunk(run, plan, most_runs=_SHRINK_RUNS, run=kind.run_seed)
+        again = kind.run_seed(run.seed, plan=small)
     if small != plan:
         print("\n".join(["", "Made smaller:", _summary(again), *again.lines[-_TAIL:]]))
         print(f"{replay} --with {quote(changes(small, plan))}")
-
-
-def _plan(seed: int, bug: Bug | None) -> Plan:
-    return make_plan(seed) if bug is None else bug.plan(seed)
 
 
 def _summary(run: Run) -> str:

@@ -118,6 +118,8 @@ def _emulator_may_fail_to_close(kind: type[BaseException] | None, *_: Any) -> bo
 
 
 class Simulation:
+    producers = PRODUCERS
+
     def __init__(self, plan: Plan, directory: Path, loop: VirtualLoop, secrets: Secrets, *, keep_all: bool) -> None:
         self._plan = plan
         self._directory = directory
@@ -185,7 +187,7 @@ class Simulation:
         """Things go wrong for a while, and are mended."""
         plan = self._plan
         world.stopping = False
-        acting = [producers.producer(world, str(number)) for number in range(PRODUCERS)]
+        acting = [producers.producer(world, str(number)) for number in range(self.producers)]
         if plan.churn:
             acting.append(users.users(world))
         if "operator" in plan.troubles:

@@ -3,7 +3,7 @@ shorter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +36,7 @@ _HALVED: Final = {"fault_s": 5.0, "owners": 1, "most_phones": 1, "rich_phones": 
 """With the least that each may be."""
 
 
-def shrunk(failed: Run, plan: Plan, *, most_runs: int) -> Plan:
+def shrunk(failed: Run, plan: Plan, *, most_runs: int, run: Callable[..., Run] = run_seed) -> Plan:
     """The smallest plan that was found with `most_runs` runs."""
     assert failed.violation is not None
     most_callbacks = 2 * failed.callbacks + _SOME_CALLBACKS
@@ -47,7 +47,7 @@ def shrunk(failed: Run, plan: Plan, *, most_runs: int) -> Plan:
             if most_runs <= 0:
                 return plan
             most_runs -= 1
-            if _fails(run_seed(plan.seed, plan=candidate, most_callbacks=most_callbacks), failed.violation.invariant):
+            if _fails(run(plan.seed, plan=candidate, most_callbacks=most_callbacks), failed.violation.invariant):
                 smaller = candidate
                 break
     return plan
@@ -84,4 +84,4 @@ def changes(plan: Plan, since: Plan) -> str:
 
 def changed(plan: Plan, by: str) -> Plan:
     """Raises msgspec.ValidationError: it is not what `changes` writes."""
-    return msgspec.convert(msgspec.to_builtins(plan) | msgspec.json.decode(by, type=dict[str, Any]), Plan)
+    return msgspec.convert(msgspec.to_builtins(plan) | msgspec.json.decode(by, type=dict[str, Any]), type(plan))

@@ -117,16 +117,14 @@ def take(t: Transaction, wanted: Sequence[int], most: int) -> Rows:
     return taken
 
 
-@does(ownership._ENTER, names="number epoch released age_s")
+@does(ownership._ENTER, names="number epoch released")
 def enter(t: Transaction, numbers: Sequence[int], node: int) -> Rows:
     entered = []
     for number in numbers:
         row = t.get(t.database.log, number)
         assert row is not None
-        before = None if row.node is None else t.get(t.database.node, row.node)
-        age_s = None if before is None else t.database.clock() - before.beat_at
         newer = t.update(t.database.log, row, epoch=row.epoch + 1, node=node, released=False)
-        entered.append((number, newer.epoch, row.released, age_s))
+        entered.append((number, newer.epoch, row.released))
     return entered
 
 
@@ -159,10 +157,10 @@ def delivering(t: Transaction, own: int) -> Rows:
 
 @does(ownership._END_OTHERS)
 def end_others(t: Transaction) -> Rows:
-    before_s, ended = t.database.clock() - ownership.ENDED_AFTER_S, []
+    now_s, ended = t.database.clock(), []
     for number, backend in t.database.locks.in_space(NODE_LOCKS):
         row = t.get(t.database.node, number)
-        if row is not None and backend is not t.backend and row.beat_at < before_s:
+        if row is not None and backend is not t.backend and abs(now_s - row.beat_at) > ownership.ENDED_AFTER_S:
             t.database.terminate(backend)
             ended.append((row.name, True))
     return ended

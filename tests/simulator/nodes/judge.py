@@ -21,6 +21,8 @@ SILENT_S: Final = FRESH_S
 it."""
 TOLERATED_MS: Final = 500
 """By so much a node's notion of the database's clock may be late: it was asked over a way that takes some time."""
+_NEXT_HEARTBEAT_S: Final = 1.5
+_UNKNOWN_MS: Final = 10**9
 _ON_THE_WIRE_S: Final = 2.0
 """So long a push takes at most from a connection to the provider, where the way is well."""
 
@@ -29,10 +31,11 @@ class NodesJudge(Judge):
     """Also watches what is committed to the database."""
 
     silent_s = SILENT_S
-    tolerated_ms = TOLERATED_MS
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.clock_set_s = float("-inf")
+        """When the clock was set last (loop time). Nodes know of it by their next heartbeat."""
         self._database: ModelDatabase
         self._epochs: dict[int, int] = {}
         """Of each log the epoch in which something was sent last by who had the log then."""
@@ -40,6 +43,10 @@ class NodesJudge(Judge):
         """Event and token, and when it was first given to a connection."""
         self._newest_sent: dict[tuple[str, str], tuple[float, str]] = {}
         """Of an owner's urgent events to a token: the one that was accepted last of those that were sent."""
+
+    @property
+    def tolerated_ms(self) -> int:  # type: ignore[override]
+        return _UNKNOWN_MS if self._loop.time() < self.clock_set_s + _NEXT_HEARTBEAT_S else TOLERATED_MS
 
     def watch(self, database: ModelDatabase) -> None:
         self._database = database

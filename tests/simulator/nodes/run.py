@@ -49,6 +49,9 @@ def run_seed(
 
 
 class NodesSimulation(Simulation):
+    producers = 6
+    """Some of them wait for a node that does not answer."""
+
     def _make_world(self) -> World:
         return NodesWorld(cast(NodesPlan, self._plan), self._directory, self.trace, self._secrets)
 

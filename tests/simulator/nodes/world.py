@@ -132,9 +132,10 @@ class NodesWorld(World):
     # -- for the actors ------------------------------------------------------------------------------------------------
 
     async def _some_node(self) -> Node:
+        """As what stands before the nodes chooses: of those that say they are ready, as long as there are any."""
         while not (living := self.living()):
             await asyncio.sleep(_TRY_AGAIN_S)
-        return self._chosen.choice(living)
+        return self._chosen.choice([node for node in living if not node.store.failures()] or living)
 
     async def ask(self, call: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
         while True:
@@ -163,6 +164,10 @@ class NodesWorld(World):
                 self.judge.violated(Invariant.ANSWERS, f"{method} {path}: {answer.status} {text}")
                 await self.loop.create_future()  # the simulation ends
             await asyncio.sleep(_TRY_AGAIN_S)
+
+    def set_clock(self, offset_s: float) -> None:
+        super().set_clock(offset_s)
+        cast(NodesJudge, self.judge).clock_set_s = self.loop.time()
 
     @property
     def clocks_agree(self) -> bool:

@@ -32,12 +32,9 @@ whose own heartbeats are fresh, ends that session. Much longer than a node may s
 _TAKE: Final = f"""SELECT number FROM unnest($1::int[]) AS wanted(number)
     WHERE pg_try_advisory_lock({LOG_LOCKS}, number) LIMIT $2"""
 # What is taken is read in a statement after this: what its holder before has committed is there.
-_ENTER: Final = """WITH before AS (SELECT number, node, released FROM log WHERE number = ANY($1::smallint[]) FOR UPDATE)
-    UPDATE log SET epoch = log.epoch + 1, node = $2, released = false
-    FROM before LEFT JOIN node ON node.number = before.node
-    WHERE log.number = before.number
-    RETURNING log.number, log.epoch, before.released,
-        extract(epoch FROM clock_timestamp() - node.beat_at)::float8 AS age_s"""
+_ENTER: Final = """WITH before AS (SELECT number, released FROM log WHERE number = ANY($1::smallint[]) FOR UPDATE)
+    UPDATE log SET epoch = log.epoch + 1, node = $2, released = false FROM before WHERE log.number = before.number
+    RETURNING log.number, log.epoch, before.released"""
 _RELEASE: Final = "UPDATE log SET released = true WHERE number = ANY($1::smallint[]) AND node = $2"
 _UNLOCK: Final = f"SELECT pg_advisory_unlock({LOG_LOCKS}, number) FROM unnest($1::int[]) AS held(number)"
 _STILL: Final = "SELECT number, epoch FROM log WHERE number = ANY($1::smallint[]) AND node = $2"
@@ -47,11 +44,13 @@ _DELIVERING: Final = f"""SELECT count(*) FROM node WHERE delivers AND (number = 
         SELECT 1 FROM pg_locks held WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS}
             AND held.objid::bigint = node.number AND held.objsubid = 2 AND held.granted
             AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())))"""
+# A heartbeat from the future is from before the database's clock was set back: who sends any has sent another since.
 _END_OTHERS: Final = f"""SELECT node.name, pg_terminate_backend(held.pid) FROM pg_locks held JOIN node
     ON node.number = held.objid::bigint
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
         AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND held.pid <> pg_backend_pid() AND node.beat_at < clock_timestamp() - interval '{ENDED_AFTER_S} s'"""
+        AND held.pid <> pg_backend_pid() AND node.beat_at NOT BETWEEN clock_timestamp() - interval '{ENDED_AFTER_S} s'
+            AND clock_timestamp() + interval '{ENDED_AFTER_S} s'"""
 
 
 class Held(Struct):
@@ -87,8 +86,9 @@ class Ownership:
     async def take(self, most: int) -> list[int]:
         """Take up to `most` logs that nobody holds, and return when what they hold may be sent.
 
-        A node that had one and did not release it may send for as long as its last heartbeat counts: until then, and a
-        margin, it is waited for, however the lock became free.
+        A node that had one and did not release it may send for as long as its last heartbeat counts: so long, and a
+        margin, is waited from now, however the lock became free. When that heartbeat was is not asked: the database's
+        clock may have been set since.
         """
         free = [log for log in range(LOGS) if log not in self.held]
         self._random.shuffle(free)
@@ -101,10 +101,8 @@ class Ownership:
         except Exception:
             self._session.end("logs were locked, and could not be entered")
             raise
-        limit_s = 1.5 * self._fresh_s
-        wait_s = max((self._wait_s(row["released"], row["age_s"], limit_s) for row in rows), default=0.0)
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+        if not all(row["released"] for row in rows):
+            await self._wait()
         if session != self._session.number:
             raise StoreUnavailable("the session that has locked these logs is lost")
         self.held.update({row["number"]: Held(row["epoch"]) for row in rows})
@@ -116,11 +114,9 @@ class Ownership:
         )
         return rows
 
-    @staticmethod
-    def _wait_s(released: bool, age_s: float | None, limit_s: float) -> float:
-        if released:
-            return 0.0
-        return limit_s if age_s is None else max(0.0, limit_s - age_s)
+    async def _wait(self) -> None:
+        """Until nobody may send who has lost a log before."""
+        await asyncio.sleep(1.5 * self._fresh_s)
 
     async def release(self, logs: Collection[int]) -> None:
         """Give these up, in order: whoever takes them need not wait."""

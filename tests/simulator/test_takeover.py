@@ -1,0 +1,104 @@
+"""Takeovers by a database whose clock is set: on the model, as the clock of a real one cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Final
+
+import pytest
+
+from tests.simulator.loop import LIFE, VirtualLoop
+from tests.simulator.model_store.database import ModelDatabase
+from tests.simulator.model_store.way import SimulatedWay
+from tests.simulator.nodes.node import MASTER_KEY
+from tocsin.store.master_keys import KeyText
+from tocsin.store.postgres.opening import open_store
+from tocsin.store.postgres.options import FRESH_S, PostgresOptions
+from tocsin.store.postgres.places import LOGS
+from tocsin.store.postgres.store import PostgresStore
+
+HOUR_S: Final = 3600.0
+STALLED: Final = "a stalled node"
+_COMMIT_S: Final = 0.002
+
+
+class Clock:
+    """The database's. It can be set."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.offset_s = 1_800_000_000.0
+
+    def wall(self) -> float:
+        return self._loop.time() + self.offset_s
+
+
+async def node(database: ModelDatabase, name: str) -> PostgresStore:
+    loop = asyncio.get_running_loop()
+    options = PostgresOptions(
+        url="postgresql://model/tocsin",
+        max_events=1000,
+        max_bytes=10**9,
+        lease_s=30,
+        keys=KeyText("the test's key", lambda: MASTER_KEY),
+        search=False,
+        monotonic=loop.time,
+        random=Random(name),
+        dial=SimulatedWay(database, Random(name), 0.001).dial,
+    )
+    store = await open_store(options, server=True)
+    await store.start()
+    return store
+
+
+def in_virtual_time(story: Callable[[], Awaitable[None]]) -> None:
+    loop = VirtualLoop(Random(1))
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(story())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by_s", [-HOUR_S, 0.0, HOUR_S])
+def test_who_takes_logs_over_waits_until_their_holder_may_not_send_however_the_databases_clock_was_set(
+    by_s: float,
+) -> None:
+    async def story() -> None:
+        loop, clock = asyncio.get_running_loop(), Clock()
+        database = ModelDatabase(clock.wall, lambda: _COMMIT_S)
+        one = await node(database, "one")
+        await one.beat()
+        last_s = loop.time()
+        await one.abandon()
+        clock.offset_s += by_s
+        await asyncio.sleep(0.1)
+        other = await node(database, "other")
+        assert len(other.ownership.held) == LOGS
+        assert FRESH_S < loop.time() - last_s < 5
+        await other.abandon()
+
+    in_virtual_time(story)
+
+
+@pytest.mark.parametrize("by_s", [-HOUR_S, 0.0])
+def test_a_stalled_node_loses_its_logs_however_the_databases_clock_was_set(by_s: float) -> None:
+    async def story() -> None:
+        loop, clock = asyncio.get_running_loop(), Clock()
+        assert isinstance(loop, VirtualLoop)
+        database = ModelDatabase(clock.wall, lambda: _COMMIT_S)
+        other = await node(database, "other")
+        context = contextvars.copy_context()
+        context.run(LIFE.set, STALLED)
+        stalled = await loop.create_task(node(database, "one"), context=context)
+        await asyncio.sleep(5)
+        assert len(other.ownership.held) == LOGS // 2
+        loop.suspend(STALLED)
+        clock.offset_s += by_s
+        await asyncio.sleep(15)
+        assert len(other.ownership.held) == LOGS
+        loop.resume(STALLED)
+        await stalled.abandon()
+        await other.abandon()
+
+    in_virtual_time(story)
