@@ -9,7 +9,7 @@ PIN := uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo demo-cluster test test-fast judges check format lock bench bench-quick torture torture-quick \
-	torture-cluster torture-cluster-quick simulate simulate-quick power-loss power-loss-quick fuzz fuzz-quick \
+	torture-cluster torture-cluster-quick simulate simulate-quick simulate-nodes power-loss power-loss-quick fuzz fuzz-quick \
 	screenshots wheel sbom clean
 
 help:  ## this list
@@ -91,6 +91,9 @@ simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, abou
 
 simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time
 	@$(BIN)/python -m tests.simulator --quick
+
+simulate-nodes: $(STAMP)  ## the same with several nodes on one database: SEEDS seeds from FIRST on
+	@$(BIN)/python -m tests.simulator --nodes --seeds $(SEEDS) --first $(FIRST)
 
 power-loss: $(STAMP)  ## every state in which a power cut could leave the disk, each opened and checked
 	$(BIN)/python -m tests.power_loss

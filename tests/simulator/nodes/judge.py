@@ -39,6 +39,10 @@ class NodesJudge(Judge):
         self._database: ModelDatabase
         self._epochs: dict[int, int] = {}
         """Of each log the epoch in which something was sent last by who had the log then."""
+        self._places: dict[str, tuple[int, int, int]] = {}
+        """Where each event is."""
+        self._settled: set[tuple[int, int, int]] = set()
+        """The places of events of which something is on record."""
         self._first_sent: dict[tuple[str, str], float] = {}
         """Event and token, and when it was first given to a connection."""
         self._newest_sent: dict[tuple[str, str], tuple[float, str]] = {}
@@ -58,7 +62,10 @@ class NodesJudge(Judge):
         database = transaction.database
         for table, row in made:
             if table is database.settlement:
+                self._settled.add((row.stream, row.xid, row.seq))
                 self._check_holder(transaction, row)
+            elif table is database.event and row.id is not None:
+                self._places[row.id] = (row.stream, row.xid, row.seq)
         for table, row in taken:
             if table is database.device and not table.with_key((row.owner, row.provider, row.token)):
                 self.signalled(TokenDeleted(UserId(row.owner), row.provider, DeviceToken(row.token)))
@@ -97,9 +104,11 @@ class NodesJudge(Judge):
 
     def _check_order(self, event_id: str, owner: str, token: str, now_s: float) -> None:
         """Of an owner's urgent events the one that was accepted first is sent first: a call is not ended before it has
-        begun. What is sent again may come later."""
+        begun. What is sent again may come later, and what was parked."""
         accepted = self._model.accepted.get(event_id)
         if accepted is None or accepted.event.message not in URGENT or (event_id, token) in self._first_sent:
+            return
+        if self._places[event_id] in self._settled:
             return
         self._first_sent[event_id, token] = now_s
         newest = self._newest_sent.get((owner, token))

@@ -65,6 +65,8 @@ class NodesWorld(World):
         self.nodes = [self._new_life(at) for at in range(self.plan.nodes)]
         await asyncio.gather(*[self._begin(node) for node in self.nodes])
         self.process = self.nodes[0]
+        if self.plan.narrow:
+            self.begin(trouble_of("lanes are narrow"))
         # Until each has its share of the logs.
         await asyncio.sleep(2)
 
