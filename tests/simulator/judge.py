@@ -59,6 +59,7 @@ class Invariant(StrEnum):
     RUNS = "nothing in tocsin ends with an unexpected exception"
     OWNED = "nothing is settled by a node that does not hold its log"
     ALONE = "one node delivers for an owner at a time"
+    TAKEN_OVER = "what one node cannot deliver others do in time"
     ORDER = "an owner's urgent events are sent in the order in which they were accepted"
 
 
@@ -123,12 +124,15 @@ class Judge:
             return  # the clock was set while it was handed in: it may expire
         for one in accepted.targets:
             if not one.phone.dead and not any(trouble.affects(one.phone) for trouble in troubles):
-                expectation = Expectation(accepted.event.id, one, self._loop.time(), bound_s, invariant)
-                key = (accepted.event.id, one.phone.token)
-                if key not in self._model.arrivals:
-                    self._expected[key] = expectation
-                    self.expectations += 1
-                    heappush(self._deadlines, (expectation.since_s + bound_s, self.expectations, expectation))
+                self._expect(accepted, one, bound_s, invariant)
+
+    def _expect(self, accepted: Accepted, one: Registered, bound_s: float, invariant: Invariant) -> None:
+        expectation = Expectation(accepted.event.id, one, self._loop.time(), bound_s, invariant)
+        key = (accepted.event.id, one.phone.token)
+        if key not in self._model.arrivals:
+            self._expected[key] = expectation
+            self.expectations += 1
+            heappush(self._deadlines, (expectation.since_s + bound_s, self.expectations, expectation))
 
     def trouble_began(self, trouble: Trouble) -> None:
         """Whom it affects may wait from now on."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tests.simulator.judge import Invariant, Judge
-from tests.simulator.model import Standing
+from tests.simulator.model import Accepted, Standing
 from tests.simulator.model_store.database import Changed, ModelDatabase
 from tests.simulator.model_store.rows import Row
 from tests.simulator.model_store.transactions import Transaction
+from tests.simulator.troubles import Trouble
 from tocsin.domain.devices import DeviceToken
 from tocsin.domain.events import URGENT, UserId
 from tocsin.store.postgres.options import FRESH_S
@@ -19,12 +20,18 @@ from tocsin.store.records import TokenDeleted
 SILENT_S: Final = FRESH_S
 """So long after its deletion was answered a token may still be given to a connection, by a node that has not read of
 it."""
+TAKEN_OVER_BOUND_S: Final = 20.0
+"""So long an event may wait that was accepted while something is wrong with one node, and with nothing else."""
 TOLERATED_MS: Final = 500
 """By so much a node's notion of the database's clock may be late: it was asked over a way that takes some time."""
 _NEXT_HEARTBEAT_S: Final = 1.5
 _UNKNOWN_MS: Final = 10**9
 _ON_THE_WIRE_S: Final = 2.0
 """So long a push takes at most from a connection to the provider, where the way is well."""
+
+
+class NodeTrouble(Trouble):
+    """Something is wrong with one node, and nothing with the others."""
 
 
 class NodesJudge(Judge):
@@ -55,6 +62,15 @@ class NodesJudge(Judge):
     def watch(self, database: ModelDatabase) -> None:
         self._database = database
         database.watchers.append(self._committed)
+
+    def accepted(self, accepted: Accepted) -> None:
+        felt = self._troubles()
+        if felt and all(isinstance(trouble, NodeTrouble) for trouble in felt):
+            for one in accepted.targets:
+                if not one.phone.dead:
+                    self._expect(accepted, one, TAKEN_OVER_BOUND_S, Invariant.TAKEN_OVER)
+        else:
+            super().accepted(accepted)
 
     # -- what is committed ---------------------------------------------------------------------------------------------
 

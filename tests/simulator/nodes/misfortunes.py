@@ -8,7 +8,8 @@ from random import Random
 from typing import Any, Final
 
 from tests.simulator import misfortunes
-from tests.simulator.nodes.world import NodesWorld, any_node, trouble_of
+from tests.simulator.nodes.world import NodesWorld, any_node, trouble_of, trouble_of_all
+from tests.simulator.troubles import Scope, draw_trouble
 
 _KEEPS_ITS_LOGS_S: Final = 6.0
 """A node that stands still, or is cut off, for longer loses its logs to the others."""
@@ -35,14 +36,14 @@ def _some_seconds(random: Random) -> float:
 async def _suspend(world: NodesWorld, random: Random) -> None:
     """A node stands still, for longer than its logs are left to it, and goes on."""
     if (node := any_node(world, random)) is not None:
-        trouble = world.begin(trouble_of(f"{node.life} is suspended"))
+        trouble = world.begin(trouble_of(node, "is suspended"))
         await world.stand_still(node, _some_seconds(random))
         world.end(trouble)
 
 
 async def _crash(world: NodesWorld, random: Random) -> None:
     if (node := any_node(world, random)) is not None:
-        trouble = world.begin(trouble_of(f"{node.life} crashed"))
+        trouble = world.begin(trouble_of(node, "crashed"))
         await world.replace(node, in_order=False, away_s=random.choice((0.1, 3.0, 12.0)) * random.random())
         world.end(trouble)
 
@@ -50,7 +51,7 @@ async def _crash(world: NodesWorld, random: Random) -> None:
 async def _cut(world: NodesWorld, random: Random) -> None:
     """Nothing comes from a node to the database, nor back. Its locks may be free at once, as after a failover."""
     if (node := any_node(world, random)) is not None:
-        trouble = world.begin(trouble_of(f"{node.life} is cut off from the database"))
+        trouble = world.begin(trouble_of(node, "is cut off from the database"))
         seconds = _some_seconds(random)
         world.repeats()
         node.way.cut(seconds, ends=random.random() < 0.5)
@@ -62,7 +63,7 @@ async def _cut(world: NodesWorld, random: Random) -> None:
 async def _drop(world: NodesWorld, random: Random) -> None:
     """All connections of a node to the database are reset."""
     if (node := any_node(world, random)) is not None:
-        trouble = world.begin(trouble_of(f"the connections of {node.life} are reset"))
+        trouble = world.begin(trouble_of(node, "has its connections reset"))
         world.repeats()
         node.way.drop_all()
         world.end(trouble)
@@ -71,7 +72,7 @@ async def _drop(world: NodesWorld, random: Random) -> None:
 async def _swallow(world: NodesWorld, random: Random) -> None:
     """The answer to a commit is lost, with its connection."""
     if (node := any_node(world, random)) is not None:
-        trouble = world.begin(trouble_of(f"an answer to {node.life} is lost"))
+        trouble = world.begin(trouble_of(node, "loses an answer"))
         world.repeats()
         node.way.swallows_next = True
         await asyncio.sleep(random.uniform(0.1, 2))
@@ -80,7 +81,7 @@ async def _swallow(world: NodesWorld, random: Random) -> None:
 
 async def _away(world: NodesWorld, random: Random) -> None:
     """The database restarts."""
-    trouble = world.begin(trouble_of("the database is away"))
+    trouble = world.begin(trouble_of_all("the database is away"))
     world.repeats()
     world.database.go_down(lambda: random.random() < 0.5)
     await asyncio.sleep(_some_seconds(random))
@@ -91,7 +92,7 @@ async def _away(world: NodesWorld, random: Random) -> None:
 
 async def _end_sessions(world: NodesWorld, random: Random) -> None:
     """An administrator ends some sessions."""
-    trouble = world.begin(trouble_of("sessions are ended"))
+    trouble = world.begin(trouble_of_all("sessions are ended"))
     world.repeats()
     backends = list(world.database.backends.values())
     for backend in random.sample(backends, random.randint(0, len(backends))):
@@ -102,7 +103,7 @@ async def _end_sessions(world: NodesWorld, random: Random) -> None:
 
 async def _rolling(world: NodesWorld, random: Random) -> None:
     """Each node is stopped in order and started again, one after the other."""
-    trouble = world.begin(trouble_of("a rolling restart"))
+    trouble = world.begin(trouble_of_all("a rolling restart"))
     for at in range(len(world.nodes)):
         node = world.nodes[at]
         if node.alive and not node.is_suspended:
@@ -120,6 +121,16 @@ async def _deaths(world: NodesWorld, random: Random) -> None:
     await misfortunes._deaths(world, random)
 
 
+async def _refusals(world: NodesWorld, random: Random) -> None:
+    """A provider refuses what is for some devices: dead letters, which an operator replays and discards."""
+    provider = random.choice(("apns", "fcm"))
+    trouble = draw_trouble(random, Scope.DEVICE, provider, world.phones, lambda row, scope: not row.refuses)
+    if trouble is not None:
+        world.begin(trouble)
+        await asyncio.sleep(random.uniform(1, 20))
+        world.end(trouble)
+
+
 KINDS: Final[dict[str, Callable[[NodesWorld, Random], Coroutine[Any, Any, None]]]] = {
     "suspends": _suspend,
     "crashes": _crash,
@@ -131,4 +142,5 @@ KINDS: Final[dict[str, Callable[[NodesWorld, Random], Coroutine[Any, Any, None]]
     "rolling": _rolling,
     "clocks": _clock,
     "deaths": _deaths,
+    "letters": _refusals,
 }

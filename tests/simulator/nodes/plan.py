@@ -10,7 +10,7 @@ from tests.simulator.plan import Plan
 
 TROUBLES: Final = (
     *("suspends", "crashes", "cuts", "drops", "swallowed", "away", "ended", "rolling", "clocks"),
-    *("deaths", "operator"),
+    *("deaths", "operator", "letters"),
 )
 _MOST_SKEW_S: Final = 45.0
 

@@ -14,7 +14,7 @@ from tests.simulator.judge import Invariant
 from tests.simulator.model_store.database import ModelDatabase
 from tests.simulator.model_store.rows import Row
 from tests.simulator.model_store.way import SimulatedWay
-from tests.simulator.nodes.judge import NodesJudge
+from tests.simulator.nodes.judge import NodesJudge, NodeTrouble
 from tests.simulator.nodes.node import Node
 from tests.simulator.nodes.plan import NodesPlan
 from tests.simulator.process import Killed, Outside, Process
@@ -66,7 +66,7 @@ class NodesWorld(World):
         await asyncio.gather(*[self._begin(node) for node in self.nodes])
         self.process = self.nodes[0]
         if self.plan.narrow:
-            self.begin(trouble_of("lanes are narrow"))
+            self.begin(trouble_of_all("lanes are narrow"))
         # Until each has its share of the logs.
         await asyncio.sleep(2)
 
@@ -204,8 +204,12 @@ class NodesWorld(World):
         return fresh + [f"parked {row.lane} {row.seq}" for row in database.parked.all()]
 
 
-def trouble_of(name: str, recovery_s: float = TAKEN_OVER_S) -> Trouble:
-    return Trouble(name=name, scope=Scope.EVERYTHING, recovery_s=recovery_s)
+def trouble_of_all(name: str) -> Trouble:
+    return Trouble(name=name, scope=Scope.EVERYTHING, recovery_s=TAKEN_OVER_S)
+
+
+def trouble_of(node: Node, name: str) -> Trouble:
+    return NodeTrouble(name=f"{node.life} {name}", scope=Scope.EVERYTHING, recovery_s=TAKEN_OVER_S)
 
 
 def any_node(world: NodesWorld, random: Random) -> Node | None:
