@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.simulator.bugs import seeded
 from tests.simulator.nodes.bugs import BUGS, NodesBug
+from tests.simulator.nodes.plan import make_plan
 from tests.simulator.nodes.run import run_seed
+from tests.simulator.test_repeatable import RealCalls
 
 ROOT: Final = Path(__file__).parent.parent.parent
 MANY_KINDS: Final = 10
@@ -46,6 +49,19 @@ def test_the_same_seed_of_several_nodes_makes_the_same_trace_byte_for_byte() -> 
     assert first.digest == again.digest
     assert len(first.lines) > 100
     assert first.digest != run_seed(MANY_KINDS + 1).digest
+
+
+def test_no_code_of_several_nodes_asks_anybody_else_for_the_time_or_for_randomness() -> None:
+    plan = replace(make_plan(MANY_KINDS), fault_s=10.0)
+    calls, before = RealCalls(), sys.getprofile()
+    sys.setprofile(calls)
+    try:
+        run = run_seed(MANY_KINDS, plan=plan)
+    finally:
+        sys.setprofile(before)
+    assert run.violation is None
+    assert run.arrived > 0
+    assert calls.found == set()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Takeovers by a database whose clock is set: on the model, as the clock of a real one cannot be."""
+"""Takeovers in virtual time, on the model of the database: its clock can be set, and each moment be met."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Final
+from uuid import UUID
 
 import pytest
 
@@ -14,11 +15,14 @@ from tests.simulator.loop import LIFE, VirtualLoop
 from tests.simulator.model_store.database import ModelDatabase
 from tests.simulator.model_store.way import SimulatedWay
 from tests.simulator.nodes.node import MASTER_KEY
+from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.master_keys import KeyText
+from tocsin.store.ports import StoreUnavailable
 from tocsin.store.postgres.opening import open_store
 from tocsin.store.postgres.options import FRESH_S, PostgresOptions
 from tocsin.store.postgres.places import LOGS
 from tocsin.store.postgres.store import PostgresStore
+from tocsin.store.records import Attempt, Item, Result, Settlement
 
 HOUR_S: Final = 3600.0
 STALLED: Final = "a stalled node"
@@ -52,6 +56,15 @@ async def node(database: ModelDatabase, name: str) -> PostgresStore:
     store = await open_store(options, server=True)
     await store.start()
     return store
+
+
+def event(clock: Clock) -> Event:
+    now_ms = int(clock.wall() * 1000)
+    return Event(EventId(str(UUID(int=1))), UserId(str(UUID(int=2))), "fax_new", now_ms, now_ms + 60_000, b"{}")
+
+
+def delivered(item: Item) -> Settlement:
+    return Settlement(item, [Attempt(0, "fcm:a", "fcm:main", Result.DELIVERED, 200, "", "", None, 0, 1)], [])
 
 
 def in_virtual_time(story: Callable[[], Awaitable[None]]) -> None:
@@ -99,6 +112,37 @@ def test_a_stalled_node_loses_its_logs_however_the_databases_clock_was_set(by_s:
         assert len(other.ownership.held) == LOGS
         loop.resume(STALLED)
         await stalled.abandon()
+        await other.abandon()
+
+    in_virtual_time(story)
+
+
+def test_a_node_settles_nothing_on_a_new_session_before_it_knows_which_logs_are_still_its_own() -> None:
+    """Another node has taken them over meanwhile, and has settled what was out."""
+
+    async def story() -> None:
+        clock = Clock()
+        database = ModelDatabase(clock.wall, lambda: _COMMIT_S)
+        one = await node(database, "one")
+        await one.queue.append([event(clock)])
+        (item,) = await one.queue.claim(10)
+        await one.stop_duties()
+        assert one.session is not None
+        one.session.end("the network is gone")
+        other = await node(database, "other")
+        (again,) = await other.queue.claim(10)
+        assert await other.queue.settle([delivered(again)]) == [True]
+
+        answers: list[bool] = []
+        coming_back = asyncio.ensure_future(one.come_back())
+        while not answers:
+            try:
+                answers += await one.queue.settle([delivered(item)])
+            except StoreUnavailable:
+                await asyncio.sleep(0.0001)
+        await coming_back
+        assert answers == [False]
+        await one.abandon()
         await other.abandon()
 
     in_virtual_time(story)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import structlog
@@ -31,6 +31,7 @@ class Session:
         self._notified = notified
         self._watched: Watched | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._taken_up_by: asyncio.Task[object] | None = None
         self.failure: str | None = None
         self.number = 0
         """Of the session that there is, or was last: a lock that was taken on another one is gone."""
@@ -49,6 +50,16 @@ class Session:
             raise told(error) from None
         self._watched, self.failure = watched, None
         self.number += 1
+
+    @contextlib.asynccontextmanager
+    async def taken_up(self) -> AsyncIterator[None]:
+        """Within, only this task may use the session. A new one has none of the locks of the one before: until it is
+        known which logs are still this node's, nobody may settle on it."""
+        self._taken_up_by = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._taken_up_by = None
 
     async def run(
         self, job: Callable[[Connection], Awaitable[T]], *, transaction: bool = True, wait_s: float | None = None
@@ -69,6 +80,8 @@ class Session:
             watched = self._watched
             if watched is None or watched.connection.is_closed():
                 raise StoreUnavailable(self.failure or "the session with the database has ended")
+            if self._taken_up_by not in (None, asyncio.current_task()):
+                raise StoreUnavailable("the session with the database is not taken up yet")
             try:
                 if transaction:
                     return await in_transaction(watched, job)

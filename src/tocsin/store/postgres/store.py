@@ -363,18 +363,19 @@ class PostgresStore:
         self.freshness.failed()
         self.database.renew()
         async with self._changing_hands:
-            await session.connect()
-            try:
-                lost = await self._take_up(session)
-            except Exception:
-                # On a session that was not taken up in full locks may be missing, though logs count as held.
-                session.end("the session could not be taken up")
-                raise
-            log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
-            self.registry.forget()
-            self.access.forget()
-            self.credentials.forget()
-            self.queue.lost(lost)
+            async with session.taken_up():
+                await session.connect()
+                try:
+                    lost = await self._take_up(session)
+                except Exception:
+                    # On a session that was not taken up in full locks may be missing, though logs count as held.
+                    session.end("the session could not be taken up")
+                    raise
+                log.info("a new session with the database", logs=len(self.ownership.held), lost=len(lost))
+                self.registry.forget()
+                self.access.forget()
+                self.credentials.forget()
+                self.queue.lost(lost)
             self._is_counted = self._is_counted and not lost
             await self._count_again()
 
