@@ -22,7 +22,7 @@ from tocsin.store.postgres.opening import open_store
 from tocsin.store.postgres.options import FRESH_S, PostgresOptions
 from tocsin.store.postgres.places import LOGS
 from tocsin.store.postgres.store import PostgresStore
-from tocsin.store.records import Attempt, Item, Result, Settlement
+from tocsin.store.records import Attempt, Item, Parked, Result, Settlement
 
 HOUR_S: Final = 3600.0
 STALLED: Final = "a stalled node"
@@ -41,21 +41,27 @@ class Clock:
 
 
 async def node(database: ModelDatabase, name: str) -> PostgresStore:
-    loop = asyncio.get_running_loop()
-    options = PostgresOptions(
+    store = await open_store(options(database, name), server=True)
+    await store.start()
+    return store
+
+
+async def open_command(database: ModelDatabase) -> PostgresStore:
+    return await open_store(options(database, "a command"))
+
+
+def options(database: ModelDatabase, name: str) -> PostgresOptions:
+    return PostgresOptions(
         url="postgresql://model/tocsin",
         max_events=1000,
         max_bytes=10**9,
         lease_s=30,
         keys=KeyText("the test's key", lambda: MASTER_KEY),
         search=False,
-        monotonic=loop.time,
+        monotonic=asyncio.get_running_loop().time,
         random=Random(name),
         dial=SimulatedWay(database, Random(name), 0.001).dial,
     )
-    store = await open_store(options, server=True)
-    await store.start()
-    return store
 
 
 def event(clock: Clock) -> Event:
@@ -144,5 +150,30 @@ def test_a_node_settles_nothing_on_a_new_session_before_it_knows_which_logs_are_
         assert answers == [False]
         await one.abandon()
         await other.abandon()
+
+    in_virtual_time(story)
+
+
+def test_lanes_that_are_woken_while_a_node_has_no_session_are_woken_when_it_has_one_again() -> None:
+    async def story() -> None:
+        clock = Clock()
+        database = ModelDatabase(clock.wall, lambda: _COMMIT_S)
+        one = await node(database, "one")
+        await one.queue.append([event(clock)])
+        (item,) = await one.queue.claim(10)
+        in_an_hour = int((clock.wall() + HOUR_S) * 1000)
+        await one.queue.settle([Settlement(item, [], [Parked("fcm:main", in_an_hour, 1, ("fcm:a",))])])
+        await one.stop_duties()
+        assert one.session is not None
+        one.session.end("the network is gone")
+        command = await open_command(database)
+        await command.schedule.wake(["fcm:main"])
+        await one.notice_signals()
+        await one.schedule.woken()
+        await one.come_back()
+        await one.look_after()
+        assert len(await one.schedule.claim_due({"fcm:main": 10})) == 1
+        await one.abandon()
+        command.database.abandon()
 
     in_virtual_time(story)

@@ -57,6 +57,8 @@ class PostgresSchedule:
         self._claimed: dict[str, set[int]] = {}
         """The rows that are out, by lane."""
         self._wakings: set[asyncio.Task[None]] = set()
+        self._to_wake: set[str] = set()
+        """Lanes that another process has woken, and this node could not yet."""
         signals.when_elsewhere(self._changed_elsewhere)
 
     # -- what others tell ----------------------------------------------------------------------------------------------
@@ -138,10 +140,18 @@ class PostgresSchedule:
             waking.add_done_callback(self._wakings.discard)
 
     async def _wake_here(self, lanes: Sequence[str]) -> None:
-        """Another process has woken these: what this node was settling meanwhile is woken, too."""
-        assert self._session is not None
+        self._to_wake.update(lanes)
         with contextlib.suppress(WriteFailure):
+            await self.wake_here()
+
+    async def wake_here(self) -> None:
+        """Another process has woken lanes: what this node was settling meanwhile is woken, too. What could not be is
+        tried again a second later. Raises WriteFailure."""
+        assert self._session is not None
+        lanes = sorted(self._to_wake)
+        if lanes:
             self._woke(await self._session.run(lambda one: due_sql.wake(one, lanes)))
+            self._to_wake.difference_update(lanes)
 
     async def woken(self) -> None:
         """Returns when all that others have woken is."""

@@ -344,6 +344,7 @@ class PostgresStore:
         assert session is not None
         await self.rebalance()
         await session.run(self._fresh.write_low_water)
+        await self.schedule.wake_here()
         await self.queue.backlog()
         await self._backlog.ask_others(self.ownership.node)
         await self.database.read(self._horizons.read)
