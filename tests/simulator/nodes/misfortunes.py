@@ -66,6 +66,8 @@ async def _drop(world: NodesWorld, random: Random) -> None:
         trouble = world.begin(trouble_of(node, "has its connections reset"))
         world.repeats()
         node.way.drop_all()
+        await asyncio.sleep(1)
+        world.repeats()
         world.end(trouble)
 
 
@@ -76,6 +78,7 @@ async def _swallow(world: NodesWorld, random: Random) -> None:
         world.repeats()
         node.way.swallows_next = True
         await asyncio.sleep(random.uniform(0.1, 2))
+        world.repeats()
         world.end(trouble)
 
 
@@ -98,6 +101,7 @@ async def _end_sessions(world: NodesWorld, random: Random) -> None:
     for backend in random.sample(backends, random.randint(0, len(backends))):
         world.database.terminate(backend)
     await asyncio.sleep(1)
+    world.repeats()
     world.end(trouble)
 
 

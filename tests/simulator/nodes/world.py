@@ -21,7 +21,7 @@ from tests.simulator.process import Killed, Outside, Process
 from tests.simulator.trace import Trace
 from tests.simulator.troubles import Scope, Trouble
 from tests.simulator.world import World
-from tocsin.store.ports import WriteFailure
+from tocsin.store.ports import StorageFailure, WriteFailure
 from tocsin.store.records import Role
 from tocsin.store.secrets import hash_of
 
@@ -63,7 +63,7 @@ class NodesWorld(World):
     async def _start_process(self, path: Path) -> None:
         self._let_in()
         self.nodes = [self._new_life(at) for at in range(self.plan.nodes)]
-        await asyncio.gather(*[self._begin(node) for node in self.nodes])
+        await asyncio.gather(*[self._begin(at) for at in range(self.plan.nodes)])
         self.process = self.nodes[0]
         if self.plan.narrow:
             self.begin(trouble_of_all("lanes are narrow"))
@@ -96,8 +96,18 @@ class NodesWorld(World):
         node = Node(self._options, outside, way, name)
         return node
 
-    async def _begin(self, node: Node) -> None:
-        await node.start()
+    async def _begin(self, at: int) -> None:
+        """Start a node's life. One that cannot use the database ends, and whoever watches over it starts another."""
+        while True:
+            node = self.nodes[at]
+            try:
+                await node.start()
+                break
+            except (StorageFailure, WriteFailure) as failure:
+                self.trace("node", f"{node.life} cannot start: {failure}")
+                await node.kill()
+                await asyncio.sleep(1)
+                self.nodes[at] = self._new_life(at)
         self.trace("node", f"{node.life} has begun")
 
     def living(self) -> list[Node]:
@@ -118,7 +128,7 @@ class NodesWorld(World):
         self.trace("node", f"{node.life} has ended")
         await asyncio.sleep(away_s)
         self.nodes[at] = self._new_life(at)
-        await self._begin(self.nodes[at])
+        await self._begin(at)
 
     async def stand_still(self, node: Node, seconds: float) -> None:
         self.repeats()
