@@ -1,10 +1,12 @@
-"""Takeovers in virtual time, on the model of the database: its clock can be set, and each moment be met."""
+"""Takeovers and claims in virtual time, on the model of the database: its clock can be set, and each moment be met."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import count
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -18,9 +20,11 @@ from tests.simulator.nodes.node import MASTER_KEY
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.master_keys import KeyText
 from tocsin.store.ports import StoreUnavailable
+from tocsin.store.postgres.connections import Connection
+from tocsin.store.postgres.due_sql import Due
 from tocsin.store.postgres.opening import open_store
 from tocsin.store.postgres.options import FRESH_S, PostgresOptions
-from tocsin.store.postgres.places import LOGS
+from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
 from tocsin.store.records import Attempt, Item, Parked, Result, Settlement
 
@@ -64,9 +68,17 @@ def options(database: ModelDatabase, name: str) -> PostgresOptions:
     )
 
 
-def event(clock: Clock) -> Event:
+async def claimed(store: PostgresStore) -> list[Item]:
+    items: list[Item] = []
+    while found := await store.queue.claim(1000):
+        items += found
+    return items
+
+
+def event(clock: Clock, number: int = 0) -> Event:
     now_ms = int(clock.wall() * 1000)
-    return Event(EventId(str(UUID(int=1))), UserId(str(UUID(int=2))), "fax_new", now_ms, now_ms + 60_000, b"{}")
+    id = str(UUID(int=number))
+    return Event(EventId(id), UserId(id), "fax_new", now_ms, now_ms + 60_000, b"{}")
 
 
 def delivered(item: Item) -> Settlement:
@@ -175,5 +187,93 @@ def test_lanes_that_are_woken_while_a_node_has_no_session_are_woken_when_it_has_
         assert len(await one.schedule.claim_due({"fcm:main": 10})) == 1
         await one.abandon()
         command.database.abandon()
+
+    in_virtual_time(story)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_log_is_not_given_up_while_something_of_it_is_being_claimed(parked: bool) -> None:
+    """However the claim and the division of logs among the nodes fall together."""
+
+    async def story(seed: int) -> None:
+        clock = Clock()
+        database = ModelDatabase(clock.wall, lambda: _COMMIT_S)
+        one = await node(database, f"one {seed}")
+        await one.stop_duties()
+        await one.beat()
+        events = [event(clock, owner) for owner in range(40)]
+        await one.queue.append(events)
+        if parked:
+            now_ms = int(clock.wall() * 1000)
+            waits = [Settlement(item, [], [Parked("fcm:main", now_ms, 1, ("fcm:a",))]) for item in await claimed(one)]
+            await one.queue.settle(waits)
+        other = await node(database, f"other {seed}")
+        await other.stop_duties()
+        await one.beat()
+        await other.beat()
+        claim = one.schedule.claim_due({"fcm:main": 100}) if parked else claimed(one)
+        claiming = asyncio.ensure_future(claim)
+        await asyncio.sleep(Random(seed).uniform(0, 0.004))
+        await one.rebalance()
+        out = {log_of(item.event.owner) for item in await claiming}
+        assert out
+        assert out <= one.ownership.held.keys()
+        await one.abandon()
+        await other.abandon()
+
+    for seed in range(12):
+        in_virtual_time(partial(story, seed))
+
+
+def test_what_a_claim_has_read_that_fails_midway_is_claimed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    earliest, calls = Due.earliest, count(1)
+
+    async def failing(due: Due, connection: Connection) -> int | None:
+        if next(calls) == 2:
+            raise StoreUnavailable("the network is gone")
+        return await earliest(due, connection)
+
+    async def story() -> None:
+        clock = Clock()
+        one = await node(ModelDatabase(clock.wall, lambda: _COMMIT_S), "one")
+        await one.stop_duties()
+        await one.beat()
+        await one.queue.append([event(clock)])
+        (item,) = await one.queue.claim(10)
+        now_ms = int(clock.wall() * 1000)
+        lanes = ("fcm:main", "fcm:other")
+        await one.queue.settle([Settlement(item, [], [Parked(lane, now_ms, 1, (lane,)) for lane in lanes])])
+        monkeypatch.setattr(Due, "earliest", failing)
+        with pytest.raises(StoreUnavailable):
+            await one.schedule.claim_due(dict.fromkeys(lanes, 10))
+        assert len(await one.schedule.claim_due(dict.fromkeys(lanes, 10))) == 2
+        await one.abandon()
+
+    in_virtual_time(story)
+
+
+def test_what_is_parked_while_its_lane_is_being_claimed_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    earliest = Due.earliest
+
+    async def story() -> None:
+        clock = Clock()
+        one = await node(ModelDatabase(clock.wall, lambda: _COMMIT_S), "one")
+        await one.stop_duties()
+        await one.beat()
+        await one.queue.append([event(clock, 1), event(clock, 2)])
+        now_ms = int(clock.wall() * 1000)
+        first, second = [Settlement(item, [], [Parked("fcm:main", now_ms, 1, ("a",))]) for item in await claimed(one)]
+        await one.queue.settle([first])
+
+        async def slow(due: Due, connection: Connection) -> int | None:
+            found = await earliest(due, connection)
+            await one.queue.settle([second])
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Due, "earliest", slow)
+            assert len(await one.schedule.claim_due({"fcm:main": 10})) == 1
+        assert len(await one.schedule.claim_due({"fcm:main": 10})) == 1
+        await one.abandon()
 
     in_virtual_time(story)

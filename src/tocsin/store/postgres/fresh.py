@@ -212,13 +212,15 @@ class FreshEvents:
         numbers: dict[int, int] = {}
         cut = bool(rows) and rows[0]["found"] > len(rows)
         held = self._ownership.held
+        # A log that was lost and taken again meanwhile is read anew, from elsewhere.
+        still = {stream.number: stream for stream in streams if self._streams.get(stream.number) is stream}
         for row, body in zip(rows, bodies, strict=True):
             day, number, xid, seq, id, owner, message, accepted, expires, _, _, is_in_order, _ = row
             numbers[number] = numbers.get(number, 0) + 1
             if not is_in_order:
                 self.is_held_up = True
                 break  # and so is all that follows
-            stream = self._streams.get(number)
+            stream = still.get(number)
             if stream is None or (ownership := held.get(number >> 1)) is None or (xid, seq) <= (stream.xid, stream.seq):
                 continue  # the log was lost meanwhile
             stream.xid, stream.seq, stream.day = xid, seq, day

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Final
 
 from tocsin.domain.events import Event
@@ -128,6 +129,12 @@ class PostgresQueue:
         read = set(self._fresh.numbers())
         held = self._ownership.held.items()
         return [log for log, one in held if not one.leaving and read.isdisjoint(streams_of(log))]
+
+    @contextlib.asynccontextmanager
+    async def without_claims(self) -> AsyncIterator[None]:
+        """Within, nothing is being claimed."""
+        async with self._claiming, self._schedule.claiming:
+            yield
 
     async def give_up(self, logs: Sequence[int]) -> None:
         """Read and count nothing more of these logs, of which nothing is out. They are to be released afterwards: what

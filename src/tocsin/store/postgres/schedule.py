@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+
+from msgspec import Struct
 
 from tocsin.domain.urgency import Turns, reserved
 from tocsin.store.claims import Claims
@@ -25,6 +27,24 @@ from tocsin.store.postgres.session import Session
 from tocsin.store.postgres.settle_sql import LONGEST_DELAY_MS
 from tocsin.store.postgres.signals import PostgresSignals
 from tocsin.store.records import Item, LanesWoken, Parked, Signal
+
+
+class _Meanwhile(Struct, eq=False):
+    """What becomes due of lanes, and is woken, while something is read: what was read may be older."""
+
+    due: dict[str, int] = {}
+    woken: dict[str, int] = {}
+
+
+class _Claimed(Struct):
+    """What was read of a lane for a claim."""
+
+    lane: str
+    items: list[Item]
+    is_exhausted: bool
+    """Whether nothing that is due is left."""
+    earliest_ms: int | None
+    """When the first of what is left is due."""
 
 
 class PostgresSchedule:
@@ -49,11 +69,13 @@ class PostgresSchedule:
         self._signals = signals
         self._now_ms = now_ms
         self._contents = contents
-        self._claiming = asyncio.Lock()
+        self.claiming = asyncio.Lock()
+        """Held while something is being claimed."""
         self._turns = Turns()
         self._due: dict[str, int] = {}
         self._woken: dict[str, int] = {}
         """Up to which row the deliveries of a lane are due whatever their time, while there may be any of them."""
+        self._meanwhile: list[_Meanwhile] = []
         self._claimed: dict[str, set[int]] = {}
         """The rows that are out, by lane."""
         self._wakings: set[asyncio.Task[None]] = set()
@@ -67,20 +89,20 @@ class PostgresSchedule:
         """Look at everything that is parked in this node's logs."""
         claimed = [id for ids in self._claimed.values() for id in ids]
         streams = self._streams()
-        rows = await self._database.read(lambda one: due_sql.overview(one, streams, claimed))
+        with self._watching() as meanwhile:
+            rows = await self._database.read(lambda one: due_sql.overview(one, streams, claimed))
         now_ms = self._now_ms()
         self._due = {lane: min(due_ms, now_ms) if woken else due_ms for lane, due_ms, woken, _ in rows}
         self._woken = {lane: upto for lane, _, woken, upto in rows if woken and upto is not None}
+        self._woken |= meanwhile.woken
+        for lane, due_ms in meanwhile.due.items():
+            self._is_due(lane, due_ms)
         self._claims.something.set()
 
     def parked(self, parked: Sequence[Parked]) -> None:
         """These were parked just now."""
-        due = self._due
         for one in parked:
-            earliest = due.get(one.lane)
-            if earliest is None or one.due_ms < earliest:
-                due[one.lane] = one.due_ms
-                self._claims.something.set()
+            self._is_due(one.lane, one.due_ms)
 
     def settled(self, leases: Iterable[tuple[str | None, int]]) -> None:
         """These rows (lane and number) are out no more."""
@@ -99,7 +121,7 @@ class PostgresSchedule:
     async def due(self) -> Mapping[str, int]:
         if self._claims.set_back_ms:
             # Here, too: by times that are late by that much, nothing would be claimed.
-            async with self._claiming:
+            async with self.claiming:
                 await self._claims.move_with_the_clock(self.bring_forward)
         return self._due
 
@@ -130,7 +152,9 @@ class PostgresSchedule:
             now_ms = self._now_ms()
             for lane, upto in woken.items():
                 self._woken[lane] = upto
-                self._due[lane] = min(self._due.get(lane, now_ms), now_ms)
+                for meanwhile in self._meanwhile:
+                    meanwhile.woken[lane] = upto
+                self._is_due(lane, now_ms)
             self._claims.something.set()
 
     def _changed_elsewhere(self, signal: Signal) -> None:
@@ -173,8 +197,26 @@ class PostgresSchedule:
 
     # -- within --------------------------------------------------------------------------------------------------------
 
+    def _is_due(self, lane: str, due_ms: int) -> None:
+        """Something of this lane is due then, or before."""
+        earliest = self._due.get(lane)
+        if earliest is None or due_ms < earliest:
+            self._due[lane] = due_ms
+            self._claims.something.set()
+        for meanwhile in self._meanwhile:
+            meanwhile.due[lane] = min(due_ms, meanwhile.due.get(lane, due_ms))
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[_Meanwhile]:
+        meanwhile = _Meanwhile()
+        self._meanwhile.append(meanwhile)
+        try:
+            yield meanwhile
+        finally:
+            self._meanwhile.remove(meanwhile)
+
     async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
-        async with self._claiming:
+        async with self.claiming:
             await self._claims.prepare()
             await self._claims.move_with_the_clock(self.bring_forward)
             now_ms, due = self._now_ms(), self._due
@@ -182,33 +224,42 @@ class PostgresSchedule:
             if not wanted:
                 return []
             turn, share = self._turns.next(), min(size_bytes, CLAIM_BYTES // len(wanted))
-            items: list[Item] = []
-            for lane, room in wanted.items():
-                items += await self._database.read(
-                    partial(self._claim_of_lane, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=turn)
-                )
-            return self._leases.grant(items)
+            found: list[_Claimed] = []
+            with self._watching() as meanwhile:
+                for lane, room in wanted.items():
+                    look = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=turn)
+                    found.append(await self._database.read(look))
+            # Where a look has failed nothing is out, and nothing has changed.
+            return self._leases.grant([item for one in found for item in self._taken(one, meanwhile, now_ms)])
 
-    async def _claim_of_lane(
+    async def _look(
         self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int
-    ) -> list[Item]:
-        claimed = self._claimed.setdefault(lane, set())
+    ) -> _Claimed:
+        claimed = self._claimed.get(lane, ())
         asked = Due(lane, self._streams(), now_ms, self._woken.get(lane, 0), claimed, self._contents)
         of_lane = _DueOfALane(connection, asked, room, size_bytes)
         items = self._owned(await of_lane.claim(turn))
-        claimed.update([lease.parked_id for lease in leases_of(items, LogLease)])
-        asked.claimed = list(claimed)
-        if of_lane.is_exhausted:
+        asked.claimed = [*claimed, *(lease.parked_id for lease in leases_of(items, LogLease))]
+        earliest_ms = await asked.earliest(connection)
+        return _Claimed(lane, items, of_lane.is_exhausted, earliest_ms)
+
+    def _taken(self, found: _Claimed, meanwhile: _Meanwhile, now_ms: int) -> list[Item]:
+        """Account for what a claim has read of a lane; returns what is out from now on."""
+        lane, earliest_ms = found.lane, found.earliest_ms
+        if found.is_exhausted and lane not in meanwhile.woken:
             self._woken.pop(lane, None)
-        earliest = await asked.earliest(connection)
-        if earliest is None:
+        if earliest_ms is None:
             self._due.pop(lane, None)
         else:
-            self._due[lane] = min(earliest, now_ms) if lane in self._woken else earliest
+            self._due[lane] = min(earliest_ms, now_ms) if lane in self._woken else earliest_ms
+        if lane in meanwhile.due:
+            self._is_due(lane, meanwhile.due[lane])
+        items = self._still_owned(found.items)
+        self._claimed.setdefault(lane, set()).update([lease.parked_id for lease in leases_of(items, LogLease)])
         return items
 
     async def _expire(self, limit: int) -> list[Item]:
-        async with self._claiming:
+        async with self.claiming:
             await self._claims.prepare()
             await self._claims.move_with_the_clock(self.bring_forward)
             now_ms, streams = self._now_ms(), self._streams()
@@ -217,14 +268,18 @@ class PostgresSchedule:
                 lambda one: due_sql.expired(one, streams, now_ms, out, limit, self._contents)
             )
             items = self._owned(found)
-            for item, lease in zip(items, leases_of(items, LogLease), strict=True):
+            for item, lease in _with_leases(items):
                 self._claimed.setdefault(item.lane or "", set()).add(lease.parked_id)
             return self._leases.grant(items)
+
+    def _still_owned(self, items: Sequence[Item]) -> list[Item]:
+        """Those whose log was not lost since they were read."""
+        return [item for item, lease in _with_leases(items) if self._ownership.holds(lease.stream, lease.epoch)]
 
     def _owned(self, items: Sequence[Item]) -> list[Item]:
         """Those whose log is still this node's, under its epoch."""
         kept = []
-        for item, lease in zip(items, leases_of(items, LogLease), strict=True):
+        for item, lease in _with_leases(items):
             held = self._ownership.held.get(lease.stream >> 1)
             if held is not None:
                 lease.epoch = held.epoch
@@ -233,6 +288,10 @@ class PostgresSchedule:
 
     def _streams(self) -> list[int]:
         return [stream for stream in self._ownership.streams() if not self._ownership.held[stream >> 1].leaving]
+
+
+def _with_leases(items: Sequence[Item]) -> Iterable[tuple[Item, LogLease]]:
+    return zip(items, leases_of(items, LogLease), strict=True)
 
 
 class _DueOfALane:

@@ -317,26 +317,34 @@ class PostgresStore:
             for number in [number for number, one in held.items() if one.leaving][: share - len(staying)]:
                 held[number].leaving = False
                 staying.append(number)
-        if going := [number for number, one in held.items() if one.leaving and self.queue.is_settled(number)]:
-            session = self.session
-            assert session is not None
-            await session.run(self._fresh.write_low_water)
-            try:
-                await self.queue.give_up(going)
-            except Exception:
-                self._is_counted = False
-                raise
-            try:
-                await self.ownership.release(going)
-            finally:
-                self.registry.forget()
-            await self.schedule.refresh()
+        if any(one.leaving for one in held.values()):
+            # What a claim on its way has read would be out when its log is another node's.
+            async with self.queue.without_claims():
+                await self._give_up_leaving()
         if len(staying) < share:
             await self.ownership.take(share - len(staying))
         # Those that were taken now, and those whose takeover has failed before.
         if unread := self.queue.not_taken_over():
             self.registry.forget()
             await self.queue.take_over(unread)
+
+    async def _give_up_leaving(self) -> None:
+        held, session = self.ownership.held, self.session
+        assert session is not None
+        going = [number for number, one in held.items() if one.leaving and self.queue.is_settled(number)]
+        if not going:
+            return
+        await session.run(self._fresh.write_low_water)
+        try:
+            await self.queue.give_up(going)
+        except Exception:
+            self._is_counted = False
+            raise
+        try:
+            await self.ownership.release(going)
+        finally:
+            self.registry.forget()
+        await self.schedule.refresh()
 
     async def look_after(self) -> None:
         """What is to be done once a second. Raises WriteFailure."""
