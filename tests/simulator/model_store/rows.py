@@ -8,7 +8,8 @@ two versions of a row.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 
@@ -38,18 +39,22 @@ class Table:
     def __init__(self, name: str, key: Sequence[str], indexes: Iterable[Sequence[str]] = ()) -> None:
         self.name = name
         self.key = tuple(key)
+        self._key_of: Callable[[Row], Any] = attrgetter(*key)
         self._versions: dict[Any, list[Row]] = {}
         self._indexes: dict[tuple[str, ...], dict[Any, dict[Row, None]]] = {tuple(columns): {} for columns in indexes}
+        self._values: list[tuple[Callable[[Row], Any], dict[Any, dict[Row, None]]]] = [
+            (attrgetter(*columns), index) for columns, index in self._indexes.items()
+        ]
 
     def add(self, row: Row) -> None:
-        self._versions.setdefault(_value(row, self.key), []).append(row)
-        for columns, index in self._indexes.items():
-            index.setdefault(_value(row, columns), {})[row] = None
+        self._versions.setdefault(self._key_of(row), []).append(row)
+        for value_of, index in self._values:
+            index.setdefault(value_of(row), {})[row] = None
 
     def remove(self, row: Row) -> None:
-        _without(self._versions, _value(row, self.key), row)
-        for columns, index in self._indexes.items():
-            value = _value(row, columns)
+        _without(self._versions, self._key_of(row), row)
+        for value_of, index in self._values:
+            value = value_of(row)
             found = index[value]
             del found[row]
             if not found:
@@ -101,12 +106,6 @@ class Streams(Table):
     def backwards(self, stream: int) -> Iterator[Row]:
         for _, _, row in reversed(self._in_order.get(stream, ())):
             yield row
-
-
-def _value(row: Row, columns: tuple[str, ...]) -> Any:
-    if len(columns) == 1:
-        return getattr(row, columns[0])
-    return tuple([getattr(row, name) for name in columns])
 
 
 def _without(versions: dict[Any, list[Row]], key: Any, row: Row) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -11,9 +11,11 @@ from tests.simulator.bugs import Bug
 from tests.simulator.bugs import _by as by
 from tests.simulator.judge import Invariant
 from tests.simulator.nodes.plan import NodesPlan, make_plan
+from tocsin.store.postgres import settle_sql
 from tocsin.store.postgres.fresh import FreshEvents, Stream
 from tocsin.store.postgres.ownership import Ownership
 from tocsin.store.postgres.queue import PostgresQueue
+from tocsin.store.postgres.session import Session
 from tocsin.store.postgres.signals import PostgresSignals
 
 
@@ -88,6 +90,16 @@ async def _unheard(signals: PostgresSignals) -> None:
     """What other nodes signal is not read."""
 
 
+@asynccontextmanager
+async def _nothing_kept_off(_: Any) -> AsyncIterator[None]:
+    yield
+
+
+async def _none_of_them(connection: Any, leases: Any) -> set[Any]:
+    """Whether a commit whose answer was lost has settled something is not looked at."""
+    return set()
+
+
 def _lock_lost(patches: ExitStack) -> None:
     """What is out is settled although its log was lost, by a node whose session has another node's place."""
     patches.enter_context(patch.object(PostgresQueue, "_refuse_lost", lambda queue, leases: None))
@@ -112,12 +124,16 @@ BUGS: Final = (
     NodesBug("a takeover reads only what is new", by(FreshEvents, "look", _from_now_on), _LEFT, 20,
         troubles=_kinds("crashes")),
     NodesBug("a takeover reads what is settled", by(FreshEvents, "look", _all_anew), _TWICE, 20,
-        troubles=_kinds("rolling")),
+        troubles=_kinds("crashes")),
     NodesBug("what commits late is passed over", by(FreshEvents, "_taken", _in_any_order), _LEFT, 40,
         troubles=frozenset()),
     NodesBug("a node sends without a heartbeat", by(PostgresQueue, "may_send", _without_a_heartbeat),
         (Invariant.SILENT, *_TWICE), 40, troubles=_kinds("cuts", "suspends")),
     NodesBug("the signals of other nodes are not read", by(PostgresSignals, "notice", _unheard),
         (Invariant.SILENT, *_LEFT), 40, troubles=_kinds("operator")),
+    NodesBug("a new session is used before it is taken up", by(Session, "taken_up", _nothing_kept_off),
+        (Invariant.OWNED, *_TWICE), 60, troubles=_kinds("cuts", "rolling")),
+    NodesBug("what a lost answer has settled is settled again", by(settle_sql, "on_record", _none_of_them), _TWICE, 20,
+        troubles=_kinds("swallowed")),
 )  # fmt: skip
 BY_NAME: Final = {bug.name: bug for bug in BUGS}

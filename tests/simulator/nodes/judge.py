@@ -57,7 +57,11 @@ class NodesJudge(Judge):
 
     @property
     def tolerated_ms(self) -> int:  # type: ignore[override]
-        return _UNKNOWN_MS if self._loop.time() < self.clock_set_s + _NEXT_HEARTBEAT_S else TOLERATED_MS
+        return _UNKNOWN_MS if self._clocks_differ else TOLERATED_MS
+
+    @property
+    def _clocks_differ(self) -> bool:
+        return self._loop.time() < self.clock_set_s + _NEXT_HEARTBEAT_S
 
     def watch(self, database: ModelDatabase) -> None:
         self._database = database
@@ -65,6 +69,8 @@ class NodesJudge(Judge):
 
     def accepted(self, accepted: Accepted) -> None:
         felt = self._troubles()
+        if self._clocks_differ:
+            return  # one node's time may be beyond a lifetime that another has given
         if felt and all(isinstance(trouble, NodeTrouble) for trouble in felt):
             for one in accepted.targets:
                 if not one.phone.dead:
