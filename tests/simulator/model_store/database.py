@@ -72,6 +72,7 @@ class ModelDatabase:
         self.session = Table("session", ["hash"])
         self.api_key = Table("api_key", ["hash"])
         self.credential = Table("credential", ["provider", "account"])
+        self.credential_check = Table("credential_check", ["provider", "account"])
         self.content_key = Table("content_key", ["id"])
         self.kept_key = Table("kept_key", ["name"])
         self.audit = Table("audit", ["seq"])

@@ -140,6 +140,40 @@ def remove_credential(t: Transaction, provider: str, account: str) -> Rows:
     return [(account,)]
 
 
+@does(credentials._NOTE_CHECK)
+def note_check(t: Transaction, provider: str, account: str, changed_ms: int, *values: Any) -> Rows:
+    row = t.get(t.database.credential, (provider, account))
+    if row is not None and row.changed_ms == changed_ms:
+        changes = dict(zip(("at_ms", "sandbox", "ok", "sentence"), values, strict=True)) | {"changed_ms": changed_ms}
+        new = {"provider": provider, "account": account, **changes}
+        t.put(t.database.credential_check, (provider, account), new, changes)
+    return ()
+
+
+@does(credentials._CHECKS)
+def checks(t: Transaction, provider: str) -> Rows:
+    found = []
+    for row in t.all(t.database.credential_check):
+        credential = t.get(t.database.credential, (row.provider, row.account))
+        if row.provider == provider and credential is not None and credential.changed_ms == row.changed_ms:
+            found.append((row.account, row.at_ms, row.sandbox, row.ok, row.sentence))
+    return found
+
+
+@does(credentials._FORGET_CHECK)
+def forget_check(t: Transaction, provider: str, account: str) -> Rows:
+    if (row := t.get(t.database.credential_check, (provider, account))) is not None:
+        t.delete(t.database.credential_check, row)
+    return ()
+
+
+@does(credentials._COUNT)
+def count_sealed(t: Transaction) -> Rows:
+    database = t.database
+    tables = (database.credential, database.content_key, database.kept_key, database.pseudonym)
+    return [(sum(1 for table in tables for _ in t.all(table)),)]
+
+
 @does_all(r"SELECT (\w+), key_id, record FROM (content_key|kept_key|pseudonym)")
 def sealed(t: Transaction, column: str, name: str) -> Rows:
     return [(getattr(row, column), row.key_id, row.record) for row in t.all(getattr(t.database, name))]

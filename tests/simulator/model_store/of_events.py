@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 import asyncpg
@@ -171,10 +172,12 @@ def _unsettled(t: Transaction, stream: int, below: int = 2**63) -> Iterator[Row]
     """The events of a stream above its low water that are neither settled nor parked."""
     low = t.get(t.database.low_water, stream)
     assert low is not None
-    for row in t.database.event.after(stream, low.xid, low.seq):
-        if row.xid >= below:
-            break
-        if row.id is not None and row.day >= low.day - 1 and t.sees(row) and not is_settled(t, place(row)):
+    return takewhile(lambda row: row.xid < below, _unsettled_after(t, stream, low.day, low.xid, low.seq))
+
+
+def _unsettled_after(t: Transaction, stream: int, day: int, xid: int, seq: int) -> Iterator[Row]:
+    for row in t.database.event.after(stream, xid, seq):
+        if row.id is not None and row.day >= day - 1 and t.sees(row) and not is_settled(t, place(row)):
             yield row
 
 
@@ -183,8 +186,10 @@ def event_at(t: Transaction, day: int, at: Place) -> Row | None:
 
 
 @does(queue._OLDEST)
-def oldest(t: Transaction, streams: Sequence[int]) -> Rows:
-    found = [row.accepted_ms for stream in streams for row in list(_unsettled(t, stream))[:1]]
+def oldest(t: Transaction, streams: Sequence[int], *low: Sequence[int]) -> Rows:
+    found = []
+    for stream, day, xid, seq in zip(streams, *low, strict=True):
+        found += [row.accepted_ms for row in islice(_unsettled_after(t, stream, day, xid, seq), 1)]
     for stream in streams:
         for parked in t.where(t.database.parked, ("stream",), stream):
             event = t.get(t.database.kept, place(parked)) or event_at(t, parked.day, place(parked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -43,6 +44,11 @@ def register_again(t: Transaction, number: int, name: str, delivers: bool) -> Ro
 @does(nodes._LOCK)
 def lock_node(t: Transaction, number: int) -> Rows:
     return [(t.try_advisory(NODE_LOCKS, number, session=True),)]
+
+
+@does(nodes._LOCKED)
+def is_locked(t: Transaction, number: int) -> Rows:
+    return [(number in living(t),)]
 
 
 @does(nodes._END_BEFORE)
@@ -193,12 +199,16 @@ def insert_marks(
     return ()
 
 
-@does(signals._READ)
-def read_signals(t: Transaction, floor: int, origin: int, seen: Sequence[int]) -> Rows:
-    known = set(seen)
-    rows = t.database.signal.newest_first(floor)
-    found = [(row.id, row.body) for row in rows if row.origin != origin and row.id not in known and t.sees(row)]
-    return found[::-1]
+@does(signals._READ, names="id body")
+def read_signals(t: Transaction, above: Sequence[int], below: Sequence[int], origin: int, number: int) -> Rows:
+    node = t.get(t.database.node, number)
+    found = [] if node is None else [(0, repr(node.beat_at))]
+    after, behind = above[0], below[-1]
+    for row in reversed(list(t.database.signal.newest_first(after))):
+        at = bisect_left(above, row.id) - 1
+        if row.id < behind and row.id < below[at] and t.sees(row):
+            found.append((row.id, None if row.origin == origin else row.body))
+    return found
 
 
 @does(signals._OLD)
@@ -209,7 +219,7 @@ def old_signals(t: Transaction) -> Rows:
 
 @does(signals._SINCE)
 def signals_since(t: Transaction, floor: int) -> Rows:
-    return [(row.id,) for row in t.all(t.database.signal) if row.id > floor]
+    return sorted((row.id,) for row in t.all(t.database.signal) if row.id > floor)
 
 
 @does(signals._REGISTERED)
