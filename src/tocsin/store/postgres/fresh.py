@@ -97,6 +97,8 @@ class FreshEvents:
         self._turns = Turns()
         self._streams: dict[int, Stream] = {}
         self._of_a_stream: int | None = None
+        self.has_passed_marks = False
+        """Devices have changed before what was read: their signals are to be heard before it is given out."""
         self.is_held_up = False
         """Something was found that cannot be read yet: a transaction before it has not ended."""
 
@@ -231,6 +233,7 @@ class FreshEvents:
             lease = LogLease(day, number, xid, seq, 0, ownership.epoch)
             items.append(Item(Event(EventId(id), UserId(owner), message, accepted, expires, *parted(body)), lease))
         if changed:
+            self.has_passed_marks = True
             self._changed(changed)
         full = len(rows) == limit or cut or self.is_held_up or max(numbers.values(), default=0) == of_a_stream
         if full:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from tocsin.domain.events import Event
@@ -86,6 +86,7 @@ class PostgresQueue:
         clock: DatabaseClock,
         contents: Contents,
         erasures: Erasures,
+        notice_signals: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._session = session
@@ -99,6 +100,7 @@ class PostgresQueue:
         self._clock = clock
         self._contents = contents
         self._erasures = erasures
+        self._notice_signals = notice_signals
         self.inserts = PostgresInserts(database, backlog, wakes, clock, contents)
         self._appender = Appender(self.inserts, backlog, claims.something.set)
         self._settling = Settling(leases, clock.now_ms, self._record)
@@ -188,6 +190,10 @@ class PostgresQueue:
             try:
                 for _ in range(_LOOKS):
                     await self._fresh.claim(items, limit)
+                    if self._fresh.has_passed_marks:
+                        # Else an earlier deletion could keep an event from a device that was registered before it.
+                        await self._notice_signals()
+                        self._fresh.has_passed_marks = False
                     if items:
                         break
                     if self._fresh.is_held_up:

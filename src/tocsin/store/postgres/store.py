@@ -122,6 +122,7 @@ class PostgresStore:
             clock,
             contents,
             erasures,
+            self.notice_signals,
         )
         self.log = PostgresEventLog(
             database, self.signals, self._wakes, clock, self._horizons, contents, self.audit, self._revive
