@@ -121,7 +121,8 @@ class Database:
         self._target = target
         self._monotonic = monotonic
         self._free: list[Watched] = []
-        self._in_use: set[Watched] = set()
+        self._in_use: dict[Watched, None] = {}
+        """In the order in which they were taken, so that what is done to all of them always has one order."""
         self._places = asyncio.Semaphore(most)
         self._generation = 0
         self._closed = False
@@ -183,7 +184,7 @@ class Database:
         async with self._places:
             generation, watched = self._generation, await self._take()
             keep = False
-            self._in_use.add(watched)
+            self._in_use[watched] = None
             try:
                 yield watched
                 keep = True
@@ -196,7 +197,7 @@ class Database:
                 keep = not is_gone(error)
                 raise self._noted(told(error, committing=committing)) from None
             finally:
-                self._in_use.discard(watched)
+                self._in_use.pop(watched, None)
                 if keep and not self._closed and generation == self._generation and not watched.connection.is_closed():
                     self._free.append(watched)
                 else:
