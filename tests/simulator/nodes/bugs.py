@@ -86,7 +86,7 @@ def _without_a_heartbeat(queue: PostgresQueue) -> bool:
     return True
 
 
-async def _unheard(signals: PostgresSignals) -> None:
+async def _unheard(signals: PostgresSignals, node: int = 0, beat: float = 0.0) -> None:
     """What other nodes signal is not read."""
 
 
@@ -116,7 +116,7 @@ def _kinds(*names: str) -> frozenset[str]:
 
 BUGS: Final = (
     NodesBug("a node that comes back does not compare epochs", by(Ownership, "_epochs", _whoever_had_them),
-        (*_TWICE, *_LEFT), 20, troubles=_kinds("suspends", "cuts")),
+        (*_TWICE, *_LEFT), 20, first=20, troubles=_kinds("suspends", "cuts")),
     NodesBug("what is out of a lost log is settled", _lock_lost, (Invariant.OWNED, *_TWICE), 20,
         troubles=_kinds("suspends", "cuts")),
     NodesBug("logs are taken without waiting for the node before", by(Ownership, "_wait", _at_once),
