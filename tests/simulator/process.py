@@ -148,7 +148,9 @@ class Process:
         oauth = HttpOAuthClient(fcm.token_hosts, options.ca_file, transport=self._http)
         self.providers = Providers([Fcm(fcm, context, oauth), Apns(apns, context)])
         self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
-        watchers = Watchers(Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list, node=self._name)
+        watchers = Watchers(
+            Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list, node=self._name
+        )
         await watchers.configure()
         self._app = self._make_app(metrics, random)
         self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")

@@ -17,6 +17,7 @@ from tests.simulator.nodes.misfortunes import misfortune
 from tests.simulator.nodes.node import NodesLoop
 from tests.simulator.nodes.plan import NodesPlan, make_plan
 from tests.simulator.nodes.world import NodesWorld
+from tests.simulator.once import worked_out_once
 from tests.simulator.run import Run, Simulation, fast_directory, logs_go_to
 from tests.simulator.template import deterministic_signatures, template
 from tests.simulator.world import World
@@ -39,6 +40,7 @@ def run_seed(
         simulation = NodesSimulation(plan or make_plan(seed), directory, loop, made.secrets, keep_all=keep_all)
         with ExitStack() as held:
             held.enter_context(deterministic_signatures())
+            held.enter_context(worked_out_once())
             held.enter_context(logs_go_to(simulation.trace))
             held.enter_context(nothing_real())
             with asyncio.Runner(loop_factory=lambda: loop) as runner:
