@@ -72,7 +72,7 @@ def test_seeds_of_several_nodes_that_differ_from_run_to_run_find_nothing() -> No
     """The seeds are printed."""
     first = str(secrets.randbelow(10**9))
     command = [sys.executable, "-m", "tests.simulator", "--nodes", "--seeds", "1000", "--first", first]
-    command += ["--minutes", "0.1"]
+    command += ["--minutes", "0.05"]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110)
     assert run.returncode == 0, run.stdout
     assert "No invariant was violated" in run.stdout
