@@ -208,7 +208,7 @@ class PostgresSignals:
             finally:
                 del self._watching[id(meanwhile)]
             registered = {tuple(row) for row in rows}
-            for registration in deleted.keys() - meanwhile:
+            for registration in [one for one in deleted if one not in meanwhile]:
                 is_registered = registration in registered
                 if deleted[registration] in (None, is_registered):
                     owner, provider, token = UserId(registration[0]), registration[1], DeviceToken(registration[2])
