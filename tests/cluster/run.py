@@ -64,10 +64,11 @@ QUICK: Final = Plan(
     other_faults=5,
     pause_s=0.2,
     cut_s=3,
-    drain_s=25,
+    # A refusal that could not be stored is tried again after 30 s.
+    drain_s=50,
     backlog=1500,
     fetch_s=20,
-    most_s=85,
+    most_s=110,
     brief=True,
 )
 FULL: Final = Plan(
