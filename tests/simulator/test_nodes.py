@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import pytest
 from msgspec.structs import replace
 
-from tests.simulator.bugs import seeded
+from tests.simulator.assertions import assert_is_found, assert_nothing_is_found
 from tests.simulator.nodes.bugs import BUGS, NodesBug
 from tests.simulator.nodes.plan import make_plan
 from tests.simulator.nodes.run import run_seed
 from tests.simulator.template import template
 from tests.simulator.test_repeatable import RealCalls
 
-ROOT: Final = Path(__file__).parent.parent.parent
 MANY_KINDS: Final = 2
 """A seed with nodes that are cut off, a database that is away, lost answers, and sessions that are ended."""
 ALWAYS: Final = (8, 13)
@@ -71,21 +68,11 @@ def test_no_code_of_several_nodes_asks_anybody_else_for_the_time_or_for_randomne
 def test_seeds_of_several_nodes_that_differ_from_run_to_run_find_nothing() -> None:
     """The seeds are printed."""
     first = str(secrets.randbelow(10**9))
-    command = [sys.executable, "-m", "tests.simulator", "--nodes", "--seeds", "1000", "--first", first]
-    command += ["--minutes", "0.05"]
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110)
-    assert run.returncode == 0, run.stdout
-    assert "No invariant was violated" in run.stdout
+    assert_nothing_is_found("--nodes", "--seeds", "1000", "--first", first, "--minutes", "0.05")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_seeded_bug_of_several_nodes_is_found(bug: NodesBug) -> None:
-    for seed in range(bug.first, bug.first + bug.within):
-        with seeded(bug):
-            run = run_seed(seed, plan=bug.plan(seed))
-        if run.violation is not None:
-            assert run.violation.invariant in bug.found_by, explained(seed, run.violation, run.lines)
-            return
-    raise AssertionError(f"{bug.within} seeds from {bug.first} on have not found it")
+    assert_is_found(bug, run_seed, explained)
