@@ -46,6 +46,8 @@ def follow(page: Page, name: str, heading: str) -> None:
 
 def put_key(page: Page, file: Path, key_id: str) -> None:
     """Replace the application's key: the file, its id, and the button."""
+    # The browser is told to hand choosers over as soon as somebody listens, and is not waited for: long before the key.
+    page.on("filechooser", lambda chooser: None)
     tab_to(page, "Key file")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
