@@ -19,7 +19,7 @@ import httpx
 from tests.support.postgres_server import PostgresServer, remove
 
 from benchmarks import load, search, search_postgres
-from benchmarks.environment import Environment, Group, Process, child_variables, owner, prepared
+from benchmarks.environment import Environment, Group, Process, address_of, child_variables, owner, prepared
 from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
 from benchmarks.throughput import warm_up
@@ -169,11 +169,8 @@ def _console(environment: Environment) -> Iterator[tuple[Process, httpx.Client]]
                 stderr=log,
             )
         try:
-            while not (ready.exists() and ready.read_text().strip()):
-                if child.poll() is not None:
-                    raise RuntimeError("the console ended")
-                time.sleep(0.05)
-            with httpx.Client(base_url=ready.read_text().strip(), trust_env=False, timeout=60) as client:
+            url = address_of(child, ready, environment.directory / "console.log")
+            with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
                 form = client.get("/sign-in")
                 fields = dict(_HIDDEN.findall(form.text)) | {"key": asyncio.run(_admin_key(environment))}
                 signed_in = client.post("/sign-in", data=fields, headers={"origin": str(client.base_url).rstrip("/")})

@@ -201,11 +201,7 @@ class Environment:
             )
         self.server = Process(child)
         self._running.append(self.server)
-        while not (ready.exists() and ready.read_text().strip()):
-            if child.poll() is not None:
-                raise RuntimeError(f"the server ended: {(self.directory / 'server.log').read_text()[-2000:]}")
-            time.sleep(0.01)
-        self.url = ready.read_text().strip()
+        self.url = address_of(child, ready, self.directory / "server.log")
         self._addresses.append(self.address)
         return time.perf_counter() - started
 
@@ -221,6 +217,15 @@ class Environment:
     def close(self) -> None:
         for process in (*self._running, self.emulator_process):
             _stop(process)
+
+
+def address_of(child: subprocess.Popen[Any], ready: Path, log: Path) -> str:
+    """What a child process writes into its ready file, as soon as it listens. Raises RuntimeError: it has ended."""
+    while not (ready.exists() and ready.read_text().strip()):
+        if child.poll() is not None:
+            raise RuntimeError(f"it ended: {log.read_text()[-2000:]}")
+        time.sleep(0.01)
+    return ready.read_text().strip()
 
 
 def child_variables() -> dict[str, str]:

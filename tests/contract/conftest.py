@@ -27,7 +27,7 @@ def clocks() -> Clocks:
 @pytest.fixture(params=sorted(FACTORIES))
 async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[Stores]:
     if request.param == "model" and request.module.__name__.endswith("test_search"):
-        pytest.skip("the index of the search is SQL alone, which the model of the database leaves out")
+        pytest.skip(reason="the index of the search is SQL alone, which the model of the database leaves out")
     async with AsyncExitStack() as life:
         yield FACTORIES[request.param](tmp_path, clocks, life)
 

@@ -253,14 +253,14 @@ class Process:
     async def kill(self) -> None:
         """At once: from now on nothing is written, sent or answered. What was synced is in the file."""
         self.alive = False
-        self._workers.die()
+        self._lose_storage()
         self._network.die()
         self._loop.resume(self.life)
         if not self._died.done():
             self._died.set_result(None)
         await asyncio.sleep(0)
         # Nothing that these still do has an effect; they are only taken away.
-        own = [task for task in self._loop.tasks_since(self._older_tasks) if task not in self._callers]
+        own = self._own_tasks()
         for task in own:
             task.cancel()
         if own:
@@ -269,6 +269,16 @@ class Process:
             for provider in self.providers.values():
                 await provider.close()
             await self._http.end()
+        await self._close_dead_store()
+
+    def _lose_storage(self) -> None:
+        """Nothing reaches the storage any more."""
+        self._workers.die()
+
+    def _own_tasks(self) -> list[asyncio.Task[Any]]:
+        return [task for task in self._loop.tasks_since(self._older_tasks) if task not in self._callers]
+
+    async def _close_dead_store(self) -> None:
         if hasattr(self, "store"):
             await self.store.close()
 

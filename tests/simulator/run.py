@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from random import Random
@@ -70,16 +70,35 @@ def run_seed(seed: int, *, plan: Plan | None = None, keep_all: bool = False, mos
         keep_all: keep every line of the trace, not only the last ones.
         most_callbacks: it violates `Invariant.TIME` when it needs more.
     """
+    return simulated(
+        Simulation,
+        VirtualLoop(Random(f"{seed}:loop")),
+        plan or make_plan(seed),
+        files=("tocsin.db", "tocsin.db.key"),
+        keep_all=keep_all,
+        most_callbacks=most_callbacks,
+    )
+
+
+def simulated(
+    kind: type[Simulation],
+    loop: VirtualLoop,
+    plan: Plan,
+    *,
+    files: Sequence[str] = (),
+    keep_all: bool,
+    most_callbacks: int | None,
+) -> Run:
+    """One simulation of this kind. `files`: what of the template it begins with, beside the emulator's."""
     made = template()
     started_s = time.perf_counter()
     directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=fast_directory()))
-    loop = VirtualLoop(Random(f"{seed}:loop"))
     loop.most_callbacks = most_callbacks
     try:
         shutil.copytree(made.directory / "emulator", directory / "emulator")
-        for name in ("tocsin.db", "tocsin.db.key"):
+        for name in files:
             shutil.copy(made.directory / name, directory / name)
-        simulation = Simulation(plan or make_plan(seed), directory, loop, made.secrets, keep_all=keep_all)
+        simulation = kind(plan, directory, loop, made.secrets, keep_all=keep_all)
         with ExitStack() as held:
             held.enter_context(deterministic_signatures())
             held.enter_context(worked_out_once())

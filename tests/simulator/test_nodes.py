@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 from typing import Final
 
 import pytest
@@ -13,8 +12,7 @@ from tests.simulator.assertions import assert_is_found, assert_nothing_is_found
 from tests.simulator.nodes.bugs import BUGS, NodesBug
 from tests.simulator.nodes.plan import make_plan
 from tests.simulator.nodes.run import run_seed
-from tests.simulator.template import template
-from tests.simulator.test_repeatable import RealCalls
+from tests.simulator.test_repeatable import real_calls
 
 MANY_KINDS: Final = 2
 """A seed with nodes that are cut off, a database that is away, lost answers, and sessions that are ended."""
@@ -50,18 +48,7 @@ def test_the_same_seed_of_several_nodes_makes_the_same_trace_byte_for_byte() -> 
 
 
 def test_no_code_of_several_nodes_asks_anybody_else_for_the_time_or_for_randomness() -> None:
-    template()  # made once, with real clocks
-    plan = replace(make_plan(MANY_KINDS), fault_s=10.0)
-    calls, before = RealCalls(), sys.getprofile()
-    sys.setprofile(calls)
-    try:
-        run = run_seed(MANY_KINDS, plan=plan)
-    finally:
-        sys.setprofile(before)
-    assert run.violation is None
-    assert run.arrived > 0
-    # How long it took is measured outside of it.
-    assert not [call for call in calls.found if ".run_seed " not in call]
+    assert real_calls(run_seed, MANY_KINDS, replace(make_plan(MANY_KINDS), fault_s=10.0)) == set()
 
 
 @pytest.mark.slow

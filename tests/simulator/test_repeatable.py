@@ -22,8 +22,9 @@ from msgspec.structs import replace
 
 from tests.simulator.guard import MEASURE_THEMSELVES, OURS, NotSimulated, nothing_real
 from tests.simulator.loop import LIFE, VirtualLoop
-from tests.simulator.plan import make_plan
-from tests.simulator.run import run_seed
+from tests.simulator.plan import Plan, make_plan
+from tests.simulator.run import Run, run_seed
+from tests.simulator.template import template
 
 ROOT: Final = Path(__file__).parent.parent.parent
 EVERY_KIND: Final = 1
@@ -133,17 +134,22 @@ class RealCalls:
                 self.found.add(f"{module}.{frame.f_code.co_qualname} calls {function!r}")
 
 
-def test_no_code_of_tocsin_asks_anybody_else_for_the_time_or_for_randomness() -> None:
-    plan = replace(make_plan(EVERY_KIND), fault_s=15.0)
+def real_calls(run_seed: Callable[..., Run], seed: int, plan: Plan) -> set[str]:
+    """Which functions ask for the real time or for real randomness while a seed runs."""
+    template()  # made once, with real clocks
     calls, before = RealCalls(), sys.getprofile()
     sys.setprofile(calls)
     try:
-        run = run_seed(EVERY_KIND, plan=plan)
+        run = run_seed(seed, plan=plan)
     finally:
         sys.setprofile(before)
     assert run.violation is None
     assert run.arrived > 0
-    assert calls.found == set()
+    return calls.found
+
+
+def test_no_code_of_tocsin_asks_anybody_else_for_the_time_or_for_randomness() -> None:
+    assert real_calls(run_seed, EVERY_KIND, replace(make_plan(EVERY_KIND), fault_s=15.0)) == set()
 
 
 # -- virtual time ------------------------------------------------------------------------------------------------------

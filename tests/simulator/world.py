@@ -330,15 +330,16 @@ class World:
             await asyncio.sleep(1)
             self.judge.check_deadlines()
             self.judge.check_dials(self.network.dials)
-            if not self._up.is_set():
-                continue
-            process = self.process
-            if (error := process.crashed()) is not None:
-                self.judge.violated(Invariant.RUNS, f"tocsin has ended: {error!r}")
-            self.judge.check_bounds(
-                tasks=process.tasks,
-                lanes=process.lanes(),
-                in_flight=self.plan.lane_in_flight,
-                waiting=self.plan.lane_waiting,
-                connections=sum(pool.connections for one in process.providers.values() for pool in one.pools()),
-            )
+            if self._up.is_set():
+                self._check_process(self.process, "tocsin")
+
+    def _check_process(self, process: Process, name: str) -> None:
+        if (error := process.crashed()) is not None:
+            self.judge.violated(Invariant.RUNS, f"{name} has ended: {error!r}")
+        self.judge.check_bounds(
+            tasks=process.tasks,
+            lanes=process.lanes(),
+            in_flight=self.plan.lane_in_flight,
+            waiting=self.plan.lane_waiting,
+            connections=sum(pool.connections for one in process.providers.values() for pool in one.pools()),
+        )

@@ -108,10 +108,7 @@ class PostgresStores:
         self, *, max_events: int = 1_000_000, max_bytes: int = 1 << 40, lease_s: float = LEASE_S, server: bool = True
     ) -> PostgresStore:
         """The server's store, or with `server` false what another process (the command line) opens beside it."""
-        if self._database is None:
-            self._database = await new_database()
-            self._life.push_async_callback(drop_database, self._database)
-        given = options(self.url, self.clocks, max_events=max_events, max_bytes=max_bytes, lease_s=lease_s)
+        given = await self._options(max_events=max_events, max_bytes=max_bytes, lease_s=lease_s)
         store = await open_store(given, server=server)
         self._open.append(store)
         self._life.push_async_callback(store.close)
@@ -147,8 +144,17 @@ class PostgresStores:
         stores, self._open = self._open, []
         for store in stores:
             await store.abandon()
-        await connections_are_gone(self.url)
+        await self._connections_are_gone()
         return await self.open(**options)
+
+    async def _options(self, **bounds: Any) -> PostgresOptions:
+        if self._database is None:
+            self._database = await new_database()
+            self._life.push_async_callback(drop_database, self._database)
+        return options(self.url, self.clocks, **bounds)
+
+    async def _connections_are_gone(self) -> None:
+        await connections_are_gone(self.url)
 
 
 async def connections_are_gone(url: str) -> None:

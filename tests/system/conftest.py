@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.support.postgres import drop_database, new_database
+from tests.support.postgres_server import shared_server
 from tests.system.running_system import RunningSystem
 
 
@@ -28,3 +30,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
         yield asyncio.run(system.open(users=20, disk=True))
     finally:
         system.close()
+
+
+@pytest_asyncio.fixture
+async def database() -> AsyncIterator[str]:
+    """The URL of an empty store on PostgreSQL."""
+    name = await new_database()
+    yield shared_server().url(name)
+    await drop_database(name)

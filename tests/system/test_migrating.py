@@ -6,26 +6,16 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
-import pytest
 
-from tests.support.postgres import MASTER_KEY, drop_database, fetch, new_database
-from tests.support.postgres_server import shared_server
+from tests.support.postgres import MASTER_KEY, fetch
 from tests.system.running_system import RunningSystem, eventually
 from tests.torture.http_client import NoResponse
 from tests.torture.processes import environment
 from tests.torture.sent_events import SentEvent
 from tests.torture.users import User
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[str]:
-    name = await new_database()
-    yield shared_server().url(name)
-    await drop_database(name)
 
 
 class Producer:

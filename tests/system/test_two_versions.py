@@ -7,13 +7,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.postgres import MASTER_KEY, drop_database, fetch, new_database
-from tests.support.postgres_server import shared_server
+from tests.support.postgres import MASTER_KEY, fetch
 from tests.system.running_system import RunningSystem, eventually
 from tests.torture.http_client import NoResponse
 from tests.torture.processes import ROOT, Server
@@ -58,13 +56,6 @@ def newer_version(directory: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     return installed
-
-
-@pytest.fixture
-async def database() -> AsyncIterator[str]:
-    name = await new_database()
-    yield shared_server().url(name)
-    await drop_database(name)
 
 
 class Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,10 +10,9 @@ import typer
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.inputs import duration_ms
-from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.opening import in_counted_steps, in_store, settings_of
 from tocsin.cli.output import iso, print_json, print_table, remark, utc
 from tocsin.cli.pages import Limit, Start, cursor_of, page_of, say_where_to_go_on
-from tocsin.cli.progress import working
 from tocsin.domain.events import EventId
 from tocsin.store.ports import Store
 from tocsin.store.records import DeadLetter, DeadLetterPage
@@ -54,26 +54,26 @@ def replay(
     lifetime_ms = duration_ms(lifetime, "--lifetime")
     if lifetime_ms is None:
         raise InputError("--lifetime never: an event does not live for ever; name a time, like 12h")
-    with working("replaying dead letters") as work:
-
-        async def replay_chosen(store: Store) -> int:
-            return await store.log.replay(chosen, lifetime_ms, work.steps(await _how_many(store, chosen)))
-
-        count = in_store(settings_of(config), replay_chosen, in_steps=True, doing="")
-    _report(count, "are delivered again", chosen)
+    count = in_counted_steps(
+        settings_of(config),
+        "replaying dead letters",
+        partial(_how_many, chosen=chosen),
+        lambda store, each: store.log.replay(chosen, lifetime_ms, each),
+    )
+    _report(count or 0, "are delivered again", chosen)
 
 
 @command(app, "discard", example="tocsin deadletter discard 0199f2ab-6d3c-7a51-9c1e-5d0f8a3b2c4d")
 def discard(ids: Ids = None, all_: All = False, config: Config = None) -> None:
     """Give them up: their content is deleted, their receipts stay."""
     chosen = _chosen(ids, all_)
-    with working("discarding dead letters") as work:
-
-        async def discard_chosen(store: Store) -> int:
-            return await store.log.discard(chosen, work.steps(await _how_many(store, chosen)))
-
-        count = in_store(settings_of(config), discard_chosen, in_steps=True, doing="")
-    _report(count, "are discarded", chosen)
+    count = in_counted_steps(
+        settings_of(config),
+        "discarding dead letters",
+        partial(_how_many, chosen=chosen),
+        lambda store, each: store.log.discard(chosen, each),
+    )
+    _report(count or 0, "are discarded", chosen)
 
 
 def _chosen(ids: list[str] | None, all_: bool) -> list[EventId] | None:

@@ -17,7 +17,7 @@ from tocsin.settings import Settings, SettingsError, load
 from tocsin.store import maintenance
 from tocsin.store.acting import act_as
 from tocsin.store.opening import open_store
-from tocsin.store.ports import CommitUnknown, SearchUnavailable, Store, StoreError, StoreUnavailable
+from tocsin.store.ports import CommitUnknown, EachStep, SearchUnavailable, Store, StoreError, StoreUnavailable
 from tocsin.telemetry import configure_logging
 
 T = TypeVar("T")
@@ -102,3 +102,20 @@ def in_store(
         raise CommandError(
             f"{name}: it is not known whether this was done: {error}; check before you run the command again"
         ) from None
+
+
+def in_counted_steps(
+    settings: Settings,
+    doing: str,
+    how_many: Callable[[Store], Awaitable[int]],
+    act: Callable[[Store, EachStep], Awaitable[T]],
+) -> T | None:
+    """Run an action in steps, as `in_store` does, and show which share of `how_many` is done; None where there is
+    nothing to do."""
+    with working(doing) as work:
+
+        async def run(store: Store) -> T | None:
+            total = await how_many(store)
+            return await act(store, work.steps(total)) if total else None
+
+        return in_store(settings, run, in_steps=True, doing="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -11,9 +12,8 @@ from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.devices import described_removal
 from tocsin.cli.errors import CommandError
 from tocsin.cli.inputs import confirm
-from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.opening import in_counted_steps, in_store, settings_of
 from tocsin.cli.output import print_json, print_table, remark
-from tocsin.cli.progress import working
 from tocsin.store.ports import Store
 
 app = group("Tokens declared dead in suspicious numbers.")
@@ -50,14 +50,12 @@ def release(application: Name, config: Config = None) -> None:
     settings = settings_of(config)
     max_tokens = settings.push_api.max_tokens_per_user
 
-    with working("restoring registrations") as work:
-
-        async def release_all(store: Store) -> int | None:
-            if not (held := await _how_many(store, application)):
-                return None
-            return await store.registry.release_quarantine(application, max_tokens, work.steps(held))
-
-        released = in_store(settings, release_all, in_steps=True, doing="")
+    released = in_counted_steps(
+        settings,
+        "restoring registrations",
+        partial(_how_many, application=application),
+        lambda store, each: store.registry.release_quarantine(application, max_tokens, each),
+    )
     if released is None:
         raise CommandError(_nothing(application))
     remark(f"{application}: {released} registrations are restored")
@@ -72,13 +70,12 @@ def purge(
     """Remove an application's quarantined registrations: the provider was right."""
     if not yes:
         confirm(f"{application}: remove all its quarantined registrations?")
-    with working("removing registrations") as work:
-
-        async def purge_all(store: Store) -> int:
-            held = await _how_many(store, application)
-            return await store.registry.purge_quarantine(application, work.steps(held))
-
-        purged = in_store(settings_of(config), purge_all, in_steps=True, doing="")
+    purged = in_counted_steps(
+        settings_of(config),
+        "removing registrations",
+        partial(_how_many, application=application),
+        lambda store, each: store.registry.purge_quarantine(application, each),
+    )
     if not purged:
         raise CommandError(_nothing(application))
     remark(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from enum import StrEnum
 
 from msgspec import Struct
 
 from tocsin.domain.routes import LaneStatus
+
+
+def host_and_process() -> str:
+    """What a process is called where it was given no name."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class NodeRole(StrEnum):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +10,7 @@ import structlog
 
 from tocsin import __version__
 from tocsin.delivery.dispatcher import Dispatcher
-from tocsin.domain.nodes import NodeStatus
+from tocsin.domain.nodes import NodeStatus, host_and_process
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
 from tocsin.service.complaints import quarantine_complaining
@@ -63,7 +61,7 @@ class Watchers:
         self._dispatcher = dispatcher
         self._metrics = metrics
         self._problems = problems
-        self._node = node or f"{socket.gethostname()}:{os.getpid()}"
+        self._node = node or host_and_process()
         self._changed: set[str] = set()
         """Providers whose credentials have changed and were not taken over yet."""
         self._anything_quarantined = False

@@ -80,7 +80,7 @@ class Node(Process):
 
     @property
     def tasks(self) -> int:
-        return len(self._tasks.tasks_of(self.life))
+        return len(self._own_tasks())
 
     async def stop(self) -> bool:
         self.alive = False  # nobody asks it for anything new
@@ -93,21 +93,12 @@ class Node(Process):
                 await self.store.close()
         return settled
 
-    async def kill(self) -> None:
-        """At once: from now on nothing is written, sent or answered. What was on its way to the database arrives."""
-        self.alive = False
+    def _lose_storage(self) -> None:
+        """What was on its way to the database arrives."""
         self.way.die()
-        self._network.die()
-        self._loop.resume(self.life)
-        if not self._died.done():
-            self._died.set_result(None)
-        await asyncio.sleep(0)
-        own = self._tasks.tasks_of(self.life)
-        for task in own:
-            task.cancel()
-        if own:
-            await asyncio.wait(own, timeout=1)
-        if hasattr(self, "providers"):
-            for provider in self.providers.values():
-                await provider.close()
-            await self._http.end()
+
+    def _own_tasks(self) -> list[asyncio.Task[Any]]:
+        return self._tasks.tasks_of(self.life)
+
+    async def _close_dead_store(self) -> None:
+        """Nothing is to be closed: its connections are gone."""

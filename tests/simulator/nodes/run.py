@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-import time
-from contextlib import ExitStack
-from pathlib import Path
 from random import Random
 from typing import Any, Final, cast
 
-from tests.simulator.guard import nothing_real
 from tests.simulator.judge import Invariant
 from tests.simulator.nodes.misfortunes import misfortune
 from tests.simulator.nodes.node import NodesLoop
 from tests.simulator.nodes.plan import NodesPlan, make_plan
 from tests.simulator.nodes.world import NodesWorld
-from tests.simulator.once import worked_out_once
-from tests.simulator.run import Run, Simulation, fast_directory, logs_go_to
-from tests.simulator.template import deterministic_signatures, template
+from tests.simulator.run import Run, Simulation, simulated
 from tests.simulator.world import World
 
 DRAIN_BOUND_S: Final = 150.0
@@ -30,24 +22,8 @@ def run_seed(
     seed: int, *, plan: NodesPlan | None = None, keep_all: bool = False, most_callbacks: int | None = None
 ) -> Run:
     """One simulation; see `tests.simulator.run.run_seed`."""
-    made = template()
-    started_s = time.perf_counter()
-    directory = Path(tempfile.mkdtemp(prefix="tocsin-simulation-", dir=fast_directory()))
     loop = NodesLoop(Random(f"{seed}:loop"))
-    loop.most_callbacks = most_callbacks
-    try:
-        shutil.copytree(made.directory / "emulator", directory / "emulator")
-        simulation = NodesSimulation(plan or make_plan(seed), directory, loop, made.secrets, keep_all=keep_all)
-        with ExitStack() as held:
-            held.enter_context(deterministic_signatures())
-            held.enter_context(worked_out_once())
-            held.enter_context(logs_go_to(simulation.trace))
-            held.enter_context(nothing_real())
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(simulation.run())
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    return simulation.result(time.perf_counter() - started_s)
+    return simulated(NodesSimulation, loop, plan or make_plan(seed), keep_all=keep_all, most_callbacks=most_callbacks)
 
 
 class NodesSimulation(Simulation):

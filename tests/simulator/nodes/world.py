@@ -197,17 +197,8 @@ class NodesWorld(World):
             self.judge.check_deadlines()
             self.judge.check_dials(self.network.dials)
             for node in self.nodes:
-                if not node.alive:
-                    continue
-                if (error := node.crashed()) is not None:
-                    self.judge.violated(Invariant.RUNS, f"{node.life} has ended: {error!r}")
-                self.judge.check_bounds(
-                    tasks=node.tasks,
-                    lanes=node.lanes(),
-                    in_flight=self.plan.lane_in_flight,
-                    waiting=self.plan.lane_waiting,
-                    connections=sum(pool.connections for one in node.providers.values() for pool in one.pools()),
-                )
+                if node.alive:
+                    self._check_process(node, node.life)
 
     def waits(self) -> list[str]:
         """What is neither settled nor has expired: read from the tables themselves."""

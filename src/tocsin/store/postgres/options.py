@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 import time
 from collections.abc import Callable
 
 from msgspec import Struct
 
+from tocsin.domain.nodes import host_and_process
 from tocsin.store.audit_chain import MAIN
 from tocsin.store.master_keys import KeySource
 from tocsin.store.postgres.connections import Dial, dial
@@ -17,10 +16,6 @@ from tocsin.store.sealer import say_in_log
 
 FRESH_S = 1.0
 """So long after a heartbeat was sent that the database has acknowledged a node may send."""
-
-
-def host_and_process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class PostgresOptions(Struct, frozen=True, kw_only=True):
