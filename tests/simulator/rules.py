@@ -27,6 +27,9 @@ def check_rules(world: World) -> None:
     told = {(rule.status, rule.reason) for rule in rules}
     tokens_expire = any(rule.expire_tokens for rule in rules)
     pages = any(rule.html_404 for rule in rules)
+    if (403, "ExpiredProviderToken") in told:
+        # A provider token that is called expired is renewed at once, also where it was new: that may be too soon.
+        told.add((429, "TooManyProviderTokenUpdates"))
     for answer in world.emulator.stats()["answers"]:
         provider, status, reason = answer["provider"], answer["status"], answer["reason"]
         if status < 400 or (provider, status, reason) in _OF_DEVICES or (status, reason) in told:
