@@ -14,6 +14,7 @@ from tests.support.postgres import connections_are_gone
 from tocsin.domain.devices import DeviceToken
 from tocsin.store.ports import StoreUnavailable, WriteFailure
 from tocsin.store.postgres.fresh import Stream
+from tocsin.store.postgres.heartbeats import Heartbeats
 from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
 from tocsin.store.records import Item, Signal, TokenDeleted, TokenRegistered
@@ -32,6 +33,21 @@ async def terminate(nodes: Nodes, store: PostgresStore) -> None:
     assert len(rows) == 1
     assert store.session is not None
     await until(lambda: store.session is not None and not store.session.is_connected)
+
+
+class Time:
+    """The clock by which a node counts how long the others have sent no heartbeat."""
+
+    def __init__(self, node: PostgresStore) -> None:
+        self._node = node
+        self._now_s = 0.0
+        node.ownership._heartbeats = Heartbeats(lambda: self._now_s)
+
+    async def passes(self, seconds: int) -> None:
+        for _ in range(seconds + 1):
+            await self._node.ownership.end_stalled_nodes()
+            self._now_s += 1
+        self._now_s -= 1
 
 
 async def test_nodes_share_the_logs_and_every_event_is_claimed_by_one_of_them(nodes: Nodes) -> None:
@@ -187,24 +203,31 @@ async def test_who_takes_a_log_that_was_released_does_not_wait(nodes: Nodes) -> 
     assert len(other.ownership.held) == LOGS
 
 
-async def test_a_stalled_node_is_ended_by_one_whose_own_heartbeats_are_fresh(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stalled_node_is_ended_by_one_whose_own_heartbeats_are_fresh(nodes: Nodes) -> None:
     stalled, other = await nodes.open(), await nodes.open()
-    await nodes.execute(
-        "UPDATE node SET beat_at = clock_timestamp() - interval '5 s' WHERE number = $1", stalled.ownership.node
-    )
-    await other.ownership.end_stalled_nodes()
+    time = Time(other)
+    await time.passes(seconds=5)
     assert stalled.session is not None
     assert stalled.session.is_connected, "five seconds are not long enough"
-    await nodes.execute(
-        "UPDATE node SET beat_at = clock_timestamp() - interval '7 s' WHERE number = $1", stalled.ownership.node
-    )
-    await other.ownership.end_stalled_nodes()
+    await time.passes(seconds=2)
     await until(lambda: stalled.session is not None and not stalled.session.is_connected)
     async with asyncio.timeout(30):
         while len(other.ownership.held) < LOGS:
             await other.rebalance()
+
+
+@pytest.mark.parametrize("by", ["- interval '1 hour'", "+ interval '1 hour'"], ids=["forward", "back"])
+async def test_a_database_whose_clock_was_set_makes_no_node_look_stalled(nodes: Nodes, by: str) -> None:
+    """The last heartbeat of each seems to be of another hour."""
+    beating, other = await nodes.open(), await nodes.open()
+    time = Time(other)
+    await time.passes(seconds=5)
+    await nodes.execute(f"UPDATE node SET beat_at = beat_at {by}")
+    await time.passes(seconds=2)
+    await beating.beat()
+    await time.passes(seconds=5)
+    assert beating.session is not None
+    assert beating.session.is_connected
 
 
 async def test_nodes_wake_each_other_when_something_is_appended(nodes: Nodes) -> None:

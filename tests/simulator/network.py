@@ -143,6 +143,7 @@ class Transport(asyncio.Transport):
         # Never two at the same time: the loop's timers have no order among those.
         arrival_s = max(self._last_arrival_s + _APART_S, self._network.arrival_s(self.port))
         self._last_arrival_s = arrival_s
+        self._network.last_arrival_s = max(self._network.last_arrival_s, arrival_s)
         self._loop.call_at(arrival_s, call, argument, context=where.context)
 
     def _arrive(self, data: bytes) -> None:
@@ -231,6 +232,8 @@ class SimulatedNetwork:
         self.silent: set[int] = set()
         """Ports at which a new connection is never answered."""
         self._stalled_until_s: dict[int, float] = {}
+        self.last_arrival_s = 0.0
+        """When the last of all that is on its way arrives (loop time)."""
         self.dials: dict[int, list[Dial]] = {}
         """The connections that were asked for, by port."""
 

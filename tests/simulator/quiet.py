@@ -3,8 +3,9 @@
 What takes long comes to its end then: keys of an hour, provider tokens, access tokens, lifetimes of days, retention,
 and a device whose provider complains of it for a week.
 
-Nothing happens for most of the time, and that is skipped, when tocsin has nothing in hand: it and the providers stand
-still together for an hour or two, and go on for a second, in which all that was due meanwhile is done.
+Nothing happens for most of the time, and that is skipped, when tocsin has nothing in hand, and nothing is on its way that
+a connection that was given up may have left behind: tocsin and the providers stand still together for an hour or two, and
+go on for a second, in which all that was due meanwhile is done.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ async def _hand_in(world: World, random: Random, count: int) -> None:
 
 async def _until_nothing_is_in_hand(world: World) -> None:
     began_s = world.loop.time()
-    while not world.process.has_nothing_in_hand:
+    while not world.process.has_nothing_in_hand or world.loop.time() < world.network.last_arrival_s:
         await asyncio.sleep(1)
         if world.loop.time() - began_s > _IN_HAND_S:
             lanes = [f"{one.name} {one.state}: {one.in_flight}, {one.waiting}" for one in world.process.lanes()]

@@ -161,12 +161,12 @@ def delivering(t: Transaction, own: int) -> Rows:
     return [(sum(row.number == own or (row.beat_at > since_s and row.number in alive) for row in rows),)]
 
 
-@does(ownership._END_OTHERS)
-def end_others(t: Transaction) -> Rows:
-    now_s, ended = t.database.clock(), []
+@does(ownership._END_STALLED)
+def end_stalled(t: Transaction, numbers: Sequence[int], beats: Sequence[float]) -> Rows:
+    last, ended = dict(zip(numbers, beats, strict=True)), []
     for number, backend in t.database.locks.in_space(NODE_LOCKS):
         row = t.get(t.database.node, number)
-        if row is not None and backend is not t.backend and abs(now_s - row.beat_at) > ownership.ENDED_AFTER_S:
+        if row is not None and number in last and row.beat_at == last[number]:
             t.database.terminate(backend)
             ended.append((row.name, True))
     return ended

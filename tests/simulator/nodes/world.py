@@ -42,7 +42,6 @@ class NodeClocks(Clocks):
 TAKEN_OVER_S: Final = 20.0
 """After a node was lost, or has come: its logs were taken over, or given up, and what they hold was read."""
 _TRY_AGAIN_S: Final = 0.5
-_NODES_END_EACH_OTHER_S: Final = 1.5
 
 
 class NodesWorld(World):
@@ -181,9 +180,6 @@ class NodesWorld(World):
     def set_clock(self, offset_s: float) -> None:
         super().set_clock(offset_s)
         cast(NodesJudge, self.judge).clock_set_s = self.loop.time()
-        # Set forward, it may make nodes look stalled to each other: what they have is taken over.
-        self.repeats()
-        self.loop.call_later(_NODES_END_EACH_OTHER_S, self.repeats)
 
     @property
     def clocks_agree(self) -> bool:

@@ -7,7 +7,7 @@ and after a failover all of them are free.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import Final
 
@@ -15,7 +15,9 @@ import structlog
 from msgspec import Struct
 
 from tocsin.store.ports import StoreUnavailable
+from tocsin.store.postgres import nodes
 from tocsin.store.postgres.connections import Connection
+from tocsin.store.postgres.heartbeats import Heartbeats
 from tocsin.store.postgres.places import LOGS, streams_of
 from tocsin.store.postgres.session import NODE_LOCKS, Session
 
@@ -25,9 +27,6 @@ LOG_LOCKS: Final = 0x746F6C6F
 """The first key of the advisory locks of logs; the second is the log's number."""
 ALIVE_S: Final = 3.0
 """A node whose last heartbeat is older takes no part in the division of logs."""
-ENDED_AFTER_S: Final = 6.0
-"""A node whose last heartbeat is older, and whose session still holds its locks, is stopped or cut off: another one,
-whose own heartbeats are fresh, ends that session. Much longer than a node may send without a heartbeat."""
 
 _TAKE: Final = f"""SELECT number FROM unnest($1::int[]) AS wanted(number)
     WHERE pg_try_advisory_lock({LOG_LOCKS}, number) LIMIT $2"""
@@ -44,13 +43,12 @@ _DELIVERING: Final = f"""SELECT count(*) FROM node WHERE delivers AND (number = 
         SELECT 1 FROM pg_locks held WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS}
             AND held.objid::bigint = node.number AND held.objsubid = 2 AND held.granted
             AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())))"""
-# A heartbeat from the future is from before the database's clock was set back: who sends any has sent another since.
-_END_OTHERS: Final = f"""SELECT node.name, pg_terminate_backend(held.pid) FROM pg_locks held JOIN node
+# The heartbeat is compared once more: another may have come since it was read.
+_END_STALLED: Final = f"""SELECT node.name, pg_terminate_backend(held.pid) FROM pg_locks held JOIN node
     ON node.number = held.objid::bigint
+    JOIN unnest($1::int[], $2::timestamptz[]) AS stalled(number, beat_at) USING (number, beat_at)
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
-        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND held.pid <> pg_backend_pid() AND node.beat_at NOT BETWEEN clock_timestamp() - interval '{ENDED_AFTER_S} s'
-            AND clock_timestamp() + interval '{ENDED_AFTER_S} s'"""
+        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 class Held(Struct):
@@ -62,10 +60,11 @@ class Held(Struct):
 
 
 class Ownership:
-    def __init__(self, session: Session, random: Random, fresh_s: float) -> None:
+    def __init__(self, session: Session, random: Random, fresh_s: float, monotonic: Callable[[], float]) -> None:
         self._session = session
         self._random = random
         self._fresh_s = fresh_s
+        self._heartbeats = Heartbeats(monotonic)
         self.node = 0
         """This node's number; 0 before it has one."""
         self.held: dict[int, Held] = {}
@@ -168,7 +167,11 @@ class Ownership:
         await self._session.run(lambda one: one.execute(_UNLOCK, logs), transaction=False)
 
     async def end_stalled_nodes(self) -> None:
-        """End the sessions of nodes without heartbeats, so that their logs become free."""
-        rows = await self._session.run(lambda one: one.fetch(_END_OTHERS), transaction=False)
-        for row in rows:
+        """End the sessions of nodes without heartbeats, so that their logs become free. To be called once a second."""
+        beats = await self._session.run(lambda one: nodes.living(one, but=self.node), transaction=False)
+        stalled = self._heartbeats.stalled(beats)
+        if not stalled:
+            return
+        numbers, last = list(stalled), list(stalled.values())
+        for row in await self._session.run(lambda one: one.fetch(_END_STALLED, numbers, last), transaction=False):
             log.warning("a node has sent no heartbeat: its session was ended", node=row[0])

@@ -79,7 +79,7 @@ class PostgresStore:
         self._wakes = Wakes(database)
         session = Session(session_target, self._notified)
         self.session = session if server else None
-        self.ownership = Ownership(session, options.random, options.fresh_s)
+        self.ownership = Ownership(session, options.random, options.fresh_s, options.monotonic)
         self.freshness = Freshness(options.fresh_s, options.monotonic)
         self.signals = PostgresSignals(database, options.random.getrandbits(62), options.monotonic)
         leases = Leases(options.lease_s, options.monotonic)
