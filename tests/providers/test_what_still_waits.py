@@ -87,6 +87,31 @@ async def test_urgent_events_overtake_what_waits_for_a_stream(tmp_path: Path) ->
         assert sum(one.attempts[-1].at_ms > ended for one in records) > 40
 
 
+async def test_an_urgent_event_that_is_due_again_does_not_wait_for_the_end_of_a_flood_of_others(tmp_path: Path) -> None:
+    """Its lane is more than half full all the time, so that nothing else that is parked comes back."""
+    async with running_line(tmp_path, pool=ONE_STREAM, lane=LaneOptions(1, 40)) as line:
+        await line.register(apns_device())
+        line.script(
+            Rule(status=503, reason="ServiceUnavailable", headers={"retry-after": "3"}, times=1),
+            latency=Latency(fixed_ms=50),
+        )
+        urgent = make_event(message="dialplan_callreverse_start")
+        await line.append(urgent)
+        await line.attempted(urgent)
+
+        async def flood() -> None:
+            while True:
+                await line.append(*[make_event() for _ in range(40)])
+                await asyncio.sleep(0.2)
+
+        flooding = asyncio.create_task(flood())
+        try:
+            [record] = await line.finished(urgent, timeout_s=15)
+        finally:
+            flooding.cancel()
+        assert [attempt.result for attempt in record.attempts] == [Result.RETRY, Result.DELIVERED]
+
+
 async def test_answers_to_a_credential_that_was_replaced_meanwhile_do_not_pause_the_lane(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         await line.register(apns_device())

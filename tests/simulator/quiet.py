@@ -3,9 +3,9 @@
 What takes long comes to its end then: keys of an hour, provider tokens, access tokens, lifetimes of days, retention,
 and a device whose provider complains of it for a week.
 
-Nothing happens for most of the time, and that is skipped, when tocsin has nothing in hand, and nothing is on its way that
-a connection that was given up may have left behind: tocsin and the providers stand still together for an hour or two, and
-go on for a second, in which all that was due meanwhile is done.
+Nothing happens for most of the time, and that is skipped, when tocsin has nothing in hand, and nothing is on its way
+that a connection that was given up may have left behind: tocsin and the providers stand still together for an hour or
+two, and go on for a second, in which all that was due meanwhile is done.
 """
 
 from __future__ import annotations

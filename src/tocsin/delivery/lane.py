@@ -97,6 +97,16 @@ class Lane:
         return max(1, min(self._options.waiting // 4, self.room_bytes // DELIVERY_BYTES))
 
     @property
+    def room_for_urgent(self) -> int:
+        """How many urgent ones of them may be claimed where there is room for no others: there are free places, and
+        others make way for them (`_take_places`). Else they would wait for the end of a flood of others."""
+        if self.pauses.room() is not None:
+            return 0
+        urgent, others, most = len(self._urgent), len(self._others), self._options.waiting
+        make_way = max(0, others - reserved(urgent + others, 0))
+        return min(most // 8, max(0, most - self.waiting) + make_way)
+
+    @property
     def room_bytes(self) -> int:
         """How much content may be claimed with them."""
         return self.share.room_bytes // 2

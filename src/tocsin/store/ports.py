@@ -12,7 +12,7 @@ Every operation is a batch, atomic, and durable when it returns. What two hosts 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from tocsin.domain.credentials import Check, Credential
@@ -194,9 +194,12 @@ class Schedule(Protocol):
             StoreUnavailable: the wall clock was set back, and the due times could not be moved with it.
         """
 
-    async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = 2**31) -> list[Item]:
+    async def claim_due(
+        self, lanes: Mapping[str, int], size_bytes: int = 2**31, only_urgent: Collection[str] = ()
+    ) -> list[Item]:
         """Take, of each lane named, items that are due: with up to that many targets and `size_bytes` of content
-        together, and one item in any case where the number is not 0. Urgent ones first; the others never starve.
+        together, and one item in any case where the number is not 0. Urgent ones first; the others never starve, but
+        of the lanes `only_urgent` none of the others is taken.
 
         What a store takes at a time may have a bound of its own, of which each lane has its share.
 

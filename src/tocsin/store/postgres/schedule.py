@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -125,8 +125,10 @@ class PostgresSchedule:
                 await self._claims.move_with_the_clock(self.bring_forward)
         return self._due
 
-    async def claim_due(self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES) -> list[Item]:
-        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes))
+    async def claim_due(
+        self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES, only_urgent: Collection[str] = ()
+    ) -> list[Item]:
+        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes, only_urgent))
 
     async def expire(self, limit: int) -> list[Item]:
         return await self._claims.to_the_end(self._expire(limit))
@@ -215,7 +217,7 @@ class PostgresSchedule:
         finally:
             self._meanwhile.remove(meanwhile)
 
-    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int) -> list[Item]:
+    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int, only_urgent: Collection[str]) -> list[Item]:
         async with self.claiming:
             await self._claims.prepare()
             await self._claims.move_with_the_clock(self.bring_forward)
@@ -227,18 +229,20 @@ class PostgresSchedule:
             found: list[_Claimed] = []
             with self._watching() as meanwhile:
                 for lane, room in wanted.items():
-                    look = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=turn)
+                    which = None if lane in only_urgent else turn
+                    look = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=which)
                     found.append(await self._database.read(look))
             # Where a look has failed nothing is out, and nothing has changed.
             return self._leases.grant([item for one in found for item in self._taken(one, meanwhile, now_ms)])
 
     async def _look(
-        self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int
+        self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int | None
     ) -> _Claimed:
+        """`turn`: None where only what is urgent is wanted."""
         claimed = self._claimed.get(lane, ())
         asked = Due(lane, self._streams(), now_ms, self._woken.get(lane, 0), claimed, self._contents)
         of_lane = _DueOfALane(connection, asked, room, size_bytes)
-        items = self._owned(await of_lane.claim(turn))
+        items = self._owned(await (of_lane.claim_urgent() if turn is None else of_lane.claim(turn)))
         asked.claimed = [*claimed, *(lease.parked_id for lease in leases_of(items, LogLease))]
         earliest_ms = await asked.earliest(connection)
         return _Claimed(lane, items, of_lane.is_exhausted, earliest_ms)
@@ -314,6 +318,10 @@ class _DueOfALane:
         others, no_others_left = await self._take(0, room, whole=True)
         self.is_exhausted = no_urgent_left and no_others_left
         return urgent + reserved_for_others + others
+
+    async def claim_urgent(self) -> list[Item]:
+        urgent, _ = await self._take(1, self._room, whole=True)
+        return urgent
 
     async def _take(self, urgent: int, most: int, *, whole: bool) -> tuple[list[Item], bool]:
         """Up to `most` targets, and whether there are no more. `whole`: the first item of all is taken however many it
