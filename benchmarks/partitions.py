@@ -33,7 +33,7 @@ _ASK_EVERY_S: Final = 0.05
 
 
 def coming_and_going(sizes: Sizes) -> Figures:
-    """The rate while a week's partitions are made, detached and dropped, beside the rate before."""
+    """The rate while a week's partitions are made, detached and dropped, beside the rates before and after."""
     figures = Figures()
     with server_of_postgres() as server:
         url = new_database(server)
@@ -49,12 +49,14 @@ def coming_and_going(sizes: Sizes) -> Figures:
                 changing.start()
                 during = _rates(environment, sizes.snapshot_s)
                 changing.join()
+            after = _rates(environment, sizes.snapshot_s / 5)
             left = asyncio.run(_days(url))
             assert not left & set(_old_days()), left
-    figures.add("partitions_share", statistics.median(during) / statistics.median(before))
+    figures.add("partitions_share", statistics.median(during) / statistics.median(before + after))
     figures.add("partitions_answer_ms_max", max(answers_ms))
     figures.samples["partitions: events/s before"] = before
     figures.samples["partitions: events/s during"] = during
+    figures.samples["partitions: events/s after"] = after
     return figures
 
 

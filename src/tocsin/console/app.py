@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response, Router, get
@@ -16,6 +17,7 @@ from litestar.types import ControllerRouterHandler
 
 from tocsin.console.admin_api import AdminApi, ApiError
 from tocsin.console.emulator import EmulatorPhones
+from tocsin.console.event_forms import event_forms
 from tocsin.console.options import Options
 from tocsin.console.pages.access import AccessPages
 from tocsin.console.pages.applications import ApplicationPages
@@ -65,7 +67,9 @@ def console(options: Options) -> Litestar:
 
     @asynccontextmanager
     async def clients(_: Litestar) -> AsyncIterator[None]:
+        described = asyncio.create_task(_have_described(api))
         yield
+        described.cancel()
         await api.close()
         if phones is not None:
             await phones.close()
@@ -96,6 +100,13 @@ def console(options: Options) -> Litestar:
         request_max_body_size=_LARGEST_FORM,
         logging_config=None,
     )
+
+
+async def _have_described(api: AdminApi) -> None:
+    """The server makes the description of its events, from which *Send* is made, when it is asked for it first: that
+    takes some tenths of a second, in which nobody should wait for a page."""
+    with suppress(ApiError):
+        await event_forms(api)
 
 
 def _static(assets: Assets) -> list[ControllerRouterHandler]:
