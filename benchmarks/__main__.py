@@ -83,7 +83,7 @@ FIGURES_OF_LONG = (
     "console_cpu",
     "import_s",
     "import_us_per_device",
-    *(name for name in report.GOALS if name.startswith(("postgres_", "partitions_"))),
+    *(name for name in report.GOALS if name.startswith(("postgres_", "embedded_", "partitions_"))),
 )
 
 

@@ -64,11 +64,13 @@ def against_embedded(sizes: Sizes) -> Figures:
             figures.add("postgres_share", took[0] / took[1])
             figures.add("postgres_cpu", cpu[1] / cpu[0])
             figures.add("postgres_per_s", sizes.events / took[1])
-        posts = service.posts(other, sizes.posts)
+        posts = [service.posts(environment, sizes.posts) for environment in (embedded, other)]
         for _ in range(sizes.rounds):
-            settled = other.settled()
-            figures.add("postgres_single_post_per_s", sizes.posts / load.send(other.address, posts, 64))
-            other.wait_for(other.settled, settled + sizes.posts)
+            rates = [
+                _single(environment, requests) for environment, requests in zip((embedded, other), posts, strict=True)
+            ]
+            figures.add("postgres_single_post_per_s", rates[1])
+            figures.add("postgres_single_post_share", rates[1] / rates[0])
     return figures
 
 
@@ -80,10 +82,26 @@ def _round(environment: Environment, requests: list[bytes], events: int) -> tupl
     return took, environment.server.cpu_s() - before
 
 
+def _single(environment: Environment, requests: list[bytes]) -> float:
+    """How many requests with one event each are answered in a second."""
+    settled = environment.settled()
+    rate = len(requests) / load.send(environment.address, requests, 64)
+    environment.wait_for(environment.settled, settled + len(requests))
+    return rate
+
+
 def latency(sizes: Sizes) -> Figures:
-    """As `service.latency`, on PostgreSQL."""
-    with server_of_postgres() as server:
-        return service.latency(sizes, store_url=new_database(server), prefix="postgres_latency")
+    """As `service.latency`, on the embedded store and on PostgreSQL by turns."""
+    figures = Figures()
+    with (
+        server_of_postgres() as server,
+        service.followed(sizes) as embedded,
+        service.followed(sizes, new_database(server)) as other,
+    ):
+        for _ in range(sizes.rounds):
+            service.add_waits(figures, "embedded_latency", embedded.waits_ms(sizes.latency_s))
+            service.add_waits(figures, "postgres_latency", other.waits_ms(sizes.latency_s))
+    return figures
 
 
 def growth(sizes: Sizes) -> Figures:

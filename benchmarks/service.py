@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from uuid import uuid4
@@ -45,36 +46,61 @@ def posts(environment: Environment, count: int) -> list[bytes]:
     return [load.post(environment, fax(owner(users[n % len(users)])), "application/json") for n in range(count)]
 
 
-def latency(sizes: Sizes, per_s: int = 2000, *, store_url: str = "", prefix: str = "latency") -> Figures:
+def latency(sizes: Sizes) -> Figures:
     """From the start of the POST to the provider's acceptance, at 2,000 events a second."""
     figures = Figures()
+    with followed(sizes) as one:
+        for _ in range(sizes.rounds if sizes.memory_s else 1):
+            add_waits(figures, "latency", one.waits_ms(sizes.latency_s))
+    return figures
+
+
+def add_waits(figures: Figures, name: str, waits_ms: list[float]) -> None:
+    """The median and the 99th percentile of a round's waits, in ascending order, and the waits for a picture."""
+    figures.samples.setdefault(f"{name}_ms", []).extend(waits_ms)
+    figures.add(f"{name}_ms_p50", waits_ms[len(waits_ms) // 2])
+    figures.add(f"{name}_ms_p99", waits_ms[int(len(waits_ms) * 0.99)])
+
+
+class Followed:
+    """A server, and an emulator that notes when each push arrives."""
+
+    def __init__(self, environment: Environment, journal: Path) -> None:
+        self._environment = environment
+        self._journal = journal
+
+    def waits_ms(self, for_s: float, per_s: int = 2000) -> list[float]:
+        """How long each event of a round took, in ascending order."""
+        environment, (users,) = self._environment, self._environment.groups
+        seen = len(self._noted())
+        count = int(per_s * for_s)
+        settled = environment.settled()
+        sent = asyncio.run(_paced(environment, users, count, per_s))
+        environment.wait_for(environment.settled, settled + count)
+        time.sleep(0.5)
+        arrived: dict[str, list[float]] = {}
+        for line in self._noted()[seen:]:
+            entry = msgspec.json.decode(line)
+            arrived.setdefault(entry["token"], []).append(entry["t"])
+        return sorted(
+            (end - start) * 1000
+            for user, times in sent.items()
+            for start, end in zip(times, sorted(arrived[token(user)]), strict=True)
+        )
+
+    def _noted(self) -> list[str]:
+        return self._journal.read_text().splitlines() if self._journal.exists() else []
+
+
+@contextmanager
+def followed(sizes: Sizes, store_url: str = "") -> Iterator[Followed]:
     with tempfile.TemporaryDirectory() as directory:
         journal = Path(directory) / "journal"
         with prepared([Group(sizes.users)], "--journal", str(journal), store_url=store_url) as environment:
             environment.start_server()
-            (users,) = environment.groups
-            warm_up(environment, users)
+            warm_up(environment, environment.groups[0])
             time.sleep(0.5)  # the journal is on disk within 0.1 s
-            for _ in range(sizes.rounds if sizes.memory_s else 1):
-                seen = len(journal.read_text().splitlines()) if journal.exists() else 0
-                count = int(per_s * sizes.latency_s)
-                settled = environment.settled()
-                sent = asyncio.run(_paced(environment, users, count, per_s))
-                environment.wait_for(environment.settled, settled + count)
-                time.sleep(0.5)
-                arrived: dict[str, list[float]] = {}
-                for line in journal.read_text().splitlines()[seen:]:
-                    entry = msgspec.json.decode(line)
-                    arrived.setdefault(entry["token"], []).append(entry["t"])
-                waits = sorted(
-                    (end - start) * 1000
-                    for user, times in sent.items()
-                    for start, end in zip(times, sorted(arrived[token(user)]), strict=True)
-                )
-                figures.samples.setdefault(f"{prefix}_ms", []).extend(waits)
-                figures.add(f"{prefix}_ms_p50", waits[len(waits) // 2])
-                figures.add(f"{prefix}_ms_p99", waits[int(len(waits) * 0.99)])
-    return figures
+            yield Followed(environment, journal)
 
 
 async def _paced(environment: Environment, users: range, count: int, per_s: int) -> dict[int, list[float]]:
