@@ -59,12 +59,11 @@ async def _deaths(world: World, random: Random) -> None:
     if not living:
         return
     phone: Phone = random.choice(living).phone
-    of_it = [one for one in world.model.registered.values() if one.phone is phone]
     # Not in the middle of a registration: whether that came before or after the death would not be certain.
-    if any(one.standing is Standing.CHANGING for one in of_it):
+    if world.model.is_changing(phone):
         return
     found = await world.ask(lambda process: process.store.registry.find(DeviceToken(phone.token)))
-    if found and not any(one.standing is Standing.CHANGING for one in of_it):
+    if found and not world.model.is_changing(phone):
         world.kill_phone(phone, max(device.registered_us for device in found) // 1000)
 
 

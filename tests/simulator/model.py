@@ -95,6 +95,10 @@ class Model(Struct):
     def standing(self, standing: Standing) -> list[Registered]:
         return [one for one in self.registered.values() if one.standing is standing]
 
+    def is_changing(self, phone: Phone) -> bool:
+        """Whether somebody registers or deletes it just now."""
+        return any(one.phone is phone and one.standing is Standing.CHANGING for one in self.registered.values())
+
     # -- what users do -------------------------------------------------------------------------------------------------
 
     def registering(self, one: Registered) -> None:
