@@ -28,6 +28,7 @@ from tocsin.store.sqlite.leaving import refuse_moved
 from tocsin.store.sqlite.locks import LockHeld
 from tocsin.store.sqlite.migrations import MigrationError, NewerDatabaseError, is_current, migrate
 from tocsin.store.sqlite.sealed_rows import open_sealer
+from tocsin.store.sqlite.spilling import spills_beside
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 _LOCK_WAIT_S: Final = 30.0
@@ -124,9 +125,10 @@ def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
         while_migrating.callback(close, connection)
         driver = raw(connection)
         if not is_current(connection):
-            driver.execute("BEGIN IMMEDIATE")
-            migrate(connection)
-            driver.execute("COMMIT")
+            with spills_beside(driver, path):
+                driver.execute("BEGIN IMMEDIATE")
+                migrate(connection)
+                driver.execute("COMMIT")
         refuse_moved(driver, path)
         if server:
             # Writes and syncs a page, and changes nothing: a server that cannot write finds out here.
@@ -134,7 +136,8 @@ def _migrate(path: Path, options: SqliteOptions, *, server: bool) -> Sealer:
         keys, random = beside(path) if options.keys is None else options.keys, options.random.randbytes
         sealer = open_sealer(driver, keys, random, server=server, say=options.say)
         if server:
-            encrypt_rest(driver, Contents(sealer, random, wall_clock=options.wall_clock), options.say)
+            with spills_beside(driver, path):
+                encrypt_rest(driver, Contents(sealer, random, wall_clock=options.wall_clock), options.say)
         return sealer
 
 

@@ -25,6 +25,7 @@ from tocsin.store.sqlite.database import Database
 from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.retiring import empty_log
 from tocsin.store.sqlite.signals import SqliteSignals
+from tocsin.store.sqlite.spilling import spills_beside
 
 _STEP: Final = 500
 _ROUNDS: Final = 3
@@ -138,10 +139,14 @@ class SqliteUsers:
         found = await asyncio.to_thread(self._found, needles)
         if found:
             # A page that was divided may have kept what lay on it: the file is written anew.
-            await self._database.write_alone(lambda driver: driver.execute("VACUUM").fetchall())
+            await self._database.write_alone(self._write_anew)
             await self._empty_log()
             found = await asyncio.to_thread(self._found, needles)
         return found
+
+    def _write_anew(self, driver: sqlite3.Connection) -> None:
+        with spills_beside(driver, self._path):
+            driver.execute("VACUUM")
 
     async def _empty_log(self) -> None:
         """Raises StoreError: somebody reads it for a long time."""
