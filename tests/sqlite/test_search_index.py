@@ -17,6 +17,7 @@ from tests.support.sqlite import SqliteStores
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Query
 from tocsin.store.sqlite import search_index, search_look
+from tocsin.store.sqlite.maintenance import backup, restore
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.search_index import SearchIndex, index_path
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
@@ -154,6 +155,26 @@ async def test_a_backup_that_was_put_back_gets_an_index_of_its_own(stores: Sqlit
     await contract.filled(store)
     assert await found(store) == ids
     ids += await deliver(store, clocks, 2)
+    await contract.filled(store)
+    assert await found(store) == ids
+
+
+async def test_a_restored_copy_of_another_store_does_not_take_over_the_index_that_was_there(
+    tmp_path: Path, stores: SqliteStores, clocks: Clocks
+) -> None:
+    """How far the index is says nothing of whose it is: the other store may be further than this one was."""
+    store = await stores.open()
+    await deliver(store, clocks, 1)
+    await contract.filled(store)
+    await stores.close()
+    path, stores.path = stores.path, tmp_path / "other.db"
+    other = await stores.open()
+    ids = await deliver(other, clocks, 2) + await deliver(other, clocks, 2)
+    await stores.close()
+    backup(stores.path, tmp_path / "copy.db")
+    restore(path, tmp_path / "copy.db")
+    stores.path = path
+    store = await stores.open()
     await contract.filled(store)
     assert await found(store) == ids
 

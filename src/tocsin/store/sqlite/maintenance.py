@@ -249,11 +249,14 @@ def out_of_use(path: Path) -> Iterator[None]:
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
-    """Until the new file has its name, the old store is whole, whatever fails: nothing of it is deleted before."""
+    """Until the new file has its name, the old store is whole, whatever fails: nothing of it is deleted before, but the
+    index of the search, which is made again."""
     if path.exists():
         _write_log_into_file(path)
-    # A new store beside the log of an old one would take that for its own.
+    # A new store beside the log of an old one would take that for its own, and the index of the search likewise.
     aside = _set_aside(path)
+    for file in files_of(path):
+        file.unlink(missing_ok=True)
     make_durable(path.parent)
     try:
         os.replace(partial, path)
