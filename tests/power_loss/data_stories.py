@@ -54,20 +54,30 @@ async def queue(scene: Scene) -> None:
     await begin_with_empty_store(scene)
     async with opened(scene) as store:
         await append(scene, store, events_of(scene, 4))
-        for _ in range(scene.rounds):
+        for number in range(scene.rounds):
             items = await store.queue.claim(6)
             await asyncio.gather(
-                *(append(scene, store, events_of(scene, number)) for number in (1, 2, 3)),
+                *(append(scene, store, events_of(scene, count)) for count in (1, 2, 3)),
                 settle(scene, store, finished(items[:3]), DONE),
                 settle(scene, store, [parked(item, scene.clocks.now_ms + 1000) for item in items[3:5]], RETRIED),
                 settle(scene, store, [done(item, Result.REFUSED) for item in items[5:]], REFUSED),
             )
             scene.clocks.pass_time(2)
             await _finish_what_waits(scene, store)
+            if number % 2:
+                await _search_catches_up(store, made_durable=number % 4 == 3)
         await _refused(scene, store)
         await _dead_letters(scene, store)
     async with opened(scene) as store:
         await append(scene, store, events_of(scene, 2))
+
+
+async def _search_catches_up(store: SqliteStore, *, made_durable: bool) -> None:
+    """The index is filled without a sync; where it is made durable, the store forgets what led it there."""
+    while await store.search.fill(1.0):
+        pass
+    if made_durable:
+        await store.search.prune()
 
 
 async def _finish_what_waits(scene: Scene, store: SqliteStore) -> None:

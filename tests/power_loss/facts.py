@@ -18,11 +18,18 @@ from tocsin.store.sqlite.store import SqliteStore
 PROVIDERS = ("apns", "fcm")
 
 
-async def facts_of(store: SqliteStore) -> Facts:
-    """Everything that was ever answered to somebody, read through the ports. Only ids are asked of the file itself."""
-    ids, owners = await store.database.read(_ids)
-    records = await asyncio.gather(*(store.log.record(EventId(id)) for id in ids))
-    facts: Facts = {event(id): _event(record) for id, record in zip(ids, records, strict=True)}
+async def records_of(store: SqliteStore) -> list[EventRecord]:
+    """All events. Only ids are asked of the file itself."""
+    records = await asyncio.gather(*(store.log.record(EventId(id)) for id in await store.database.read(_ids)))
+    return [record for record in records if record is not None]
+
+
+async def facts_of(store: SqliteStore, records: Sequence[EventRecord] | None = None) -> Facts:
+    """Everything that was ever answered to somebody, read through the ports; `records` where they were read before."""
+    if records is None:
+        records = await records_of(store)
+    owners = await store.database.read(_owners)
+    facts: Facts = {event(record.event.id): _event(record) for record in records}
     for devices in (await store.registry.devices_of([UserId(owner) for owner in owners])).values():
         facts |= {device(one.owner, one.key): one.address for one in devices}
     for removal in reversed(await store.registry.history()):
@@ -100,9 +107,12 @@ def is_waiting(value: str | None) -> bool:
     return value is not None and value.startswith(("accepted", "delivering"))
 
 
-def _ids(driver: sqlite3.Connection) -> tuple[Sequence[str], Sequence[str]]:
-    ids = [id for (id,) in driver.execute("SELECT id FROM event ORDER BY seq")]
-    return ids, [owner for (owner,) in driver.execute("SELECT DISTINCT owner FROM device")]
+def _ids(driver: sqlite3.Connection) -> list[str]:
+    return [id for (id,) in driver.execute("SELECT id FROM event ORDER BY seq")]
+
+
+def _owners(driver: sqlite3.Connection) -> list[str]:
+    return [owner for (owner,) in driver.execute("SELECT DISTINCT owner FROM device")]
 
 
 async def _audit(store: SqliteStore) -> Facts:
@@ -113,9 +123,7 @@ async def _audit(store: SqliteStore) -> Facts:
     return {name: str(count) for name, count in counts.items()}
 
 
-def _event(record: EventRecord | None) -> str | None:
-    if record is None:
-        return None
+def _event(record: EventRecord) -> str:
     attempts = [f"{one.device} {one.result} {one.round}.{one.number}" for one in record.attempts]
     waiting = [f"{'+'.join(one.targets)} waits for {one.lane}" for one in record.waiting]
     return "; ".join([record.state.name.lower(), *attempts, *waiting])

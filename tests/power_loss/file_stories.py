@@ -121,6 +121,8 @@ async def restore(scene: Scene) -> None:
     other = scene.elsewhere / "other.db"
     async with opened(scene, other) as store:
         await store.queue.append(events_of(scene, 5, padding=1000))
+        for _ in range(2):
+            await store.queue.settle(finished(await store.queue.claim(2)))
         await store.credentials.put(Credential("fcm", "restored", b"{}"))
         restored = await facts_of(store)
         await asyncio.to_thread(maintenance.backup, other, scene.directory / "backup.db")
@@ -140,9 +142,11 @@ async def _killed(scene: Scene) -> Facts:
     killed = scene.elsewhere / STORE
     async with opened(scene, killed) as store:
         await store.queue.append(events_of(scene, 10, padding=3000))
-        await store.queue.settle(finished(await store.queue.claim(3)))
+        await store.queue.settle(finished(await store.queue.claim(1)))
         await store.credentials.put(Credential("fcm", "main", b"{}"))
-        for suffix in ("", "-wal", ".key"):
+        while await store.search.fill(1.0):
+            pass
+        for suffix in ("", "-wal", ".key", "-search", "-search-wal"):
             shutil.copy(f"{killed}{suffix}", f"{scene.path}{suffix}")
         return await facts_of(store)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -17,14 +20,17 @@ from tests.support.clocks import Clocks
 from tocsin.domain.events import Event
 from tocsin.store.audit_verification import verify_all
 from tocsin.store.master_keys import KeyFile
-from tocsin.store.records import Item
+from tocsin.store.ports import StoreUnavailable
+from tocsin.store.records import EventRecord, Item, Query
 from tocsin.store.records import State as EventState
+from tocsin.store.searching import matching
 from tocsin.store.sqlite.maintenance import check
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
 MOST_EVENTS = 10_000
 KEPT_KEYS = "kept.key"
+QUERIES: Final = (Query(), Query(outcomes=frozenset({"delivered"})), Query(outcomes=frozenset({"refused", "waiting"})))
 AFTER_S = 24 * 3600.0
 """The machine is started again so much later: all that waited for its time is due."""
 
@@ -56,8 +62,10 @@ async def look(directory: Path, path: Path) -> Found:
         )
         try:
             await store.start()
-            found = await facts.facts_of(store) | facts.facts_of_copies(directory)
+            records = await facts.records_of(store)
+            found = await facts.facts_of(store, records) | facts.facts_of_copies(directory)
             faults = check(path) + [one.broken for one in await verify_all(store.audit) if one.broken]
+            faults += await _wrong_in_search(store, records)
             faults += await _wrong_in_deliveries(store, clocks, found)
         finally:
             await store.close()
@@ -73,11 +81,35 @@ def options(clocks: Clocks, directory: Path, *, max_events: int = MOST_EVENTS) -
         max_events=max_events,
         max_bytes=1 << 30,
         lease_s=30,
+        search=True,
         keys=KeyFile(kept) if kept.exists() else None,
         say=lambda sentence: None,
         wall_clock=clocks.wall,
         monotonic=clocks.monotonic,
     )
+
+
+async def _wrong_in_search(store: SqliteStore, records: Sequence[EventRecord]) -> list[str]:
+    """What is on record is found, all of it and nothing else, when the index has caught up."""
+    await _fill(store)
+    wrong = []
+    for query in QUERIES:
+        page = await store.search.find(query, MOST_EVENTS)
+        is_found = sorted((one.record.event.id, len(one.deliveries)) for one in page.found)
+        matches = ((one.event.id, len(matching(one, query))) for one in records)
+        if is_found != (on_record := sorted(match for match in matches if match[1])) or not page.complete:
+            wrong.append(f"a search for {query} finds {is_found}, and on record are {on_record}")
+    return wrong
+
+
+async def _fill(store: SqliteStore) -> None:
+    """As the server does: where the index was found damaged, it is made anew at the next attempt."""
+    with suppress(StoreUnavailable):
+        while await store.search.fill(1.0):
+            pass
+        return
+    while await store.search.fill(1.0):
+        pass
 
 
 async def _wrong_in_deliveries(store: SqliteStore, clocks: Clocks, found: Facts) -> list[str]:
