@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
 
-from tocsin.store.sqlite import maintenance, transactions
+from tocsin.store.sqlite import maintenance
+from tocsin.store.sqlite.transactions import Writes
+from tocsin.store.sqlite.worker import Job
 
 Execute = Callable[[str], Any]
 """Runs one statement."""
@@ -47,15 +50,28 @@ def _synchronous(level: str) -> None:
     _every_statement(lambda sql, _: sql.replace("synchronous=FULL", f"synchronous={level}"))
 
 
-def _answer_before_sync() -> None:
-    """A commit is in the file, and is answered; it is synced with the next one."""
+def _answer_before_commit() -> None:
+    """Each job is answered as soon as it has run. The commit, and its sync, come when all have run."""
+    run_one, answer = Writes._run_one, Job.answer
 
-    def change(sql: str, execute: Execute) -> str:
-        if sql == "BEGIN IMMEDIATE":
-            execute("PRAGMA synchronous=NORMAL")
-        return sql
+    def run_and_answer(self: Writes, driver: sqlite3.Connection, job: Job, *, alone: bool) -> None:
+        run_one(self, driver, job, alone=alone)
+        loop, heard = job.future.get_loop(), threading.Event()
 
-    _every_statement(change)
+        def tell() -> None:
+            job.answer()
+            # Whoever waits for it goes on in the turns after this one.
+            loop.call_soon(loop.call_soon, heard.set)
+
+        loop.call_soon_threadsafe(tell)
+        heard.wait(1)
+
+    def answer_once(self: Job) -> None:
+        if not self.future.done():
+            answer(self)
+
+    Writes._run_one = run_and_answer  # type: ignore[method-assign]
+    Job.answer = answer_once  # type: ignore[method-assign]
 
 
 def _no_directory_sync() -> None:
@@ -94,13 +110,13 @@ def _audit_in_a_commit_of_its_own() -> None:
 
 def _leave_refused_commit() -> None:
     """A commit whose sync failed, and which was refused, stays in the log."""
-    transactions.Writes._overwrite_refused_commit = lambda self, driver: None  # type: ignore[method-assign]
+    Writes._overwrite_refused_commit = lambda self, driver: None  # type: ignore[method-assign]
 
 
 FAULTS: Final = {
     "synchronous=NORMAL": Fault(("queue",), lambda: _synchronous("NORMAL")),
     "synchronous=OFF": Fault(("queue",), lambda: _synchronous("OFF")),
-    "a commit is answered before its sync": Fault(("queue", "registry"), _answer_before_sync),
+    "a commit is answered before it is made": Fault(("queue", "registry"), _answer_before_commit),
     "a restore does not sync the directory": Fault(("restore",), _no_directory_sync),
     "a refused commit is left in the log": Fault(("failed-sync",), _leave_refused_commit),
     "an audit entry is a commit of its own": Fault(("registry",), _audit_in_a_commit_of_its_own),
