@@ -22,14 +22,17 @@ from tests.power_loss import facts
 from tests.power_loss.scene import (
     ACCEPTED,
     ADDRESS,
+    DISCARDED,
     DONE,
     DONE_AT_LAST,
     MOST_EVENTS,
     OPERATOR,
     REFUSED,
+    REPLAYED,
     RETRIED,
     Scene,
     append,
+    become,
     begin_with_empty_store,
     events_of,
     finished,
@@ -103,19 +106,18 @@ async def _refused(scene: Scene, store: SqliteStore) -> None:
 async def _is_refused(scene: Scene, store: SqliteStore, events: Sequence[Event], why: type[Exception]) -> None:
     known = await asyncio.gather(*(store.log.record(event.id) for event in events))
     new = [event for event, record in zip(events, known, strict=True) if record is None]
-    with scene.told.action({facts.event(event.id): ACCEPTED for event in new}, refused_by=why):
+    with scene.told.action(become(new, ACCEPTED), refused_by=why):
         await store.queue.append(events)
 
 
 async def _dead_letters(scene: Scene, store: SqliteStore) -> None:
     letters = (await store.log.dead_letters(10)).letters
     assert len(letters) > 1
-    first, second = (letter.event.id for letter in letters[:2])
-    with scene.told.action({facts.event(first): "done; apns:a refused 0.1"}):
-        assert await store.log.discard([first]) == 1
-    [replayed] = [f"delivering; apns:a refused 0.1; apns:a waits for {LANE}"]
-    with scene.told.action({facts.event(second): replayed}):
-        assert await store.log.replay([second], 60_000) == 1
+    first, second = (letter.event for letter in letters[:2])
+    with scene.told.action(become([first], DISCARDED)):
+        assert await store.log.discard([first.id]) == 1
+    with scene.told.action(become([second], REPLAYED)):
+        assert await store.log.replay([second.id], 60_000) == 1
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------

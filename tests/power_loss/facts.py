@@ -102,11 +102,6 @@ def in_copy(name: str, id: str) -> str:
     return f"event {id} in {name}"
 
 
-def is_waiting(value: str | None) -> bool:
-    """Whether this is how an event is that somebody still has to deliver."""
-    return value is not None and value.startswith(("accepted", "delivering"))
-
-
 def _ids(driver: sqlite3.Connection) -> list[str]:
     return [id for (id,) in driver.execute("SELECT id FROM event ORDER BY seq")]
 
@@ -126,9 +121,10 @@ async def _audit(store: SqliteStore) -> Facts:
 def _event(record: EventRecord) -> str:
     attempts = [f"{one.device} {one.result} {one.round}.{one.number}" for one in record.attempts]
     waiting = [f"{'+'.join(one.targets)} waits for {one.lane}" for one in record.waiting]
-    return "; ".join([record.state.name.lower(), *attempts, *waiting])
+    content = [digest(record.event.body)] if record.event.body else []
+    return "; ".join([record.state.name.lower(), *content, *attempts, *waiting])
 
 
 def digest(content: bytes) -> str:
-    """How a credential is told from another."""
+    """How the content of an event, or a credential, is told from another."""
     return blake2b(content, digest_size=8).hexdigest()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from tocsin.domain.events import Event
 from tocsin.store.sqlite import maintenance
+from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.transactions import Writes
 from tocsin.store.sqlite.worker import Job
 
@@ -113,6 +116,17 @@ def _leave_refused_commit() -> None:
     Writes._overwrite_refused_commit = lambda self, driver: None  # type: ignore[method-assign]
 
 
+def _mix_up_contents() -> None:
+    """The events of a batch are taken with each other's contents."""
+    append = SqliteQueue.append
+
+    async def mix_up(self: SqliteQueue, events: Sequence[Event]) -> None:
+        others = reversed([event.body for event in events])
+        await append(self, [replace(event, body=body) for event, body in zip(events, others, strict=True)])
+
+    SqliteQueue.append = mix_up  # type: ignore[method-assign, assignment]
+
+
 FAULTS: Final = {
     "synchronous=NORMAL": Fault(("queue",), lambda: _synchronous("NORMAL")),
     "synchronous=OFF": Fault(("queue",), lambda: _synchronous("OFF")),
@@ -120,5 +134,6 @@ FAULTS: Final = {
     "a restore does not sync the directory": Fault(("restore",), _no_directory_sync),
     "a refused commit is left in the log": Fault(("failed-sync",), _leave_refused_commit),
     "an audit entry is a commit of its own": Fault(("registry",), _audit_in_a_commit_of_its_own),
+    "contents are mixed up": Fault(("second-cut",), _mix_up_contents),
     "a migration is two commits": Fault(("migration-0004",), _migrate_in_two_commits),
 }

@@ -17,6 +17,7 @@ from tests.power_loss.scene import (
     STORE,
     Scene,
     append,
+    become,
     begin_with_empty_store,
     events_of,
     finished,
@@ -166,7 +167,7 @@ async def failed_sync(scene: Scene) -> None:
         for padding in (100, 5000):
             scene.told.fail_syncs(1)
             events = events_of(scene, 4, padding=padding)
-            with scene.told.action({facts.event(event.id): ACCEPTED for event in events}, refused_by=StoreUnavailable):
+            with scene.told.action(become(events, ACCEPTED), refused_by=StoreUnavailable):
                 await store.queue.append(events)
             await append(scene, store, events_of(scene, 2))
 

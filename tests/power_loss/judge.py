@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from tests.power_loss.told import Facts
 from tests.sqlite.loop_worker import LoopWorkers
 from tests.support.clocks import Clocks
 from tocsin.domain.events import Event
+from tocsin.providers.base import delivery_id
 from tocsin.store.audit_verification import verify_all
 from tocsin.store.master_keys import KeyFile
 from tocsin.store.ports import StoreUnavailable
@@ -66,7 +67,7 @@ async def look(directory: Path, path: Path) -> Found:
             found = await facts.facts_of(store, records) | facts.facts_of_copies(directory)
             faults = check(path) + [one.broken for one in await verify_all(store.audit) if one.broken]
             faults += await _wrong_in_search(store, records)
-            faults += await _wrong_in_deliveries(store, clocks, found)
+            faults += await _wrong_in_deliveries(store, clocks, records)
         finally:
             await store.close()
     except Exception as error:
@@ -112,13 +113,14 @@ async def _fill(store: SqliteStore) -> None:
         pass
 
 
-async def _wrong_in_deliveries(store: SqliteStore, clocks: Clocks, found: Facts) -> list[str]:
-    """Everything that waits is given out, once and under its own id, and can be settled; so can what is new."""
-    waiting = sorted(name for name, value in found.items() if name.startswith("event ") and facts.is_waiting(value))
+async def _wrong_in_deliveries(store: SqliteStore, clocks: Clocks, records: Sequence[EventRecord]) -> list[str]:
+    """Everything that waits is given out, once, as it is on record, and can be settled; so can what is new."""
+    waiting = sorted(pushes for record in records for pushes in _waiting(record))
     claimed = await _claim(store)
+    given = sorted(_pushes(one.event, one.targets, one.lane, one.tries, one.round) for one in claimed)
     wrong = []
-    if sorted({facts.event(item.event.id) for item in claimed}) != waiting:
-        wrong.append(f"to be delivered are {waiting}, given out were {[item.event.id for item in claimed]}")
+    if given != waiting:
+        wrong.append(f"to be delivered are {waiting}, given out were {given}")
     new = make_event(clocks, id="the first after the start")
     if not all(await store.queue.settle([done(item) for item in claimed])):
         wrong.append("what was given out could not be settled")
@@ -129,6 +131,20 @@ async def _wrong_in_deliveries(store: SqliteStore, clocks: Clocks, found: Facts)
         wrong.append("the first event after the start was not delivered")
     await store.registry.add(registration("registered after the start", owner=new.owner), 100)
     return wrong
+
+
+def _waiting(record: EventRecord) -> Iterator[str]:
+    if record.state is EventState.ACCEPTED:
+        yield _pushes(record.event, None, None, 0, record.round)
+    for one in record.waiting:
+        yield _pushes(record.event, one.targets, one.lane, one.tries, record.round)
+
+
+def _pushes(event: Event, targets: Sequence[str] | None, lane: str | None, tries: int, round: int) -> str:
+    """What an item will send: the event and its content, to whom, and by which ids. None: all devices of its owner."""
+    ids = [f"{key} as {delivery_id(event.id, key.partition(':')[2])}" for key in targets or ()]
+    what = f"{event.id} of {event.owner} ({event.message}, {facts.digest(event.body)}, until {event.expires_ms})"
+    return f"{what} to {' + '.join(ids) or 'all'} on {lane}, attempt {round}.{tries}"
 
 
 async def _claim(store: SqliteStore) -> list[Item]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests.contract.support import LANE, done, make_event
 from tests.power_loss import facts
 from tests.power_loss.judge import options
-from tests.power_loss.told import Told
+from tests.power_loss.told import Facts, Told
 from tests.support.clocks import Clocks
 from tocsin.domain.actors import Actor, ActorKind
 from tocsin.domain.events import Event
@@ -24,7 +25,6 @@ STORE: Final = "tocsin.db"
 STORES: Final = {"first-start": "var/lib/tocsin.db", "restore-first": "var/lib/tocsin.db"}
 """Where the store is of those stories that have it elsewhere than others."""
 MOST_EVENTS: Final = 40
-ACCEPTED: Final = "accepted"
 OPERATOR: Final = Actor(ActorKind.KEY, "key_0123456789ab", "192.0.2.7")
 """Whoever makes the changes that the audit log tells of."""
 ADDRESS: Final = "application=x"
@@ -70,25 +70,36 @@ async def begin_with_empty_store(scene: Scene) -> None:
 
 
 async def append(scene: Scene, store: SqliteStore, events: Sequence[Event]) -> None:
-    with scene.told.action({facts.event(event.id): ACCEPTED for event in events}):
+    with scene.told.action(become(events, ACCEPTED)):
         await store.queue.append(events)
 
 
 async def settle(scene: Scene, store: SqliteStore, settlements: Sequence[Settlement], becomes: str) -> None:
     """Settlements that all leave their events as `becomes` says."""
-    with scene.told.action({facts.event(one.item.event.id): becomes for one in settlements}):
+    with scene.told.action(become([one.item.event for one in settlements], becomes)):
         assert all(await store.queue.settle(settlements))
 
 
+def become(events: Iterable[Event], becomes: str) -> Facts:
+    """That each of these is as it says, with its own content."""
+    return {facts.event(event.id): becomes.format(content=facts.digest(event.body)) for event in events}
+
+
 def events_of(scene: Scene, number: int, *, padding: int = 100) -> list[Event]:
-    return [make_event(scene.clocks, padding=padding * (index % 4), urgent=index % 5 == 0) for index in range(number)]
+    """Each with a content that no other has."""
+    made = (make_event(scene.clocks, padding=padding * (index % 4), urgent=index % 5 == 0) for index in range(number))
+    return [replace(event, body=event.body[:-1] + f',"from":"{event.id}"}}'.encode()) for event in made]
 
 
 def finished(items: Iterable[Item]) -> list[Settlement]:
     return [done(item) for item in items]
 
 
+# How an event is (`facts.event`), with the digest of its content, which is dropped once all is delivered.
+ACCEPTED: Final = "accepted; {content}"
 DONE: Final = "done; apns:a delivered 0.1"
-REFUSED: Final = "dead; apns:a refused 0.1"
-RETRIED: Final = f"delivering; apns:a retry 0.1; apns:a waits for {LANE}"
+REFUSED: Final = "dead; {content}; apns:a refused 0.1"
+REPLAYED: Final = f"delivering; {{content}}; apns:a refused 0.1; apns:a waits for {LANE}"
+DISCARDED: Final = "done; apns:a refused 0.1"
+RETRIED: Final = f"delivering; {{content}}; apns:a retry 0.1; apns:a waits for {LANE}"
 DONE_AT_LAST: Final = "done; apns:a retry 0.1; apns:a delivered 0.2"
