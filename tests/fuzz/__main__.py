@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from random import SystemRandom
 
 from tests.fuzz.run import CANNOT, FOUND, fuzz, is_possible
 
@@ -14,12 +15,16 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1_000_000, help="in all, over all targets")
     parser.add_argument("--quick", action="store_true", help="two seconds for each target")
     parser.add_argument("--keep", action="store_true", help="add inputs to the corpus that reach what no other reaches")
+    parser.add_argument("--seed", type=int, help="of what is drawn (default: a new one, which is printed)")
     arguments = parser.parse_args()
     if not is_possible():
         print(CANNOT, file=sys.stderr)
         return 1
+    # 0 has libFuzzer draw one itself.
+    seed = arguments.seed or SystemRandom().randrange(1, 1 << 32)
+    print(f"Seed {seed}.", flush=True)
     started = time.monotonic()
-    results = fuzz(arguments.inputs, at_most_s=2 if arguments.quick else None, keep=arguments.keep)
+    results = fuzz(arguments.inputs, seed, at_most_s=2 if arguments.quick else None, keep=arguments.keep)
     for one in results:
         print(f"{one.target:14}{one.inputs:>12,} inputs{'   FAILED' if one.failure else ''}")
         if one.failure:
@@ -28,7 +33,11 @@ def main() -> int:
     failed = [one.target for one in results if one.failure]
     print(f"{total:,} inputs in {time.monotonic() - started:.0f} s; failed: {', '.join(failed) or 'none'}")
     if failed:
-        print(f"the inputs are in {FOUND}: python -m tests.fuzz.child TARGET FILE repeats one")
+        print(f"Each input that failed is in {FOUND}. Again:")
+        for one in results:
+            if one.failure and one.kept:
+                print(f"  .venv/bin/python -m tests.fuzz.child {one.target} {one.kept}")
+        print(f"  .venv/bin/python -m tests.fuzz --inputs {arguments.inputs} --seed {seed}   (all that led there)")
     return 1 if failed else 0
 
 

@@ -31,6 +31,8 @@ _MOST_MEMORY_MIB: Final = 700
 _WITHOUT_ANSWER_S: Final = 3600.0
 _RUNS: Final = re.compile(r"Done (\d+) runs|stat::number_of_executed_units:\s*(\d+)")
 
+_KEPT: Final = re.compile(r"Test unit written to (\S+)")
+
 
 class Fuzzed(Struct, frozen=True):
     """What became of one target."""
@@ -38,25 +40,28 @@ class Fuzzed(Struct, frozen=True):
     target: str
     inputs: int
     failure: str
-    """Empty, or the end of what the process has said: what failed, and where the input is kept."""
+    """Empty, or the end of what the process has said."""
+    kept: str
+    """The file with the input that failed; empty where there is none."""
 
 
 def is_possible() -> bool:
     return importlib.util.find_spec("atheris") is not None
 
 
-def fuzz(inputs: int, *, at_most_s: float | None = None, keep: bool = False) -> list[Fuzzed]:
+def fuzz(inputs: int, seed: int, *, at_most_s: float | None = None, keep: bool = False) -> list[Fuzzed]:
     """Try so many inputs in all, the same number with each target; with `at_most_s`, none of them for longer.
 
     Args:
+        seed: the same one draws the same inputs from the same corpus, as long as the code is the same.
         keep: add those inputs to the corpus that reach what no other reaches.
     """
     each = -(-inputs // len(TARGETS))
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as threads:
-        return list(threads.map(lambda target: _fuzz(target, each, at_most_s, keep), TARGETS))
+        return list(threads.map(lambda target: _fuzz(target, each, seed, at_most_s, keep), TARGETS))
 
 
-def _fuzz(target: str, inputs: int, at_most_s: float | None, keep: bool) -> Fuzzed:
+def _fuzz(target: str, inputs: int, seed: int, at_most_s: float | None, keep: bool) -> Fuzzed:
     known = CORPUS / target
     with tempfile.TemporaryDirectory() as directory:
         corpus = Path(directory) / "corpus"
@@ -64,6 +69,7 @@ def _fuzz(target: str, inputs: int, at_most_s: float | None, keep: bool) -> Fuzz
         FOUND.mkdir(parents=True, exist_ok=True)
         arguments = [
             f"-runs={inputs}",
+            f"-seed={seed}",
             f"-max_len={LONGEST}",
             f"-timeout={_HANGS_AFTER_S}",
             f"-rss_limit_mb={_MOST_MEMORY_MIB}",
@@ -75,7 +81,10 @@ def _fuzz(target: str, inputs: int, at_most_s: float | None, keep: bool) -> Fuzz
         if status == 0 and keep:
             _child([target, "-merge=1", f"-max_len={LONGEST}", str(known), str(corpus)])
     counted = [int(one or other) for one, other in _RUNS.findall(said)]
-    return Fuzzed(target, max(counted, default=0), "" if status == 0 else said[-3000:])
+    kept = _KEPT.search(said)
+    return Fuzzed(
+        target, max(counted, default=0), "" if status == 0 else said[-3000:], "" if kept is None else kept.group(1)
+    )
 
 
 def _child(arguments: Sequence[str]) -> tuple[int, str]:

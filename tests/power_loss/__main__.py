@@ -1,4 +1,7 @@
-"""`python -m tests.power_loss`: records the stories and judges the states of all their cuts; 1 where one fails."""
+"""`python -m tests.power_loss`: records the stories and judges the states of all their cuts.
+
+It ends with 1 where a state fails, where nothing could be tried, and where a whole run has tried too few.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ import tempfile
 import time
 from pathlib import Path
 from random import SystemRandom
+from typing import Final
 
 import structlog
 
 from tests.power_loss import failures, recorder
 from tests.power_loss.faults import FAULTS
-from tests.power_loss.run import Bounds, Result, judge_all
+from tests.power_loss.run import QUICK, Bounds, Result, judge_all
 from tests.power_loss.stories import STORIES
 
-_SAMPLES, _ROUNDS, _QUICK_CHOICES = 50, 32, 10
+_SAMPLES, _ROUNDS = 50, 32
+LEAST_STATES: Final = 100_000
+"""Of a run that nothing has made shorter."""
 
 
 def main() -> None:
@@ -28,7 +34,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few states of each cut, drawn from the seed")
     parser.add_argument("--choices", type=int, help="so many states of each cut at most")
     parser.add_argument(
-        "--samples", type=int, default=_SAMPLES, help="random subsets for each pending operation (default: %(default)s)"
+        "--samples",
+        type=int,
+        help=f"random subsets for each pending operation (default: {_SAMPLES}, quick: {QUICK.samples})",
     )
     parser.add_argument("--minutes", type=float, help="stop after so many, with what was tried by then")
     parser.add_argument("--seed", type=int, help="of the choices (default: a new one, which is printed)")
@@ -56,9 +64,10 @@ def _run(arguments: argparse.Namespace) -> int:
     fault = FAULTS.get(arguments.fault)
     stories = arguments.story or (fault.stories if fault else list(STORIES))
     rounds = recorder.ROUNDS if arguments.quick else _ROUNDS
+    usual = QUICK if arguments.quick else Bounds(samples=_SAMPLES)
     bounds = Bounds(
-        samples=arguments.samples,
-        choices=arguments.choices or (_QUICK_CHOICES if arguments.quick else None),
+        samples=usual.samples if arguments.samples is None else arguments.samples,
+        choices=arguments.choices or usual.choices,
         until=None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes,
         failures=arguments.failures,
     )
@@ -70,11 +79,16 @@ def _run(arguments: argparse.Namespace) -> int:
         library = recorder.build(directory)
         if library is None:
             print(f"Nothing was tried: {recorder.CANNOT}.")
-            return 0
+            return 1
         operations = recorder.record(library, directory / "run", stories, rounds=rounds, fault=arguments.fault)
         shutil.rmtree(directory / "run")
         result = asyncio.run(judge_all(operations, directory, seed, bounds))
     _print(result)
+    made_shorter = arguments.quick or arguments.choices or arguments.minutes or arguments.story or arguments.fault
+    least = 1 if made_shorter else LEAST_STATES
+    if result.states.total() < least and not result.failures:
+        print(f"These are too few: such a run has at least {least:,} different states. Was a story made shorter?")
+        return 1
     return 1 if result.failures else 0
 
 

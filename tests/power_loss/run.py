@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +31,10 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """When to stop (`time.monotonic`); None: when all are tried."""
     failures: int = 10
     """After so many it stops."""
+
+
+QUICK: Final = Bounds(choices=5, samples=10)
+"""What `make power-loss-quick` tries, and the same in `make test`."""
 
 
 class Failure(Struct, frozen=True):

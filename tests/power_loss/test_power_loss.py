@@ -7,15 +7,14 @@ from random import SystemRandom
 
 import pytest
 
+from tests.power_loss import __main__ as command
 from tests.power_loss import failures, recorder
 from tests.power_loss.faults import FAULTS
-from tests.power_loss.run import Bounds, judge_all
+from tests.power_loss.run import QUICK, Bounds, judge_all
 from tests.power_loss.stories import STORIES
 from tests.power_loss.trace import Mark, Operation, marked
 
 pytestmark = pytest.mark.slow
-
-QUICK = Bounds(choices=4, samples=4)
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +61,33 @@ async def test_a_state_that_has_failed_is_kept_and_fails_again(library: Path, tm
     assert [sentence.partition("no such")[1:] for sentence in await failures.replay(tmp_path / "kept")] == [
         sentence.partition("no such")[1:] for sentence in failure.wrong
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [([], "at least 100,000 different states"), (["--minutes", "1"], "at least 1 different states")],
+)
+def test_a_run_that_has_tried_too_few_states_fails(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recorder, "build", lambda directory: directory)
+    monkeypatch.setattr(recorder, "record", lambda _, directory, *__, **___: directory.mkdir() or [])
+    assert _status(arguments, monkeypatch) == 1
+    assert sentence in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_try_anything_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert _status([], monkeypatch) == 1
+    assert f"Nothing was tried: {recorder.CANNOT}" in capsys.readouterr().out
+
+
+def _status(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
+    """What `make power-loss` with these ends with."""
+    monkeypatch.setattr("sys.argv", ["power_loss", *arguments])
+    monkeypatch.setattr("structlog.configure", lambda **_: None)
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return ended.value.code
