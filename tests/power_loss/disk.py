@@ -3,6 +3,9 @@
 A sync of a file makes its content durable, not its name. A sync of a directory makes the names in it durable. All else
 that was done since is *pending*: after a cut any part of it may be there. A rename is there or not, in both places at
 once. A file is there when its name is, and that of every directory above it.
+
+What was written before a sync that failed is *doubtful*: Linux keeps it in its cache, where it can be read, but takes
+it for written (fsync(2), "EIO"). No later sync makes it durable; that it is written once more does.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from msgspec import Struct
 
 from tests.power_loss.trace import (
     Create,
+    FailedSync,
     Link,
     Mark,
     Mkdir,
@@ -42,13 +46,23 @@ class Disk:
         self.names: dict[str, int] = {}
         """What is durable of each directory."""
         self.pending: list[Operation] = []
+        self.doubtful: list[Write | Truncate] = []
+        """Older than what is pending of the same file."""
+
+    @property
+    def optional(self) -> list[Operation]:
+        """All that may or may not be there after a cut, in its order."""
+        return [*self.doubtful, *self.pending]
 
     def do(self, operation: Operation) -> None:
         match operation:
             case Sync(inode):
-                self._make_durable(
-                    [one for one in self.pending if isinstance(one, Write | Truncate) and one.inode == inode]
-                )
+                self._overwrite_doubtful(self._changes_of(inode))
+                self._make_durable(self._changes_of(inode))
+            case FailedSync(inode):
+                failed = self._changes_of(inode)
+                self.doubtful += failed
+                self.pending = [one for one in self.pending if one not in failed]
             case SyncDirectory(path):
                 self._make_durable([one for one in self.pending if isinstance(one, Named) and _parent(one) == path])
             case Mark():
@@ -58,7 +72,8 @@ class Disk:
 
     def settle(self) -> None:
         """Everything is durable: so a story begins."""
-        self._make_durable(list(self.pending))
+        self._make_durable(self.optional)
+        self.doubtful = []
 
     def after(self, kept: Sequence[Operation]) -> Files:
         """What is found after a cut that left, of what was pending, `kept`, in this order."""
@@ -76,6 +91,32 @@ class Disk:
             for path, inode in names.items()
             if all(str(above) in names for above in PurePosixPath(path).parents[:-1])
         }
+
+    def _changes_of(self, inode: int) -> list[Write | Truncate]:
+        return [one for one in self.pending if isinstance(one, Write | Truncate) and one.inode == inode]
+
+    def _overwrite_doubtful(self, synced: Sequence[Write | Truncate]) -> None:
+        """These are about to become durable: what they overwrite is not in doubt any more.
+
+        The length of a file is kept by the file system's journal, so a truncation is not in doubt after the next sync.
+        """
+        if not synced:
+            return
+        inode = synced[0].inode
+        own = [one for one in self.doubtful if one.inode == inode]
+        left = [one for one in self.doubtful if one.inode != inode]
+        truncations = [one for one in own if isinstance(one, Truncate)]
+        kept: list[Write] = []
+        for one in own:
+            kept = [*kept, one] if isinstance(one, Write) else [part for write in kept for part in _beside(write, one)]
+        for one in synced:
+            kept = [part for write in kept for part in _beside(write, one)]
+        if truncations:
+            content = bytearray(self.content.get(inode, b""))
+            for one in truncations:
+                _change(content, one)
+            self.content[inode] = bytes(content)
+        self.doubtful = [*left, *kept]
 
     def _make_durable(self, operations: list[Operation]) -> None:
         done = {id(operation) for operation in operations}
@@ -99,6 +140,16 @@ def _change(content: bytearray, operation: Write | Truncate) -> None:
     else:
         content.extend(bytes(max(0, operation.offset - len(content))))
         content[operation.offset : operation.offset + len(operation.data)] = operation.data
+
+
+def _beside(write: Write, later: Write | Truncate) -> list[Write]:
+    """What is left of an earlier write under a later change."""
+    end = write.offset + len(write.data)
+    if isinstance(later, Truncate):
+        parts = [(write.offset, min(end, later.size))]
+    else:
+        parts = [(write.offset, min(end, later.offset)), (max(write.offset, later.offset + len(later.data)), end)]
+    return [Write(write.inode, at, write.data[at - write.offset : to - write.offset]) for at, to in parts if at < to]
 
 
 def _rename(names: dict[str, int], operation: Operation) -> None:

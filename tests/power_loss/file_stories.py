@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from contextlib import suppress
 
 from tests.contract.support import DAY_MS, done, keep, parked
 from tests.power_loss import facts
@@ -31,8 +32,9 @@ from tocsin.store.audit_chain import MAIN
 from tocsin.store.content_keys import FORGOTTEN_WITHIN_MS
 from tocsin.store.master_keys import KeyFile, beside
 from tocsin.store.ports import StoreUnavailable
-from tocsin.store.records import Result
+from tocsin.store.records import Item, Result
 from tocsin.store.sqlite import maintenance
+from tocsin.store.sqlite.store import SqliteStore
 
 
 async def first_start(scene: Scene) -> None:
@@ -170,6 +172,34 @@ async def failed_sync(scene: Scene) -> None:
             with scene.told.action(become(events, ACCEPTED), refused_by=StoreUnavailable):
                 await store.queue.append(events)
             await append(scene, store, events_of(scene, 2))
+        await _any_sync_fails(scene, store)
+
+
+async def _any_sync_fails(scene: Scene, store: SqliteStore) -> None:
+    """Each kind of sync fails once: of a commit, of the log before a checkpoint and of the file after it, of a new log,
+    and of the search's index. Commits that are answered must not depend on it.
+    """
+    for after in range(scene.rounds):
+        scene.told.fail_syncs(1, after=after % 6)
+        while scene.told.syncs_to_fail:
+            events = events_of(scene, 3, padding=4000)
+            with scene.told.action(become(events, ACCEPTED), refused_by=StoreUnavailable, may_be_answered=True):
+                await store.queue.append(events)
+            items = await _claimed(store)
+            told = become([item.event for item in items], DONE)
+            with scene.told.action(told, refused_by=StoreUnavailable, may_be_answered=True):
+                await store.queue.settle(finished(items))
+            with suppress(StoreUnavailable):
+                await store.search.fill(1.0)
+                await store.search.prune()
+        await append(scene, store, events_of(scene, 1))
+
+
+async def _claimed(store: SqliteStore) -> list[Item]:
+    try:
+        return await store.queue.claim(10)
+    except StoreUnavailable:
+        return []
 
 
 async def restore_first(scene: Scene) -> None:

@@ -11,6 +11,7 @@
  *   write INODE OFFSET LENGTH   the bytes
  *   truncate INODE SIZE 0
  *   sync INODE 0          a file
+ *   failsync INODE LENGTH the path         a file whose sync has failed
  *   syncdir 0 LENGTH      the path of a directory
  *   mark 0 LENGTH         what the program says (`power_loss_mark`)
  *
@@ -277,10 +278,13 @@ int ftruncate64(int fd, off64_t size) {
     CONTENT(next(fd, size), record_truncate(fd, size));
 }
 
-static int failing;
+static int failing, failing_after;
 
-/* Have the next `count` syncs of files fail. Nothing is durable by them. */
-void power_loss_fail_syncs(int count) { failing = count; }
+/* Have `count` syncs of files fail, after `after` that do not. Nothing is durable by them. */
+void power_loss_fail_syncs(int count, int after) { failing = count; failing_after = after; }
+
+/* How many of these are still to come. */
+int power_loss_syncs_to_fail(void) { return failing; }
 
 static int synced(int fd) {
     char path[4096];
@@ -288,9 +292,10 @@ static int synced(int fd) {
     struct stat about;
     if (fstat(fd, &about) != 0) return -1;
     pthread_mutex_lock(&lock);
-    int fails = failing > 0 && !S_ISDIR(about.st_mode);
+    int counted = failing > 0 && !S_ISDIR(about.st_mode), fails = counted && failing_after == 0;
     if (fails) failing--;
-    else record_path(S_ISDIR(about.st_mode) ? "syncdir" : "sync", (unsigned long)about.st_ino, path);
+    else if (counted) failing_after--;
+    record_path(S_ISDIR(about.st_mode) ? "syncdir" : fails ? "failsync" : "sync", (unsigned long)about.st_ino, path);
     pthread_mutex_unlock(&lock);
     if (fails) errno = EIO;
     return fails ? -1 : 0;

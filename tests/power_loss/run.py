@@ -17,7 +17,7 @@ from tests.power_loss.expected import Expected
 from tests.power_loss.judge import Found, start_on
 from tests.power_loss.scene import STORE, STORES
 from tests.power_loss.states import kept_of
-from tests.power_loss.trace import Mark, Operation, Sync, SyncDirectory, marked
+from tests.power_loss.trace import FailedSync, Mark, Operation, Sync, SyncDirectory, marked
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ def cuts_of(operations: Sequence[Operation]) -> Iterator[Cut]:
     """
     disk, expected, story = Disk(), Expected(), ""
     for operation in operations:
-        if isinstance(operation, Sync | SyncDirectory) and story:
+        if isinstance(operation, Sync | FailedSync | SyncDirectory) and story:
             yield Cut(story, disk, expected)
         disk.do(operation)
         if not isinstance(operation, Mark):
@@ -120,7 +120,7 @@ def store_of(story: str) -> str:
 
 def _states(cut: Cut, random: Random, bounds: Bounds) -> Iterator[State]:
     """The different states of one cut."""
-    choices = list(kept_of(cut.disk.pending, random, bounds.samples))
+    choices = list(kept_of(cut.disk.optional, random, bounds.samples))
     if bounds.choices is not None and len(choices) > bounds.choices:
         # What was synced alone, and everything, are always among them.
         choices = [*choices[:2], *random.sample(choices[2:], bounds.choices - 2)]

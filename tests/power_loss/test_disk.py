@@ -9,6 +9,7 @@ from tests.power_loss.expected import Expected
 from tests.power_loss.states import kept_of
 from tests.power_loss.trace import (
     Create,
+    FailedSync,
     Link,
     Marked,
     Mkdir,
@@ -70,6 +71,28 @@ def test_a_write_beyond_a_lost_one_leaves_zeros_and_a_truncation_may_be_lost() -
 def test_the_sync_of_one_file_makes_no_other_durable() -> None:
     disk = disk_after(Create("a", 1), Create("b", 2), SyncDirectory("."), Write(1, 0, b"x"), Write(2, 0, b"y"), Sync(2))
     assert disk.after([]) == {"a": b"", "b": b"y"}
+
+
+def test_what_was_written_before_a_failed_sync_stays_in_doubt_until_it_is_written_again() -> None:
+    disk = disk_after(Create("a", 1), Write(1, 0, b"old"), Sync(1), SyncDirectory("."))
+    for operation in (Write(1, 0, b"abcdef"), FailedSync(1), Write(1, 2, b"XY"), Sync(1)):
+        disk.do(operation)
+    assert disk.after([]) == {"a": b"olXY"}
+    assert disk.optional == [Write(1, 0, b"ab"), Write(1, 4, b"ef")]
+    assert disk.after(disk.optional) == {"a": b"abXYef"}
+    for operation in (Write(1, 0, b"ab"), Truncate(1, 4), Sync(1)):
+        disk.do(operation)
+    assert disk.optional == []
+    assert disk.after([]) == {"a": b"abXY"}
+
+
+def test_a_failed_sync_of_one_file_puts_no_other_in_doubt() -> None:
+    disk = disk_after(
+        Create("a", 1), Create("b", 2), SyncDirectory("."), Write(1, 0, b"x"), Write(2, 0, b"y"), FailedSync(2), Sync(1)
+    )
+    disk.do(Sync(2))
+    assert disk.after([]) == {"a": b"x", "b": b""}
+    assert disk.after(disk.optional) == {"a": b"x", "b": b"y"}
 
 
 def test_every_prefix_each_one_missing_each_one_alone_and_torn_ones_are_tried() -> None:

@@ -33,8 +33,16 @@ class Told:
         self._say(Marked(kind="ends"))
 
     @contextmanager
-    def action(self, facts: Facts, *, atomic: bool = True, refused_by: type[Exception] | None = None) -> Iterator[None]:
-        """Around a call: it starts, and it is answered. With `refused_by`, it is refused, and has to be."""
+    def action(
+        self,
+        facts: Facts,
+        *,
+        atomic: bool = True,
+        refused_by: type[Exception] | None = None,
+        may_be_answered: bool = False,
+    ) -> Iterator[None]:
+        """Around a call: it starts, and it is answered. With `refused_by`, it is refused, and has to be, unless it
+        `may_be_answered`."""
         self._number += 1
         number = self._number
         self._say(Marked(kind="starts", number=number, facts=facts, atomic=atomic))
@@ -47,11 +55,18 @@ class Told:
         except refused_by:
             self._say(Marked(kind="refuses", number=number))
         else:
-            raise AssertionError(f"this was to be refused: {facts}")
+            if not may_be_answered:
+                raise AssertionError(f"this was to be refused: {facts}")
+            self._say(Marked(kind="answers", number=number))
 
-    def fail_syncs(self, count: int) -> None:
-        """The next syncs of files fail: only with the recorder."""
-        self._recorder.power_loss_fail_syncs(count)
+    def fail_syncs(self, count: int, *, after: int = 0) -> None:
+        """So many syncs of files fail, after some that do not: only with the recorder."""
+        self._recorder.power_loss_fail_syncs(count, after)
+
+    @property
+    def syncs_to_fail(self) -> int:
+        """How many of these are still to come."""
+        return int(self._recorder.power_loss_syncs_to_fail())
 
     def possible(self, facts: Facts) -> None:
         """Each of these may be true from now on, or not."""

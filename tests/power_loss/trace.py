@@ -50,6 +50,12 @@ class Sync(Struct, frozen=True, gc=False):
     inode: int
 
 
+class FailedSync(Struct, frozen=True, gc=False):
+    """What was written to the file may be lost from now on, though it can be read, and whatever is synced later."""
+
+    inode: int
+
+
 class SyncDirectory(Struct, frozen=True, gc=False):
     path: str
 
@@ -62,7 +68,7 @@ class Mark(Struct, frozen=True, gc=False):
 
 Named = Create | Mkdir | Link | Unlink | Rename
 """What changes a directory."""
-Operation = Named | Write | Truncate | Sync | SyncDirectory | Mark
+Operation = Named | Write | Truncate | Sync | FailedSync | SyncDirectory | Mark
 
 
 def read(log: Path, root: Path) -> list[Operation]:
@@ -90,6 +96,8 @@ def read(log: Path, root: Path) -> list[Operation]:
             operations.append(Truncate(current[first], int(numbers[1])))
         elif kind == b"sync":
             operations.append(Sync(current[first]))
+        elif kind == b"failsync":
+            operations.append(FailedSync(current[first]))
         elif kind == b"link":
             operations.append(Link(_relative(content, root), current[first]))
         elif kind == b"rename":
