@@ -17,8 +17,9 @@
  *
  * One lock is held over each call and its record, so that the order is the true one. Nothing is synced: what a sync
  * makes durable is worked out afterwards, and the run is quick. Copies within the kernel (sendfile, copy_file_range) are
- * refused, so that the program writes by itself. What is written through a mapping is not seen; SQLite maps its -shm
- * file alone, which is left out.
+ * refused, so that the program writes by itself. Calls that nobody has needed yet (writev, fallocate …) end the process.
+ * What is written through a mapping is not seen; SQLite maps its -shm file alone, which is left out. Afterwards the
+ * record is compared with the files (recorder.py), so that nothing is missed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,6 +33,7 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -269,6 +271,81 @@ ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *to_at, size_t si
     NEXT(ssize_t, copy_file_range, (int, off64_t *, int, off64_t *, size_t, unsigned));
     return refused(to) ? -1 : next(from, at, to, to_at, size, flags);
 }
+
+/* What changes a file and cannot be recorded yet ends the process, loudly. */
+static void not_recorded(const char *call, int ours) {
+    if (!ours) return;
+    fprintf(stderr, "the recorder does not record %s\n", call);
+    abort();
+}
+static int is_ours(int fd) {
+    char path[4096];
+    return path_of_fd(fd, path);
+}
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    NEXT(ssize_t, writev, (int, const struct iovec *, int));
+    not_recorded("writev", is_ours(fd));
+    return next(fd, parts, count);
+}
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
+    NEXT(ssize_t, pwritev, (int, const struct iovec *, int, off_t));
+    not_recorded("pwritev", is_ours(fd));
+    return next(fd, parts, count, at);
+}
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
+    NEXT(ssize_t, pwritev64, (int, const struct iovec *, int, off64_t));
+    not_recorded("pwritev64", is_ours(fd));
+    return next(fd, parts, count, at);
+}
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+    NEXT(ssize_t, pwritev2, (int, const struct iovec *, int, off_t, int));
+    not_recorded("pwritev2", is_ours(fd));
+    return next(fd, parts, count, at, flags);
+}
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+    NEXT(ssize_t, pwritev64v2, (int, const struct iovec *, int, off64_t, int));
+    not_recorded("pwritev64v2", is_ours(fd));
+    return next(fd, parts, count, at, flags);
+}
+int fallocate(int fd, int mode, off_t at, off_t size) {
+    NEXT(int, fallocate, (int, int, off_t, off_t));
+    not_recorded("fallocate", is_ours(fd));
+    return next(fd, mode, at, size);
+}
+int fallocate64(int fd, int mode, off64_t at, off64_t size) {
+    NEXT(int, fallocate64, (int, int, off64_t, off64_t));
+    not_recorded("fallocate64", is_ours(fd));
+    return next(fd, mode, at, size);
+}
+int posix_fallocate(int fd, off_t at, off_t size) {
+    NEXT(int, posix_fallocate, (int, off_t, off_t));
+    not_recorded("posix_fallocate", is_ours(fd));
+    return next(fd, at, size);
+}
+int posix_fallocate64(int fd, off64_t at, off64_t size) {
+    NEXT(int, posix_fallocate64, (int, off64_t, off64_t));
+    not_recorded("posix_fallocate64", is_ours(fd));
+    return next(fd, at, size);
+}
+int renameat2(int from_at, const char *from, int to_at, const char *to, unsigned flags) {
+    NEXT(int, renameat2, (int, const char *, int, const char *, unsigned));
+    char path[8192];
+    not_recorded("renameat2", path_of(from_at, from, path) || path_of(to_at, to, path));
+    return next(from_at, from, to_at, to, flags);
+}
+int truncate(const char *name, off_t size) {
+    NEXT(int, truncate, (const char *, off_t));
+    char path[8192];
+    not_recorded("truncate", path_of(AT_FDCWD, name, path));
+    return next(name, size);
+}
+int truncate64(const char *name, off64_t size) {
+    NEXT(int, truncate64, (const char *, off64_t));
+    char path[8192];
+    not_recorded("truncate64", path_of(AT_FDCWD, name, path));
+    return next(name, size);
+}
+
 int ftruncate(int fd, off_t size) {
     NEXT(int, ftruncate, (int, off_t));
     CONTENT(next(fd, size), record_truncate(fd, size));

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.power_loss.disk import Disk
 from tests.power_loss.trace import Operation, read
 
 ROOT = Path(__file__).parents[2]
@@ -73,4 +74,20 @@ def record(
     )
     if child.returncode != 0:
         raise RecordingFailed(f"the recorded process ended with {child.returncode}:\n{child.stdout}{child.stderr}")
-    return read(log, Path(os.path.realpath(root)))
+    operations = read(log, Path(os.path.realpath(root)))
+    if wrong := missed(operations, root):
+        raise RecordingFailed(f"the recorder has missed something: {wrong[0]}")
+    return operations
+
+
+def missed(operations: Sequence[Operation], root: Path) -> list[str]:
+    """Where the files below `root` are not, byte for byte, what the operations have made of them."""
+    disk = Disk()
+    for operation in operations:
+        disk.do(operation)
+    made = disk.after(disk.optional)
+    there = {str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in root.rglob("*")}
+    there = {name: content for name, content in there.items() if not name.endswith("-shm")}
+    wrong = [f"{name} was made, and is not there" for name in sorted(made.keys() - there.keys())]
+    wrong += [f"{name} is there, and was not made" for name in sorted(there.keys() - made.keys())]
+    return wrong + [f"{name} has another content" for name in sorted(made) if made[name] != there.get(name, made[name])]

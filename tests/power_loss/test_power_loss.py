@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from random import SystemRandom
 
@@ -12,7 +14,7 @@ from tests.power_loss import failures, recorder
 from tests.power_loss.faults import FAULTS
 from tests.power_loss.run import QUICK, Bounds, judge_all
 from tests.power_loss.stories import STORIES
-from tests.power_loss.trace import Mark, Operation, marked
+from tests.power_loss.trace import Create, Mark, Operation, Rename, Sync, Write, marked
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,39 @@ async def test_a_fault_that_loses_what_was_answered_is_found(fault: str, library
     operations = recorder.record(library, tmp_path / "run", FAULTS[fault].stories, fault=fault)
     result = await judge_all(operations, tmp_path, 1, Bounds(choices=6, samples=2, failures=1))
     assert result.failures, f"of {result.states.total()} states none has failed"
+
+
+@pytest.mark.parametrize(
+    ("writes", "is_recorded"),
+    [("os.write(file, b'x')", True), ("os.writev(file, [b'x'])", False), ("os.truncate('ROOT/a', 3)", False)],
+)
+def test_what_the_recorder_cannot_record_ends_the_process(
+    writes: str, is_recorded: bool, library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    text = f"import os; file = os.open('ROOT/a', os.O_CREAT | os.O_WRONLY); {writes}"
+    ran = subprocess.run(
+        [sys.executable, "-c", text.replace("ROOT", str(tmp_path / "root"))],
+        env={"LD_PRELOAD": str(library), "RECORD_ROOT": str(tmp_path / "root"), "RECORD_LOG": str(tmp_path / "log")},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode == 0) is is_recorded, ran.stderr
+    if not is_recorded:
+        assert "the recorder does not record" in ran.stderr
+
+
+def test_what_the_recorder_has_missed_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"xy")
+    (tmp_path / "b-shm").touch()
+    operations: list[Operation] = [Create("a", 1), Write(1, 0, b"x"), Sync(1)]
+    assert recorder.missed(operations, tmp_path) == ["a has another content"]
+    assert recorder.missed([*operations, Write(1, 1, b"y")], tmp_path) == []
+    assert recorder.missed([*operations, Create("c", 2), Rename("a", "d")], tmp_path) == [
+        "c was made, and is not there",
+        "d was made, and is not there",
+        "a is there, and was not made",
+    ]
 
 
 async def test_a_state_that_has_failed_is_kept_and_fails_again(library: Path, tmp_path: Path) -> None:
