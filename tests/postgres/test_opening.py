@@ -161,7 +161,7 @@ async def test_a_check_names_a_transaction_that_holds_back_every_log(
     slow = await nodes.connection()
     async with slow.transaction():
         await slow.fetchval("SELECT pg_current_xact_id()")
-        findings = await of_postgres.check(nodes.url, None)
+        findings = await of_postgres.check(nodes.url, None, keep_s=0)
     assert any("until it ends no node reads a new event" in finding for finding in findings)
 
 

@@ -30,13 +30,13 @@ async def looked_at(connection: Connection, statement: str, *values: tuple[str, 
     await connection.execute(f"PREPARE looked AS {statement}")
     explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE looked({', '.join(literals)})")
     await connection.execute("DEALLOCATE looked")
-    return _busiest(json.loads(explained)[0]["Plan"])
+    return busiest(json.loads(explained)[0]["Plan"])
 
 
-def _busiest(plan: dict[str, Any]) -> int:
+def busiest(plan: dict[str, Any]) -> int:
     removed = sum(plan.get(f"Rows Removed by {one}", 0) for one in ("Filter", "Join Filter", "Index Recheck"))
     own = round((plan["Actual Rows"] + removed) * plan["Actual Loops"])
-    return max([own, *map(_busiest, plan.get("Plans", ()))])
+    return max([own, *map(busiest, plan.get("Plans", ()))])
 
 
 async def test_what_was_learned_of_a_device_is_compared_with_that_device_alone(nodes: Nodes) -> None:

@@ -197,7 +197,8 @@ def _findings_of_postgres(settings: Settings) -> list[str]:
     require_driver()
     from tocsin.store.postgres import maintenance as of_postgres
 
-    return asyncio.run(of_postgres.check(settings.store.direct_url, password(settings)))
+    keep_s = settings.store.retention.total_seconds()
+    return asyncio.run(of_postgres.check(settings.store.direct_url, password(settings), keep_s=keep_s))
 
 
 def _refuse_postgres(settings: Settings, instead: str) -> None:

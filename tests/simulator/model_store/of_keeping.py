@@ -15,7 +15,7 @@ from tests.simulator.model_store.of_nodes import living
 from tests.simulator.model_store.rows import Row, Table, columns_of
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does, does_all, nothing
-from tocsin.store.postgres import contents, erasing, housekeeping, jobs, partitions, search_feed
+from tocsin.store.postgres import contents, erasing, housekeeping, jobs, old_days, partitions, reading, search_feed
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.records import ENDED
 
@@ -171,12 +171,12 @@ def detach(t: Transaction, name: str, day: str) -> Rows:
 
 @does(housekeeping._TRY)
 def try_pruning(t: Transaction) -> Rows:
-    return [(t.try_advisory(LOCK_SPACE, housekeeping._PRUNING),)]
+    return [(t.try_advisory(LOCK_SPACE, old_days.PRUNING),)]
 
 
-@does(housekeeping._TRY_SESSION)
+@does(old_days._TRY)
 def try_pruning_for_long(t: Transaction) -> Rows:
-    return [(t.try_advisory(LOCK_SPACE, housekeeping._PRUNING, session=True),)]
+    return [(t.try_advisory(LOCK_SPACE, old_days.PRUNING, session=True),)]
 
 
 def _forget(t: Transaction, table: Table, rows: Iterable[Row]) -> Rows:
@@ -247,7 +247,7 @@ def _of_day(statement: str) -> str:
     return text.replace(_DAY, r"(?:event|settlement)_(\d+)", 1).replace(_DAY, r"(?:event|settlement)_\d+")
 
 
-@does_all(_of_day(housekeeping._UNTRIED))
+@does_all(_of_day(old_days._UNTRIED))
 def untried(t: Transaction, day: str) -> Rows:
     for row in t.where(t.database.event, ("day",), int(day)):
         low = t.get(t.database.low_water, row.stream)
@@ -262,20 +262,41 @@ def _keep(t: Transaction, row: Row, **changes: Any) -> None:
     t.put(t.database.kept, place(row), new, None)
 
 
-@does_all(_of_day(housekeeping._KEEP_WAITING))
-def keep_waiting(t: Transaction, of: str, day: int) -> Rows:
-    waiting = {place(row) for row in t.all(t.database.parked) if row.day == day}
+@does_all(_of_day(old_days._ABOVE))
+def above(t: Transaction, day: str) -> Rows:
+    for row in t.where(t.database.event, ("day",), int(day)):
+        low = t.get(t.database.low_water, row.stream)
+        assert low is not None
+        if row.id is not None and (row.xid, row.seq) > (low.xid, low.seq):
+            return [(True,)]
+    return [(False,)]
+
+
+@does(old_days._PARKED, names="id stream xid seq")
+def parked_after(t: Transaction, after: int) -> Rows:
+    rows = sorted([row for row in t.all(t.database.parked) if row.id > after], key=lambda row: row.id)
+    return [(row.id, *place(row)) for row in rows[: old_days._STEP_ROWS]]
+
+
+@does(old_days._KEPT, names="stream xid seq")
+def kept_after(t: Transaction, *after: int) -> Rows:
+    return sorted([place(row) for row in t.all(t.database.kept) if place(row) > after])[: old_days._STEP_ROWS]
+
+
+@does_all(_of_day(old_days._KEEP_WAITING))
+def keep_waiting(t: Transaction, of: str, day: int, first: int, last: int) -> Rows:
+    waiting = {place(row) for row in t.all(t.database.parked) if row.day == day and first <= row.id <= last}
     for row in t.where(t.database.event, ("day",), int(of)):
         if place(row) in waiting:
             _keep(t, row)
     return ()
 
 
-@does_all(_of_day(housekeeping._KEEP_RECENT))
-def keep_recent(t: Transaction, of: str, day: int, since_day: int) -> Rows:
+@does_all(_of_day(old_days._KEEP_RECENT))
+def keep_recent(t: Transaction, of: str, day: int, since_day: int, stream: int) -> Rows:
     late: dict[Any, int] = {}
     for row in t.all(t.database.settlement):
-        if row.event_day == day and row.day >= since_day:
+        if row.stream == stream and row.event_day == day and row.day >= since_day:
             late[place(row)] = max(row.at_ms, late.get(place(row), 0))
     for row in t.where(t.database.event, ("day",), int(of)):
         if (at_ms := late.get(place(row))) is not None:
@@ -283,10 +304,11 @@ def keep_recent(t: Transaction, of: str, day: int, since_day: int) -> Rows:
     return ()
 
 
-@does_all(_of_day(housekeeping._KEEP_ATTEMPTS))
-def keep_attempts(t: Transaction, of: str, today: int) -> Rows:
+@does_all(_of_day(old_days._KEEP_ATTEMPTS))
+def keep_attempts(t: Transaction, of: str, today: int, *columns: Sequence[int]) -> Rows:
+    named = set(zip(*columns, strict=True))
     for row in t.where(t.database.settlement, ("day",), int(of)):
-        if t.get(t.database.kept, place(row)) is not None or t.where(t.database.parked, _PLACE, place(row)):
+        if place(row) in named:
             new = columns_of(row) | {"day": today}
             t.put(t.database.settlement, (*place(row), row.unit, today), new, None)
     return ()
@@ -307,7 +329,7 @@ def hold(t: Transaction) -> Rows:
     return ()
 
 
-does(search_feed._LOOK_AGAIN, search_feed._FORGET)(nothing)
+does(search_feed._LOOK_AGAIN, search_feed._FORGET, reading._PLANS)(nothing)
 does_all(r"WITH carried AS \(DELETE FROM seen_\d+ .*")(nothing)
 
 # -- the erasure of a user ---------------------------------------------------------------------------------------------

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
+
+NOW_MS: Final = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+"""The database's clock, Unix milliseconds. The day is divided from them by whole numbers: a cast would round it up
+after noon."""
 
 
 class DatabaseClock:

@@ -76,21 +76,25 @@ class Watched:
             raise CommitUnknown(_NOT_REPLICATED)
 
 
-async def connect(target: Target) -> Watched:
-    """A new connection to a server that takes writes. Raises what asyncpg raises."""
+async def connect(target: Target, *, longest_s: float | None = None) -> Watched:
+    """A new connection to a server that takes writes. Raises what asyncpg raises.
+
+    `longest_s`: so long a statement may take, and only this process ends it; by default the server does after 20 s.
+    """
     settings = {"application_name": target.application}
     if not target.pooled:
         settings |= {
             "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_MS),
-            "statement_timeout": str(int(_STATEMENT_S * 1000)),
+            "statement_timeout": str(int(_STATEMENT_S * 1000)) if longest_s is None else "0",
         }
+    statement_s = _STATEMENT_S + 5.0 if longest_s is None else longest_s
     hosts = target.hosts.in_order()
     if len(hosts) < 2:
-        return Watched(await _connect_to(target, settings, _CONNECT_S))
+        return Watched(await _connect_to(target, settings, statement_s, _CONNECT_S))
     failures: list[Exception] = []
     for host, port in hosts:
         try:
-            connection = await _connect_to(target, settings, _CONNECT_ONE_S, host=host, port=port)
+            connection = await _connect_to(target, settings, statement_s, _CONNECT_ONE_S, host=host, port=port)
         except Exception as error:
             failures.append(error)
         else:
@@ -100,12 +104,14 @@ async def connect(target: Target) -> Watched:
     raise next((one for one in failures if not isinstance(one, asyncpg.TargetServerAttributeNotMatched)), failures[0])
 
 
-async def _connect_to(target: Target, settings: dict[str, str], timeout_s: float, **host: Any) -> Connection:
+async def _connect_to(
+    target: Target, settings: dict[str, str], statement_s: float, timeout_s: float, **host: Any
+) -> Connection:
     return await target.dial(
         target.url,
         password=target.password,
         timeout=timeout_s,
-        command_timeout=_STATEMENT_S + 5.0,
+        command_timeout=statement_s,
         server_settings=settings,
         target_session_attrs="read-write",
         # PgBouncer gives every transaction another server connection.

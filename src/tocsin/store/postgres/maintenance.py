@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import asyncpg
 
 from tocsin.store.ports import StoreError
 from tocsin.store.postgres import credentials, partitions, schema
+from tocsin.store.postgres.clock import NOW_MS
 from tocsin.store.postgres.connections import Connection, Target, connect
 from tocsin.store.postgres.failures import sentence
 from tocsin.store.postgres.hosts import Hosts
-from tocsin.store.postgres.places import DAY_MS
+from tocsin.store.postgres.old_days import REMEMBERED_MS, date_of
+from tocsin.store.postgres.places import day_of
 from tocsin.store.postgres.session import NODE_LOCKS
 
 _OLDEST_TRANSACTION_S: Final = 60.0
@@ -30,18 +32,20 @@ _DURABILITY: Final = {
 _SERVED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks held JOIN node ON node.number = held.objid::bigint
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
         AND node.delivers AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-_TODAY: Final = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000 / {DAY_MS})::int"
 _OLDEST: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
     FROM pg_stat_activity WHERE backend_xid IS NOT NULL"""
 _PREPARED: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - prepared)), 0)::float8
     FROM pg_prepared_xacts"""
 
 
-async def check(url: str, password: str | None) -> list[str]:
-    """What is wrong; an empty list says that all is well. Nodes may be running."""
+async def check(url: str, password: str | None, *, keep_s: float, now_ms: int | None = None) -> list[str]:
+    """What is wrong; an empty list says that all is well. Nodes may be running.
+
+    `keep_s`: for how long what was settled is kept. `now_ms`: in place of the database's clock.
+    """
     try:
         async with _connected(url, password) as connection:
-            return await _findings(connection)
+            return await _findings(connection, keep_s, now_ms)
     except StoreError as error:
         return [str(error)]
 
@@ -80,7 +84,7 @@ async def is_served(url: str, password: str | None) -> bool:
             return False
 
 
-async def _findings(connection: Connection) -> list[str]:
+async def _findings(connection: Connection, keep_s: float, now_ms: int | None) -> list[str]:
     found, oldest = await schema.version(connection)
     newest = schema.steps()[-1].number
     if not found:
@@ -88,13 +92,22 @@ async def _findings(connection: Connection) -> list[str]:
     if oldest > newest:
         return [f"its tables are of a newer tocsin (schema {found}, usable from {oldest} on; this one knows {newest})"]
     findings = []
-    today = await connection.fetchval(_TODAY)
+    if now_ms is None:
+        now_ms = await connection.fetchval(NOW_MS)
+    today = day_of(now_ms)
+    # What is due at midnight may take a while: it is not overdue before the next one.
+    kept_from = day_of(now_ms - max(int(keep_s * 1000), REMEMBERED_MS)) - 1
     for table in partitions.TABLES:
         days = await partitions.existing(connection, table)
         if today not in days:
             findings.append(f"there is no partition of {table} for today; a node makes one when it starts")
         if pending := sorted(day for day, detaching in days.items() if detaching):
-            findings.append(f"partitions of {table} are being detached and were not finished: {pending}")
+            findings.append(f"partitions of {table} are being detached and were not finished: {_named(pending)}")
+        if overdue := sorted(day for day in days if day < kept_from):
+            findings.append(
+                f"days of {table} are past their retention and were not dropped: {_named(overdue)}; the nodes' log"
+                " says why"
+            )
     for what, statement in (("transaction", _OLDEST), ("prepared transaction", _PREPARED)):
         age_s = await connection.fetchval(statement)
         if age_s > _OLDEST_TRANSACTION_S:
@@ -102,6 +115,13 @@ async def _findings(connection: Connection) -> list[str]:
                 f"a {what} of this server has been writing for {age_s:.0f} s: until it ends no node reads a new event"
             )
     return findings
+
+
+def _named(days: Sequence[int]) -> str:
+    """Their dates; of many the first and the last."""
+    return (
+        ", ".join(map(date_of, days)) if len(days) < 5 else f"{date_of(days[0])} to {date_of(days[-1])} ({len(days)})"
+    )
 
 
 @contextlib.asynccontextmanager
