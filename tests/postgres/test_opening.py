@@ -18,9 +18,12 @@ from tocsin.store import maintenance, opening
 from tocsin.store.master_keys import KeyText
 from tocsin.store.ports import StorageFailure, StoreError
 from tocsin.store.postgres import schema
+from tocsin.store.postgres.clock import NOW_MS
 from tocsin.store.postgres.connections import Target, connect
 from tocsin.store.postgres.hosts import Hosts
+from tocsin.store.postgres.old_days import date_of
 from tocsin.store.postgres.opening import open_store
+from tocsin.store.postgres.places import day_of
 
 
 def settings(tmp_path: Path, **store: object) -> Settings:
@@ -163,6 +166,15 @@ async def test_a_check_names_a_transaction_that_holds_back_every_log(
         await slow.fetchval("SELECT pg_current_xact_id()")
         findings = await of_postgres.check(nodes.url, None, keep_s=0)
     assert any("until it ends no node reads a new event" in finding for finding in findings)
+
+
+@pytest.mark.parametrize("time", ["00:00:00", "11:59:59.9996", "12:00:01", "23:59:59.9996"])
+async def test_the_day_of_the_database_s_clock_is_the_same_before_noon_and_after(nodes: Nodes, time: str) -> None:
+    """A cast to a whole number rounds: after noon a check looked at tomorrow, and a store was moved to it."""
+    statement = NOW_MS.replace("clock_timestamp()", f"timestamptz '2026-11-27 {time}Z'")
+    assert statement != NOW_MS
+    ((now_ms,),) = await nodes.execute(statement)
+    assert date_of(day_of(now_ms)) == "2026-11-27"
 
 
 async def test_connections_are_recognized_on_the_server() -> None:

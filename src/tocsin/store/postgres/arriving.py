@@ -17,11 +17,12 @@ from tocsin.store.moved_rows import PARTS, PLAIN, POSITIONS, TRIED, UNTRIED, Eve
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StoreError, WriteFailure
 from tocsin.store.postgres import partitions, schema
+from tocsin.store.postgres.clock import NOW_MS
 from tocsin.store.postgres.connections import Connection, Target, Watched, in_transaction
 from tocsin.store.postgres.failures import is_gone, is_unavailable, sentence
 from tocsin.store.postgres.hosts import Hosts
 from tocsin.store.postgres.opening import connected
-from tocsin.store.postgres.places import DAY_MS, stream_of
+from tocsin.store.postgres.places import DAY_MS, day_of, stream_of
 from tocsin.store.postgres.positions import PREFIX
 from tocsin.store.postgres.schema import MOVING
 from tocsin.store.postgres.session import NODE_LOCKS
@@ -47,7 +48,6 @@ _TABLES: Final = (
     "parked",
     "kept",
 )
-_TODAY: Final = f"SELECT (extract(epoch FROM clock_timestamp()) * 1000 / {DAY_MS})::int"
 
 _NUMBERS: Final = """SELECT pg_current_xact_id()::text::bigint, array_agg(n) FROM (
     SELECT nextval('event_seq') AS n FROM generate_series(1, $1)) AS numbers"""
@@ -161,7 +161,7 @@ class ArrivingStore:
             if found is None:
                 await connection.execute(_FORGET_META, [MOVING])
             raise StoreError(f"{self.name}: a tocsin server is using this database; stop all of them first")
-        self._today = await connection.fetchval(_TODAY)
+        self._today = day_of(await connection.fetchval(NOW_MS))
 
     async def reached(self, part: str) -> int | None:
         """The number of the last row of a part that is here."""
