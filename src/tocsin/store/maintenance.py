@@ -105,7 +105,7 @@ def backup(settings: Settings, target: Path, copied: Callable[[int, int], None])
     """
     from tocsin.store.sqlite import maintenance
 
-    _refuse_postgres(settings, "`pg_dump` or `pg_basebackup` copies it")
+    _refuse_postgres(settings, "`pg_basebackup` copies it; see docs/scale.md")
     maintenance.backup(settings.store.path, target, copied)
 
 
@@ -121,7 +121,7 @@ def restore(settings: Settings, copy: Path, actor: Actor, copied: Callable[[int,
     """
     from tocsin.store.sqlite import maintenance
 
-    _refuse_postgres(settings, "use `pg_restore`, or PostgreSQL's recovery")
+    _refuse_postgres(settings, "use the recovery of a base backup; see docs/scale.md")
     _refuse_missing_keys(settings, copy)
     restored_by = (actor, settings.audit.chain or MAIN)
     return maintenance.restore(settings.store.path, copy, restored_by=restored_by, copied=copied)

@@ -11,7 +11,7 @@ import asyncpg
 from tests.simulator.model_store.rows import Row
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does
-from tocsin.store.postgres import append_sql, backlog, event_log, fresh, queue, settle_sql
+from tocsin.store.postgres import append_sql, backlog, event_log, fresh, origin, queue, settle_sql
 from tocsin.store.postgres.fresh import CLAIM_BYTES
 
 Place = tuple[int, int, int]
@@ -146,6 +146,12 @@ def low_water(t: Transaction, streams: Sequence[int]) -> Rows:
 @does(fresh._NEXT_XID)
 def next_number(t: Transaction) -> Rows:
     return [(t.database.next_number,)]
+
+
+@does(origin._NUMBERS)
+def numbers(t: Transaction) -> Rows:
+    rows = [*t.all(t.database.event), *t.all(t.database.low_water)]
+    return [(max([row.xid for row in rows], default=0), t.database.next_number)]
 
 
 @does(fresh._SET_LOW)

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from tocsin.store.ports import StoreError
-from tocsin.store.postgres import credentials, partitions, schema
+from tocsin.store.postgres import credentials, origin, partitions, schema
 from tocsin.store.postgres.clock import NOW_MS
 from tocsin.store.postgres.connections import Connection, Target, connect
 from tocsin.store.postgres.failures import sentence
@@ -91,7 +91,8 @@ async def _findings(connection: Connection, keep_s: float, now_ms: int | None) -
         return ["there are no tables of tocsin in this database; the first start makes them"]
     if oldest > newest:
         return [f"its tables are of a newer tocsin (schema {found}, usable from {oldest} on; this one knows {newest})"]
-    findings = []
+    wrong = await origin.wrong_with(connection) if found >= newest else None
+    findings = [] if wrong is None else [wrong]
     if now_ms is None:
         now_ms = await connection.fetchval(NOW_MS)
     today = day_of(now_ms)

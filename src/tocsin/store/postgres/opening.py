@@ -10,7 +10,7 @@ import asyncpg
 
 from tocsin.store.naming import public_name
 from tocsin.store.ports import StorageFailure, StoreError
-from tocsin.store.postgres import partitions, schema
+from tocsin.store.postgres import origin, partitions, schema
 from tocsin.store.postgres.connections import Connection, Database, Target, Watched, connect
 from tocsin.store.postgres.credentials import used_keys
 from tocsin.store.postgres.failures import is_unavailable, sentence
@@ -125,6 +125,8 @@ async def _prepare(connection: Connection, name: str, options: PostgresOptions) 
         raise StoreError(f"{name}: PostgreSQL {_OLDEST_SERVER} or newer is needed, and this is {major}")
     await schema.migrate(connection, name)
     await schema.refuse_moving(connection, name)
+    if (wrong := await origin.wrong_with(connection)) is not None:
+        raise StoreError(f"{name}: {wrong}")
     if options.wall_clock is not None:
         now_ms = int(options.wall_clock() * 1000)
     else:
