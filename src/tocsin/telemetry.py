@@ -74,6 +74,11 @@ class Metrics:
         self.search_behind = Gauge(
             "tocsin_search_behind_seconds", "How far the index of the search is behind the store.", registry=registry
         )
+        self.reading_held_up = Gauge(
+            "tocsin_reading_held_up_seconds",
+            "For how long events could not be read because a transaction of the database's server has not ended.",
+            registry=registry,
+        )
         self._throttled = Counter(
             "tocsin_throttled",
             "Requests that were answered 429, by the limit.",

@@ -47,6 +47,12 @@ async def test_a_claim_gives_no_more_than_asked_for(store: Store, clocks: Clocks
     assert len(await claim(store, 4, {})) == 4
 
 
+async def test_where_every_transaction_has_ended_nothing_is_held_up(store: Store, clocks: Clocks) -> None:
+    await append(store, clocks, 10)
+    assert len(await claim(store, 4, {})) == 4
+    assert store.queue.held_up_s() == 0
+
+
 async def test_what_is_claimed_is_not_offered_again(store: Store, clocks: Clocks) -> None:
     await append(store, clocks, 10)
     assert len(await claim(store, 10, {})) == 10

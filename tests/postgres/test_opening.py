@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.support import ACCOUNT, OWNER
-from tests.postgres.nodes import Nodes
+from tests.postgres.nodes import Nodes, event_of
 from tests.support.postgres import MASTER_KEY, options
 from tests.support.postgres_server import shared_server
 
@@ -166,6 +166,40 @@ async def test_a_check_names_a_transaction_that_holds_back_every_log(
         await slow.fetchval("SELECT pg_current_xact_id()")
         findings = await of_postgres.check(nodes.url, None, keep_s=0)
     assert any("until it ends no node reads a new event" in finding for finding in findings)
+
+
+async def test_a_check_by_a_user_without_rights_finds_what_is_held_up_and_says_what_it_cannot_see(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL shows such a user no other one's transactions (pg_stat_activity): the check said that all is well."""
+    from tocsin.store.postgres import maintenance as of_postgres
+
+    node = await nodes.open()
+    user = f"plain_{nodes.url.rpartition('_')[2][:8]}"
+    await nodes.execute(f"CREATE ROLE {user} LOGIN")
+    try:
+        await nodes.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}")
+        as_user = nodes.url.replace("//tocsin@", f"//{user}@")
+        assert as_user != nodes.url
+        assert await of_postgres.check(as_user, None, keep_s=0) == []
+        (sentence,) = await of_postgres.unseen(as_user, None)
+        assert "`GRANT pg_read_all_stats`" in sentence
+        assert await of_postgres.unseen(nodes.url, None) == []
+        monkeypatch.setattr(of_postgres, "_OLDEST_TRANSACTION_S", 0.0)
+        slow = await nodes.connection()
+        async with slow.transaction():
+            await slow.fetchval("SELECT pg_current_xact_id()")
+            assert await of_postgres.check(as_user, None, keep_s=0) == []
+            await node.queue.append([event_of(node, OWNER)])
+            (finding,) = await of_postgres.check(as_user, None, keep_s=0)
+            assert "cannot be read yet: a transaction of this server that began before them has not ended" in finding
+            await nodes.execute(f"GRANT pg_read_all_stats TO {user}")
+            assert await of_postgres.unseen(as_user, None) == []
+            findings = await of_postgres.check(as_user, None, keep_s=0)
+        assert any("has been writing for" in one for one in findings)
+    finally:
+        await nodes.execute(f"DROP OWNED BY {user}")
+        await nodes.execute(f"DROP ROLE {user}")
 
 
 @pytest.mark.parametrize("time", ["00:00:00", "11:59:59.9996", "12:00:01", "23:59:59.9996"])

@@ -101,3 +101,39 @@ async def test_a_signal_that_commits_late_is_heard(nodes: Nodes) -> None:
     await transaction.commit()
     await node.notice_changes()
     assert len(signals) == 2, signals
+
+
+async def test_a_node_says_for_how_long_a_transaction_has_kept_it_from_what_waits(nodes: Nodes) -> None:
+    node = await nodes.open()
+    assert node.queue.held_up_s() == 0
+    other = await nodes.connection()
+    transaction = other.transaction()
+    await transaction.start()
+    await other.fetchval("SELECT pg_current_xact_id()")
+    assert await claim(node, 10, {}) == []
+    assert node.queue.held_up_s() == 0, "nothing waits for it"
+    await node.queue.append([event_of(node, OWNER)])
+    assert await claim(node, 10, {}) == []
+    first = node.queue.held_up_s()
+    assert first > 0
+    await node.queue.append([event_of(node, one) for one in owners(20)])
+    await asyncio.sleep(0.05)
+    assert await claim(node, 10, {}) == []
+    assert node.queue.held_up_s() >= first + 0.05, "since the first of them"
+    await transaction.rollback()
+    assert len(await claim(node, 100, {})) == 21
+    assert node.queue.held_up_s() == 0
+
+
+async def test_where_what_was_held_up_is_erased_nothing_is_held_up_any_more(nodes: Nodes) -> None:
+    node = await nodes.open()
+    other = await nodes.connection()
+    transaction = other.transaction()
+    await transaction.start()
+    await other.fetchval("SELECT pg_current_xact_id()")
+    await node.queue.append([event_of(node, OWNER)])
+    assert await claim(node, 10, {}) == []
+    await nodes.execute("DELETE FROM event")
+    await transaction.rollback()
+    assert await claim(node, 10, {}) == []
+    assert node.queue.held_up_s() == 0

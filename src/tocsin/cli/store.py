@@ -43,6 +43,9 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
         remark(f"{name}: all is well")
     if findings:
         raise typer.Exit(1)
+    if not as_json:
+        for sentence in maintenance.unseen(settings):
+            remark(f"{name}: {sentence}")
 
 
 @command(app, "backup", example="tocsin store backup /backup/tocsin-2026-11-24.db")

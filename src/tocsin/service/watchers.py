@@ -203,5 +203,6 @@ class Watchers:
         metrics, store = self._metrics, self._store
         oldest_ms = await store.queue.oldest_ms()
         metrics.backlog_oldest.set(0 if oldest_ms is None else max(0.0, (store.now_ms() - oldest_ms) / 1000))
+        metrics.reading_held_up.set(store.queue.held_up_s())
         metrics.store_bytes.set(await store.size_bytes())
         metrics.search_behind.set((await store.search.state()).behind_s)

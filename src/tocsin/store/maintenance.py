@@ -68,6 +68,16 @@ def weaknesses(settings: Settings) -> list[str]:
     return asyncio.run(of_postgres.weaknesses(settings.store.direct_url, password(settings)))
 
 
+def unseen(settings: Settings) -> list[str]:
+    """What a check of the store cannot see with the rights it has; a sentence each. Raises StoreError."""
+    if not settings.store.is_postgres:
+        return []
+    require_driver()
+    from tocsin.store.postgres import maintenance as of_postgres
+
+    return asyncio.run(of_postgres.unseen(settings.store.direct_url, password(settings)))
+
+
 def is_served(settings: Settings) -> bool:
     """Whether a server delivers from the store."""
     if settings.store.is_postgres:

@@ -177,6 +177,10 @@ class EventQueue(Protocol):
     async def oldest_ms(self) -> int | None:
         """When the oldest event of the backlog was accepted; None where there is none."""
 
+    def held_up_s(self) -> float:
+        """For how long this process has found events that it may not read yet, because a transaction that began before
+        them has not ended (seconds); 0 where nothing is held up."""
+
     def may_send(self) -> bool:
         """Whether what is claimed may be sent now: False while this process cannot know that it still owns it."""
 

@@ -46,6 +46,8 @@ def _in_use(settings: Settings, name: str) -> Iterator[Finding]:
         yield ok("store", f"{name}: sound, and of this version; {served}")
         for sentence in maintenance.weaknesses(settings):
             yield warning("store", f"{name}: {sentence}", "see docs/operating.md")
+        for sentence in maintenance.unseen(settings):
+            yield warning("store", f"{name}: {sentence}", "see docs/scale.md, Set it up")
     except StoreError as error:
         yield problem("store", str(error))
 

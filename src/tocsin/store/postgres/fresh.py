@@ -75,6 +75,14 @@ class Stream(Struct, eq=False):
         return min(day, self.day), xid, seq - 1
 
 
+class HeldUp(Struct, frozen=True):
+    """The first row that was found too early, and since when (monotonic)."""
+
+    stream: int
+    xid: int
+    since: float
+
+
 class FreshEvents:
     """All streams of this node, and the order in which what they hold is given out."""
 
@@ -86,6 +94,7 @@ class FreshEvents:
         now_day: Callable[[], int],
         changed: Callable[[Iterable[UserId]], None],
         contents: Contents,
+        monotonic: Callable[[], float],
     ) -> None:
         self._database = database
         self._ownership = ownership
@@ -101,6 +110,8 @@ class FreshEvents:
         """Devices have changed before what was read: their signals are to be heard before it is given out."""
         self.is_held_up = False
         """Something was found that cannot be read yet: a transaction before it has not ended."""
+        self._monotonic = monotonic
+        self._held: HeldUp | None = None
 
     # -- which streams -------------------------------------------------------------------------------------------------
 
@@ -120,6 +131,8 @@ class FreshEvents:
     def drop(self, streams: Collection[int]) -> None:
         for number in streams:
             self._streams.pop(number, None)
+        if self._held is not None and self._held.stream in streams:
+            self._held = None
 
     def numbers(self) -> list[int]:
         return list(self._streams)
@@ -144,6 +157,10 @@ class FreshEvents:
         for stream in found:
             stream.may_have_more = True
         return bool(found)
+
+    def held_up_s(self) -> float:
+        """For how long something has been found that cannot be read yet; 0 where there is nothing."""
+        return 0.0 if self._held is None else self._monotonic() - self._held.since
 
     @property
     def may_have_more(self) -> bool:
@@ -215,13 +232,16 @@ class FreshEvents:
         cut = bool(rows) and rows[0]["found"] > len(rows)
         held = self._ownership.held
         # A log that was lost and taken again meanwhile is read anew, from elsewhere.
+        held_up: Any = None
+        passed = 0
         still = {stream.number: stream for stream in streams if self._streams.get(stream.number) is stream}
         for row, body in zip(rows, bodies, strict=True):
             day, number, xid, seq, id, owner, message, accepted, expires, _, _, is_in_order, _ = row
             numbers[number] = numbers.get(number, 0) + 1
             if not is_in_order:
-                self.is_held_up = True
+                self.is_held_up, held_up = True, row
                 break  # and so is all that follows
+            passed = xid
             stream = still.get(number)
             if stream is None or (ownership := held.get(number >> 1)) is None or (xid, seq) <= (stream.xid, stream.seq):
                 continue  # the log was lost meanwhile
@@ -235,6 +255,7 @@ class FreshEvents:
         if changed:
             self.has_passed_marks = True
             self._changed(changed)
+        self._note_held_up(streams, held_up, passed, len(rows) == limit or cut)
         full = len(rows) == limit or cut or self.is_held_up or max(numbers.values(), default=0) == of_a_stream
         if full:
             for stream in streams:
@@ -245,6 +266,16 @@ class FreshEvents:
             for stream in streams:
                 stream.day = today  # what is appended from now on is of today
         return items
+
+    def _note_held_up(self, streams: Sequence[Stream], row: Any, passed: int, may_be_cut: bool) -> None:
+        """`row` was found too early, if any was; `passed` is the last transaction that was read."""
+        held = self._held
+        if held is not None:
+            is_gone = row is None and not may_be_cut and any(stream.number == held.stream for stream in streams)
+            if passed >= held.xid or is_gone:
+                self._held = None
+        if row is not None and self._held is None:
+            self._held = HeldUp(row["stream"], row["xid"], self._monotonic())
 
     def _claimable(self, urgent: int | None = None) -> list[Stream]:
         held = self._ownership.held

@@ -32,6 +32,12 @@ _DURABILITY: Final = {
 _SERVED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks held JOIN node ON node.number = held.objid::bigint
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
         AND node.delivers AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+# What may not be read yet is seen by everybody; who is to blame, only with the right to.
+_HELD_UP: Final = f"""SELECT min(first.accepted_ms) FROM low_water AS low CROSS JOIN LATERAL (
+    SELECT accepted_ms FROM event WHERE event.stream = low.stream AND event.xid >= {_XMIN} AND event.id IS NOT NULL
+    ORDER BY xid, seq LIMIT 1) AS first"""
+_MAY_SEE: Final = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"
 _OLDEST: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8
     FROM pg_stat_activity WHERE backend_xid IS NOT NULL"""
 _PREPARED: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - prepared)), 0)::float8
@@ -64,6 +70,17 @@ async def weaknesses(url: str, password: str | None) -> list[str]:
         elif is_set["synchronous_commit"] == "local":
             wrong.append("synchronous_commit is local: no standby is waited for")
         return wrong
+
+
+async def unseen(url: str, password: str | None) -> list[str]:
+    """What a check cannot see with the rights of this user, a sentence each. Raises StoreError."""
+    async with _connected(url, password) as connection:
+        if await connection.fetchval(_MAY_SEE):
+            return []
+        return [
+            "for how long other users' transactions have been writing cannot be seen; `GRANT pg_read_all_stats` to this"
+            " user allows it (a transaction that does not end keeps every node from new events)"
+        ]
 
 
 async def used_keys(url: str, password: str | None) -> list[str]:
@@ -109,6 +126,12 @@ async def _findings(connection: Connection, keep_s: float, now_ms: int | None) -
                 f"days of {table} are past their retention and were not dropped: {_named(overdue)}; the nodes' log"
                 " says why"
             )
+    held_since_ms = await connection.fetchval(_HELD_UP)
+    if held_since_ms is not None and now_ms - held_since_ms > _OLDEST_TRANSACTION_S * 1000:
+        findings.append(
+            f"events that were accepted {(now_ms - held_since_ms) / 1000:.0f} s ago cannot be read yet: a transaction"
+            " of this server that began before them has not ended (pg_stat_activity.backend_xid, pg_prepared_xacts)"
+        )
     for what, statement in (("transaction", _OLDEST), ("prepared transaction", _PREPARED)):
         age_s = await connection.fetchval(statement)
         if age_s > _OLDEST_TRANSACTION_S:

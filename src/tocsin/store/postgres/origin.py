@@ -1,7 +1,8 @@
 """Whether the tables are this server's own: their rows have the numbers of its transactions.
 
-`pg_dump` copies the numbers, but not how far the server had come with them. Another server begins below, and an event is
-read when every transaction below its own has ended: until it has come so far nothing is delivered, and nothing fails.
+`pg_dump` copies the numbers, but not how far the server had come with them. Another server begins below, and an
+event is read when every transaction below its own has ended: until it has come so far nothing is delivered, and nothing
+fails.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ async def wrong_with(connection: Connection) -> str | None:
     if newest < following:
         return None
     return (
-        f"its rows have numbers of transactions up to {newest}, and this server has only come to {following}: they are a"
-        " dump of another server's, and nothing of them would be delivered; restore a base backup (`pg_basebackup`),"
+        f"its rows have numbers of transactions up to {newest}, and this server has only come to {following}: they are"
+        " a dump of another server's, and nothing of them would be delivered; restore a base backup (`pg_basebackup`),"
         " which keeps the numbers, or stop this PostgreSQL server, and have it go on above them with"
         f" `pg_resetwal --epoch={(newest >> _EPOCH_BITS) + 1} -D <its data directory>`"
     )

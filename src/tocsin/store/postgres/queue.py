@@ -245,6 +245,9 @@ class PostgresQueue:
         found: int | None = await self._database.read(lambda one: one.fetchval(_OLDEST, *places))
         return found
 
+    def held_up_s(self) -> float:
+        return self._fresh.held_up_s()
+
     def may_send(self) -> bool:
         return self._freshness.is_fresh()
 

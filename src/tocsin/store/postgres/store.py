@@ -105,7 +105,13 @@ class PostgresStore:
             database, self.session, self.ownership, claims, leases, self.signals, clock.now_ms, contents
         )
         fresh = FreshEvents(
-            database, self.ownership, leases, lambda: day_of(clock.now_ms()), self.registry.changed, contents
+            database,
+            self.ownership,
+            leases,
+            lambda: day_of(clock.now_ms()),
+            self.registry.changed,
+            contents,
+            options.monotonic,
         )
         self._fresh = fresh
         self.queue = PostgresQueue(

@@ -160,6 +160,10 @@ class SqliteQueue:
         found = await self._database.read(lambda driver: driver.execute(_OLDEST).fetchone())
         return None if found is None else int(found[0])
 
+    def held_up_s(self) -> float:
+        """Never: one writes at a time."""
+        return 0.0
+
     def may_send(self) -> bool:
         """Always: this process holds the lock on the file for as long as it lives."""
         return True
