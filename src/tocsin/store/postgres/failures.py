@@ -5,6 +5,7 @@ No sentence quotes a value: the driver's own messages may show what was to be st
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 import asyncpg
@@ -60,6 +61,8 @@ def sentence(error: BaseException) -> str:
         return "the database did not answer in time"
     if isinstance(error, asyncpg.PostgresError):
         return str(error.args[0]) if error.args else type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}; correct sslrootcert in store.url"
     if isinstance(error, OSError):
         return error.strerror or "the database cannot be reached"
     return "the connection to the database was lost"

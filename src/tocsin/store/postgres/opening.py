@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from functools import partial
 from typing import Final
 
@@ -94,6 +95,8 @@ async def connected(target: Target, name: str) -> Watched:
         ) from None
     except asyncpg.InvalidAuthorizationSpecificationError as error:
         raise StoreError(f"{name}: the server refuses the connection: {sentence(error)}; correct store.url") from None
+    except ssl.SSLCertVerificationError as error:
+        raise StoreError(f"{name}: {sentence(error)}") from None
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise StoreError(f"{name}: store.url cannot be used: {error}") from None
     except asyncpg.ProtocolViolationError as error:
