@@ -70,7 +70,7 @@ class StubDelivery:
         self.ingested += len(events)
 
     def figures(self) -> Figures:
-        return Figures(self.ingested, 0, 0, 0.0, 0.0, 0.0, 10, Latency(None, None, None, 0, 60))
+        return Figures(self.ingested, 0, 0, 0.0, 0.0, 0.0, 10, Latency(None, None, None, 0, 60), ["here:1"])
 
     def history(self) -> list[Moment]:
         return [Moment(0, 1.0, 2.0, 3.0, 4, None)]

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console
 from tests.cli.conftest import OWNER, Run
@@ -200,6 +201,7 @@ def _figures() -> FiguresView:
             for number in range(2)
         ],
         problems=["lane apns:sandbox:39JSDKGJ38.de.cospace.app is paused: 403 InvalidProviderToken"],
+        of_nodes=["host-0:1"],
         history=[MomentView(at, 1.0, float(number % 50), 0.0, 5, 12.0) for number in range(300)],
     )
 
@@ -217,3 +219,15 @@ def test_the_screen_fits_a_terminal_of_any_width_and_says_why_a_lane_is_paused(c
     # The lane that does not run comes first, and each is on one line.
     head = next(number for number, line in enumerate(lines) if line.split()[:2] == ["lane", "state"])
     assert [line.split()[1] for line in lines[head : head + 3]] == ["state", "paused", "running"]
+
+
+@pytest.mark.parametrize(
+    ("of_nodes", "said"),
+    [(["a:1", "b:1"], "2 nodes together"), (["a:1"], "1 of 2 nodes together, without b:1")],
+)
+def test_the_screen_says_whose_figures_they_are_where_there_are_several_nodes(of_nodes: list[str], said: str) -> None:
+    nodes = [replace(_figures().nodes[0], node=name, gone=name == "c:1") for name in ("a:1", "b:1", "c:1")]
+    output = io.StringIO()
+    figures = replace(_figures(), nodes=nodes, of_nodes=of_nodes)
+    Console(file=output, width=100).print(Screen(figures, "http://127.0.0.1:8080"))
+    assert said in output.getvalue()

@@ -153,6 +153,14 @@ def test_a_node_that_is_gone_an_old_backlog_and_the_dead_letters_are_named_the_w
     assert set(titles) == {"b: gone", "Events wait for long", "12 dead letters", "Devices are in quarantine"}
 
 
+def test_the_overview_says_whose_rates_they_are_where_there_are_several_nodes() -> None:
+    nodes = [Node("a"), Node("b"), Node("c", gone=True)]
+    assert Figures(AT, nodes=nodes[:1], of_nodes=["a"]).whose == ""
+    assert Figures(AT, nodes=nodes, of_nodes=["a", "b"]).whose == "Rates and latency of 2 nodes together."
+    assert "without b" in Figures(AT, nodes=nodes, of_nodes=["a"]).whose
+    assert "alone" in Figures(AT, nodes=nodes).whose
+
+
 def test_conditions_are_sent_as_the_api_takes_them() -> None:
     asked = Conditions({"owner": " x ", "reason": "", "from": "2026-11-26T21:00", "until": "2026-11-26T22:00+01:00"})
     assert asked.body() == {"owner": "x", "from": "2026-11-26T21:00:00.000Z", "until": "2026-11-26T21:00:00.000Z"}

@@ -25,7 +25,7 @@ class Latency(Struct, frozen=True):
 
 
 class Figures(Struct, frozen=True):
-    """Totals since the start, rates per second over `window_s`, and latency."""
+    """Totals since the start, rates per second over `window_s`, and latency: of `nodes` together."""
 
     accepted: int
     sent: int
@@ -35,6 +35,7 @@ class Figures(Struct, frozen=True):
     failed_per_s: float
     window_s: int
     latency: Latency
+    nodes: list[str]
 
 
 class Moment(Struct, frozen=True):
@@ -64,7 +65,7 @@ class DeliveryControl(Protocol):
         """These events were ingested: counted."""
 
     def figures(self) -> Figures:
-        """How this process is doing."""
+        """How all nodes together are doing."""
 
     def history(self) -> Iterable[Moment]:
         """The last minutes, the oldest first."""

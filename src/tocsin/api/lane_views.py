@@ -12,8 +12,6 @@ from tocsin.domain.nodes import NodeStatus
 from tocsin.domain.routes import LaneStatus, PauseStatus
 from tocsin.providers.rules import RuleBook
 
-GONE_AFTER_S: Final = 15.0
-"""A node that has not told how it is for so long is gone: it tells every second."""
 _BREAKER: Final = Explanation(
     Code.PROVIDER_DOWN,
     "The provider or the link to it failed too often, so nothing is sent for a while.",
@@ -89,7 +87,7 @@ def node_view(node: NodeStatus, rules: RuleBook, now_ms: int) -> NodeView:
         version=node.version,
         at=rfc3339(node.at_ms),
         age_s=round(age_s, 1),
-        gone=age_s > GONE_AFTER_S,
+        gone=node.is_gone(now_ms),
         problems=node.problems,
         lanes=[lane_view(lane, rules, node.at_ms) for lane in node.lanes],
     )

@@ -121,7 +121,22 @@ class Figures(Struct, frozen=True):
     lanes: list[Lane] = []
     nodes: list[Node] = []
     problems: list[str] = []
+    of_nodes: list[str] = []
+    """Whose rates and latency these are together. Empty from a server that tells its own alone."""
     history: list[Sample] = []
+
+    @property
+    def whose(self) -> str:
+        """Whose rates and latency these are, where there is more than one node."""
+        living = [node.node for node in self.nodes if not node.gone]
+        if len(self.nodes) < 2:
+            return ""
+        if not self.of_nodes:
+            return "Rates and latency of the node alone that was asked; the others do not tell theirs."
+        untold = [name for name in living if name not in self.of_nodes]
+        if untold:
+            return f"Rates and latency without {', '.join(untold)}: not known of an older version."
+        return f"Rates and latency of {len(self.of_nodes)} nodes together." if len(self.of_nodes) > 1 else ""
 
     def sample(self) -> Sample:
         """This moment as a part of the history."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
 from tocsin.domain.routes import LaneStatus
+
+GONE_AFTER_S: Final = 15.0
+"""A node that has not told how it is for so long is gone: it tells every second."""
 
 
 def host_and_process() -> str:
@@ -46,8 +50,25 @@ class FuseCount(Struct, frozen=True):
     dead: int
 
 
+class NodeFigures(Struct, frozen=True, omit_defaults=True):
+    """What a process counts. Each triple is of accepted events, of attempts that the provider took, and of those that
+    it did not."""
+
+    totals: tuple[int, int, int]
+    """Since its start."""
+    per_s: tuple[float, float, float]
+    """Over the last seconds, as many as `service.figures.WINDOW_S`."""
+    lately_per_s: tuple[float, float, float]
+    """Over the last second."""
+    took: list[tuple[int, int]] = []
+    """How long deliveries took within the last minute: for each bucket of `service.figures` that has any, its number
+    and their count."""
+    took_lately: list[tuple[int, int]] = []
+    """The same over the seconds of `per_s`."""
+
+
 class NodeStatus(Struct, frozen=True):
-    """One process of tocsin at one moment."""
+    """One process of tocsin at one moment. Nodes of two versions read each other's: a new field has a default."""
 
     node: str
     """Its name: host and process id."""
@@ -59,3 +80,9 @@ class NodeStatus(Struct, frozen=True):
     lanes: list[LaneStatus]
     fuses: list[FuseCount] = []
     """Of accounts whose tokens have died within the minute."""
+    figures: NodeFigures | None = None
+    """None from a version that does not tell them."""
+
+    def is_gone(self, now_ms: int) -> bool:
+        """Whether it has not told for so long that it is not alive, or cut off. `now_ms` is the store's time."""
+        return now_ms - self.at_ms > GONE_AFTER_S * 1000

@@ -1,32 +1,45 @@
-"""How this process is doing, in figures: rates of the last seconds, latency, and a history for a chart.
+"""How the service is doing, in figures: rates of the last seconds, latency, and a history for a chart.
 
-Counted where it is counted anyway (`telemetry.Metrics`); once a second the totals are looked at.
+Counted where it is counted anyway (`telemetry.Metrics`); once a second the totals are looked at. Each node publishes
+its own figures with its status, and adds to them what the other nodes have published: any node answers for all.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Final
 
 from tocsin.api.control import Figures, Latency, Moment
+from tocsin.domain.nodes import NodeFigures, NodeStatus
 
 WINDOW_S: Final = 10
 LATENCY_WINDOW_S: Final = 60
 HISTORY_S: Final = 300
 _MOST_SAMPLES: Final = 10_000
+_RATIO: Final = 1.2
+_BOUNDS_MS: Final = tuple(_RATIO**n for n in range(120))
+"""Upper bounds of the buckets in which a node publishes how long deliveries took; the last is beyond any event's life.
+A percentile over several nodes is the middle of its bucket, so it is right within a tenth."""
+
+Triple = tuple[float, float, float]
 
 
 class FigureBook:
-    """`now_ms` is the store's time; `totals` are those of accepted events, and of attempts that the provider took and
-    that it did not, since the start."""
+    """`node` is what this process is called, `now_ms` the store's time; `totals` are those of accepted events, and of
+    attempts that the provider took and that it did not, since the start."""
 
-    def __init__(self, now_ms: Callable[[], int], totals: Callable[[], tuple[int, int, int]]) -> None:
+    def __init__(self, node: str, now_ms: Callable[[], int], totals: Callable[[], tuple[int, int, int]]) -> None:
+        self._node = node
         self._now_ms = now_ms
         self._totals = totals
         self._seconds: deque[tuple[int, tuple[int, int, int]]] = deque(maxlen=WINDOW_S + 1)
         self._samples: deque[tuple[int, int]] = deque(maxlen=_MOST_SAMPLES)
         """When, and how many milliseconds it took."""
+        self._lately: Triple = (0.0, 0.0, 0.0)
+        self._others: dict[str, tuple[NodeStatus, NodeFigures]] = {}
         self.history: deque[Moment] = deque(maxlen=HISTORY_S)
 
     def took(self, milliseconds: Sequence[int]) -> None:
@@ -34,32 +47,100 @@ class FigureBook:
         now_ms = self._now_ms()
         self._samples.extend([(now_ms, one) for one in milliseconds])
 
-    def look(self, backlog: int) -> None:
-        """Called once a second."""
+    def look(self, backlog: int, nodes: Iterable[NodeStatus] = ()) -> None:
+        """Called once a second, with what waits and what each node has published last."""
         now_ms, totals = self._now_ms(), self._totals()
+        self._others = {
+            one.node: (one, one.figures) for one in nodes if one.figures is not None and one.node != self._node
+        }
         if self._seconds:
-            before_ms, before = self._seconds[-1]
-            seconds = max(0.001, (now_ms - before_ms) / 1000)
-            accepted, sent, failed = (
-                round((now - then) / seconds, 1) for now, then in zip(totals, before, strict=True)
-            )
-            self.history.append(Moment(now_ms, accepted, sent, failed, backlog, self._latency(WINDOW_S).p99))
+            self._lately = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001)
+            accepted, sent, failed = _sum([self._lately, *(one.lately_per_s for one in self._living())])
+            p99 = self._latency(WINDOW_S).p99
+            self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
         self._seconds.append((now_ms, totals))
 
+    def own(self) -> NodeFigures:
+        """Those of this process, to be published."""
+        took, lately = (_counts(self._took(window_s)) for window_s in (LATENCY_WINDOW_S, WINDOW_S))
+        return NodeFigures(self._totals(), _rounded(self._own_per_s()), _rounded(self._lately), took, lately)
+
     def figures(self) -> Figures:
-        """As they are now."""
-        now_ms, totals = self._now_ms(), self._totals()
-        then_ms, then = self._seconds[0] if self._seconds else (now_ms, totals)
-        seconds = (now_ms - then_ms) / 1000
-        accepted, sent, failed = (
-            round((now - before) / seconds, 2) if seconds > 0 else 0.0 for now, before in zip(totals, then, strict=True)
-        )
-        return Figures(*totals, accepted, sent, failed, WINDOW_S, self._latency(LATENCY_WINDOW_S))
+        """Those of all living nodes that tell theirs, as they are now."""
+        others = self._living()
+        totals = [self._totals(), *(one.totals for one in others)]
+        accepted, sent, failed = (sum(column) for column in zip(*totals, strict=True))
+        per_s = _rounded(_sum([self._own_per_s(), *(one.per_s for one in others)]))
+        nodes = sorted([self._node, *(name for name, (status, _) in self._others.items() if self._lives(status))])
+        return Figures(accepted, sent, failed, *per_s, WINDOW_S, self._latency(LATENCY_WINDOW_S), nodes)
+
+    def _living(self) -> list[NodeFigures]:
+        """The others' figures; those of a node that is gone stand for nothing any more."""
+        return [figures for status, figures in self._others.values() if self._lives(status)]
+
+    def _lives(self, status: NodeStatus) -> bool:
+        return not status.is_gone(self._now_ms())
+
+    def _own_per_s(self) -> Triple:
+        now = self._now_ms(), self._totals()
+        return _per_s(self._seconds[0] if self._seconds else now, now)
+
+    def _took(self, window_s: int) -> list[int]:
+        since_ms = self._now_ms() - window_s * 1000
+        return sorted(ms for at_ms, ms in self._samples if at_ms >= since_ms)
 
     def _latency(self, window_s: int) -> Latency:
-        since_ms = self._now_ms() - window_s * 1000
-        took = sorted(ms for at_ms, ms in self._samples if at_ms >= since_ms)
-        if not took:
-            return Latency(None, None, None, 0, window_s)
-        p50, p90, p99 = (float(took[min(len(took) - 1, int(len(took) * share))]) for share in (0.5, 0.9, 0.99))
-        return Latency(p50, p90, p99, len(took), window_s)
+        took = self._took(window_s)
+        of_others = Counter[int]()
+        for one in self._living():
+            for bucket, count in one.took if window_s == LATENCY_WINDOW_S else one.took_lately:
+                of_others[bucket] += count
+        if not of_others:
+            return _percentiles(len(took), lambda place: float(took[place]), window_s)
+        for bucket, count in _counts(took):
+            of_others[bucket] += count
+        buckets = sorted(of_others)
+        up_to = list(accumulate(of_others[bucket] for bucket in buckets))
+        return _percentiles(up_to[-1], lambda place: _middle_ms(buckets[bisect_left(up_to, place + 1)]), window_s)
+
+
+def _percentiles(count: int, at: Callable[[int], float], window_s: int) -> Latency:
+    """`at` gives what the sample at a place has, of all samples in ascending order."""
+    if not count:
+        return Latency(None, None, None, 0, window_s)
+    p50, p90, p99 = (at(min(count - 1, int(count * share))) for share in (0.5, 0.9, 0.99))
+    return Latency(p50, p90, p99, count, window_s)
+
+
+def _counts(took: Sequence[int]) -> list[tuple[int, int]]:
+    """Of samples in ascending order: each bucket that has any, and how many."""
+    found, before = [], 0
+    while before < len(took):
+        bucket = min(bisect_left(_BOUNDS_MS, took[before]), len(_BOUNDS_MS) - 1)
+        up_to = len(took) if bucket == len(_BOUNDS_MS) - 1 else bisect_left(took, int(_BOUNDS_MS[bucket]) + 1)
+        found.append((bucket, up_to - before))
+        before = up_to
+    return found
+
+
+def _middle_ms(bucket: int) -> float:
+    # A newer version may have more buckets.
+    return float(round(_BOUNDS_MS[min(bucket, len(_BOUNDS_MS) - 1)] / _RATIO**0.5))
+
+
+def _per_s(then: tuple[int, tuple[int, int, int]], now: tuple[int, tuple[int, int, int]], least_s: float = 0) -> Triple:
+    seconds = max(least_s, (now[0] - then[0]) / 1000)
+    if seconds <= 0:
+        return (0.0, 0.0, 0.0)
+    accepted, sent, failed = ((after - before) / seconds for after, before in zip(now[1], then[1], strict=True))
+    return (accepted, sent, failed)
+
+
+def _sum(triples: Sequence[Triple]) -> Triple:
+    accepted, sent, failed = (sum(column) for column in zip(*triples, strict=True))
+    return (accepted, sent, failed)
+
+
+def _rounded(triple: Triple) -> Triple:
+    accepted, sent, failed = triple
+    return (round(accepted, 2), round(sent, 2), round(failed, 2))

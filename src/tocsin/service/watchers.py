@@ -10,7 +10,7 @@ import structlog
 
 from tocsin import __version__
 from tocsin.delivery.dispatcher import Dispatcher
-from tocsin.domain.nodes import NodeStatus, host_and_process
+from tocsin.domain.nodes import NodeFigures, NodeStatus, host_and_process
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
 from tocsin.service.complaints import quarantine_complaining
@@ -48,8 +48,10 @@ class Watchers:
         problems: Callable[[], list[str]],
         *,
         node: str | None = None,
+        figures: Callable[[], NodeFigures] | None = None,
     ) -> None:
-        """`node`: what this process is called; its host's name and its number where none is given."""
+        """`node`: what this process is called; its host's name and its number where none is given. `figures`: what it
+        counts, to be published with its status."""
         self._retention = Retention(
             events_s=settings.store.retention.total_seconds(),
             dead_letters_s=settings.store.dead_letter_retention.total_seconds(),
@@ -62,6 +64,7 @@ class Watchers:
         self._metrics = metrics
         self._problems = problems
         self._node = node or host_and_process()
+        self._figures = figures
         self._changed: set[str] = set()
         """Providers whose credentials have changed and were not taken over yet."""
         self._anything_quarantined = False
@@ -192,7 +195,10 @@ class Watchers:
         metrics.backlog_bytes.set(backlog.size_bytes)
         now_ms = self._store.now_ms()
         fuses = self._dispatcher.lanes.fuse_counts(now_ms)
-        await self._store.publish(NodeStatus(self._node, __version__, now_ms, self._problems(), lanes, fuses))
+        figures = None if self._figures is None else self._figures()
+        await self._store.publish(
+            NodeStatus(self._node, __version__, now_ms, self._problems(), lanes, fuses, figures=figures)
+        )
         if fuses:
             others = [node for node in await self._store.nodes() if node.node != self._node]
             counts = [count for node in others for count in node.fuses]

@@ -24,6 +24,7 @@ from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.credentials import Check
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event
+from tocsin.domain.nodes import host_and_process
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.network import SystemNetwork
 from tocsin.ingest.batch import Ingest
@@ -100,11 +101,21 @@ class Service:
         longest_s = max(provider.request_timeout_s for provider in self.providers.values())
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         metrics = self.metrics
+        self.node = host_and_process()
         self._figures = FigureBook(
-            store.now_ms, lambda: (metrics.accepted_total, metrics.sent_total, metrics.failed_total)
+            self.node, store.now_ms, lambda: (metrics.accepted_total, metrics.sent_total, metrics.failed_total)
         )
         metrics.when_took = self._figures.took
-        self.watchers = Watchers(settings, store, self.providers, self.dispatcher, self.metrics, self.problems)
+        self.watchers = Watchers(
+            settings,
+            store,
+            self.providers,
+            self.dispatcher,
+            self.metrics,
+            self.problems,
+            node=self.node,
+            figures=self._figures.own,
+        )
         limits = (settings.store.max_backlog_events, settings.store.max_backlog_bytes)
         Exposition(metrics, store, self.providers, self.lanes, self.problems, outside.traffic, limits)
         self.sign_in = configured_sign_in(settings.sessions, store.access)
@@ -218,7 +229,9 @@ class Service:
         return duties
 
     async def _look_at_figures(self) -> None:
-        self._figures.look((await self.store.queue.backlog()).events)
+        # What the others tell is asked by whom an operator can ask.
+        nodes = await self.store.nodes() if self._serves_api else []
+        self._figures.look((await self.store.queue.backlog()).events, nodes)
 
     async def _stop(
         self,

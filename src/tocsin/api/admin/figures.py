@@ -43,7 +43,7 @@ class PerSecond(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Since this process started."""
+    """Since each of the nodes started."""
 
     accepted: int
     sent: int
@@ -71,7 +71,9 @@ class MomentView(Struct, frozen=True):
 
 
 class FiguresView(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """This process and what it knows of the others. `history` has a moment for each second, the oldest first."""
+    """All nodes, as this process knows them. The rates, the totals, the latency and the history are of the nodes in
+    `of_nodes` together; `version` and `problems` are this process's. `history` has a moment for each second, the oldest
+    first."""
 
     at: str
     version: str
@@ -85,6 +87,7 @@ class FiguresView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     lanes: list[LaneView]
     nodes: list[NodeView]
     problems: list[str]
+    of_nodes: list[str] = []
     history: list[MomentView] | UnsetType = UNSET
 
 
@@ -179,4 +182,5 @@ class FigureRoutes(Shared):
             lanes=await self.lanes(),
             nodes=await self.nodes(),
             problems=self._delivery.problems(),
+            of_nodes=figures.nodes,
         )

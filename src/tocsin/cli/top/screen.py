@@ -52,7 +52,8 @@ def _facts(figures: FiguresView) -> Table:
     rates, totals = figures.per_second, figures.totals
     latency, backlog = figures.latency_ms, figures.backlog
     oldest = "" if backlog.oldest_s is None else f", the oldest {_seconds(backlog.oldest_s)} old"
-    facts = {
+    facts = {"of": _whose(figures)} if len(figures.nodes) > 1 else {}
+    facts |= {
         "per second": f"{rates.accepted:,.1f} accepted, {rates.sent:,.1f} sent, {rates.failed:,.1f} failed",
         "since start": f"{totals.accepted:,} accepted, {totals.sent:,} sent, {totals.failed:,} failed",
         "latency": f"p50 {_ms(latency.p50)}, p90 {_ms(latency.p90)}, p99 {_ms(latency.p99)}",
@@ -65,6 +66,15 @@ def _facts(figures: FiguresView) -> Table:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim", no_wrap=True), Text(value))
     return table
+
+
+def _whose(figures: FiguresView) -> str:
+    """Whose rates, totals and latency these are."""
+    living = [one.node for one in figures.nodes if not one.gone]
+    untold = [name for name in living if name not in figures.of_nodes]
+    if untold:
+        return f"{len(figures.of_nodes)} of {len(living)} nodes together, without {', '.join(untold)}"
+    return f"{len(figures.of_nodes)} nodes together"
 
 
 def _chart(name: str, values: Sequence[float], width: int) -> Text:
