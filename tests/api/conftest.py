@@ -51,11 +51,14 @@ def p256_key() -> str:
 class StubDelivery:
     """See `api.control.DeliveryControl`."""
 
+    node = "here:1"
+
     def __init__(self) -> None:
         self.status: list[LaneStatus] = []
         self.sentences: list[str] = []
         self.beside: list[str] = []
         self.ingested = 0
+        self.delivers = True
 
     def lanes(self) -> list[LaneStatus]:
         return self.status

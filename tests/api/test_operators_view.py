@@ -320,6 +320,20 @@ async def test_figures_are_a_snapshot_with_a_history(api: Any) -> None:
     assert (await api.operate("GET", "/lanes")).json()[0]["pauses"][0]["probing"] is True
 
 
+async def test_any_node_answers_for_the_lanes_and_the_backlog_of_all(api: Any) -> None:
+    api.delivery.delivers = False
+    now_ms = api.store.now_ms()
+    lane = LaneStatus(LANE, LaneState.RUNNING, "", 1, 2, provider="apns", account=APPLICATION)
+    node = NodeStatus("host:1", "1", now_ms, [], [lane], backlog_events=3, oldest_ms=now_ms - 60_000)
+    await api.store.publish(node)
+    assert [one["name"] for one in (await api.operate("GET", "/lanes")).json()] == [LANE]
+    found = (await api.operate("GET", "/figures")).json()
+    assert (found["lanes"][0]["waiting"], found["of_nodes"]) == (2, ["here:1"])
+    assert found["backlog"]["oldest_s"] >= 60
+    (one,) = (await api.operate("GET", "/nodes")).json()
+    assert (one["delivers"], one["backlog_events"], one["oldest_at"]) == (True, 3, found["backlog"]["oldest_at"])
+
+
 async def test_figures_are_streamed_each_second_to_so_many_at_a_time(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figure_routes, "_EVERY_S", 0.01)
     chunks: list[bytes] = []

@@ -12,7 +12,7 @@ from tests.support.clocks import Clocks
 
 from tocsin.domain.events import Event, EventId
 from tocsin.store.ports import BacklogFull, BatchTooLarge, EventIdConflict, Store
-from tocsin.store.records import Backlog, Bound, State
+from tocsin.store.records import Backlog, Bound, State, WholeBacklog
 
 
 async def test_an_appended_event_survives_a_crash(stores: Stores, clocks: Clocks) -> None:
@@ -362,6 +362,24 @@ async def test_the_faster_it_drains_the_sooner_to_try_again(stores: Stores, cloc
     slow = await wait_after_settling(10)
     fast = await wait_after_settling(200)
     assert never > slow > fast >= 1
+
+
+async def test_what_a_process_delivers_from_is_counted_apart_and_all_of_it_can_be_read_from_the_store(
+    store: Store, clocks: Clocks
+) -> None:
+    assert store.queue.held() == Backlog(0, 0)
+    assert await store.queue.whole_backlog() == WholeBacklog(0, 0, None)
+    first = make_event(clocks)
+    clocks.pass_time(10)
+    second = make_event(clocks)
+    await store.queue.append([first, second])
+    items = {item.event.id: item for item in await store.queue.claim(10)}
+    both = Backlog(2, len(first.body) + len(second.body))
+    assert (await store.queue.backlog(), store.queue.held()) == (both, both)
+    assert await store.queue.whole_backlog() == WholeBacklog(2, both.size_bytes, first.accepted_ms)
+    await store.queue.settle([parked(items[first.id], clocks.now_ms), done(items[second.id])])
+    assert store.queue.held() == Backlog(1, len(first.body))
+    assert await store.queue.whole_backlog() == WholeBacklog(1, len(first.body), first.accepted_ms)
 
 
 async def test_the_backlog_knows_its_oldest_event(store: Store, clocks: Clocks) -> None:

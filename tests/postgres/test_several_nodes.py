@@ -466,3 +466,23 @@ async def test_of_two_corrections_at_once_each_notices_what_is_told_while_it_rea
     await first
     of_one = [signal for signal in told if isinstance(signal, TokenDeleted | TokenRegistered) and signal.token == "one"]
     assert of_one[-1] == one
+
+
+async def test_what_waits_is_known_to_a_process_that_holds_none_of_the_logs(nodes: Nodes) -> None:
+    node, api, command = await nodes.open(), await nodes.open(delivers=False), await nodes.open(server=False)
+    everyone = owners(20)
+    first, *later = [event_of(node, owner) for owner in everyone]
+    await api.queue.append([first])
+    await asyncio.sleep(0.002)
+    await api.queue.append(later)
+    await node.queue.backlog()
+    assert (node.queue.held().events, api.queue.held().events) == (20, 0)
+    assert await api.queue.oldest_ms() is None
+    for store in (api, command):
+        found = await store.queue.whole_backlog()
+        assert (found.events, found.oldest_ms) == (20, first.accepted_ms)
+    items = await node.queue.claim(100)
+    await node.queue.settle([done(item) for item in items if item.event.id != first.id])
+    await node.queue.settle([parked(item, node.now_ms()) for item in items if item.event.id == first.id])
+    found = await command.queue.whole_backlog()
+    assert (found.events, found.oldest_ms) == (1, first.accepted_ms)

@@ -71,6 +71,7 @@ def options(
     fresh_s: float = FRESH_S,
     search: bool = True,
     session_url: str | None = None,
+    delivers: bool = True,
 ) -> PostgresOptions:
     """With `clocks` None the real ones count."""
     given = {} if clocks is None else {"wall_clock": clocks.wall, "monotonic": clocks.monotonic}
@@ -83,6 +84,7 @@ def options(
         keys=KeyText("the test's key", lambda: MASTER_KEY),
         fresh_s=fresh_s,
         search=search,
+        delivers=delivers,
         **given,
     )
 

@@ -16,6 +16,7 @@ from tests.support.pgbouncer import PgBouncer, needs_pgbouncer
 from tests.support.postgres import MASTER_KEY, drop_database, new_database
 from tests.support.postgres_server import PostgresServer, remove, shared_server
 from tests.system.running_system import RunningSystem, eventually
+from tests.system.test_operators import LANE, Operator
 from tests.torture.processes import Server, free_ports
 
 
@@ -79,7 +80,31 @@ async def test_an_api_server_accepts_what_another_process_delivers(
     await api.start()
     delivering, system.server = system.server, api
     user = await system.user()
+    operator = await asyncio.to_thread(Operator, system)
     await system.all_received(await system.send(user, 30), 60)
+    # Whoever asks the one that delivers nothing is told what the other one does.
+    figures = await operator.get("/figures")
+
+    async def told() -> bool:
+        nonlocal figures
+        figures = await operator.get("/figures")
+        return bool(figures["per_second"]["sent"] and figures["latency_ms"]["samples"])
+
+    await eventually(told, 20, system.explain)
+    assert len(figures["of_nodes"]) == 2
+    assert figures["totals"]["sent"] >= figures["totals"]["accepted"] == 30
+    assert any(moment["sent"] for moment in (await operator.get("/figures"))["history"])
+    assert [lane["name"] for lane in await operator.get("/lanes")] == [LANE]
+    assert sorted(node["delivers"] for node in await operator.get("/nodes")) == [False, True]
+    await system.faults({"status": 503})
+    late = await system.send(user, 1)
+
+    async def behind() -> bool:
+        return ((await operator.get("/figures"))["backlog"]["oldest_s"] or 0) > 0
+
+    await eventually(behind, 20, system.explain)
+    await system.faults()
+    await system.all_received(late, 60)
     delivering.kill()
     waiting = await system.send(user, 10)
     await asyncio.sleep(1.0)
@@ -169,6 +194,11 @@ async def test_commands_work_beside_a_server_and_without_one(system: RunningSyst
     assert "`pg_basebackup` copies it" in refused.stderr
     assert system.server.terminate() == 0
     command("session", "list", "--owner", user.owner)
+    fax = ["--fax", "af729cc0-3251-11e2-81c1-0800200c9a66", "--phone", "+492215587412", "--page-count", "2"]
+    command("send", "fax_new", "--owner", user.owner, *fax)
+    status = system.server.run_cli("status", "--json")
+    assert (status.returncode, json.loads(status.stdout)["waiting"]["events"]) == (1, 1)
+    assert json.loads(status.stdout)["waiting"]["oldest"] is not None
     command("store", "check")
 
 

@@ -52,8 +52,16 @@ class Moment(Struct, frozen=True):
 class DeliveryControl(Protocol):
     """How delivery is doing. Every call but `check` is synchronous and cheap, and changes nothing that is delivered."""
 
+    @property
+    def node(self) -> str:
+        """What this process is called."""
+
+    @property
+    def delivers(self) -> bool:
+        """Whether this process delivers, and not the other nodes alone."""
+
     def lanes(self) -> list[LaneStatus]:
-        """The present status of every lane."""
+        """The present status of every lane of this process."""
 
     def problems(self) -> list[str]:
         """Why the service is not ready, a sentence each; empty when it is."""

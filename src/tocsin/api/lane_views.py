@@ -60,6 +60,11 @@ class NodeView(Struct, frozen=True, kw_only=True):
     gone: bool
     problems: list[str]
     lanes: list[LaneView]
+    delivers: bool = True
+    backlog_events: int = 0
+    """What waits in the logs from which it delivers."""
+    oldest_at: str | None = None
+    """When the oldest of that was accepted."""
 
 
 def lane_view(lane: LaneStatus, rules: RuleBook, at_ms: int) -> LaneView:
@@ -90,6 +95,9 @@ def node_view(node: NodeStatus, rules: RuleBook, now_ms: int) -> NodeView:
         gone=node.is_gone(now_ms),
         problems=node.problems,
         lanes=[lane_view(lane, rules, node.at_ms) for lane in node.lanes],
+        delivers=node.delivers,
+        backlog_events=node.backlog_events,
+        oldest_at=None if node.oldest_ms is None else rfc3339(node.oldest_ms),
     )
 
 

@@ -10,6 +10,7 @@ from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.output import print_json, print_table, utc
+from tocsin.domain.cluster import lanes_of_all, others
 from tocsin.domain.events import EventId
 from tocsin.providers.rules import RULES
 from tocsin.store import maintenance
@@ -44,8 +45,9 @@ def show(
         record = await store.log.record(EventId(id.lower()))
         if record is None:
             return None
-        lanes = {lane.name: lane for node in await store.nodes() for lane in node.lanes}
-        around = Around(rules=RULES, now_ms=store.now_ms(), lanes=lanes, unserved_since=unserved_since)
+        nodes, now_ms = await store.nodes(), store.now_ms()
+        lanes = {lane.name: lane for lane in lanes_of_all((), others(nodes, "", now_ms), now_ms)}
+        around = Around(rules=RULES, now_ms=now_ms, lanes=lanes, unserved_since=unserved_since)
         return record, await timeline(store, record, around)
 
     found = in_store(settings, read)

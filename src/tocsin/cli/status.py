@@ -145,11 +145,11 @@ def _without_server(reason: str, settings: Settings | None) -> Status:
 
 
 async def _read(store: Store) -> Waiting:
-    backlog = await store.queue.backlog()
+    backlog = await store.queue.whole_backlog()
     return Waiting(
         events=backlog.events,
         size_bytes=backlog.size_bytes,
-        oldest=iso(await store.queue.oldest_ms()),
+        oldest=iso(backlog.oldest_ms),
         dead_letters=await store.log.count_dead_letters(),
         quarantined=sorted({account for _, account in await store.registry.quarantined_accounts()}),
     )

@@ -82,6 +82,12 @@ class NodeStatus(Struct, frozen=True):
     """Of accounts whose tokens have died within the minute."""
     figures: NodeFigures | None = None
     """None from a version that does not tell them."""
+    delivers: bool = True
+    """Whether it delivers, or serves the API alone."""
+    backlog_events: int = 0
+    """How many events wait in the logs from which it delivers."""
+    oldest_ms: int | None = None
+    """When the oldest of them was accepted, as it was a few seconds ago."""
 
     def is_gone(self, now_ms: int) -> bool:
         """Whether it has not told for so long that it is not alive, or cut off. `now_ms` is the store's time."""

@@ -71,9 +71,7 @@ async def serve(
                 store = await _when_mended(failure, settings, sock, private, tls, held, role)
             if store is not None:
                 try:
-                    service = Service(
-                        settings, store, make_providers=make_providers, tls=tls, serves_api=role.serves_api
-                    )
+                    service = Service(settings, store, make_providers=make_providers, tls=tls, role=role)
                 except (SignInError, MissingExtra) as error:
                     raise ServiceError(str(error)) from None
                 await service.run(sock, ready, private)

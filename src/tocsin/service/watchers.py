@@ -10,6 +10,7 @@ import structlog
 
 from tocsin import __version__
 from tocsin.delivery.dispatcher import Dispatcher
+from tocsin.domain.cluster import oldest_ms, others, unserved_since_ms
 from tocsin.domain.nodes import NodeFigures, NodeStatus, host_and_process
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
@@ -48,10 +49,11 @@ class Watchers:
         problems: Callable[[], list[str]],
         *,
         node: str | None = None,
+        delivers: bool = True,
         figures: Callable[[], NodeFigures] | None = None,
     ) -> None:
-        """`node`: what this process is called; its host's name and its number where none is given. `figures`: what it
-        counts, to be published with its status."""
+        """`node`: what this process is called; its host's name and its number where none is given. `delivers`: whether
+        it delivers, and not the others alone. `figures`: what it counts, to be published with its status."""
         self._retention = Retention(
             events_s=settings.store.retention.total_seconds(),
             dead_letters_s=settings.store.dead_letter_retention.total_seconds(),
@@ -64,7 +66,13 @@ class Watchers:
         self._metrics = metrics
         self._problems = problems
         self._node = node or host_and_process()
+        self._delivers = delivers
         self._figures = figures
+        self.waiting = 0
+        """How many events wait at all nodes."""
+        self._oldest_ms: int | None = None
+        self._is_served = True
+        """Whether some node delivers, as it was found last."""
         self._changed: set[str] = set()
         """Providers whose credentials have changed and were not taken over yet."""
         self._anything_quarantined = False
@@ -189,26 +197,50 @@ class Watchers:
         return _FILL_AGAIN_S if await self._store.search.fill(_FILL_FOR_S) else None
 
     async def _publish_status(self) -> None:
-        metrics, lanes = self._metrics, self._dispatcher.lanes.statuses()
         backlog = await self._store.queue.backlog()
-        metrics.backlog.set(backlog.events)
-        metrics.backlog_bytes.set(backlog.size_bytes)
+        if self._is_served:
+            self._waits(backlog.events, backlog.size_bytes)
         now_ms = self._store.now_ms()
         fuses = self._dispatcher.lanes.fuse_counts(now_ms)
-        figures = None if self._figures is None else self._figures()
+        held = self._store.queue.held().events
         await self._store.publish(
-            NodeStatus(self._node, __version__, now_ms, self._problems(), lanes, fuses, figures=figures)
+            NodeStatus(
+                self._node,
+                __version__,
+                now_ms,
+                self._problems(),
+                self._dispatcher.lanes.statuses(),
+                fuses,
+                figures=None if self._figures is None else self._figures(),
+                delivers=self._delivers,
+                backlog_events=held,
+                # It may be settled since it was looked for.
+                oldest_ms=self._oldest_ms if held else None,
+            )
         )
         if fuses:
-            others = [node for node in await self._store.nodes() if node.node != self._node]
-            counts = [count for node in others for count in node.fuses]
+            nodes = await self._store.nodes()
+            counts = [count for node in nodes if node.node != self._node for count in node.fuses]
             self._dispatcher.lanes.counted_elsewhere(counts, self._store.now_ms())
 
     async def _measure(self) -> None:
         """What has to be read from the store to be known."""
         metrics, store = self._metrics, self._store
-        oldest_ms = await store.queue.oldest_ms()
-        metrics.backlog_oldest.set(0 if oldest_ms is None else max(0.0, (store.now_ms() - oldest_ms) / 1000))
+        self._oldest_ms = await store.queue.oldest_ms()
+        nodes, now_ms = await store.nodes(), store.now_ms()
+        self._is_served = unserved_since_ms(nodes, self._node, self._delivers, now_ms) is None
+        if self._is_served:
+            oldest = oldest_ms(self._oldest_ms, others(nodes, self._node, now_ms))
+        else:
+            whole = await store.queue.whole_backlog()
+            oldest = whole.oldest_ms
+            self._waits(whole.events, whole.size_bytes)
+        metrics.backlog_oldest.set(0 if oldest is None else max(0.0, (now_ms - oldest) / 1000))
         metrics.reading_held_up.set(store.queue.held_up_s())
         metrics.store_bytes.set(await store.size_bytes())
         metrics.search_behind.set((await store.search.state()).behind_s)
+
+    def _waits(self, events: int, size_bytes: int) -> None:
+        self.waiting = events
+        self._metrics.backlog.set(events)
+        self._metrics.backlog_bytes.set(size_bytes)

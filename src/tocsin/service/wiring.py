@@ -24,7 +24,7 @@ from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.credentials import Check
 from tocsin.domain.devices import Device
 from tocsin.domain.events import Event
-from tocsin.domain.nodes import host_and_process
+from tocsin.domain.nodes import NodeRole, host_and_process
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.network import SystemNetwork
 from tocsin.ingest.batch import Ingest
@@ -64,8 +64,7 @@ class Service:
     """A running tocsin: delivery, the API beside it, and what looks after both.
 
     `make_providers` makes the providers; without it they are those that tocsin ships, as the settings want them.
-    Without `serves_api` there are health and metrics alone. With `tls`
-    the API speaks TLS.
+    In another `role` than all it does a part of the service, beside other nodes. With `tls` the API speaks TLS.
 
     Raises:
         SignInError: a file that `[sessions]` names cannot be used.
@@ -78,7 +77,7 @@ class Service:
         store: Store,
         *,
         make_providers: MakeProviders | None = None,
-        serves_api: bool = True,
+        role: NodeRole = NodeRole.ALL,
         context: Callable[[Dispatcher], Context] | None = None,
         tls: ServerTls | None = None,
     ) -> None:
@@ -102,6 +101,7 @@ class Service:
         self.dispatcher.use(self.providers, longest_s + _ATTEMPT_OVERHEAD_S)
         metrics = self.metrics
         self.node = host_and_process()
+        self.delivers = role.delivers
         self._figures = FigureBook(
             self.node, store.now_ms, lambda: (metrics.accepted_total, metrics.sent_total, metrics.failed_total)
         )
@@ -114,6 +114,7 @@ class Service:
             self.metrics,
             self.problems,
             node=self.node,
+            delivers=role.delivers,
             figures=self._figures.own,
         )
         limits = (settings.store.max_backlog_events, settings.store.max_backlog_bytes)
@@ -123,7 +124,7 @@ class Service:
         self._tls = tls
         self.source = _source(settings, store, self.providers.rules, self.metrics, self.tracing)
         self._stopping = False
-        self._serves_api = serves_api
+        self._serves_api = role.serves_api
 
     # -- what the API asks (api.control.DeliveryControl) ---------------------------------------------------------------
 
@@ -230,8 +231,7 @@ class Service:
 
     async def _look_at_figures(self) -> None:
         # What the others tell is asked by whom an operator can ask.
-        nodes = await self.store.nodes() if self._serves_api else []
-        self._figures.look((await self.store.queue.backlog()).events, nodes)
+        self._figures.look(self.watchers.waiting, await self.store.nodes() if self._serves_api else [])
 
     async def _stop(
         self,

@@ -49,6 +49,7 @@ from tocsin.store.records import (
     Settlement,
     Signal,
     TopicReached,
+    WholeBacklog,
 )
 from tocsin.store.share import Told
 
@@ -174,8 +175,19 @@ class EventQueue(Protocol):
         """What is accepted and not settled for good. A server knows it; in another process it is counted, which takes
         the longer the more there is."""
 
+    def held(self) -> Backlog:
+        """What of the backlog is this process's to deliver, as it was counted last; nothing where it is no server."""
+
     async def oldest_ms(self) -> int | None:
-        """When the oldest event of the backlog was accepted; None where there is none."""
+        """When the oldest event of those was accepted; None where there is none."""
+
+    async def whole_backlog(self) -> WholeBacklog:
+        """All that waits, whoever is to deliver it, also where nobody does. It is read from the store, which takes the
+        longer the more there is.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
 
     def held_up_s(self) -> float:
         """For how long this process has found events that it may not read yet, because a transaction that began before

@@ -124,6 +124,14 @@ class Backlog(Struct, frozen=True):
     size_bytes: int
 
 
+class WholeBacklog(Struct, frozen=True):
+    """The backlog of all nodes together, and when its oldest event was accepted; None where there is none."""
+
+    events: int
+    size_bytes: int
+    oldest_ms: int | None
+
+
 class Bound(StrEnum):
     """What is bounded of the backlog."""
 

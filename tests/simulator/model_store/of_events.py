@@ -137,7 +137,7 @@ def read(
     return rows
 
 
-@does(fresh._LOW)
+@does(fresh.LOW_WATER)
 def low_water(t: Transaction, streams: Sequence[int]) -> Rows:
     rows = [t.get(t.database.low_water, stream) for stream in streams]
     return [(row.stream, row.day, row.xid, row.seq) for row in rows if row is not None]

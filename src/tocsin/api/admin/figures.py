@@ -6,8 +6,8 @@ Source of the stream's form: WHATWG, "HTML", Server-sent events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeVar
 
 import msgspec
 from litestar import get
@@ -22,8 +22,11 @@ from tocsin.api.lane_views import LaneView, NodeView, lane_view, node_view
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
+from tocsin.domain.cluster import lanes_of_all, oldest_ms, others, unserved_since_ms
+from tocsin.domain.nodes import NodeStatus
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import Store, WriteFailure
+from tocsin.store.records import WholeBacklog
 
 MOST_STREAMS: Final = 20
 _EVERY_S: Final = 1.0
@@ -91,6 +94,23 @@ class FiguresView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     history: list[MomentView] | UnsetType = UNSET
 
 
+_T = TypeVar("_T")
+
+
+class _Counted(Generic[_T]):
+    """What there may be very much of: counted now and then, not each second."""
+
+    def __init__(self, count: Callable[[], Awaitable[_T]]) -> None:
+        self._count = count
+        self._last: tuple[float, _T] | None = None
+
+    async def get(self) -> _T:
+        now = asyncio.get_running_loop().time()
+        if self._last is None or now - self._last[0] > _COUNTED_EVERY_S:
+            self._last = (now, await self._count())
+        return self._last[1]
+
+
 class FigureRoutes(Shared):
     """The routes of `/api/admin/figures`, `/api/admin/lanes` and `/api/admin/nodes`."""
 
@@ -100,8 +120,8 @@ class FigureRoutes(Shared):
         self._delivery = delivery
         self._streams = 0
         self._last: tuple[float, FiguresView] | None = None
-        self._dead_letters = (float("-inf"), 0)
-        """When they were counted, and how many."""
+        self._dead_letters = _Counted(store.log.count_dead_letters)
+        self._unserved = _Counted(store.queue.whole_backlog)
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
@@ -116,12 +136,19 @@ class FigureRoutes(Shared):
         ]
 
     async def lanes(self) -> list[LaneView]:
-        now_ms = self._store.now_ms()
-        return [lane_view(lane, self._rules, now_ms) for lane in self._delivery.lanes()]
+        return self._lanes(await self._store.nodes())
 
     async def nodes(self) -> list[NodeView]:
+        return self._nodes(await self._store.nodes())
+
+    def _lanes(self, nodes: Sequence[NodeStatus]) -> list[LaneView]:
         now_ms = self._store.now_ms()
-        return [node_view(node, self._rules, now_ms) for node in await self._store.nodes()]
+        lanes = lanes_of_all(self._delivery.lanes(), others(nodes, self._delivery.node, now_ms), now_ms)
+        return [lane_view(lane, self._rules, now_ms) for lane in lanes]
+
+    def _nodes(self, nodes: Sequence[NodeStatus]) -> list[NodeView]:
+        now_ms = self._store.now_ms()
+        return [node_view(node, self._rules, now_ms) for node in nodes]
 
     async def figures(self) -> FiguresView:
         history = [
@@ -154,16 +181,25 @@ class FigureRoutes(Shared):
             self._last = (now, await self._read())
         return self._last[1]
 
-    async def _count_dead_letters(self) -> int:
-        """There may be very many: not counted each second."""
-        now = asyncio.get_running_loop().time()
-        if now - self._dead_letters[0] > _COUNTED_EVERY_S:
-            self._dead_letters = (now, await self._store.log.count_dead_letters())
-        return self._dead_letters[1]
+    async def _backlog(self, nodes: Sequence[NodeStatus], now_ms: int) -> BacklogView:
+        """Of all nodes together. Where none delivers, nobody knows it: the store is read, which may take long."""
+        queue, delivery = self._store.queue, self._delivery
+        if unserved_since_ms(nodes, delivery.node, delivery.delivers, now_ms) is None:
+            backlog = await queue.backlog()
+            oldest = oldest_ms(await queue.oldest_ms(), others(nodes, delivery.node, now_ms))
+            whole = WholeBacklog(backlog.events, backlog.size_bytes, oldest)
+        else:
+            whole = await self._unserved.get()
+        return BacklogView(
+            whole.events,
+            whole.size_bytes,
+            None if whole.oldest_ms is None else rfc3339(whole.oldest_ms),
+            None if whole.oldest_ms is None else round(max(0.0, (now_ms - whole.oldest_ms) / 1000), 1),
+        )
 
     async def _read(self) -> FiguresView:
         store, figures = self._store, self._delivery.figures()
-        now_ms, backlog, oldest_ms = store.now_ms(), await store.queue.backlog(), await store.queue.oldest_ms()
+        nodes, now_ms = await store.nodes(), store.now_ms()
         return FiguresView(
             at=rfc3339(now_ms),
             version=__version__,
@@ -171,16 +207,11 @@ class FigureRoutes(Shared):
             per_second=PerSecond(figures.accepted_per_s, figures.sent_per_s, figures.failed_per_s),
             totals=Totals(figures.accepted, figures.sent, figures.failed),
             latency_ms=figures.latency,
-            backlog=BacklogView(
-                backlog.events,
-                backlog.size_bytes,
-                None if oldest_ms is None else rfc3339(oldest_ms),
-                None if oldest_ms is None else round(max(0.0, (now_ms - oldest_ms) / 1000), 1),
-            ),
-            dead_letters=await self._count_dead_letters(),
+            backlog=await self._backlog(nodes, now_ms),
+            dead_letters=await self._dead_letters.get(),
             quarantined=sorted({account for _, account in await store.registry.quarantined_accounts()}),
-            lanes=await self.lanes(),
-            nodes=await self.nodes(),
+            lanes=self._lanes(nodes),
+            nodes=self._nodes(nodes),
             problems=self._delivery.problems(),
             of_nodes=figures.nodes,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -18,7 +19,9 @@ from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import SEARCH
 from tocsin.api.shared import Shared
 from tocsin.api.timeline import Around, Timeline, timeline
+from tocsin.domain.cluster import lanes_of_all, others
 from tocsin.domain.events import EventId
+from tocsin.domain.nodes import NodeStatus
 from tocsin.domain.routes import LaneStatus
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import SearchUnavailable, Store, UnknownCursor
@@ -67,22 +70,19 @@ class SearchRoutes(Shared):
         record = await self._store.log.record(EventId(str(event_id)))
         if record is None:
             raise RequestError(Kind.NOT_FOUND, "No such event: it was never accepted, or its retention has ended.")
+        nodes, now_ms = await self._store.nodes(), self._store.now_ms()
         around = Around(
             rules=self._rules,
-            now_ms=self._store.now_ms(),
-            lanes=await self._lanes(),
+            now_ms=now_ms,
+            lanes=self._lanes(nodes, now_ms),
             preview=self._delivery.preview,
             shows_content=include == "content",
         )
         return await timeline(self._store, record, around)
 
-    async def _lanes(self) -> dict[str, LaneStatus]:
-        """Of every node; where several have a lane, one that is paused tells more."""
-        lanes = {lane.name: lane for node in await self._store.nodes() for lane in node.lanes}
-        for lane in self._delivery.lanes():
-            if lane.pauses or lane.name not in lanes:
-                lanes[lane.name] = lane
-        return lanes
+    def _lanes(self, nodes: Sequence[NodeStatus], now_ms: int) -> dict[str, LaneStatus]:
+        lanes = lanes_of_all(self._delivery.lanes(), others(nodes, self._delivery.node, now_ms), now_ms)
+        return {lane.name: lane for lane in lanes}
 
 
 def _check_may_read_content(request: Request[Any, Any, Any]) -> None:

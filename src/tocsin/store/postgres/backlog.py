@@ -48,7 +48,7 @@ class PostgresBacklog(BacklogBound):
         """What is counted, and up to which transaction, changes together."""
 
     async def measure(self, events: int, size_bytes: int) -> None:
-        self._events, self._bytes = await self._database.read(lambda one: count(one, ALL_STREAMS, _BEYOND))
+        self._events, self._bytes = await self._database.read(count_all)
 
     # -- what this node's logs hold ------------------------------------------------------------------------------------
 
@@ -121,6 +121,11 @@ class PostgresBacklog(BacklogBound):
         self.own_events += events
         self.own_bytes += size_bytes
         self.count(events, size_bytes)
+
+
+async def count_all(connection: Connection) -> tuple[int, int]:
+    """How many events wait in all streams, and their size."""
+    return await count(connection, ALL_STREAMS, _BEYOND)
 
 
 async def count(connection: Connection, streams: Sequence[int], below_xid: int) -> tuple[int, int]:

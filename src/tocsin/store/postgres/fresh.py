@@ -46,7 +46,7 @@ _READ: Final = f"""SELECT day, stream, xid, seq, id::text, owner::text, message,
         ) AS following
     ) AS bounded
     WHERE total - size < {CLAIM_BYTES} ORDER BY xid, seq"""
-_LOW: Final = "SELECT stream, day, xid, seq FROM low_water WHERE stream = ANY($1::smallint[])"
+LOW_WATER: Final = "SELECT stream, day, xid, seq FROM low_water WHERE stream = ANY($1::smallint[])"
 _NEXT_XID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _SET_LOW: Final = """UPDATE low_water SET day = t.day, xid = t.xid, seq = t.seq
     FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[]) AS t(stream, day, xid, seq)
@@ -119,7 +119,7 @@ class FreshEvents:
         """From where these are to be read, which become this node's: everything before is settled."""
 
         async def look(connection: Connection) -> tuple[int, Sequence[tuple[int, int, int, int]]]:
-            return await connection.fetchval(_NEXT_XID), await connection.fetch(_LOW, streams)
+            return await connection.fetchval(_NEXT_XID), await connection.fetch(LOW_WATER, streams)
 
         until, rows = await self._database.read(look)
         return [Stream(number, day, xid, seq, until, open={}) for number, day, xid, seq in rows]

@@ -15,12 +15,12 @@ from tocsin.store.leases import Leases, leases_of
 from tocsin.store.ports import CommitUnknown, LostItems, StoreUnavailable
 from tocsin.store.postgres import partitions, settle_sql
 from tocsin.store.postgres.append_sql import PostgresInserts
-from tocsin.store.postgres.backlog import PostgresBacklog
+from tocsin.store.postgres.backlog import ALL_STREAMS, PostgresBacklog, count_all
 from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.contents import Contents
 from tocsin.store.postgres.erasures import Erasures
-from tocsin.store.postgres.fresh import FreshEvents
+from tocsin.store.postgres.fresh import LOW_WATER, FreshEvents
 from tocsin.store.postgres.freshness import Freshness
 from tocsin.store.postgres.ownership import Ownership
 from tocsin.store.postgres.places import LogLease, day_of, streams_of
@@ -28,7 +28,7 @@ from tocsin.store.postgres.schedule import PostgresSchedule
 from tocsin.store.postgres.session import Session
 from tocsin.store.postgres.settle_sql import Place, Work
 from tocsin.store.postgres.wakes import Wakes
-from tocsin.store.records import Backlog, Item, Settlement
+from tocsin.store.records import Backlog, Item, Settlement, WholeBacklog
 from tocsin.store.settling import Settling
 
 _LOOK_AGAIN_S: Final = 0.002
@@ -247,6 +247,18 @@ class PostgresQueue:
 
     def held_up_s(self) -> float:
         return self._fresh.held_up_s()
+
+    def held(self) -> Backlog:
+        return Backlog(max(0, self._bound.own_events), max(0, self._bound.own_bytes))
+
+    async def whole_backlog(self) -> WholeBacklog:
+        async def look(connection: Connection) -> WholeBacklog:
+            events, size_bytes = await count_all(connection)
+            places = zip(*await connection.fetch(LOW_WATER, ALL_STREAMS), strict=True)
+            oldest_ms = await connection.fetchval(_OLDEST, *(list(column) for column in places))
+            return WholeBacklog(events, size_bytes, oldest_ms)
+
+        return await self._database.read(look)
 
     def may_send(self) -> bool:
         return self._freshness.is_fresh()

@@ -19,7 +19,7 @@ from tocsin.store.appending import Appender
 from tocsin.store.clock import TOLERATED_MS
 from tocsin.store.leases import leases_of
 from tocsin.store.ports import LostItems
-from tocsin.store.records import Backlog, Item, Settlement
+from tocsin.store.records import Backlog, Item, Settlement, WholeBacklog
 from tocsin.store.settling import Settling
 from tocsin.store.sqlite import search_feed, settle_sql
 from tocsin.store.sqlite.append_sql import FileInserts
@@ -155,6 +155,13 @@ class SqliteQueue:
         if self._backlog.is_followed:
             return self._backlog.now()
         return Backlog(*await self._database.read(count_waiting))
+
+    def held(self) -> Backlog:
+        return self._backlog.now() if self._backlog.is_followed else Backlog(0, 0)
+
+    async def whole_backlog(self) -> WholeBacklog:
+        backlog = await self.backlog()
+        return WholeBacklog(backlog.events, backlog.size_bytes, await self.oldest_ms())
 
     async def oldest_ms(self) -> int | None:
         found = await self._database.read(lambda driver: driver.execute(_OLDEST).fetchone())
