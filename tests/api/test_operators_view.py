@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tocsin.api.admin import figures as figure_routes
+from tocsin.api.timestamps import rfc3339
 from tocsin.domain.devices import Address, DeviceToken, Registration
 from tocsin.domain.events import UserId
 from tocsin.domain.nodes import NodeStatus
@@ -332,6 +333,26 @@ async def test_any_node_answers_for_the_lanes_and_the_backlog_of_all(api: Any) -
     assert found["backlog"]["oldest_s"] >= 60
     (one,) = (await api.operate("GET", "/nodes")).json()
     assert (one["delivers"], one["backlog_events"], one["oldest_at"]) == (True, 3, found["backlog"]["oldest_at"])
+
+
+async def test_the_timeline_names_it_where_no_node_is_left_that_delivers(api: Any) -> None:
+    await register(api)
+    id = await ingested(api)
+    api.delivery.delivers = False
+    at_ms = api.store.now_ms()
+    await api.store.publish(NodeStatus("host:1", "1", at_ms, [], []))
+    assert (await story(api, id))["explanation"]["code"] == "queued"
+    await api.store.publish(NodeStatus("host:1", "1", at_ms - 20_000, [], []))
+    told = (await story(api, id))["explanation"]
+    assert told["code"] == "node_gone"
+    assert f"since {rfc3339(at_ms - 20_000)}" in told["cause"]
+    assert "tocsin serve" in told["remedy"]
+    await api.store.publish(NodeStatus("other:1", "1", at_ms, [], [], delivers=False))
+    assert "since" not in (await story(api, id))["explanation"]["cause"]
+    assert (await story(api, id))["explanation"]["code"] == "node_gone"
+    (item,) = await api.store.queue.claim(1)
+    await api.store.queue.settle([Settlement(item, [attempt(Result.DELIVERED, 200)], [])])
+    assert (await story(api, id))["explanation"]["code"] == "delivered"
 
 
 async def test_figures_are_streamed_each_second_to_so_many_at_a_time(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:

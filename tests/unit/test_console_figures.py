@@ -153,6 +153,27 @@ def test_a_node_that_is_gone_an_old_backlog_and_the_dead_letters_are_named_the_w
     assert set(titles) == {"b: gone", "Events wait for long", "12 dead letters", "Devices are in quarantine"}
 
 
+@pytest.mark.parametrize(
+    ("gone", "left", "said"),
+    [
+        (Node("b", gone=True, age_s=90), Node("a"), "the other nodes have taken over what it had"),
+        (Node("b", gone=True, age_s=90), Node("a", delivers=False), "no node is left that delivers"),
+        (Node("b", gone=True, age_s=90, delivers=False), Node("a"), "It served the API alone"),
+    ],
+)
+def test_of_a_node_that_is_gone_it_is_said_what_becomes_of_what_it_had(gone: Node, left: Node, said: str) -> None:
+    (matter,) = [one for one in attention(Figures(AT, nodes=[left, gone]), [], NOW) if one.title == "b: gone"]
+    assert said in matter.cause
+
+
+def test_that_nothing_delivers_is_named_also_where_the_nodes_that_did_are_forgotten() -> None:
+    (matter,) = attention(Figures(AT, nodes=[Node("a", delivers=False)]), [], NOW)
+    assert (matter.tone, matter.title) == ("bad", "No node delivers")
+    assert "tocsin serve" in matter.remedy
+    gone = Figures(AT, nodes=[Node("a", delivers=False), Node("b", gone=True)])
+    assert [one.title for one in attention(gone, [], NOW)] == ["b: gone"]
+
+
 def test_the_overview_says_whose_rates_they_are_where_there_are_several_nodes() -> None:
     nodes = [Node("a"), Node("b"), Node("c", gone=True)]
     assert Figures(AT, nodes=nodes[:1], of_nodes=["a"]).whose == ""

@@ -35,7 +35,7 @@ def attention(figures: Figures, accounts: Iterable[Account], now: datetime) -> l
     unwell = [(node, lane) for node, lane in lanes if not lane.well]
     several = len(figures.nodes) > 1
     matters = _lanes([(node if several else "", lane) for node, lane in unwell])
-    matters += [_gone(node) for node in figures.nodes if node.gone]
+    matters += _nodes(figures.nodes)
     matters += _problems(figures, [lane.name for _, lane in unwell])
     # What a lane says of its credential need not be said twice.
     said = {lane.account for _, lane in unwell for pause in lane.pauses if pause.cause == "credential"}
@@ -122,11 +122,33 @@ def _pauses(lane: Lane) -> list[tuple[str, Matter]]:
     return found
 
 
-def _gone(node: Node) -> Matter:
+def _nodes(nodes: list[Node]) -> list[Matter]:
+    """Those that are gone, and what becomes of what they had."""
+    is_served = any(node.delivers and not node.gone for node in nodes)
+    matters = [_gone(node, is_served) for node in nodes if node.gone]
+    if nodes and not is_served and not any(node.gone and node.delivers for node in nodes):
+        matters.append(
+            Matter(
+                "bad",
+                "No node delivers",
+                "Events are accepted, and wait until a node delivers.",
+                "Start one that delivers: `tocsin serve`, with `--role delivery` or without a role.",
+            )
+        )
+    return matters
+
+
+def _gone(node: Node, is_served: bool) -> Matter:
+    if not node.delivers:
+        then = "It served the API alone, so nothing waits for it."
+    elif is_served:
+        then = "Since then the other nodes have taken over what it had."
+    else:
+        then = "What is accepted waits: no node is left that delivers."
     return Matter(
         "bad",
         f"{node.node}: gone",
-        f"It said nothing for {formats.duration(node.age_s)}; the other nodes have taken over what it had.",
+        f"It said nothing for {formats.duration(node.age_s)}. {then}",
         "Look at its machine, and start it again.",
     )
 

@@ -70,6 +70,7 @@ class Node(Struct, frozen=True):
     gone: bool = False
     problems: list[str] = []
     lanes: list[Lane] = []
+    delivers: bool = True
 
 
 class Rates(Struct, frozen=True):

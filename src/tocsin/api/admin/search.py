@@ -19,7 +19,8 @@ from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import SEARCH
 from tocsin.api.shared import Shared
 from tocsin.api.timeline import Around, Timeline, timeline
-from tocsin.domain.cluster import lanes_of_all, others
+from tocsin.api.timestamps import rfc3339
+from tocsin.domain.cluster import lanes_of_all, others, unserved_since_ms
 from tocsin.domain.events import EventId
 from tocsin.domain.nodes import NodeStatus
 from tocsin.domain.routes import LaneStatus
@@ -75,10 +76,16 @@ class SearchRoutes(Shared):
             rules=self._rules,
             now_ms=now_ms,
             lanes=self._lanes(nodes, now_ms),
+            unserved_since=self._unserved_since(nodes, now_ms),
             preview=self._delivery.preview,
             shows_content=include == "content",
         )
         return await timeline(self._store, record, around)
+
+    def _unserved_since(self, nodes: Sequence[NodeStatus], now_ms: int) -> str | None:
+        """See `explanations.Facts`."""
+        since_ms = unserved_since_ms(nodes, self._delivery.node, self._delivery.delivers, now_ms)
+        return since_ms if since_ms is None else rfc3339(since_ms) if since_ms else ""
 
     def _lanes(self, nodes: Sequence[NodeStatus], now_ms: int) -> dict[str, LaneStatus]:
         lanes = lanes_of_all(self._delivery.lanes(), others(nodes, self._delivery.node, now_ms), now_ms)
