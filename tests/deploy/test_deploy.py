@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ import httpx
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tocsin.api.health import READY
 from tocsin.domain.nodes import NodeRole
@@ -26,7 +29,7 @@ from tocsin.settings import Settings, load
 from tocsin.store.master_keys import SYSTEMD_CREDENTIAL
 from tocsin_client import FaxNew
 from tocsin_client.pytest_plugin import tocsin, tocsin_server  # noqa: F401 (fixtures)
-from tocsin_client.testing import LocalTocsin
+from tocsin_client.testing import LocalTocsin, _run, _running
 
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
@@ -37,6 +40,10 @@ MOST_EXPOSED: Final = 2.0
 
 ONE_NODE: Final = "kubernetes/tocsin.yaml"
 CLUSTER: Final = "kubernetes/cluster/tocsin.yaml"
+CONSOLE: Final = "kubernetes/console/tocsin-console.yaml"
+UNITS: Final = ("tocsin", "tocsin-console")
+EXTRAS: Final = ("postgres", "nats", "console")
+"""What the image has beside what tocsin always needs."""
 
 
 def documents(file: str) -> list[dict[str, Any]]:
@@ -59,8 +66,8 @@ def settings_of(text: str, tmp_path: Path) -> Settings:
     return load(tmp_path / "tocsin.toml")
 
 
-def unit() -> dict[str, str]:
-    lines = (DEPLOY / "systemd/tocsin.service").read_text().splitlines()
+def unit(name: str = "tocsin") -> dict[str, str]:
+    lines = (DEPLOY / f"systemd/{name}.service").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
@@ -97,23 +104,36 @@ def test_the_unit_writes_where_the_configuration_has_the_store(tmp_path: Path) -
     assert settings.store.path.parent == Path("/var/lib") / unit()["StateDirectory"]
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_the_console_is_run_as_strictly_as_the_server_and_can_read_nothing_of_it() -> None:
+    server, console = unit(), unit("tocsin-console")
+    hardening = list(server)[list(server).index("NoNewPrivileges") : list(server).index("WantedBy")]
+    assert {name: console.get(name) for name in hardening} == {name: server[name] for name in hardening}
+    assert console["DynamicUser"] == "yes"
+    assert not {"User", "StateDirectory"} & console.keys()
+    name, file = console["LoadCredential"].split(":")
+    assert console["ExecStart"].endswith(f" console --config %d/{name}")
+    assert f"deploy/tocsin-console.toml {file}" in (DEPLOY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
     analyze = needs("systemd-analyze")
-    text = (DEPLOY / "systemd/tocsin.service").read_text()
+    text = (DEPLOY / f"systemd/{name}.service").read_text()
     # Only the program is not there: everything else is verified as it is.
-    (tmp_path / "tocsin.service").write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
+    (tmp_path / f"{name}.service").write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
     verified = subprocess.run(
-        [analyze, "verify", "--man=no", str(tmp_path / "tocsin.service")], capture_output=True, text=True, timeout=60
+        [analyze, "verify", "--man=no", str(tmp_path / f"{name}.service")], capture_output=True, text=True, timeout=60
     )
-    said = [line for line in verified.stderr.splitlines() if "tocsin.service" in line]
+    said = [line for line in verified.stderr.splitlines() if f"{name}.service" in line]
     assert (verified.returncode, said) == (0, [])
 
 
-def test_the_unit_may_do_little() -> None:
+@pytest.mark.parametrize("name", UNITS)
+def test_the_unit_may_do_little(name: str) -> None:
     analyze = needs("systemd-analyze")
-    command = [analyze, "security", "--offline=true", str(DEPLOY / "systemd/tocsin.service")]
+    command = [analyze, "security", "--offline=true", str(DEPLOY / f"systemd/{name}.service")]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    exposure = re.search(r"Overall exposure level for tocsin.service: ([0-9.]+)", answer.stdout)
+    exposure = re.search(rf"Overall exposure level for {name}.service: ([0-9.]+)", answer.stdout)
     assert exposure is not None, answer.stderr
     assert float(exposure[1]) <= MOST_EXPOSED
 
@@ -139,10 +159,27 @@ def test_the_image_has_the_extras_as_they_are_pinned(tmp_path: Path) -> None:
         [needs("awk"), program[1], str(ROOT / "requirements/test.txt")], capture_output=True, text=True, check=True
     ).stdout
     names = set(re.findall(r"^([a-z0-9-]+)==", pinned, re.MULTILINE))
-    wanted = "".join((ROOT / "requirements" / f"{extra}.in").read_text() for extra in ("postgres", "nats"))
-    assert set(re.findall(r"^([a-z0-9-]+)", wanted, re.MULTILINE)) <= names
+    always = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE))
+    wanted = "".join((ROOT / "requirements" / f"{extra}.in").read_text() for extra in EXTRAS)
+    found = {canonicalize_name(one) for one in re.findall(r"^([a-z0-9-]+)", wanted, re.MULTILINE)}
+    # And what these need: pip takes nothing that is not in the lists.
+    assert _needed_by(found) - names - always == set()
+    assert names.isdisjoint(always)
     assert pinned.count("--hash=sha256:") >= len(names)
     assert not pinned.rstrip().endswith("\\"), "whole entries"
+
+
+def _needed_by(projects: set[str]) -> set[str]:
+    """These projects, and all that they need without extras, as installed here."""
+    found: set[str] = set()
+    while projects - found:
+        project = (projects - found).pop()
+        found.add(project)
+        for text in requires(project) or ():
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": "nkeys" if project == "nats-py" else ""}):
+                projects = projects | {canonicalize_name(needed.name)}
+    return found
 
 
 def test_compose_names_settings_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,16 +197,33 @@ def test_compose_names_settings_that_there_are(tmp_path: Path, monkeypatch: pyte
     assert float(service["stop_grace_period"].removesuffix("s")) > settings.server.drain_s + 4
 
 
+def test_compose_runs_the_console_where_it_finds_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = yaml.safe_load((DEPLOY / "container/compose.yaml").read_text())
+    server, console = compose["services"]["tocsin"], compose["services"]["console"]
+    for name, value in console["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = settings_of((DEPLOY / "tocsin.toml").read_text(), tmp_path)
+    assert settings.console.api_url == f"http://tocsin:{settings.server.port}"
+    assert console["ports"] == [f"127.0.0.1:{settings.console.port}:{settings.console.port}"]
+    assert (settings.console.host, console["command"]) == ("0.0.0.0", ["tocsin", "console"])
+    assert f":{settings.console.port}/health/live" in console["healthcheck"]["test"][-1]
+    for name in ("image", "read_only", "cap_drop", "security_opt"):
+        assert console[name] == server[name]
+    assert not {"volumes", "secrets"} & console.keys()
+
+
 # -- Kubernetes --------------------------------------------------------------------------------------------------------
 
 
 def test_no_manifest_is_forgotten_here() -> None:
-    assert {ONE_NODE, CLUSTER} == {str(one.relative_to(DEPLOY)) for one in (DEPLOY / "kubernetes").rglob("*.yaml")}
+    assert {ONE_NODE, CLUSTER, CONSOLE} == {
+        str(one.relative_to(DEPLOY)) for one in (DEPLOY / "kubernetes").rglob("*.yaml")
+    }
 
 
 @pytest.mark.parametrize(
     "found",
-    [*documents(ONE_NODE), *documents(CLUSTER)],
+    [*documents(ONE_NODE), *documents(CLUSTER), *documents(CONSOLE)],
     ids=lambda found: f"{found['kind']} {found['metadata']['name']}",
 )
 def test_kubernetes_takes_the_manifest(found: dict[str, Any]) -> None:
@@ -270,13 +324,59 @@ def test_what_selects_the_pods_of_a_cluster_finds_them() -> None:
     assert document("Service", CLUSTER)["spec"]["selector"] == api
 
 
+def test_the_pod_of_the_console_has_the_ports_and_paths_of_its_configuration(tmp_path: Path) -> None:
+    settings = settings_of(document("ConfigMap", CONSOLE)["data"]["tocsin.toml"], tmp_path)
+    deployment = document("Deployment", CONSOLE)
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["tocsin", "console"]
+    assert [port["containerPort"] for port in container["ports"]] == [settings.console.port]
+    for file in (ONE_NODE, CLUSTER):
+        service = document("Service", file)
+        assert settings.console.api_url == f"http://{service['metadata']['name']}"
+        assert service["spec"]["ports"][0]["port"] == 80
+    assert settings.console.public_url is not None
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    # Who is signed in is in the memory of one process.
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    server = document("StatefulSet")["spec"]["template"]["spec"]
+    assert container["securityContext"] == server["containers"][0]["securityContext"]
+    assert pod["securityContext"].items() <= server["securityContext"].items()
+
+
+def test_what_selects_the_pod_of_the_console_finds_it_and_no_server() -> None:
+    labels = document("Deployment", CONSOLE)["spec"]["template"]["metadata"]["labels"]
+    assert document("Service", CONSOLE)["spec"]["selector"] == labels
+    assert document("Deployment", CONSOLE)["spec"]["selector"]["matchLabels"] == labels
+    assert document("NetworkPolicy", CONSOLE)["spec"]["podSelector"]["matchLabels"] == labels
+    assert document("Service")["spec"]["selector"].items().isdisjoint(labels.items())
+
+
 # -- proxies -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def behind_nginx(tocsin: LocalTocsin, tmp_path: Path) -> Iterator[httpx.Client]:  # noqa: F811
-    """A client of nginx with the configuration as it is, but for addresses and files; a real tocsin is behind it."""
-    nginx = needs("nginx")
+@pytest.fixture(scope="module")
+def console(tocsin_server: LocalTocsin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+    """The address of a console as it is where it is a service, but for addresses."""
+    needs("nginx")
+    directory = tmp_path_factory.mktemp("console") / "run"
+    directory.mkdir()
+    config, ready = directory / "console.toml", directory / "ready"
+    config.write_text((DEPLOY / "tocsin-console.toml").read_text())
+    addresses = ("--api", tocsin_server.url, "--port", "0")
+    with _running(ready, "console", "--config", str(config), "--ready-file", str(ready), *addresses):
+        yield ready.read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(
+    tocsin_server: LocalTocsin,  # noqa: F811
+    console: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[httpx.Client]:
+    """A client of nginx with the configuration as it is, but for addresses and files; a real tocsin is behind it, and a
+    real console."""
+    nginx, tmp_path = needs("nginx"), tmp_path_factory.mktemp("nginx")
     files = write_credentials(tmp_path / "tls")
     text = (DEPLOY / "nginx/tocsin.conf").read_text()
     with socket.socket() as free:
@@ -284,7 +384,8 @@ def behind_nginx(tocsin: LocalTocsin, tmp_path: Path) -> Iterator[httpx.Client]:
         port = free.getsockname()[1]
     for was, now in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("127.0.0.1:8080", tocsin.url.removeprefix("http://")),
+        ("127.0.0.1:8080", tocsin_server.url.removeprefix("http://")),
+        ("127.0.0.1:8090", console.removeprefix("http://")),
         ("/etc/nginx/tocsin.pem", str(files.server)),
         ("/etc/nginx/tocsin.key", str(files.server)),
     ):
@@ -329,6 +430,41 @@ def test_nginx_passes_on_what_apps_and_backends_send(
     assert accepted.status_code == 202
     iphone.wait_for("fax_new")
     assert behind_nginx.get("/health/ready").json() == {"ready": True}
+
+
+def test_nginx_leads_browsers_to_the_console_by_its_own_host_name(
+    tocsin: LocalTocsin,  # noqa: F811
+    behind_nginx: httpx.Client,
+    tmp_path: Path,
+) -> None:
+    public_url = settings_of((DEPLOY / "tocsin-console.toml").read_text(), tmp_path).console.public_url
+    assert public_url is not None
+    browser = {"host": public_url.removeprefix("https://"), "origin": public_url, "sec-fetch-site": "same-origin"}
+    page = behind_nginx.get("/sign-in", headers=browser)
+    csrf = re.findall(r'name="csrf" value="([0-9a-f]{64})"', page.text)[0]
+    key = _run(tocsin._config, "key", "create", "admin")
+    visitor = "; ".join(f"{name}={value}" for name, value in page.cookies.items())
+    form = {"csrf": csrf, "key": key.split()[-1]}
+    signed_in = behind_nginx.post("/sign-in", headers=browser | {"cookie": visitor}, data=form)
+    assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/")
+    (name,) = [one for one in signed_in.cookies if one == "__Host-tocsin_console"]
+    session = browser | {"cookie": f"{name}={signed_in.cookies[name]}"}
+    assert "Overview" in behind_nginx.get("/", headers=session).text
+    # What changes is passed on as it comes.
+    with behind_nginx.stream("GET", "/live", headers=session) as live:
+        assert live.headers["content-type"].startswith("text/event-stream")
+        assert next(live.iter_text())
+    elsewhere = browser | {"cookie": visitor, "origin": "https://elsewhere.example.com"}
+    assert behind_nginx.post("/sign-in", headers=elsewhere, data=form).status_code == 403
+
+
+def test_the_proxies_lead_to_where_the_console_listens(tmp_path: Path) -> None:
+    settings = settings_of((DEPLOY / "tocsin-console.toml").read_text(), tmp_path).console
+    assert settings.public_url is not None
+    for file in ("nginx/tocsin.conf", "caddy/Caddyfile"):
+        text = (DEPLOY / file).read_text()
+        assert f"127.0.0.1:{settings.port}" in text
+        assert settings.public_url.removeprefix("https://") in text
 
 
 def test_the_proxies_lead_to_where_tocsin_listens(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ PROGRAMS: Final = {
     "systemctl": _NEEDS_ROOT,
     "python3": f"{_NEEDS_ROOT}: installs into /opt from a registry; the wheel is built and looked at in tests/unit",
     "(umask": f"{_NEEDS_ROOT}: writes a key into /etc, or into the checkout",
+    "/opt/tocsin/bin/pip": f"{_NEEDS_ROOT}: installs into /opt from a registry; tests/deploy checks the extras",
     "/opt/tocsin/bin/tocsin": f"{_NEEDS_ROOT}; `tocsin key create` runs on other pages",
     "podman": _NEEDS_PODMAN,
     "kubectl": _NEEDS_KUBERNETES,
