@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.api.test_operators_view import APPLICATION, attempt, ingested, register, settled
 
+from tocsin.console.searching import conditions
 from tocsin.service.bulk_jobs import BulkJobs
 from tocsin.store.records import Result
 
@@ -42,6 +44,28 @@ async def test_a_bulk_action_is_previewed_begun_and_done(api: Any) -> None:
     assert {one["id"] for one in left} == {ids[1], *later}
     listed = (await api.operate("GET", "/jobs")).json()
     assert ([one["id"] for one in listed["jobs"]], listed["most"]) == ([job["id"]], 200)
+
+
+async def test_the_console_lists_by_a_filter_exactly_what_a_job_with_it_takes(api: Any) -> None:
+    await register(api)
+    ids = [await ingested(api) for _ in range(3)]
+    # Accepted now, and tried last in another year.
+    for id, year in zip(ids, (2031, 2032, 2033), strict=True):
+        at_ms = int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
+        await settled(api, id, attempt(Result.EXPIRED, at_ms=at_ms))
+    api.store.now_ms = lambda: int(datetime(2040, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    for given, expected in (
+        ({"from": "2032-01-01T00:00"}, {ids[1], ids[2]}),
+        ({"until": "2032-01-01T00:00"}, {ids[0]}),
+        ({"outcome": "expired", "account": APPLICATION, "until": "2033-01-01T00:00"}, {ids[0], ids[1]}),
+        ({"outcome": "refused"}, set()),
+    ):
+        asked = conditions(given, given)
+        body = {"action": "discard", "filter": asked.body()}
+        preview = (await api.operate("POST", "/jobs/preview", json=body)).json()
+        listed = (await api.operate("POST", "/deliveries/search", json=asked.letters_sought())).json()
+        assert set(preview["examples"]) == expected, given
+        assert {row["event_id"] for row in listed["deliveries"]} == expected, given
 
 
 async def test_a_job_that_waits_is_stopped_at_once(api: Any) -> None:

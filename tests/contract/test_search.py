@@ -21,9 +21,11 @@ from tests.contract.support import (
     make_event,
     parked,
 )
+from tests.contract.test_bulk import dead, ran, states
 from tests.support.clocks import Clocks
 
 from tocsin.domain.events import Event, UserId
+from tocsin.store.bulk import Action, Filter, preview, query_of
 from tocsin.store.ports import Store, UnknownCursor
 from tocsin.store.records import (
     ACCEPTED,
@@ -37,6 +39,7 @@ from tocsin.store.records import (
     Query,
     Result,
     Settlement,
+    State,
 )
 from tocsin.store.searching import matching
 
@@ -139,6 +142,44 @@ async def test_a_delivery_is_found_as_it_stands_now_and_once(store: Store, clock
     await store.log.discard(None)
     await filled(store)
     assert await found(store, Query(outcomes=frozenset({"refused"}))) == [(event.id, "apns:a", "refused")]
+
+
+async def listed(store: Store, wanted: Filter, limit: int = 1000) -> list[str]:
+    """The events of the dead letters that a list with this filter shows on its first page."""
+    await filled(store)
+    page = await store.search.find(query_of(wanted), limit, for_s=60)
+    return [one.record.event.id for one in page.found]
+
+
+async def test_a_list_shows_by_the_last_attempt_what_a_job_with_its_filter_takes(store: Store, clocks: Clocks) -> None:
+    old = await dead(store, clocks, (LANE, "BadTopic"))
+    today_ms = clocks.now_ms + 20 * DAY_MS
+    late = make_event(clocks)
+    await store.queue.append([late])
+    (item,) = await store.queue.claim(10)
+    expired = Attempt(today_ms, "apns:a", LANE, "expired")
+    await store.queue.settle([Settlement(item, [expired], [])])
+    for fields, expected in (
+        ({}, {*old, late.id}),
+        ({"from_ms": today_ms}, {late.id}),
+        ({"outcome": "expired"}, {late.id}),
+        ({"from_ms": today_ms, "outcome": "refused"}, set()),
+        ({"reason": "BadTopic"}, set(old)),
+        ({"owner": OTHER_OWNER}, set()),
+    ):
+        wanted = Filter(until_ms=today_ms + 1, **fields)  # type: ignore[arg-type]
+        assert set((await preview(store, Action.DISCARD, wanted, lambda: False)).examples) == expected, fields
+        assert set(await listed(store, wanted)) == expected, fields
+    assert await listed(store, Filter(until_ms=today_ms)) == old
+    assert (await ran(store, Action.DISCARD, Filter(until_ms=today_ms))).done == 1
+    assert await states(store, [*old, late.id]) == [State.DONE, State.DEAD]
+
+
+async def test_a_page_of_dead_letters_is_full_though_newer_ones_were_discarded(store: Store, clocks: Clocks) -> None:
+    kept = await dead(store, clocks, *[(LANE, "BadTopic")] * 3)
+    discarded = await dead(store, clocks, *[(LANE, "BadTopic")] * 5)
+    await store.log.discard(discarded)  # type: ignore[arg-type]
+    assert await listed(store, Filter(until_ms=clocks.now_ms + 1), 3) == kept[::-1]
 
 
 async def test_what_nobody_has_tried_yet_is_found_without_the_index(store: Store, clocks: Clocks) -> None:
@@ -326,5 +367,8 @@ def _query(rng: random.Random, owners: list[UserId], devices: list[str], events:
         "message": maybe(rng.choice(["fax_new", "dialplan_callreverse_start"])),
         "from_ms": maybe(rng.choice(events).accepted_ms),
         "until_ms": maybe(rng.choice(events).accepted_ms),
+        "at_from_ms": maybe(rng.choice(events).accepted_ms),
+        "at_until_ms": maybe(rng.choice(events).accepted_ms),
+        "states": maybe(frozenset(rng.sample([*State], 2))),
     }
     return Query(**given)  # type: ignore[arg-type]

@@ -18,17 +18,19 @@ from tocsin.api.timestamps import rfc3339
 from tocsin.domain.events import EventId, UserId
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import Store
-from tocsin.store.records import Cursor, DeliveryState, EventRecord, Finding, Findings, IndexState, Query
+from tocsin.store.records import Cursor, DeliveryState, EventRecord, Finding, Findings, IndexState, Query, State
 from tocsin.store.searching import matching
 
 MOST: Final = 200
 """So many deliveries are on a page, but for the last event's."""
 Outcome = Literal["delivered", "token_dead", "refused", "expired", "cancelled", "waiting", "no_device", "accepted"]
+EventState = Literal["accepted", "delivering", "done", "dead"]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All that is given must be true of one and the same delivery."""
+    """All that is given must be true of one and the same delivery. `from` and `until` are about the acceptance of the
+    event, `at_from` and `at_until` about the delivery's `at`."""
 
     owner: UUID | None = None
     event_id: UUID | None = None
@@ -40,6 +42,9 @@ class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     message: str | None = None
     from_: Moment | None = msgspec.field(default=None, name="from")
     until: Moment | None = None
+    at_from: Moment | None = None
+    at_until: Moment | None = None
+    state: Annotated[list[EventState], Meta(min_length=1)] | None = None
     limit: Annotated[int, Meta(ge=1, le=MOST)] = 50
     start: str | None = None
 
@@ -121,6 +126,9 @@ async def _query(store: Store, rules: RuleBook, request: SearchRequest) -> Query
         message=request.message,
         from_ms=unix_ms(request.from_),
         until_ms=unix_ms(request.until),
+        at_from_ms=unix_ms(request.at_from),
+        at_until_ms=unix_ms(request.at_until),
+        states=None if request.state is None else frozenset(State[name.upper()] for name in request.state),
     )
 
 

@@ -183,6 +183,12 @@ REPLAY: Final = _object(
 RESTORE: Final = _object("A device token", {"device_token": _string("The token whose registrations are restored")})
 
 _TIME: Final = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME)
+
+
+def _time(description: str) -> Schema:
+    return Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME, description=description)
+
+
 _OUTCOMES: Final = ("delivered", "token_dead", "refused", "expired", "cancelled", "waiting", "no_device", "accepted")
 
 
@@ -210,8 +216,11 @@ _SOUGHT: Final = _or_null(
         "outcome": Schema(type=OpenAPIType.ARRAY, items=_choice(*_OUTCOMES), min_items=1),
         "reason": _string("The reason of the last attempt, exactly as the provider named it"),
         "message": _string("The event's name"),
-        "from": _TIME,
-        "until": _TIME,
+        "from": _time("Accepted at this time or later"),
+        "until": _time("Accepted before this time"),
+        "at_from": _time("The delivery's `at` is this time or later"),
+        "at_until": _time("The delivery's `at` is before this time"),
+        "state": Schema(type=OpenAPIType.ARRAY, items=_choice("accepted", "delivering", "done", "dead"), min_items=1),
         "start": _CURSOR,
     }
 )

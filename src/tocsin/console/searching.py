@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from tocsin.console.sessions import Session
 
 OUTCOMES: Final = ("accepted", "waiting", "delivered", "refused", "expired", "token_dead", "cancelled", "no_device")
+LETTER_OUTCOMES: Final = ("refused", "expired")
 SYSTEMS: Final = ("apns", "fcm")
 _TIMES: Final = ("from", "until")
 _MOST_HELD: Final = 50
@@ -44,6 +45,18 @@ class Conditions:
             if name in body:
                 body[name] = _time(name, self.given[name])
         return body
+
+    def letters_sought(self) -> dict[str, object]:
+        """As a search for the dead letters that a bulk action with these conditions would take.
+
+        Raises:
+            ValueError: as `body`.
+        """
+        body = self.body()
+        for name in _TIMES:
+            if name in body:
+                body[f"at_{name}"] = body.pop(name)
+        return body | {"state": ["dead"], "outcome": [body["outcome"]] if "outcome" in body else list(LETTER_OUTCOMES)}
 
     def query(self, **more: str | None) -> str:
         """As they stand in an address."""

@@ -12,8 +12,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from tocsin.domain.events import UserId
 from tocsin.store.ports import Store
-from tocsin.store.records import Attempt, Cursor, DeadLetter, Removal
+from tocsin.store.records import DEAD_LETTER, Cursor, DeadLetter, EventRecord, Query, Removal, State
+from tocsin.store.searching import matching
 
 PAGE: Final = 200
 _EXAMPLES: Final = 5
@@ -65,22 +67,23 @@ class Preview(Struct, frozen=True):
     examples: list[str]
 
 
-def matching_letter(letter: DeadLetter, wanted: Filter) -> bool:
-    event = letter.event
-    if wanted.owner not in (None, event.owner) or wanted.message not in (None, event.message):
-        return False
-    return any(_matches(one, wanted) for one in letter.devices)
-
-
-def _matches(attempt: Attempt, wanted: Filter) -> bool:
-    return (
-        wanted.system in (None, attempt.device.partition(":")[0])
-        and (wanted.lanes is None or attempt.lane in wanted.lanes)
-        and wanted.outcome in (None, attempt.result)
-        and wanted.reason in (None, attempt.reason)
-        and (wanted.from_ms is None or attempt.at_ms >= wanted.from_ms)
-        and attempt.at_ms < wanted.until_ms
+def query_of(wanted: Filter) -> Query:
+    """The same filter of dead letters as a search: what it finds is what a job is done to."""
+    return Query(
+        owners=None if wanted.owner is None else frozenset({UserId(wanted.owner)}),
+        message=wanted.message,
+        provider=wanted.system,
+        lanes=None if wanted.lanes is None else frozenset(wanted.lanes),
+        outcomes=frozenset(DEAD_LETTER if wanted.outcome is None else {wanted.outcome}),
+        reason=wanted.reason,
+        at_from_ms=wanted.from_ms,
+        at_until_ms=wanted.until_ms,
+        states=frozenset({State.DEAD}),
     )
+
+
+def matching_letter(letter: DeadLetter, wanted: Filter) -> bool:
+    return bool(matching(EventRecord(letter.event, State.DEAD, letter.devices, []), query_of(wanted)))
 
 
 def matching_removal(removal: Removal, wanted: Filter) -> bool:

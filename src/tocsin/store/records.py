@@ -455,6 +455,11 @@ class Query(Struct, frozen=True, kw_only=True):
     from_ms: int | None = None
     """When the event was accepted: at this time or later, and before `until_ms`."""
     until_ms: int | None = None
+    at_from_ms: int | None = None
+    """The delivery's `DeliveryState.at_ms`: this time or later, and before `at_until_ms`."""
+    at_until_ms: int | None = None
+    states: frozenset[State] | None = None
+    """Where the event stands."""
 
 
 class DeliveryState(Struct, frozen=True, kw_only=True):

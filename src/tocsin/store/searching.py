@@ -84,11 +84,17 @@ def matching(record: EventRecord, query: Query) -> list[DeliveryState]:
         return []
     if query.until_ms is not None and event.accepted_ms >= query.until_ms:
         return []
+    if query.states is not None and record.state not in query.states:
+        return []
     return [state for state in deliveries(record) if _is_wanted(state, query)]
 
 
 def _is_wanted(state: DeliveryState, query: Query) -> bool:
     if query.devices is not None and state.device not in query.devices:
+        return False
+    if query.at_from_ms is not None and state.at_ms < query.at_from_ms:
+        return False
+    if query.at_until_ms is not None and state.at_ms >= query.at_until_ms:
         return False
     return _fits((provider_of(state.device), state.lane, state.outcome, state.reason), query)
 

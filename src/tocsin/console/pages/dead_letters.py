@@ -16,7 +16,6 @@ from tocsin.console.searching import SYSTEMS, Conditions, conditions
 from tocsin.console.site import AnyRequest, Pages, own_path, see, text_of
 
 FIELDS: Final = ("owner", "message", "outcome", "system", "account", "reason", "from", "until")
-_ENDS: Final = ("refused", "expired")
 _PER_PAGE: Final = 50
 
 
@@ -53,10 +52,11 @@ class DeadLetterPages(Pages):
         start = request.query_params.get("start")
         key = self._site.session(request).key
         rows: list[Row] = []
-        following, complete, wrong, total = None, True, "", None
+        following, complete, index, wrong, total = None, True, None, "", None
         try:
             if asked:
-                rows, following, complete = await self._matching(key, asked, start)
+                found = await self._matching(key, asked, start)
+                rows, following, complete, index = _rows(found), found.next, found.complete, found.index
             else:
                 rows, following = await self._all(key, start)
                 total = (await self._site.api.get(key, "/figures", Figures)).dead_letters
@@ -75,6 +75,7 @@ class DeadLetterPages(Pages):
             rows=rows,
             total=total,
             complete=complete,
+            index=index,
             wrong=wrong,
             per_page=_PER_PAGE,
             following=asked.query(start=following) if following else "",
@@ -114,19 +115,17 @@ class DeadLetterPages(Pages):
                 )  # fmt: skip
         return rows, page.next
 
-    async def _matching(self, key: str, asked: Conditions, start: str | None) -> tuple[list[Row], str | None, bool]:
-        """By the search. It also finds what was a dead letter once, and is none any more."""
-        body = asked.body()
-        body["outcome"] = [body["outcome"]] if "outcome" in body else list(_ENDS)
-        found = await self._site.api.post(
-            key, "/deliveries/search", body | {"limit": _PER_PAGE} | ({"start": start} if start else {}), Found
+    async def _matching(self, key: str, asked: Conditions, start: str | None) -> Found:
+        """By the search, which finds what a bulk action with these conditions would take."""
+        body = asked.letters_sought() | {"limit": _PER_PAGE} | ({"start": start} if start else {})
+        return await self._site.api.post(key, "/deliveries/search", body, Found)
+
+
+def _rows(found: Found) -> list[Row]:
+    return [
+        Row(
+            one.event_id, one.owner, one.message, one.at, one.outcome, one.system or "", one.device_token or "",
+            one.status, one.reason,
         )
-        rows = [
-            Row(
-                one.event_id, one.owner, one.message, one.at, one.outcome, one.system or "", one.device_token or "",
-                one.status, one.reason,
-            )
-            for one in found.deliveries
-            if one.state == "dead"
-        ]  # fmt: skip
-        return rows, found.next, found.complete
+        for one in found.deliveries
+    ]  # fmt: skip
