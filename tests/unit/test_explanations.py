@@ -146,13 +146,13 @@ def test_the_kinds_of_causes_agree_with_what_is_done_about_them() -> None:
         assert said.code is wanted.get(row.act, said.code), reason
 
 
-def test_an_event_says_how_many_of_its_devices_were_reached() -> None:
+def test_an_event_says_for_how_many_of_its_devices_the_push_was_accepted() -> None:
     fine = Explanation(Code.DELIVERED, "Apple accepted the push.")
     bad = Explanation(Code.REFUSED, "Google refuses it.", "Mend it.")
     assert of_event([fine, fine]) == fine
     both = of_event([fine, bad, fine])
     assert both.code is Code.IN_PART
-    assert both.cause.startswith("2 of 3 devices were reached.")
+    assert both.cause.startswith("For 2 of 3 devices the provider accepted the push.")
     assert "Google refuses it." in both.cause
     assert both.remedy == "Mend it."
     assert of_event([bad, Explanation(Code.EXPIRED, "Over.")]).code is Code.IN_PART

@@ -102,7 +102,7 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
 
 @command(app, "remove", example="tocsin app remove 39JSDKGJ38.de.cospace.app")
 def remove(id: Id, config: Config = None) -> None:
-    """Remove an app and its credential. Its registered devices stay, and are not reached until it is added again."""
+    """Remove an app and its credential. Its registered devices stay, and get no pushes until it is added again."""
     _check_id(id)
     if not in_store(settings_of(config), lambda store: store.credentials.remove(NAME, id)):
         raise CommandError(_unknown(id))

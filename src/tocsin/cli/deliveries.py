@@ -14,6 +14,7 @@ from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import InputError
 from tocsin.cli.inputs import read_secret
 from tocsin.cli.opening import in_store, settings_of
+from tocsin.cli.outcomes import in_words
 from tocsin.cli.output import print_fitting, print_json, remark, terminal_width
 from tocsin.cli.pages import Start, page_of
 from tocsin.providers.rules import RULES
@@ -41,8 +42,8 @@ def search(
         typer.Option(
             "--outcome",
             metavar="OUTCOME",
-            help="One of delivered, token_dead, refused, expired, cancelled, waiting, no_device, accepted; more than"
-            " once for several.",
+            help="One of delivered (accepted by the provider), token_dead, refused, expired, cancelled, waiting,"
+            " no_device, accepted (by tocsin, and not tried yet); more than once for several.",
         ),
     ] = None,
     reason: Annotated[
@@ -90,7 +91,7 @@ def search(
             row.accepted_at[:19].replace("T", " "),
             row.event_id,
             row.message,
-            row.outcome,
+            in_words(row.outcome),
             " ".join(str(part) for part in (row.status, row.reason) if part is not msgspec.UNSET) or "-",
             row.lane if isinstance(row.lane, str) else "-",
             f"{row.system}:{row.device_token}" if isinstance(row.system, str) else "-",

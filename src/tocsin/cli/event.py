@@ -9,6 +9,7 @@ import typer
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, require_store, settings_of
+from tocsin.cli.outcomes import in_words
 from tocsin.cli.output import print_json, print_table, utc
 from tocsin.domain.cluster import lanes_of_all, others
 from tocsin.domain.events import EventId
@@ -21,7 +22,7 @@ app = group("Events: what became of each.")
 
 _MEANING: Final = {
     State.ACCEPTED: "accepted: no device was tried yet",
-    State.DELIVERING: "delivering: some devices wait for another attempt",
+    State.DELIVERING: "delivering: some devices wait for an attempt",
     State.DONE: "done: every device has its final outcome",
     State.DEAD: "dead: some device was refused or the event expired",
 }
@@ -61,7 +62,7 @@ def show(
     typer.echo(f"{event.message} for {event.owner}")
     typer.echo(f"accepted {utc(event.accepted_ms)}, expires {utc(event.expires_ms)}")
     typer.echo(f"{_MEANING[record.state]}\n")
-    rows = [(utc(one.at_ms), one.result, _answer(one), one.lane, one.device) for one in record.attempts]
+    rows = [(utc(one.at_ms), in_words(one.result), _answer(one), one.lane, one.device) for one in record.attempts]
     print_table(("at", "outcome", "answer", "lane", "device"), rows, empty="No attempt was made yet.")
     for parked in record.waiting:
         typer.echo(f"waiting: {len(parked.targets)} on {parked.lane}, again at {utc(parked.due_ms)}")

@@ -69,7 +69,7 @@ def attention(figures: Figures, accounts: Iterable[Account], now: datetime) -> l
             Matter(
                 "wait",
                 f"{formats.plural(figures.dead_letters, 'dead letter')}",
-                "They were refused by a provider, or expired before a device was reached.",
+                "They were refused by a provider, or expired before one accepted them.",
                 "Replay them when the cause is gone, or discard them.",
                 "/dead-letters",
                 "Dead letters",

@@ -106,7 +106,7 @@ def of_delivery(facts: Facts) -> Explanation:
             why = f"; the last one was removed: {facts.removed_because}" if facts.removed_because else ""
             return Explanation(
                 Code.NO_DEVICE,
-                f"The user had no registered device when the event was delivered{why}.",
+                f"The user had no registered device when the event was to be sent{why}.",
                 "Have the app register its device token (POST /api/push) when the user has signed in.",
             )
         case _:
@@ -141,10 +141,13 @@ def of_event(devices: list[Explanation]) -> Explanation:
     codes = list(dict.fromkeys(one.code for one in devices))
     if len(codes) == 1:
         return devices[0]
-    reached = sum(one.code is Code.DELIVERED for one in devices)
+    accepted = sum(one.code is Code.DELIVERED for one in devices)
     worst = next(one for one in devices if one.code is not Code.DELIVERED)
     return Explanation(
-        Code.IN_PART, f"{reached} of {len(devices)} devices were reached. Another was not: {worst.cause}", worst.remedy
+        Code.IN_PART,
+        f"For {accepted} of {len(devices)} devices the provider accepted the push."
+        f" For another it did not: {worst.cause}",
+        worst.remedy,
     )
 
 
@@ -180,7 +183,7 @@ def _expired(facts: Facts) -> Explanation:
     when = f" at {facts.expires_at}" if facts.expires_at else ""
     return Explanation(
         Code.EXPIRED,
-        f"The event's lifetime ended{when} before it could be delivered.{why}",
+        f"The event's lifetime ended{when} before a provider accepted the push.{why}",
         f"{remedy} If it is still worth delivering, replay it with `tocsin deadletter replay`.",
     )
 
@@ -192,7 +195,7 @@ def _waiting(facts: Facts) -> Explanation:
         return Explanation(
             Code.NODE_GONE,
             f"No process of tocsin delivers{since}, so the event waits.",
-            "Start the server (`tocsin serve`); what waits is delivered then.",
+            "Start the server (`tocsin serve`); what waits is sent then.",
         )
     again = f" It is tried again at {facts.due_at}." if facts.due_at else ""
     own = _answered(facts) if facts.result else None
