@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from structlog.testing import capture_logs
 from tests.support.line import APPLICATION, PROJECT, Line, apns_device, fcm_device, make_event, running_line
 
 from tocsin.domain.routes import LaneState
@@ -235,3 +236,17 @@ async def _check(line: Line, device: Any, lane_name: str, case: Case) -> None:
         elif most < 1:
             [record] = await line.finished(event)
             assert record.attempts[-1].result == Result.DELIVERED
+
+
+async def test_a_refusal_is_logged_with_its_event_its_lane_and_the_field_that_google_names(tmp_path: Path) -> None:
+    async with running_line(tmp_path, pool=POOL) as line:
+        device = fcm_device()
+        line.script(Rule(status=400, reason="INVALID_ARGUMENT", field="message.data"))
+        await line.register(device)
+        event = make_event()
+        with capture_logs() as lines:
+            await line.append(event)
+            await line.attempted(event)
+        (told,) = [one for one in lines if one["event"].startswith("refused by the provider")]
+        assert (told["event_id"], told["lane"], told["fields"]) == (event.id, FCM_LANE, ("message.data",))
+        assert device.token not in str(lines)

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tocsin.domain.outcomes import TokenDead
+from tocsin.domain.outcomes import Refused, TokenDead
 from tocsin.http2.messages import Request
-from tocsin.providers.answers import NO_NAME, id_of, log_unknown, name_of
+from tocsin.providers.answers import NO_NAME, field_of, id_of, log_unknown, name_of
 from tocsin.providers.apns import answers as apns
 from tocsin.providers.apns.judging import ApnsJudge
 from tocsin.providers.apns.requests import ApnsRequest
 from tocsin.providers.fcm import answers as fcm
+from tocsin.providers.fcm.judging import FcmJudge
+from tocsin.providers.fcm.projects import FcmRequest
 from tocsin.telemetry import Metrics
 
 NOW_MS = 1_800_000_000_000
@@ -32,6 +34,30 @@ def test_a_name_is_kept(name: str) -> None:
 )
 def test_what_is_no_name_is_not_repeated(words: str) -> None:
     assert name_of(words) == NO_NAME
+
+
+@pytest.mark.parametrize("path", ["message.android.ttl", "message.data", "message.android.notification[0].title"])
+def test_the_path_of_a_field_is_kept(path: str) -> None:
+    assert field_of(path) == path
+
+
+@pytest.mark.parametrize(
+    "path", ["", "a6" * 12, TEXT, "message." * 30, f"message.{'x' * 49}", "a b", "message.\n", "a..b"]
+)
+def test_what_is_no_path_of_a_field_is_not_repeated(path: str) -> None:
+    assert field_of(path) == NO_NAME
+
+
+def test_a_message_that_google_refuses_is_said_to_be_with_the_fields_that_google_names() -> None:
+    judge = FcmJudge(None, lambda: NOW_MS / 1000)  # type: ignore[arg-type]
+    violations = [{"field": "message.android.ttl"}, {"field": TEXT}]
+    details = [{"@type": "google.rpc.BadRequest", "fieldViolations": violations}]
+    request = FcmRequest([], b"", push=None, project=None, status=400)  # type: ignore[arg-type]
+    request.response_body = json.dumps({"error": {"status": "INVALID_ARGUMENT", "details": details}}).encode()
+    outcome = judge.outcome(request)
+    assert isinstance(outcome, Refused)
+    assert outcome.our_bug
+    assert outcome.fields == ("message.android.ttl", NO_NAME)
 
 
 def test_an_id_is_kept_and_what_is_none_is_not() -> None:

@@ -165,7 +165,14 @@ class Outcomes:
                 self._receipts.again(delivery, Result.MISCONFIGURED, answer, due_ms, now_ms)
             case Refused():
                 if outcome.our_bug:
-                    log.error("refused by the provider", lane=lane.name, status=answer.status, reason=answer.reason)
+                    log.error(
+                        "refused by the provider; the event is a dead letter",
+                        event_id=delivery.content.event.id,
+                        lane=lane.name,
+                        status=answer.status,
+                        reason=answer.reason,
+                        **({"fields": outcome.fields} if outcome.fields else {}),
+                    )
                 self._receipts.end(delivery, Result.REFUSED, now_ms, status=answer.status, reason=answer.reason)
             case TokenDead():
                 self._dead_tokens.add(delivery, outcome)

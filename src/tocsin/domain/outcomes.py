@@ -75,10 +75,12 @@ class RetryLater(Struct, frozen=True):
 
 
 class Refused(Struct, frozen=True):
-    """This payload or this device is wrong, and trying again will not help. `our_bug` is logged at error."""
+    """This payload or this device is wrong, and trying again will not help. `our_bug` is logged at error,
+    with the fields of the request that the provider names."""
 
     answer: Answer
     our_bug: bool = False
+    fields: tuple[str, ...] = ()
 
 
 class Misconfigured(Struct, frozen=True):

@@ -30,6 +30,7 @@ SLOWLY: Final = Backoff(60.0, 900.0)
 _LONGEST_RETRY_AFTER_S: Final = 3600.0
 NO_NAME: Final = "not a name"
 _NAME: Final = re.compile(r"[A-Za-z_]{0,48}")
+_FIELD: Final = re.compile(r"[A-Za-z_]{1,48}(?:\[\d{1,4}\]|\.[A-Za-z_]{1,48}){0,10}")
 _LONGEST_ID: Final = 200
 
 
@@ -66,6 +67,12 @@ def name_of(error: str) -> str:
     """What a provider calls an error, as it is recorded, counted and logged: a word of letters, as all that are
     documented. Anything else could be of any length, different each time, and quote a device token or a content."""
     return error if _NAME.fullmatch(error) else NO_NAME
+
+
+def field_of(path: str) -> str:
+    """A field of a request that a provider names, as it is logged: names with dots and indexes between them
+    (`message.android.ttl`). Anything else could quote a device token or a content."""
+    return path if _FIELD.fullmatch(path) else NO_NAME
 
 
 def id_of(message: str) -> str:

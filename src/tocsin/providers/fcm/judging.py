@@ -6,6 +6,7 @@ Source: Google, "FCM error codes".
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,7 @@ from tocsin.providers.answers import (
     AT_ONCE,
     UNREADABLE,
     authorization_of,
+    field_of,
     id_of,
     log_unknown,
     no_answer,
@@ -33,6 +35,8 @@ from tocsin.providers.fcm.address import NAME
 from tocsin.providers.fcm.answers import Act, ErrorBody, Row, find_row, read_body
 from tocsin.providers.fcm.projects import FcmRequest, Projects
 from tocsin.providers.fcm.routes import make_route
+
+_MOST_FIELDS: Final = 10
 
 
 class FcmJudge:
@@ -86,7 +90,7 @@ class FcmJudge:
 
     def _judge_field(self, push: Push, answer: Answer, body: ErrorBody) -> Outcome:
         if not any(field in ("message.token", "message.fid") for field in body.fields):
-            return Refused(answer, our_bug=True)
+            return Refused(answer, our_bug=True, fields=tuple(map(field_of, body.fields[:_MOST_FIELDS])))
         other = make_route(push.route.account, "token" if push.route.variant == "fid" else "fid")
         if other in push.tried:
             return TokenDead(answer)

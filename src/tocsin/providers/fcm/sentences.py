@@ -23,7 +23,7 @@ _SENTENCES: Final[dict[str, Explanation]] = {
     "INVALID_ARGUMENT": Explanation(
         Code.REFUSED,
         "Google refuses the message (400 INVALID_ARGUMENT): the token is no FCM token, or a field is not allowed.",
-        "Have the app register the token as Firebase gives it; a field is named in tocsin's log.",
+        "Have the app register the token as Firebase gives it; a field that Google names is in tocsin's log.",
     ),
     "SENDER_ID_MISMATCH": Explanation(
         Code.WRONG_PROJECT,
