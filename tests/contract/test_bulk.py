@@ -182,6 +182,19 @@ async def test_an_estimate_is_made_from_the_newest_where_there_are_too_many(
     assert (found.exact, found.looked_at, found.estimate, len(found.examples)) == (False, 10, 50, 5)
 
 
+async def test_of_removals_it_is_said_how_many_match_at_least_where_not_all_were_looked_at(
+    store: Store, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "PAGE", 4)
+    for number in range(10):
+        await removed(store, f"{number}", "BadDeviceToken" if number % 2 else "Unregistered")
+    wanted = everything(clocks, reason="BadDeviceToken")
+    first = await preview(store, Action.RESTORE, wanted, lambda: True)
+    assert (first.estimate, first.at_least, first.exact, first.looked_at, first.total) == (2, True, False, 4, None)
+    whole = await preview(store, Action.RESTORE, wanted, lambda: False)
+    assert (whole.estimate, whole.at_least, whole.exact, whole.looked_at, whole.total) == (5, False, True, 10, 5)
+
+
 # -- removals and quarantine -------------------------------------------------------------------------------------------
 
 

@@ -9,15 +9,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.console import formats
+from tocsin.console import formats, words
 from tocsin.console.attention import attention, credential_tones
 from tocsin.console.charts import HEIGHT, WIDTH, Series, chart, nice_top
-from tocsin.console.records import Account, Backlog, Check, Explanation, Figures, Lane, Node, Pause
+from tocsin.console.records import Account, Backlog, Check, Explanation, Figures, Job, Jobs, Lane, Node, Pause, Preview
+from tocsin.console.rendering import Assets, Renderer
 from tocsin.console.searching import Conditions, hold
 from tocsin.console.sessions import Sessions
 
 NOW = datetime(2026, 11, 26, 21, 0, tzinfo=UTC)
 AT = "2026-11-26T20:59:58.500Z"
+
+
+def test_how_many_match_is_said_as_exactly_as_it_is_known() -> None:
+    assert words.how_exact(Preview(exact=True)) == ""
+    assert words.how_exact(Preview(exact=False)) == "about "
+    assert words.how_exact(Preview(exact=False, at_least=True)) == "at least "
+
+
+@pytest.mark.parametrize(
+    ("job", "shown", "not_shown"),
+    [
+        (Job("job_1", "restore", "running", AT, AT, 7, 1, None), ["<progress aria-label"], [" of about"]),
+        (Job("job_1", "restore", "running", AT, AT, 7, 1, 20), ['max="20" value="8"', "of about 20"], []),
+        (Job("job_1", "restore", "running", AT, AT, 25, 1, 20), ["<progress aria-label"], ["of about"]),
+        (Job("job_1", "restore", "done", AT, AT, 7, 1, 20), [], ["<progress", "of about"]),
+    ],
+    ids=["total not known", "within the estimate", "more than was estimated", "ended"],
+)
+def test_how_far_a_job_is_is_shown_against_its_estimate_only_while_that_tells_something(
+    job: Job, shown: list[str], not_shown: list[str]
+) -> None:
+    renderer = Renderer(Assets(), lambda: NOW)
+    _, session = Sessions(timedelta(hours=8), lambda: 0.0).create("key")
+    pages = [
+        renderer.render("parts/job.html", job=job, csrf="", session=session),
+        renderer.render("parts/jobs.html", listed=Jobs([job]), shown=9),
+    ]
+    assert all(part in pages[0] for part in shown)
+    assert not any(part in page for page in pages for part in not_shown)
 
 
 @given(st.floats(min_value=1e-6, max_value=1e12))

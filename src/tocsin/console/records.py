@@ -352,6 +352,7 @@ class Preview(Struct, frozen=True):
     looked_at: int = 0
     examples: list[str] = []
     filter: dict[str, Any] = {}
+    at_least: bool = False
 
 
 class Job(Struct, frozen=True):
@@ -372,6 +373,13 @@ class Job(Struct, frozen=True):
     @property
     def ended(self) -> bool:
         return self.state in ("done", "stopped", "failed")
+
+    @property
+    def expected(self) -> int | None:
+        """About how many there are in all, while that still tells something."""
+        if self.ended or self.total is None or self.total < self.done + self.skipped:
+            return None
+        return self.total
 
 
 class Jobs(Struct, frozen=True):

@@ -6,6 +6,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from tocsin.console.records import Preview
+
 _PROVIDERS: Final = {"apns": "Apple", "fcm": "Google"}
 EVENTS: Final = {
     "fax_new": "New fax",
@@ -112,6 +114,11 @@ def pause(cause: str) -> str:
 def action(name: str) -> str:
     """What a job does."""
     return ACTIONS.get(name, name)
+
+
+def how_exact(preview: Preview) -> str:
+    """What stands before the number of those that match, with a space."""
+    return "" if preview.exact else "at least " if preview.at_least else "about "
 
 
 def filter_key(name: str) -> str:

@@ -59,12 +59,19 @@ class Plan(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """How many match: all that do where `exact`, else estimated from the newest `looked_at`."""
+    """How many match: all that do where `exact`, else estimated from the newest `looked_at`. Where nobody knows how
+    many there are to look at, `estimate` is what was found among those: `at_least` so many match."""
 
     estimate: int
     exact: bool
     looked_at: int
     examples: list[str]
+    at_least: bool = False
+
+    @property
+    def total(self) -> int | None:
+        """How many a job has to do; None where nobody knows."""
+        return None if self.at_least else self.estimate
 
 
 def query_of(wanted: Filter) -> Query:
@@ -114,7 +121,9 @@ async def preview(store: Store, action: Action, wanted: Filter, is_over: Callabl
             return Preview(matched, True, looked_at, examples)
         if is_over():
             break
-    in_all = await store.log.count_dead_letters() if action in LETTERS else 2 * looked_at
+    if action not in LETTERS:
+        return Preview(matched, False, looked_at, examples, at_least=True)
+    in_all = await store.log.count_dead_letters()
     return Preview(round(matched * max(1.0, in_all / max(1, looked_at))), False, looked_at, examples)
 
 

@@ -78,8 +78,8 @@ class FilterView(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class PreviewView(Struct, frozen=True):
-    """How many match now: exactly, or estimated from the newest `looked_at`; with some of their ids, or the beginnings
-    of tokens."""
+    """How many match now: exactly, or estimated from the newest `looked_at`; or `at_least` so many, which were found
+    among those. With some of their ids, or the beginnings of tokens."""
 
     action: str
     filter: FilterView
@@ -87,10 +87,12 @@ class PreviewView(Struct, frozen=True):
     exact: bool
     looked_at: int
     examples: list[str]
+    at_least: bool
 
 
 class JobView(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One job. `done` and `skipped` count what matched; `total` was estimated when it was created."""
+    """One job. `done` and `skipped` count what matched; `total` was estimated when it was created, and is
+    absent where nobody knows."""
 
     id: str
     action: str
@@ -139,7 +141,13 @@ class JobRoutes(Shared):
         wanted = self._frozen(data.action, data.filter)
         found = await self._look(data.action, wanted)
         return PreviewView(
-            data.action.value, _filter(wanted), found.estimate, found.exact, found.looked_at, found.examples
+            data.action.value,
+            _filter(wanted),
+            found.estimate,
+            found.exact,
+            found.looked_at,
+            found.examples,
+            found.at_least,
         )
 
     async def create(self, request: Request[Any, Any, Any]) -> JobView:
@@ -149,7 +157,7 @@ class JobRoutes(Shared):
         wanted = self._frozen(data.action, data.filter)
         found = await self._look(data.action, wanted)
         plan = Plan(wanted, (data.lifetime_s or _DAY_S) * 1000, self._max_tokens)
-        job = await self._store.jobs.create(data.action.value, msgspec.json.encode(plan), total=found.estimate)
+        job = await self._store.jobs.create(data.action.value, msgspec.json.encode(plan), total=found.total)
         return _view(job)
 
     async def list_jobs(self, limit: Annotated[int, QueryParameter(ge=1, le=_MOST)] = 50) -> JobPage:
