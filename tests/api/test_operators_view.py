@@ -229,6 +229,7 @@ async def test_a_dead_token_in_quarantine_is_told_as_such(api: Any) -> None:
     await api.store.registry.remove_dead([DeadToken(device, APPLICATION, "Unregistered")], quarantine=True)
     (row,) = (await story(api, id))["devices"]
     assert (row["explanation"]["code"], row["registered"]) == ("quarantined", False)
+    assert row["registered_at"] <= row["removed_at"], "also of one that is gone"
     assert row["removed_because"] == "Unregistered"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,12 @@ def test_a_user_without_devices_is_named_as_the_cause(run: Run, served: Any) -> 
     shown = run("event", "show", event_id(0))
     assert "why: The user had no registered device" in shown.out
     assert "removed: Unregistered" in shown.out
+
+
+def test_since_when_a_device_was_registered_is_shown_also_when_it_is_gone(run: Run, served: Any) -> None:
+    served(refused)
+    shown = run("event", "show", event_id(0)).out
+    assert re.search(rf"^{KEY}: registered \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", shown, re.MULTILINE)
 
 
 def test_whether_a_server_runs_is_seen_by_its_lock(store: Path) -> None:

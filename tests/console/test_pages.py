@@ -17,6 +17,7 @@ from tocsin.console import records
 from tocsin.console.emulator import Notification, Screen
 from tocsin.console.options import Phone
 from tocsin.console.rendering import Assets, Renderer
+from tocsin.console.sessions import Sessions
 from tocsin.settings import Console
 
 SOURCE = Path(__file__).parents[2] / "src" / "tocsin" / "console"
@@ -209,6 +210,26 @@ def test_what_others_wrote_is_never_html() -> None:
     assert "alert(1)" in shown
     assert "<script" not in shown
     assert "<img" not in shown
+
+
+def test_a_device_of_an_event_says_when_it_was_registered_and_leads_to_itself_among_the_users_devices() -> None:
+    renderer = Renderer(Assets(), lambda: NOW)
+    token, registered_at = "ab" * 32, "2026-11-01T10:00:00.000Z"
+    device = records.EventDevice(
+        "apns", token, "token_dead", registered=False, registered_at=registered_at, removed_at=AT, removed_because="why"
+    )
+    event = records.EventTimeline("id", ANNA.id, "fax_new", "done", AT, devices=[device])
+    shown = renderer.render("parts/event.html", event=event, shown=False)
+    assert re.search(r"Registered [^;<]*10:00[^;<]*; no longer registered: removed", shown)
+    (link,) = re.findall(r'<a class="mono" href="/devices\?owner=([^"#]+)#([^"]+)"', shown)
+    assert link[0] == ANNA.id
+    assert token not in link[1]
+    _, session = Sessions(timedelta(hours=8), lambda: 0.0).create("key")
+    own = records.Device(ANNA.id, "apns", token, registered_at)
+    for found in (records.Devices([own]), records.Devices([], [records.Removed(own, AT, "410 Unregistered")])):
+        listed = renderer.render("parts/devices.html", found=found, owner=ANNA.id, session=session, csrf="", here="")
+        assert f'id="{link[1]}"' in listed
+        assert f'registered <time datetime="{registered_at}"' in listed
 
 
 def test_no_template_switches_escaping_off_and_none_has_a_style_or_a_script_of_its_own() -> None:

@@ -68,7 +68,8 @@ class RequestView(Struct, frozen=True):
 
 
 class DeviceTimeline(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One delivery. `registered`: the device is registered now; what became of it otherwise stands beside."""
+    """One delivery. `registered`: the device is registered now; what became of it otherwise stands beside.
+    `registered_at`: when it was registered last."""
 
     system: str
     device_token: str
@@ -250,6 +251,7 @@ def _device(
     around: Around,
 ) -> DeviceTimeline:
     system, _, token = state.device.partition(":")
+    known = device or (None if gone is None else gone.device)
     return DeviceTimeline(
         system=system,
         device_token=token,
@@ -257,7 +259,7 @@ def _device(
         explanation=why,
         registered=device is not None,
         attempts=[_attempt(record, one, around) for one in record.attempts if one.device == state.device],
-        registered_at=UNSET if device is None else rfc3339(device.registered_us // 1000),
+        registered_at=UNSET if known is None else rfc3339(known.registered_us // 1000),
         removed_at=UNSET if gone is None else rfc3339(gone.removed_ms),
         removed_because=UNSET if gone is None else gone.reason,
         next=UNSET if wait is None else _next(state, wait),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from msgspec import UnsetType
 
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
@@ -17,6 +18,9 @@ from tocsin.providers.rules import RULES
 from tocsin.store import maintenance
 from tocsin.store.ports import Store
 from tocsin.store.records import Attempt, EventRecord, State
+
+if TYPE_CHECKING:
+    from tocsin.api.timeline import DeviceTimeline
 
 app = group("Events: what became of each.")
 
@@ -64,6 +68,9 @@ def show(
     typer.echo(f"{_MEANING[record.state]}\n")
     rows = [(utc(one.at_ms), in_words(one.result), _answer(one), one.lane, one.device) for one in record.attempts]
     print_table(("at", "outcome", "answer", "lane", "device"), rows, empty="No attempt was made yet.")
+    for one in told.devices:
+        if isinstance(one.registered_at, str):
+            typer.echo(_registered(one))
     for parked in record.waiting:
         typer.echo(f"waiting: {len(parked.targets)} on {parked.lane}, again at {utc(parked.due_ms)}")
     reasons = {
@@ -75,6 +82,20 @@ def show(
         typer.echo(f"\nwhy: {cause}")
         if remedy:
             typer.echo(f"what to do: {remedy}")
+
+
+def _registered(device: DeviceTimeline) -> str:
+    """Since when the token is registered, or until when and why."""
+    text = f"{device.system}:{device.device_token}: registered {_time(device.registered_at)}"
+    if device.registered:
+        return text
+    why = f" ({device.removed_because})" if isinstance(device.removed_because, str) else ""
+    return f"{text}, removed {_time(device.removed_at)}{why}"
+
+
+def _time(at: str | UnsetType) -> str:
+    """A time of the API as tables show it."""
+    return f"{at[:10]} {at[11:19]} UTC" if isinstance(at, str) else "-"
 
 
 def _answer(attempt: Attempt) -> str:

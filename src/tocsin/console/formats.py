@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -133,6 +134,11 @@ def short(token: str | None) -> str:
     if not token:
         return ""
     return token if len(token) <= _SHORT_TOKEN else f"{token[:9]}…{token[-6:]}"
+
+
+def anchor(token: str) -> str:
+    """Where a device stands on its page, in an address: browsers keep those, so it tells nothing of the token."""
+    return f"d-{sha256(token.encode()).hexdigest()[:12]}"
 
 
 def pretty_json(value: Any) -> str:

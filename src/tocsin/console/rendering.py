@@ -63,6 +63,7 @@ class Renderer:
             ms=formats.milliseconds,
             bytes=formats.size,
             short=formats.short,
+            anchor=formats.anchor,
             json=formats.pretty_json,
             plural=formats.plural,
             parts=lambda text: formats.quoted(formats.with_clock(text, self._now())),
