@@ -232,6 +232,15 @@ def test_a_device_of_an_event_says_when_it_was_registered_and_leads_to_itself_am
         assert f'registered <time datetime="{registered_at}"' in listed
 
 
+def test_what_a_provider_says_of_one_device_stands_beside_it() -> None:
+    renderer = Renderer(Assets(), lambda: NOW)
+    _, session = Sessions(timedelta(hours=8), lambda: 0.0).create("key")
+    device = records.Device(ANNA.id, "apns", "ab", AT, complaint="400 DeviceTokenNotForTopic", complaint_since=AT)
+    found = records.Devices([device, records.Device(ANNA.id, "apns", "cd", AT)])
+    shown = renderer.render("parts/devices.html", found=found, owner=ANNA.id, session=session, csrf="", here="")
+    assert shown.count("Apple answers 400 DeviceTokenNotForTopic for this device alone; first <time") == 1
+
+
 def test_no_template_switches_escaping_off_and_none_has_a_style_or_a_script_of_its_own() -> None:
     files = [*SOURCE.rglob("*.html"), *SOURCE.rglob("*.py"), *SOURCE.rglob("*.svg")]
     assert len(files) > 40

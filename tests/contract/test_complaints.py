@@ -106,6 +106,23 @@ async def test_a_device_that_said_nothing_else_for_days_while_others_are_reached
     (removal,) = await store.registry.history(owner=OWNER)
     assert (removal.device, removal.quarantined, removal.account) == (device, True, ACCOUNT)
     assert removal.reason == "400 DeviceTokenNotForTopic for 7 days"
+    assert removal.is_for_topic
+
+
+async def test_the_quarantine_tells_devices_not_for_their_topic_from_those_that_a_fuse_has_put_there(
+    store: Store,
+) -> None:
+    await complained(store, "a", complaint())
+    await reached(store, SINCE_MS + 1)
+    await store.registry.quarantine_complaining(7, 10)
+    fused = [DeadToken(await register(store, token), ACCOUNT, "410 Unregistered") for token in ("b", "c")]
+    await store.registry.remove_dead(fused, quarantine=True)
+    other = DeadToken(await register(store, "d"), "another", "410 Unregistered")
+    await store.registry.remove_dead([other], quarantine=True)
+    held = {one.account: (one.tokens, one.for_topic) for one in await store.registry.quarantine()}
+    assert held == {ACCOUNT: (3, 1), "another": (1, 0)}
+    told = {one.device.token: one.is_for_topic for one in await store.registry.history(owner=OWNER)}
+    assert told == {"a": True, "b": False, "c": False, "d": False}
 
 
 @pytest.mark.parametrize(

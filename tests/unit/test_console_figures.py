@@ -12,13 +12,33 @@ from hypothesis import strategies as st
 from tocsin.console import formats, words
 from tocsin.console.attention import attention, credential_tones
 from tocsin.console.charts import HEIGHT, WIDTH, Series, chart, nice_top
-from tocsin.console.records import Account, Backlog, Check, Explanation, Figures, Job, Jobs, Lane, Node, Pause, Preview
+from tocsin.console.records import (
+    Account,
+    Backlog,
+    Check,
+    Explanation,
+    Figures,
+    Job,
+    Jobs,
+    Lane,
+    Node,
+    Pause,
+    Preview,
+    Quarantined,
+)
 from tocsin.console.rendering import Assets, Renderer
 from tocsin.console.searching import Conditions, hold
 from tocsin.console.sessions import Sessions
 
 NOW = datetime(2026, 11, 26, 21, 0, tzinfo=UTC)
 AT = "2026-11-26T20:59:58.500Z"
+
+
+def test_the_quarantine_says_of_how_many_tokens_what_has_put_them_there() -> None:
+    assert words.quarantine(Quarantined("a", 3)) == "declared dead in suspicious numbers"
+    assert words.quarantine(Quarantined("a", 3, for_topic=3)) == "not for their topic for a week"
+    mixed = words.quarantine(Quarantined("a", 1203, for_topic=3))
+    assert mixed == "1,200 declared dead in suspicious numbers, 3 not for their topic for a week"
 
 
 def test_how_many_match_is_said_as_exactly_as_it_is_known() -> None:

@@ -73,6 +73,17 @@ CASES = {
         Code.QUARANTINED,
         "quarantine",
     ),
+    "device in quarantine, not for its topic": (
+        apns(
+            "token_dead",
+            "",
+            quarantined=True,
+            not_for_topic=True,
+            removed_because="400 DeviceTokenNotForTopic for 7 days",
+        ),
+        Code.QUARANTINED,
+        "not for its topic (400 DeviceTokenNotForTopic for 7 days)",
+    ),
     "payload refused": (apns("refused", "refused", 413, "PayloadTooLarge"), Code.REFUSED, "too large"),
     "payload refused (unknown reason)": (fcm("refused", "refused", 418, "TEAPOT"), Code.REFUSED, "418 TEAPOT"),
     "lane paused": (

@@ -174,6 +174,7 @@ def _facts(record: EventRecord, state: DeliveryState, gone: Removal | None, wait
         wait=wait,
         removed_because="" if gone is None else gone.reason,
         quarantined=gone is not None and gone.quarantined,
+        not_for_topic=gone is not None and gone.is_for_topic,
         unserved_since=None if final else around.unserved_since,
     )
 

@@ -58,8 +58,9 @@ def attention(figures: Figures, accounts: Iterable[Account], now: datetime) -> l
             Matter(
                 "bad",
                 "Devices are in quarantine",
-                f"Suspiciously many tokens of {', '.join(figures.quarantined)} were declared dead at once.",
-                "Find out why, then release them, or purge them if the provider was right.",
+                f"Tokens of {', '.join(figures.quarantined)} get no pushes: suspiciously many were declared dead at"
+                " once, or they are not for their topic.",
+                "See which and find out why, then release them, or purge them if the provider was right.",
                 "/quarantine",
                 "Quarantine",
             )

@@ -292,6 +292,8 @@ class Device(Struct, frozen=True):
     learned_sandbox: bool | None = None
     learned_project: str | None = None
     last_success_at: str | None = None
+    complaint: str | None = None
+    complaint_since: str | None = None
 
 
 class Removed(Struct, frozen=True):
@@ -341,6 +343,7 @@ class Quarantined(Struct, frozen=True):
     tokens: int = 0
     oldest_at: str = ""
     system: str = ""
+    for_topic: int = 0
 
 
 class Preview(Struct, frozen=True):

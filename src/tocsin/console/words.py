@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from tocsin.console.records import Preview
+from tocsin.console.records import Preview, Quarantined
 
 _PROVIDERS: Final = {"apns": "Apple", "fcm": "Google"}
 EVENTS: Final = {
@@ -114,6 +114,16 @@ def pause(cause: str) -> str:
 def action(name: str) -> str:
     """What a job does."""
     return ACTIONS.get(name, name)
+
+
+def quarantine(held: Quarantined) -> str:
+    """Why the tokens are there."""
+    not_for_topic = "not for their topic for a week"
+    if not held.for_topic:
+        return "declared dead in suspicious numbers"
+    if held.for_topic >= held.tokens:
+        return not_for_topic
+    return f"{held.tokens - held.for_topic:,} declared dead in suspicious numbers, {held.for_topic:,} {not_for_topic}"
 
 
 def how_exact(preview: Preview) -> str:

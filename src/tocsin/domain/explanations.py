@@ -78,6 +78,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     removed_because: str = ""
     quarantined: bool = False
     """The registration is in quarantine."""
+    not_for_topic: bool = False
+    """It is there because the provider said for days that it is not for its topic."""
     unserved_since: str | None = None
     """Since when no process delivers; empty where that is not known, None where one does."""
 
@@ -153,6 +155,13 @@ def of_event(devices: list[Explanation]) -> Explanation:
 
 def _dead(facts: Facts) -> Explanation:
     said = _answered(facts)
+    if facts.quarantined and facts.not_for_topic:
+        return Explanation(
+            Code.QUARANTINED,
+            f"The provider said for days that the device is not for its topic ({facts.removed_because}), so it is kept"
+            " in quarantine.",
+            "Have the app register the device with its own application and topic; it leaves the quarantine by that.",
+        )
     if facts.quarantined:
         cause = said.cause if said is not None else f"The provider declared the token dead ({facts.reason})."
         return Explanation(

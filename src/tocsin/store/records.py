@@ -223,6 +223,12 @@ class Removal(Struct, frozen=True):
     account: str = ""
     """The application or project by which the device was reached, where its provider declared it dead."""
 
+    @property
+    def is_for_topic(self) -> bool:
+        """Whether it is in quarantine for what was said of this device alone: that it is not for its topic."""
+        complaint = self.device.complaint
+        return self.quarantined and complaint is not None and self.reason.startswith(f"{complaint.reason} for ")
+
 
 class RemovalPage(Struct, frozen=True):
     """Some removals; `next` is where the page after this one begins, None at the end."""
@@ -232,12 +238,14 @@ class RemovalPage(Struct, frozen=True):
 
 
 class Quarantine(Struct, frozen=True):
-    """The tokens of one account that were declared dead in suspicious numbers, and are kept until somebody decides."""
+    """The tokens of one account that are kept until somebody decides: those that were declared dead in suspicious
+    numbers, and `for_topic` of which it was said for days that they are not for their topic."""
 
     provider: str
     account: str
     tokens: int
     oldest_ms: int
+    for_topic: int = 0
 
 
 class GivenUp(Struct, frozen=True):

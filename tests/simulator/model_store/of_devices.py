@@ -227,7 +227,7 @@ def counted(t: Transaction) -> Rows:
     for row in _quarantined(t):
         of_account.setdefault((row.account, row.provider), []).append(row)
     return [
-        (provider, account, len(rows), min(row.removed_ms for row in rows))
+        (provider, account, len(rows), min(row.removed_ms for row in rows), sum(bool(row.for_topic) for row in rows))
         for (account, provider), rows in sorted(of_account.items(), key=lambda item: item[0])
     ]
 

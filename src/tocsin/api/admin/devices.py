@@ -251,6 +251,7 @@ class DeviceRoutes(Shared):
                 said=said,
                 removed_because=removal.reason,
                 quarantined=removal.quarantined,
+                not_for_topic=removal.is_for_topic,
             )
         )
 

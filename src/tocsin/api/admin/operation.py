@@ -15,12 +15,14 @@ from tocsin.store.records import Backlog
 
 
 class Quarantine(Struct, frozen=True):
-    """Tokens of one application (or Firebase project) that were declared dead in suspicious numbers."""
+    """Tokens of one application (or Firebase project) that were declared dead in suspicious numbers; `for_topic` of
+    them are there because their provider said for a week that they are not for their topic."""
 
     application: str
     system: str
     tokens: int
     oldest_at: str
+    for_topic: int
 
 
 class Released(Struct, frozen=True):
@@ -61,7 +63,7 @@ class OperationRoutes(Shared):
 
     async def quarantine(self) -> list[Quarantine]:
         return [
-            Quarantine(held.account, held.provider, held.tokens, rfc3339(held.oldest_ms))
+            Quarantine(held.account, held.provider, held.tokens, rfc3339(held.oldest_ms), held.for_topic)
             for held in await self._registry.quarantine()
         ]
 

@@ -19,8 +19,15 @@ STEP_ROWS: Final = 500
 PAUSE_S: Final = 0.02
 """Between two steps: time for whoever else writes."""
 
-_COUNTED: Final = """SELECT provider, account, count(*), min(removed_ms) FROM removal WHERE quarantined
-    GROUP BY provider, account ORDER BY account, provider"""
+# Each half is read from its index alone.
+_COUNTED: Final = """SELECT held.provider, held.account, tokens, oldest_ms, tokens - coalesce(by_fuse, 0) FROM (
+        SELECT provider, account, count(*) AS tokens, min(removed_ms) AS oldest_ms FROM removal WHERE quarantined
+        GROUP BY provider, account
+    ) AS held LEFT JOIN (
+        SELECT provider, account, count(*) AS by_fuse FROM removal WHERE quarantined AND NOT for_topic
+        GROUP BY provider, account
+    ) AS fuse ON fuse.provider = held.provider AND fuse.account = held.account
+    ORDER BY held.account, held.provider"""
 _NEXT: Final = """SELECT provider, account FROM removal WHERE {held} AND (provider, account) > ($1, $2)
     ORDER BY provider, account LIMIT 1"""
 _OF_ACCOUNT: Final = f"""SELECT id FROM removal WHERE quarantined AND provider = $1 AND account = $2 AND id <= $3

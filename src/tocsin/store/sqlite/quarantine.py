@@ -20,11 +20,15 @@ PAUSE_S: Final = 0.02
 """Between two steps: time for whoever else writes, in this process or another."""
 
 _HELD: Final = "removal INDEXED BY removal_quarantined WHERE quarantined = 1"
-_COUNTED: Final = (
-    f"SELECT provider, account, count(*), min(removed_ms) FROM {_HELD} GROUP BY provider, account"
-    " ORDER BY account, provider"
-)
 _BY_FUSE: Final = "removal INDEXED BY removal_by_fuse WHERE quarantined = 1 AND for_topic = 0"
+# Each half is read from its index alone.
+_COUNTED: Final = f"""SELECT held.provider, held.account, tokens, oldest_ms, tokens - coalesce(by_fuse, 0) FROM (
+        SELECT provider, account, count(*) AS tokens, min(removed_ms) AS oldest_ms FROM {_HELD}
+        GROUP BY provider, account
+    ) AS held LEFT JOIN (
+        SELECT provider, account, count(*) AS by_fuse FROM {_BY_FUSE} GROUP BY provider, account
+    ) AS fuse ON fuse.provider = held.provider AND fuse.account = held.account
+    ORDER BY held.account, held.provider"""
 _NEXT_ACCOUNT: Final = (
     "SELECT provider, account FROM {held} AND provider = ? AND account > ? ORDER BY provider, account LIMIT 1"
 )
