@@ -305,7 +305,17 @@ async def test_devices_are_looked_up_and_removed_without_a_token_in_the_url(api:
 async def test_figures_are_a_snapshot_with_a_history(api: Any) -> None:
     await ingested(api)
     pause = PauseStatus("provider", "the provider or the link to it failed too often", 5.0, 30.0, probing=True)
-    lane = LaneStatus(LANE, LaneState.OPEN, pause.reason, 1, 2, provider="apns", account=APPLICATION, pauses=[pause])
+    lane = LaneStatus(
+        LANE,
+        LaneState.OPEN,
+        pause.reason,
+        1,
+        2,
+        provider="apns",
+        account=APPLICATION,
+        pauses=[pause],
+        parked_due_ms=1_800_000_000_000,
+    )
     api.delivery.status, api.delivery.sentences = [lane], ["lane is paused"]
     await api.store.publish(NodeStatus("host:1", "0.1", api.store.now_ms() - 60_000, [], [lane]))
     found = (await api.operate("GET", "/figures")).json()
@@ -315,8 +325,10 @@ async def test_figures_are_a_snapshot_with_a_history(api: Any) -> None:
     assert found["history"][0]["sent"] == 2.0
     assert found["problems"] == ["lane is paused"]
     assert found["lanes"][0]["pauses"][0]["explanation"]["code"] == "provider_down"
+    assert found["lanes"][0]["parked_due_at"] == "2027-01-15T08:00:00.000Z"
     (node,) = found["nodes"]
     assert (node["gone"], node["lanes"][0]["name"]) == (True, LANE)
+    assert node["lanes"][0]["parked_due_at"] == found["lanes"][0]["parked_due_at"], "of other nodes, too"
     assert node["age_s"] >= 60
     assert (await api.operate("GET", "/nodes")).json()[0]["node"] == "host:1"
     assert (await api.operate("GET", "/lanes")).json()[0]["pauses"][0]["probing"] is True

@@ -171,6 +171,7 @@ def _figures() -> FiguresView:
             account="39JSDKGJ38.de.cospace.app",
             misconfigured_devices=0,
             pauses=[],
+            parked_due_at=at,
         )
         for environment, state, reason in (
             ("production", "running", ""),
@@ -216,6 +217,7 @@ def test_the_screen_fits_a_terminal_of_any_width_and_says_why_a_lane_is_paused(c
     text = "".join("".join(lines).split())
     assert "InvalidProviderToken[red]said[/red]" in text, "a provider's words are no markup"
     assert "gone" in text
+    assert text.count("morewaitsinthestore,thefirstdueat03:31:32UTC") == 1, "of the lane that is paused"
     # The lane that does not run comes first, and each is on one line.
     head = next(number for number, line in enumerate(lines) if line.split()[:2] == ["lane", "state"])
     assert [line.split()[1] for line in lines[head : head + 3]] == ["state", "paused", "running"]

@@ -48,6 +48,9 @@ async def test_a_lane_that_only_fails_opens_its_breaker_parks_its_own_and_leaves
         assert line.lane(PRODUCTION).state is LaneState.OPEN
         assert line.lane(SANDBOX).state is LaneState.RUNNING
         assert line.lane(PRODUCTION).waiting == 0, "what cannot be sent waits in the queue, not in memory"
+        await line.dispatcher.look_after()
+        assert line.lane(PRODUCTION).parked_due_ms is not None, "and the lane's status says so"
+        assert line.lane(SANDBOX).parked_due_ms is None
         # Apple is well again: a probe goes out, the breaker closes, everything arrives.
         line.script()
         await line.finished(*events, timeout_s=30)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tocsin.console import formats, words
 from tocsin.console.attention import attention, credential_tones
 from tocsin.console.charts import HEIGHT, WIDTH, Series, chart, nice_top
+from tocsin.console.pages import overview
 from tocsin.console.records import (
     Account,
     Backlog,
@@ -145,6 +146,18 @@ def test_a_paused_lane_is_named_once_with_cause_and_remedy() -> None:
     account = Account("apns", "TEAM.app", last_check=Check(False, AT, "Apple does not accept it."))
     (matter,) = attention(figures, [account], NOW)
     assert (matter.title, matter.cause, matter.remedy) == ("Apple, production: paused", "Cause.", "Remedy.")
+
+
+def test_a_lane_says_what_is_in_memory_and_that_more_waits_in_the_store() -> None:
+    renderer = Renderer(Assets(), lambda: NOW)
+    account = "TEAM123456.org.example.app"
+    parked = Lane("apns:sandbox:x", "paused", "why", provider="apns", account=account, parked_due_at=AT)
+    for lane, waits in ((parked, True), (Lane("apns:production:x"), False)):
+        values = overview._values(Figures(AT, lanes=[lane]), [], None)
+        shown = renderer.render("parts/overview.html", **values)
+        assert "<dt>in memory</dt><dd>0</dd>" in shown
+        link = f'href="/deliveries?outcome=waiting&amp;account={account}"'
+        assert ("More waits in the store" in shown, link in shown) == (waits, waits)
 
 
 def test_what_a_node_says_of_itself_is_said_once() -> None:

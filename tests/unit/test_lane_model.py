@@ -135,7 +135,7 @@ class LaneModel(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 2.0, 61.0, 1000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        self.lane.forget_unused(anything_parked=bool(self.parked))
+        self.lane.look_after(0 if self.parked else None)
         self.park(self.lane.to_park())
         due = [delivery for at, delivery in self.parked if at <= self.now][: self.lane.room]
         self.parked = [one for one in self.parked if one[1] not in due]

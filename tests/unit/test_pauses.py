@@ -205,12 +205,12 @@ def test_an_open_breaker_for_which_nothing_waits_closes() -> None:
     line = Line()
     opened(line)
     line.to_the_next_probe()
-    line.lane.forget_unused(anything_parked=False)
+    line.lane.look_after(None)
     line.clock.now += 20
-    line.lane.forget_unused(anything_parked=True)
+    line.lane.look_after(0)
     assert line.state is LaneState.OPEN, "something waits for its probe"
     line.clock.now += 20
-    line.lane.forget_unused(anything_parked=False)
+    line.lane.look_after(None)
     assert line.state is LaneState.RUNNING
 
 
@@ -480,10 +480,10 @@ def test_a_topic_that_nobody_uses_any_more_is_not_paused_for_ever() -> None:
     line = Line()
     line.answer(WRONG_TOPIC, *line.sent(push("voip")))
     line.clock.now += 70
-    line.lane.forget_unused(anything_parked=True)
+    line.lane.look_after(0)
     assert "voip" in line.lane.status().misconfigured_topics
     line.clock.now += 1000
-    line.lane.forget_unused(anything_parked=True)
+    line.lane.look_after(0)
     assert line.lane.status().misconfigured_topics == {}
 
 

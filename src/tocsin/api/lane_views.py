@@ -34,7 +34,8 @@ class PauseView(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class LaneView(Struct, frozen=True, kw_only=True):
-    """One lane at one moment."""
+    """One lane at one moment. `waiting` counts what is in memory. What a lane cannot take is parked in the store: the
+    first of that is due at `parked_due_at`, null where nothing is parked."""
 
     name: str
     state: str
@@ -48,6 +49,7 @@ class LaneView(Struct, frozen=True, kw_only=True):
     account: str
     misconfigured_devices: int
     pauses: list[PauseView]
+    parked_due_at: str | None
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
@@ -82,6 +84,7 @@ def lane_view(lane: LaneStatus, rules: RuleBook, at_ms: int) -> LaneView:
         account=lane.account,
         misconfigured_devices=lane.misconfigured_devices,
         pauses=[_pause(pause, lane, rules, at_ms) for pause in lane.pauses],
+        parked_due_at=None if lane.parked_due_ms is None else rfc3339(lane.parked_due_ms),
     )
 
 

@@ -223,7 +223,7 @@ class Dispatcher:
         """Called about once a second: lanes that may try again, lifetimes that are over, ownership that would end."""
         now_ms, parked = self._now_ms(), await self._schedule.due()
         for lane in self.lanes:
-            lane.forget_unused(anything_parked=lane.name in parked)
+            lane.look_after(parked.get(lane.name))
             self._sending.go_on(lane, now_ms)
         could_send, self._could_send = self._could_send, self.may_send()
         if self._could_send and not could_send:

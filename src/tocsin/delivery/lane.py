@@ -67,6 +67,8 @@ class Lane:
         self._turns = Turns()
         self._window = min(options.in_flight, options.first_in_flight)
         self.in_flight = 0
+        self.parked_due_ms: int | None = None
+        """When the first of what is parked for it is due, as far as it was told; None where nothing is."""
         self._round_at = 0.0
         """Since when the attempts are out of which `_round_left` have not come back (`clock`)."""
         self._round_left = 0
@@ -327,11 +329,13 @@ class Lane:
             self.evidence.forget(owner, token)
             self.pauses.forget_device(owner, token)
 
-    def forget_unused(self, *, anything_parked: bool) -> None:
-        """Called about once a second: end pauses for which nothing waits any more."""
+    def look_after(self, parked_due_ms: int | None) -> None:
+        """Called about once a second, with when the first of what is parked for the lane is due: end pauses for which
+        nothing waits any more."""
+        self.parked_due_ms = parked_due_ms
         pauses = self.pauses
         if pauses.of_lane or pauses.topics or pauses.devices:
-            nothing_waits = not (anything_parked or self.waiting or self.in_flight)
+            nothing_waits = parked_due_ms is None and not (self.waiting or self.in_flight)
             for pause in pauses.forget_unused(nothing_waits=nothing_waits):
                 self._has_ended(pause)
 
@@ -389,6 +393,7 @@ class Lane:
             route.account,
             len(self.pauses.devices),
             self.pauses.statuses(),
+            self.parked_due_ms,
         )
 
     def _hold(self, delivery: Delivery) -> bool:

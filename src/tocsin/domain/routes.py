@@ -67,3 +67,6 @@ class LaneStatus(Struct, frozen=True):
     """How many devices are paused, each for itself alone."""
     pauses: list[PauseStatus] = []
     """Those of the lane first, what the operator can mend before the others; then those of its topics."""
+    parked_due_ms: int | None = None
+    """When the first of what is parked in the store for the lane is due, as it was about a second ago; None where
+    nothing is parked. `waiting` does not count it."""

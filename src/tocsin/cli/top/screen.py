@@ -93,7 +93,7 @@ def _lanes(lanes: Sequence[LaneView], width: int) -> list[Text]:
     if not lanes:
         return [Text("no lanes yet: nothing was sent since the start", style="dim")]
     ordered = sorted(lanes, key=lambda one: (one.state == LaneState.RUNNING, one.name))
-    rows = [("state", "wire", "waiting"), *((one.state, f"{one.in_flight:,}", f"{one.waiting:,}") for one in ordered)]
+    rows = [("state", "wire", "memory"), *((one.state, f"{one.in_flight:,}", f"{one.waiting:,}") for one in ordered)]
     if width < _NARROW:
         rows = [(state, "", waiting) for state, _, waiting in rows]
     widths = [max(len(cell) for cell in cells) for cells in zip(*rows, strict=True)]
@@ -107,7 +107,12 @@ def _lanes(lanes: Sequence[LaneView], width: int) -> list[Text]:
         line = Text(style="" if lines else "bold", no_wrap=True, overflow="ellipsis")
         line.append(f"{name:<{longest}}  ").append(f"{state:<{widths[0]}}", style=style).append("".join(counts))
         lines.append(line)
-    return lines + [Text(f"{one.name}: {one.reason}", style="yellow") for one in ordered if one.reason]
+    lines += [Text(f"{one.name}: {one.reason}", style="yellow") for one in ordered if one.reason]
+    for one in ordered:
+        # Of a lane that runs, what is parked waits for its next attempt alone.
+        if one.parked_due_at is not None and one.state != LaneState.RUNNING:
+            lines.append(Text(f"{one.name}: more waits in the store, the first due at {one.parked_due_at[11:19]} UTC"))
+    return lines
 
 
 def _nodes(figures: FiguresView) -> Table:
