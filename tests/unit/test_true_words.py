@@ -11,6 +11,7 @@ import pytest
 
 from tocsin.cli.outcomes import in_words
 from tocsin.domain.explanations import Code, Explanation, of_event
+from tocsin.settings import Store
 
 SOURCE = Path(__file__).parents[2] / "src" / "tocsin"
 _UNKNOWN = re.compile(
@@ -51,6 +52,28 @@ def test_no_text_says_of_a_push_what_nobody_knows(file: Path) -> None:
 )
 def test_the_check_tells_claims_from_facts(text: str, is_wrong: bool) -> None:
     assert bool(_UNKNOWN.search(_OF_A_PROVIDER.sub("", text))) is is_wrong
+
+
+def test_a_time_that_is_a_setting_is_shown_as_its_default_and_said_to_be_one() -> None:
+    store = Store()
+    defaults = {f"{period.days} days" for period in (store.retention, store.dead_letter_retention, store.history)}
+    sentences = [
+        sentence
+        for file in SOURCE.glob("console/templates/**/*.html")
+        for sentence in re.split(r"[.:](?!\w)|</", file.read_text())
+        if re.search(r"\d+ days", sentence)
+    ]
+    assert sentences
+    for sentence in sentences:
+        assert "unless" in sentence, sentence
+        assert set(re.findall(r"\d+ days", sentence)) <= defaults, sentence
+
+
+def test_what_the_event_page_says_of_reading_texts_agrees_with_the_runbook() -> None:
+    page = (SOURCE / "console/templates/parts/event.html").read_text()
+    runbook = (SOURCE.parents[1] / "docs/operating.md").read_text()
+    assert "Who has read them is not recorded." in page
+    assert "Reads are not in it." in runbook
 
 
 def test_an_event_whose_devices_differ_says_for_how_many_the_push_was_accepted() -> None:
