@@ -24,12 +24,13 @@ from tests.simulator.nodes import plan as nodes_plan
 from tests.simulator.nodes import run as nodes_run
 from tests.simulator.plan import DAY_S, Plan, make_plan
 from tests.simulator.run import Run, run_seed
-from tests.simulator.shrink import changed, changes, shrunk
+from tests.simulator.shrink import changed, replay, shrunk
 from tests.simulator.template import template
 
 _TAIL: Final = 60
 _QUICK_S: Final = 45.0
 _SHRINK_RUNS: Final = 60
+_SHRINK_S: Final = 90.0
 _YEAR_DAYS: Final = 365.25
 
 
@@ -127,17 +128,16 @@ def _long(seconds: float) -> str:
 
 def _report(kind: Kind, run: Run, bug: Bug | None) -> None:
     """What has failed, and the same made smaller, each with the command that replays it."""
-    more = f" --bug {quote(bug.name)}" if bug else ""
-    replay = f"replay with: python -m tests.simulator --seed {run.seed}{kind.arguments}{more}"
-    print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
-    print(replay, flush=True)
+    more = kind.arguments + (f" --bug {quote(bug.name)}" if bug else "")
     plan = kind.plan(run.seed, bug)
+    print("\n".join([_summary(run), *run.lines[-_TAIL:]]))
+    print(f"replay with: {replay(plan, plan, more)}", flush=True)
     with seeded(bug):
-        small = shrunk(run, plan, most_runs=_SHRINK_RUNS, run=kind.run_seed)
+        small = shrunk(run, plan, most_runs=_SHRINK_RUNS, most_s=_SHRINK_S, run=kind.run_seed)
         again = kind.run_seed(run.seed, plan=small)
     if small != plan:
         print("\n".join(["", "Made smaller:", _summary(again), *again.lines[-_TAIL:]]))
-        print(f"{replay} --with {quote(changes(small, plan))}")
+        print(f"replay with: {replay(small, plan, more)}")
 
 
 def _summary(run: Run) -> str:

@@ -104,6 +104,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     skew_s: float = 0.0
     """By so much tocsin's clock is ahead of the providers'."""
     flood_events_a_second: int = 0
+    complaints: bool = False
+    """What lasts through quiet times is that a provider complains of a device, and nothing else."""
 
 
 def make_plan(

@@ -69,8 +69,9 @@ async def _lasting(world: World, random: Random) -> Trouble | None:
     plan = world.plan
     if not plan.troubles or random.random() < 0.5:
         return None
-    scope = random.choice(SCOPES)
-    trouble = draw_trouble(random, scope, plan.bad_provider, world.phones, lambda row, _: row.name not in LASTING)
+    names, scopes = ((COMPLAINT,), (Scope.DEVICE,)) if plan.complaints else (LASTING, SCOPES)
+    scope = random.choice(scopes)
+    trouble = draw_trouble(random, scope, plan.bad_provider, world.phones, lambda row, _: row.name not in names)
     if trouble is None:
         return None
     assert trouble.rule is not None

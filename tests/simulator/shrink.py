@@ -3,7 +3,9 @@ shorter."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import Any, Final
 
 import msgspec
@@ -36,15 +38,18 @@ _HALVED: Final = {"fault_s": 5.0, "owners": 1, "most_phones": 1, "rich_phones": 
 """With the least that each may be."""
 
 
-def shrunk(failed: Run, plan: Plan, *, most_runs: int, run: Callable[..., Run] = run_seed) -> Plan:
-    """The smallest plan that was found with `most_runs` runs."""
+def shrunk(
+    failed: Run, plan: Plan, *, most_runs: int, most_s: float = float("inf"), run: Callable[..., Run] = run_seed
+) -> Plan:
+    """The smallest plan that was found with `most_runs` runs, of which none begins after `most_s`."""
     assert failed.violation is not None
+    until_s = time.monotonic() + most_s
     most_callbacks = 2 * failed.callbacks + _SOME_CALLBACKS
     smaller: Plan | None = plan
     while smaller is not None:
         plan, smaller = smaller, None
         for candidate in _smaller(plan):
-            if most_runs <= 0:
+            if most_runs <= 0 or time.monotonic() > until_s:
                 return plan
             most_runs -= 1
             if _fails(run(plan.seed, plan=candidate, most_callbacks=most_callbacks), failed.violation.invariant):
@@ -85,3 +90,11 @@ def changes(plan: Plan, since: Plan) -> str:
 def changed(plan: Plan, by: str) -> Plan:
     """Raises msgspec.ValidationError: it is not what `changes` writes."""
     return msgspec.convert(msgspec.to_builtins(plan) | msgspec.json.decode(by, type=dict[str, Any]), type(plan))
+
+
+def replay(plan: Plan, own: Plan, more: str = "") -> str:
+    """The command that runs a plan again; `own` is the one that the program makes of its seed and of the options
+    `more`."""
+    by = changes(plan, own)
+    what = "" if by == "{}" else f" --with {quote(by)}"
+    return f".venv/bin/python -m tests.simulator --seed {plan.seed}{more}{what}"

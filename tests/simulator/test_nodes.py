@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from msgspec.structs import replace
 
-from tests.simulator.assertions import assert_is_found, assert_nothing_is_found
+from tests.simulator.assertions import assert_is_found, assert_nothing_is_found, explained
 from tests.simulator.nodes.bugs import BUGS, NodesBug
 from tests.simulator.nodes.plan import make_plan
 from tests.simulator.nodes.run import run_seed
@@ -20,14 +20,10 @@ ALWAYS: Final = (8, 13)
 WITHOUT_FAULTS: Final = 5
 
 
-def explained(seed: int, violation: object, lines: list[str]) -> str:
-    return "\n".join([f"python -m tests.simulator --nodes --seed {seed}", *lines[-40:], str(violation)])
-
-
 @pytest.mark.parametrize("seed", ALWAYS)
 def test_nodes_that_come_go_and_are_cut_off_lose_nothing_and_send_nothing_that_they_must_not(seed: int) -> None:
     run = run_seed(seed)
-    assert run.violation is None, explained(seed, run.violation, run.lines)
+    assert run.violation is None, explained(run, make_plan(seed), make_plan(seed), " --nodes")
     assert run.troubles
     assert run.arrived > 20
 
@@ -35,7 +31,8 @@ def test_nodes_that_come_go_and_are_cut_off_lose_nothing_and_send_nothing_that_t
 def test_without_faults_several_nodes_deliver_everything_at_once() -> None:
     run = run_seed(WITHOUT_FAULTS)
     assert run.troubles == frozenset()
-    assert run.violation is None, explained(WITHOUT_FAULTS, run.violation, run.lines)
+    plan = make_plan(WITHOUT_FAULTS)
+    assert run.violation is None, explained(run, plan, plan, " --nodes")
     assert run.arrived >= run.expectations > 100
 
 
@@ -52,6 +49,7 @@ def test_no_code_of_several_nodes_asks_anybody_else_for_the_time_or_for_randomne
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_seeds_of_several_nodes_that_differ_from_run_to_run_find_nothing() -> None:
     """The seeds are printed."""
     first = str(secrets.randbelow(10**9))
@@ -62,4 +60,4 @@ def test_seeds_of_several_nodes_that_differ_from_run_to_run_find_nothing() -> No
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_a_seeded_bug_of_several_nodes_is_found(bug: NodesBug) -> None:
-    assert_is_found(bug, run_seed, explained)
+    assert_is_found(bug, run_seed, " --nodes")

@@ -8,10 +8,12 @@ import sys
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
 from tests.simulator import __main__ as command
+from tests.simulator.assertions import explained, output_of
 from tests.simulator.bugs import BY_NAME, seeded
-from tests.simulator.plan import make_plan
+from tests.simulator.plan import Size, make_plan
 from tests.simulator.run import run_seed
 from tests.simulator.shrink import changed, changes, shrunk
 
@@ -46,9 +48,37 @@ def test_the_command_that_is_printed_replays_the_smaller_form(
     monkeypatch.setattr(sys, "argv", ["simulator", "--seeds", "1", "--bug", BUG.name])
     assert command.main() == 1
     printed = capsys.readouterr().out
-    replay = re.findall(r"^replay with: python -m tests.simulator (.* --with .*)$", printed, re.MULTILINE)[-1]
+    commands = re.findall(r"^replay with: \.venv/bin/python -m tests.simulator (.*)$", printed, re.MULTILINE)
+    replay = commands[-1]
+    assert "--with" in replay
     monkeypatch.setattr(sys, "argv", ["simulator", *shlex.split(replay)])
     assert command.main() == 1
     again, before = capsys.readouterr().out, printed.split("Made smaller:\n")[1]
     digest = re.compile(r"trace [0-9a-f]{32}")
     assert digest.findall(again) == digest.findall(before)
+
+
+def test_the_command_that_a_test_prints_runs_the_plan_that_the_test_has_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(make_plan(8, size=Size.LARGE), owners=2, fault_s=5.0)
+    run = run_seed(8, plan=plan)
+    (first, *_) = explained(run, plan, make_plan(8)).splitlines()
+    program, _, replay = first.removeprefix("replay with: ").partition(" -m tests.simulator ")
+    assert program == ".venv/bin/python"  # in a clean clone that is the one with the packages
+    monkeypatch.setattr(sys, "argv", ["simulator", *shlex.split(replay)])
+    assert command.main() == 0
+    assert f"trace {run.digest}" in capsys.readouterr().out
+
+
+def test_what_a_program_has_printed_is_not_lost_where_it_does_not_end() -> None:
+    program = "import time; print('replay with: --seed 5', flush=True); time.sleep(60)"
+    with pytest.raises(AssertionError, match="--seed 5"):
+        output_of([sys.executable, "-c", program], longest_s=1.0)
+
+
+def test_no_more_runs_begin_when_the_time_to_make_a_plan_smaller_is_over() -> None:
+    plan = BUG.plan(1)
+    with seeded(BUG):
+        failed = run_seed(1, plan=plan)
+        assert shrunk(failed, plan, most_runs=60, most_s=0.0) == plan
