@@ -38,7 +38,7 @@ def check_record(
     for attempt in record.attempts:
         by_device.setdefault(attempt.device, []).append(attempt)
     for one in accepted.targets:
-        _check_target(judge, accepted, record, one, by_device.get(one.phone.key, []), troubles)
+        _check_target(judge, model, accepted, record, one, by_device.get(one.phone.key, []), troubles)
     if event.id in model.replayed and not any(attempt.round == record.round > 0 for attempt in record.attempts):
         judge.violated(Invariant.ACCOUNTED, f"event {event.id} was replayed, and nothing came of it: {record.attempts}")
     lifetime_ms = event.expires_ms - event.accepted_ms
@@ -73,6 +73,7 @@ def _check_repeated(
 
 def _check_target(
     judge: Judge,
+    model: Model,
     accepted: Accepted,
     record: EventRecord,
     one: Registered,
@@ -93,8 +94,14 @@ def _check_target(
         if last.at_ms < record.event.expires_ms:
             judge.violated(Invariant.ACCOUNTED, f"event {event.id} expired for {one.phone!r} before its time")
         return
-    if result == Result.REFUSED and any(trouble.refuses and trouble.affects(one.phone) for trouble in troubles):
-        return
+    if last is not None and result == Result.REFUSED:
+        # By an answer that a trouble has given to this very phone, while it was on.
+        said = [
+            answer for answer in model.refusals.get((event.id, one.phone.token), ()) if answer.status == last.status
+        ]
+        by = [trouble for trouble in troubles if trouble.refuses and trouble.affects(one.phone)]
+        if any(trouble.has_said(answer) for trouble in by for answer in said):
+            return
     judge.violated(Invariant.ACCOUNTED, f"event {event.id} ended with {result} for {one.phone!r}: {attempts}")
 
 

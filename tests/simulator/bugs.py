@@ -4,9 +4,12 @@ Each is patched in while a seed runs, names the invariants that find it, and is 
 """
 
 from __future__ import annotations
+import __future__
 
 import asyncio
+import inspect
 import itertools
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
@@ -17,21 +20,31 @@ from msgspec.structs import replace
 
 from tests.simulator.judge import Invariant
 from tests.simulator.plan import Plan, Size, make_plan
-from tocsin.delivery import dead_tokens, lane
+from tocsin.delivery import dead_tokens, evidence, lane
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.expanding import Expanding
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.pauses import Pauses
+from tocsin.delivery.ramp import Ramp
 from tocsin.delivery.sending import Sending
+from tocsin.delivery.settling import Settling
+from tocsin.domain.outcomes import Backoff
+from tocsin.http2.connection import Connection
 from tocsin.http2.dialler import Dialler
 from tocsin.ingest.batch import Ingest
 from tocsin.providers.apns import answers as apns_answers
+from tocsin.providers.apns import judging as apns_judging
 from tocsin.providers.apns import provider as apns_provider
+from tocsin.providers.apns.judging import ApnsJudge
 from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import answers as fcm_answers
+from tocsin.providers.fcm import judging as fcm_judging
 from tocsin.providers.fcm.access_token import AccessToken
+from tocsin.providers.fcm.judging import FcmJudge
+from tocsin.service.periodic import Duty
+from tocsin.service.watchers import Watchers
 from tocsin.store.claims import Claims
 from tocsin.store.leases import Leases
 from tocsin.store.ports import StoreUnavailable
@@ -63,6 +76,8 @@ class Bug(Struct, frozen=True):
     """Of the plans, where `troubles` are given."""
     size: Size | None = None
     """Of the plans, in place of the size that the seeds draw."""
+    is_added: bool = False
+    """No line of tocsin is another: something that goes wrong is added to what it does."""
 
     def plan(self, seed: int) -> Plan:
         return make_plan(seed, troubles=self.troubles, skew_s=self.skew_s, size=self.size)
@@ -78,6 +93,23 @@ def seeded(bug: Bug | None) -> Iterator[None]:
 
 def _by(owner: Any, name: str, by: Any) -> Mutate:
     return lambda patches: patches.enter_context(patch.object(owner, name, by))
+
+
+def _line(owner: Any, name: str, line: str, by: str) -> Mutate:
+    """One function with a part of one line replaced in its own source.
+
+    Raises:
+        AssertionError: its source does not have that part, or has it twice.
+    """
+    function = vars(owner)[name]
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(line) == 1, f"{owner}.{name} has not one {line!r}"
+    names: dict[str, Any] = {}
+    code = compile(
+        source.replace(line, by), inspect.getfile(function), "exec", flags=__future__.annotations.compiler_flag
+    )
+    exec(code, function.__globals__, names)
+    return _by(owner, name, names[name])
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
@@ -284,6 +316,44 @@ def _row(module: Any, key: tuple[int, str], like: tuple[int, str]) -> Mutate:
     return lambda patches: patches.enter_context(patch.dict(module.TABLE, {key: module.TABLE[like]}))
 
 
+_consequence: Final = ApnsJudge._consequence
+
+
+def _no_row(judge: ApnsJudge, request: Any, row: Any, answer: Any, timestamp_ms: int | None) -> Any:
+    """One kind of answer cannot be judged. It is tried again, and the exception is in the log alone."""
+    if answer.status == 429:
+        raise KeyError(answer.reason)
+    return _consequence(judge, request, row, answer, timestamp_ms)
+
+
+async def _division(watchers: Watchers) -> None:
+    """A periodic duty fails each time; the others are done."""
+    raise ZeroDivisionError
+
+
+def _no_retry_after(patches: ExitStack) -> None:
+    """What a provider asks for in Retry-After is not read."""
+    for module in (apns_judging, fcm_judging):
+        patches.enter_context(patch.object(module, "retry_after_s", lambda request, now_s: None))
+
+
+def _at_once(module: Any, key: tuple[int, str]) -> Mutate:
+    """After one answer a delivery is tried again at once, also the next times."""
+    row = replace(module.TABLE[key], backoff=Backoff(0.001, 0.001))
+    return lambda patches: patches.enter_context(patch.dict(module.TABLE, {key: row}))
+
+
+_settings_changed: Final = Connection._settings_changed
+
+
+def _first_settings_only(connection: Connection[Any], settings: Any) -> None:
+    """A limit of streams that is lowered later is not noticed."""
+    limit = connection._limit
+    _settings_changed(connection, settings)
+    if connection.answered:
+        connection._limit = max(limit, connection._limit)
+
+
 def _no_back_off(dialler: Dialler[Any], why: str) -> None:
     dialler.failures += 1
 
@@ -304,7 +374,7 @@ BUGS: Final = (
         _DOUBLED, 20, first=36, troubles=_kinds("disk"), size=Size.LARGE),
     Bug("an item is given to two owners", _by(Leases, "grant", _offered_to_two),
         (*_DOUBLED, Invariant.ACCOUNTED), 20,
-        troubles=_kinds("provider")),
+        troubles=_kinds("provider"), is_added=True),
     Bug("what was parked is not woken", _by(SqliteSchedule, "parked", _not_noted),
         _STUCK, 20, troubles=_kinds("provider")),
     Bug("an open breaker lets no probe through", _by(Pauses, "room", _never_a_probe),
@@ -315,7 +385,8 @@ BUGS: Final = (
     Bug("a dead token is removed although it was registered again",
         _by(dead_tokens._Dead, "token", _dead_whenever_registered), (Invariant.LIVING,), 20, first=3,
         troubles=_kinds("deaths", "devices"), size=Size.LARGE),
-    Bug("one bound of memory for all", _global_bound, _ISOLATION, 20, first=2, troubles=_kinds("provider", "network")),
+    Bug("one bound of memory for all", _global_bound, _ISOLATION, 20, first=2, troubles=_kinds("provider", "network"),
+        is_added=True),
     Bug("a wrong topic pauses the whole application", _by(Pauses, "topic_misconfigured", _pauses_everybody),
         _ISOLATION, 20, troubles=_kinds("topics")),
     Bug("a wrong topic of one device pauses its topic",
@@ -359,6 +430,39 @@ BUGS: Final = (
     Bug("the key of an hour is dropped while what is parked needs it",
         _by(retiring, "_PARTS", (*retiring._PARTS[:2], *retiring._PARTS[3:])), (*_STUCK, Invariant.ANSWERS), 20,
         troubles=_kinds("applications"), size=Size.DAYS),
+    Bug("an answer cannot be judged", _by(ApnsJudge, "_consequence", _no_row), (Invariant.RUNS,), 20,
+        troubles=_kinds("devices")),
+    Bug("a periodic duty fails each time", _by(Watchers, "_look_at_quarantine", _division), (Invariant.RUNS,), 20,
+        troubles=frozenset()),
+    Bug("Retry-After is not read", _no_retry_after, (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
+    Bug("Google's 503 is tried again at once", _at_once(fcm_answers, (503, "UNAVAILABLE")),
+        (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
+    Bug("Apple's 503 is tried again at once", _at_once(apns_answers, (503, "ServiceUnavailable")),
+        (Invariant.RULES,), 40, troubles=_kinds("devices", "provider")),
+    Bug("a stream limit that is lowered is not noticed", _by(Connection, "_settings_changed", _first_settings_only),
+        (Invariant.RULES,), 20, troubles=_kinds("provider")),
+    Bug("one owner's complaint pauses a topic", _by(evidence, "_OWNERS", 1),
+        _ISOLATION, 40, troubles=_kinds("devices", "operator")),
+    Bug("a lease that has ended still settles",
+        _line(Leases, "end", "pop(lease.number, None) is not None", "pop(lease.number, lease) is not None"),
+        (*_DOUBLED, Invariant.ACCOUNTED, Invariant.RUNS), 20, troubles=_kinds("suspends"), size=Size.LARGE),
+    Bug("the window has no least", _line(Lane, "ended", "max(self._options.first_in_flight, self._window // 2)",
+        "self._window // 2"), _STUCK, 20, troubles=_kinds("provider", "network"), size=Size.LARGE),
+    Bug("the window has no bound", _line(Lane, "ended", "min(self._options.in_flight, self._window + healthy)",
+        "self._window + healthy"), (Invariant.BOUNDED, Invariant.STARVING), 20, troubles=_kinds("floods")),
+    Bug("what is not sent after all keeps its memory", _line(Lane, "empty",
+        "self.share.give_back(sum([delivery.size_bytes for delivery in out]))", "pass"), (Invariant.BOUNDED,), 20,
+        troubles=_kinds("provider")),
+    Bug("receipts that are written still count", _line(Settling, "_settle",
+        "self._finished_bytes -= sum([item.size_bytes for item in batch])", "pass"), (Invariant.BOUNDED,), 20,
+        troubles=frozenset()),
+    Bug("a duty is due again at once", _line(Duty, "run", "self.due_at = loop.time() + wait_s",
+        "self.due_at = loop.time()"), (Invariant.TIME,), 20, troubles=frozenset()),
+    Bug("a project's quota stops one device", _line(FcmJudge, "_consequence",
+        'Scope.DEVICE if "device" in body.message.lower() else Scope.LANE', "Scope.DEVICE"), (Invariant.RULES,), 20,
+        troubles=_kinds("quotas")),
+    Bug("sending begins at once after a quota", _line(Ramp, "room", "age_s >= RAMP_S", "age_s >= 0"),
+        (Invariant.RULES,), 20, troubles=_kinds("quotas"), size=Size.LARGE),
     Bug("a batch loses its last event", _by(Ingest, "_lines", _without_the_last), (Invariant.ANSWERS,), 20,
         troubles=frozenset()),
     Bug("the search gets to know the first of each settlement", _by(Recent, "settled", _every_other),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Any, Final
@@ -20,6 +20,7 @@ from tests.simulator.network import Dial
 from tests.simulator.phones import Phone
 from tests.simulator.trace import Trace
 from tests.simulator.troubles import Flooded, Trouble
+from tests.simulator.waits import Waits
 from tocsin.domain.events import URGENT
 from tocsin.store.records import Signal, TokenDeleted
 
@@ -32,9 +33,26 @@ FLOOD_BOUND_S: Final = 20.0
 fifty that are in the lane's memory, at some ten a second of a narrow lane, of which it has a quarter."""
 APPEND_BOUND_S: Final = 5.0
 """So long a producer waits for its answer while the disk is well."""
+_FAILURES_RECOVER_S: Final = 3 * 60.0
+_AFTER_FAILURES_S: Final = 6 * 60.0 + 5
+"""So long after troubles that are felt for three minutes at most what they have held up has arrived: a delivery waits
+for five minutes at most after failures, and its lane for one more."""
+_AFTER_LONG_S: Final = 16 * 60.0 + 5
+"""The same after other troubles: a quarter of an hour, and the lane."""
+_MOST_BEFORE_SETTINGS: Final = 1
+"""As long as Apple has not said how many streams there may be, there is one."""
 _MOST_USELESS_DIALS: Final = 40
 _DIALS_WITHIN_S: Final = 10.0
 _MOST_TASKS: Final = 300
+_MOST_HELD: Final = {
+    "deliveries": 40_000,
+    "bytes of deliveries": 65 * 1024 * 1024,
+    "items": 20_000,
+    "items whose receipts wait": 10_000,
+    "bytes of those": 40 * 1024 * 1024,
+    "requests": 40_000,
+}
+"""Of what is under way: the bounds of its parts, and somewhat more, for what was taken when there was room for it."""
 _EVENT_ID: Final = re.compile(rb"e0000000-0000-4000-8000-[0-9]{12}")
 
 
@@ -77,12 +95,17 @@ class Expectation(Struct, eq=False):
     since_s: float
     bound_s: float
     invariant: Invariant
+    expires_ms: int
     void: bool = False
+    again_s: float = 0.0
+    """So long after the last trouble that it may feel is over it has arrived: by what it has met meanwhile."""
 
 
 class Judge:
     silent_s = 0.0
     """So long after its deletion was answered a token may still be sent to by another node than has answered."""
+    goes_on = True
+    """What was held up is expected again when its trouble is over."""
     tolerated_ms = 0
     """By so much tocsin's clock may be behind the one that decides about lifetimes."""
 
@@ -93,8 +116,14 @@ class Judge:
         self._troubles = troubles
         self._loop = asyncio.get_running_loop()
         self._expected: dict[tuple[str, str], Expectation] = {}
+        self._held_up: dict[tuple[str, str], Expectation] = {}
+        """Those that a trouble affects."""
+        self._felt: list[Trouble] = []
+        """The troubles that were felt when this was looked at last."""
+        self._armed = 0
         self._deadlines: list[tuple[float, int, Expectation]] = []
         """By when, in which order they came, and what: a heap."""
+        self.waits = Waits(model, lambda what: self.violated(Invariant.RULES, what))
         self.violation: Violation | None = None
         self.ended = asyncio.Event()
         self.arrived = 0
@@ -123,33 +152,88 @@ class Judge:
         if accepted.event.expires_ms <= self._clocks.now_ms() + int(bound_s * 1000):
             return  # the clock was set while it was handed in: it may expire
         for one in accepted.targets:
-            if not one.phone.dead and not any(trouble.affects(one.phone) for trouble in troubles):
-                self._expect(accepted, one, bound_s, invariant)
+            if not one.phone.dead:
+                affecting = [trouble for trouble in troubles if trouble.affects(one.phone)]
+                self._expect(accepted, one, bound_s, invariant, affecting)
 
-    def _expect(self, accepted: Accepted, one: Registered, bound_s: float, invariant: Invariant) -> None:
-        expectation = Expectation(accepted.event.id, one, self._loop.time(), bound_s, invariant)
+    def _expect(
+        self,
+        accepted: Accepted,
+        one: Registered,
+        bound_s: float,
+        invariant: Invariant,
+        troubles: Sequence[Trouble] = (),
+    ) -> None:
+        """`troubles`: what it may wait for."""
         key = (accepted.event.id, one.phone.token)
-        if key not in self._model.arrivals:
-            self._expected[key] = expectation
+        if key in self._model.arrivals:
+            return
+        expectation = Expectation(
+            accepted.event.id, one, self._loop.time(), bound_s, invariant, accepted.event.expires_ms
+        )
+        if troubles:
+            for trouble in troubles:
+                self._hold_up(key, expectation, trouble)
+        else:
             self.expectations += 1
-            heappush(self._deadlines, (expectation.since_s + bound_s, self.expectations, expectation))
+            self._arm(key, expectation)
+
+    def _arm(self, key: tuple[str, str], expectation: Expectation) -> None:
+        self._expected[key] = expectation
+        self._armed += 1
+        heappush(self._deadlines, (expectation.since_s + expectation.bound_s, self._armed, expectation))
 
     def trouble_began(self, trouble: Trouble) -> None:
-        """Whom it affects may wait from now on."""
-        self._void(lambda one: trouble.affects(one.phone))
+        """Whom it affects may wait from now on, until it is over."""
+        for key, expectation in [*self._expected.items(), *self._held_up.items()]:
+            if trouble.affects(expectation.one.phone):
+                self._expected.pop(key, None)
+                self._hold_up(key, expectation, trouble)
 
     def phone_changed(self, phone: Phone) -> None:
         """It died, or somebody registers or deletes it: what is on its way to it may end otherwise."""
-        self._void(lambda one: one.phone is phone)
+        for expectations in (self._expected, self._held_up):
+            for key, expectation in list(expectations.items()):
+                if expectation.one.phone is phone:
+                    expectation.void = True
+                    del expectations[key]
 
-    def _void(self, applies: Callable[[Registered], bool]) -> None:
-        for key, expectation in list(self._expected.items()):
-            if applies(expectation.one):
-                expectation.void = True
-                del self._expected[key]
+    def _hold_up(self, key: tuple[str, str], expectation: Expectation, trouble: Trouble) -> None:
+        expectation.void = True
+        if self.goes_on and not (trouble.refuses or trouble.kills):
+            # What is refused has its end, and what goes into quarantine is brought back when somebody notices.
+            again_s = _AFTER_FAILURES_S if trouble.recovery_s <= _FAILURES_RECOVER_S else _AFTER_LONG_S
+            expectation.again_s = max(expectation.again_s, again_s)
+            self._held_up[key] = expectation
+        else:
+            self._held_up.pop(key, None)
+
+    def _go_on(self) -> None:
+        """What no trouble affects any more arrives: when it is due again at the latest."""
+        felt = [trouble for trouble in self._troubles() if trouble.floods is None]
+        if felt == self._felt:
+            return
+        self._felt = felt
+        now_ms = self._clocks.now_ms()
+        for key, held_up in list(self._held_up.items()):
+            if any(trouble.affects(held_up.one.phone) for trouble in felt):
+                continue
+            del self._held_up[key]
+            if held_up.expires_ms > now_ms + int(held_up.again_s * 1000):
+                again = Expectation(
+                    held_up.event_id,
+                    held_up.one,
+                    self._loop.time(),
+                    held_up.again_s,
+                    Invariant.DRAINS,
+                    held_up.expires_ms,
+                    again_s=held_up.again_s,
+                )
+                self._arm(key, again)
 
     def check_deadlines(self) -> None:
         now_s = self._loop.time()
+        self._go_on()
         while self._deadlines and self._deadlines[0][0] < now_s:
             _, _, expectation = heappop(self._deadlines)
             if expectation.void:
@@ -167,6 +251,7 @@ class Judge:
 
     def sent(self, requests: list[Any]) -> None:
         """These were given to a connection just now."""
+        self.waits.sent(requests)
         now_ms = self._clocks.now_ms()
         for request in requests:
             push = getattr(request, "push", None)
@@ -188,6 +273,13 @@ class Judge:
                         f"event {event.id} is sent to {one.phone!r}, {late_s:.3f} s after its deletion",
                     )
 
+    def given(self, requests: int, in_flight: int, allowed: int | None) -> None:
+        """So many requests were given to a connection, which has so many in flight now; `allowed` is what its peer has
+        asked for, None where it has not yet."""
+        most = _MOST_BEFORE_SETTINGS if allowed is None else allowed
+        if requests and in_flight > most:
+            self.violated(Invariant.RULES, f"{in_flight} requests are in flight on a connection that allows {most}")
+
     def arrives(self, provider: str, token: bytes, id: bytes, body: bytes) -> None:
         """A provider has accepted a push."""
         found = _EVENT_ID.search(body)
@@ -200,6 +292,7 @@ class Judge:
         arrivals.append(Arrival(now_s, id))
         if provider == "apns" and id != arrivals[0].id:
             self.violated(Invariant.DUPLICATE, f"event {event_id} came again with another apns-id")
+        self._held_up.pop(key, None)
         expectation = self._expected.pop(key, None)
         if expectation is not None:
             expectation.void = True
@@ -241,6 +334,14 @@ class Judge:
                 )
         if connections > 64:
             self.violated(Invariant.BOUNDED, f"{connections} connections are open")
+
+    def check_memory(self, held: dict[str, int], *, nothing_waits: bool) -> None:
+        """`held`: how much is held in memory of what is under way, by what that is. Where nothing waits any more,
+        nothing is held: what is not given back would fill the memory in time."""
+        for what, count in held.items():
+            if count < 0 or count > _MOST_HELD[what] or (count and nothing_waits):
+                still = ", and nothing waits any more" if nothing_waits else ""
+                self.violated(Invariant.BOUNDED, f"{count} {what} are held in memory{still}: {held}")
 
     def check_dials(self, dials: dict[int, list[Dial]]) -> None:
         since_s = self._loop.time() - _DIALS_WITHIN_S

@@ -7,10 +7,13 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from tests.simulator import operators, producers
 from tests.simulator.model import Standing
 from tests.simulator.phones import Phone
-from tests.simulator.troubles import Flooded, Scope, Trouble, false_deaths
+from tests.simulator.rows import NOT_FOR_TOPIC, Scope
+from tests.simulator.troubles import Flooded, Trouble, draw_trouble, false_deaths
 from tests.simulator.world import World
 from tocsin.domain.devices import DeviceToken
 
@@ -26,6 +29,8 @@ async def misfortune(world: World) -> None:
     """Something goes wrong every now and then, of the kinds that the plan has."""
     plan, random = world.plan, world.random("misfortune")
     kinds = [kind for kind in _KINDS if kind in plan.troubles]
+    if "crowds" in kinds:
+        await _crowd(world, random)  # before anybody of the topic was reached
     while kinds and not world.stopping:
         await asyncio.sleep(random.expovariate(1 / plan.trouble_every_s))
         await _KINDS[random.choice(kinds)](world, random)
@@ -52,6 +57,27 @@ async def _applications(world: World, random: Random) -> None:
 
 async def _provider(world: World, random: Random) -> None:
     await _rows(world, random, Scope.PROVIDER)
+
+
+async def _crowd(world: World, random: Random) -> None:
+    """A provider says of all devices of a topic that they are not for it: the topic itself is wrong."""
+    trouble = draw_trouble(
+        random, Scope.TOPIC, "apns", world.phones, lambda row, _: row.name != f"apns 400 {NOT_FOR_TOPIC}"
+    )
+    if trouble is None:
+        return
+    assert trouble.rule is not None
+    trouble.rule = replace(trouble.rule, rate=1.0)
+    world.begin(trouble)
+    await asyncio.sleep(random.uniform(10, 60))
+    world.end(trouble)
+
+
+async def _quota(world: World, random: Random) -> None:
+    """A provider counts, for some minutes."""
+    trouble = world.quotas.begin(random)
+    if trouble is not None:
+        world.loop.call_later(random.uniform(60, 200), world.end, trouble)
 
 
 async def _deaths(world: World, random: Random) -> None:
@@ -193,4 +219,6 @@ _KINDS: Final[dict[str, Callable[[World, Random], Coroutine[Any, Any, None]]]] =
     "io": _io,
     "fuse": _fuse,
     "floods": _flood,
+    "crowds": _crowd,
+    "quotas": _quota,
 }

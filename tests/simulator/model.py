@@ -60,6 +60,16 @@ class Arrival(Struct, frozen=True):
     id: bytes
 
 
+class Refusal(Struct, frozen=True):
+    """An answer to a delivery that was no success."""
+
+    sent_s: float
+    """When the request was sent (loop time)."""
+    answered_s: float
+    status: int
+    reason: str
+
+
 class Ended(Struct, frozen=True):
     """An event that has its end: when at the earliest and at the latest, by tocsin's clock (Unix milliseconds)."""
 
@@ -74,6 +84,8 @@ class Model(Struct):
     """By owner and key."""
     accepted: dict[str, Accepted] = field(default_factory=dict)
     arrivals: dict[tuple[str, str], list[Arrival]] = field(default_factory=dict)
+    """By event id and token."""
+    refusals: dict[tuple[str, str], list[Refusal]] = field(default_factory=dict)
     """By event id and token."""
     ended: dict[str, Ended] = field(default_factory=dict)
     """Those that were found to have ended."""

@@ -15,8 +15,10 @@ from random import Random
 from typing import Any, Final, TypeVar, cast
 
 from msgspec import Struct
+from ngh2 import Setting
 
 from tocsin.http2.dial import DialError
+from tocsin.http2.state import State
 
 Client = TypeVar("Client", bound=asyncio.Protocol)
 
@@ -312,12 +314,19 @@ class SimulatedNetwork:
 class ProcessNetwork:
     """The network as one process has it; see `tocsin.http2.network.Network`.
 
-    `sent` is told of all requests in the moment in which they are given to a connection.
+    `sent` is told of all requests in the moment in which they are given to a connection; `given` of how many these
+    were, how many are in flight there now, and how many the peer allows (None where it has not said).
     """
 
-    def __init__(self, network: SimulatedNetwork, sent: Callable[[list[Any]], None] = lambda requests: None) -> None:
+    def __init__(
+        self,
+        network: SimulatedNetwork,
+        sent: Callable[[list[Any]], None] = lambda requests: None,
+        given: Callable[[int, int, int | None], None] = lambda requests, in_flight, allowed: None,
+    ) -> None:
         self._network = network
         self._sent = sent
+        self._given = given
         self._transports: list[Transport] = []
         self._dead = False
 
@@ -358,5 +367,10 @@ class ProcessNetwork:
             if not self._dead:
                 self._sent(requests)
             send(requests)
+            if not self._dead:
+                # As its engine has it: what the connection takes for the limit is not asked.
+                allowed = client._engine.remote_settings.get(Setting.MAX_CONCURRENT_STREAMS)
+                heard = client.state is not State.OPENING
+                self._given(len(requests), client.in_flight, allowed if heard else None)
 
         client.send = observed

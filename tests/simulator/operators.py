@@ -10,7 +10,8 @@ import msgspec
 
 from tests.simulator.model import Standing
 from tests.simulator.phones import APPLICATIONS, OTHER_PROJECT
-from tests.simulator.troubles import Scope, Trouble
+from tests.simulator.rows import Scope
+from tests.simulator.troubles import Trouble
 from tests.simulator.world import World
 from tocsin.domain.credentials import Credential
 
@@ -66,7 +67,10 @@ async def _wrong_for_a_while(
 
 
 async def _put(world: World, credential: Credential) -> None:
+    wakes = world.judge.waits.brought_forward
+    wakes.append(world.loop.time())
     await world.ask(lambda process: process.store.credentials.put(credential))
+    wakes.append(world.loop.time())
 
 
 # -- dead letters ------------------------------------------------------------------------------------------------------

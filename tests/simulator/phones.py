@@ -35,6 +35,8 @@ class Phone(Struct, eq=False):
     dead_from_s: float | None = None
     """Since when the provider calls the token dead (loop time), or did when it was dead last."""
     dead: bool = False
+    death: tuple[int, str] = (0, "")
+    """As what the provider calls it dead: status and reason (`rows.DEATHS`)."""
     dead_since_ms: int = 0
     """What the provider says of it (Unix milliseconds)."""
 
@@ -55,10 +57,17 @@ class Phone(Struct, eq=False):
         return f"phone {self.number} ({self.provider}{'' if not self.topic else ' ' + self.topic})"
 
 
-def make_phone(number: int, random: Random, *, wrong_environment: bool, two_projects: bool) -> Phone:
-    if random.random() < 0.4:
+def make_phone(
+    number: int, random: Random, *, wrong_environment: bool, two_projects: bool, one_topic: bool = False
+) -> Phone:
+    """`one_topic`: nearly all are of one topic."""
+    if random.random() < (0.1 if one_topic else 0.4):
         token = f"registration{number:06d}aaaaa:APA91b{'x' * 100}{number:06d}"
         return Phone(number, "fcm", token, OTHER_PROJECT if two_projects and number % 2 else PROJECT)
+    if one_topic:
+        suffix = SUFFIXES[number % 10 == 9]
+        topic = APPLICATIONS[0].partition(".")[2] + suffix
+        return Phone(number, "apns", f"{number:064x}", APPLICATIONS[0], topic)
     application = random.choice(APPLICATIONS)
     sandbox = random.random() < 0.2
     topic = application.partition(".")[2] + random.choice(SUFFIXES)

@@ -18,7 +18,7 @@ TROUBLES: Final = (
     *("devices", "deaths", "topics", "applications", "provider", "network"),
     *("disk", "clock", "crashes", "restarts", "operator"),
 )
-_MORE: Final = ("suspends", "hours", "io", "fuse", "letters", "floods")
+_MORE: Final = ("suspends", "hours", "io", "fuse", "letters", "floods", "crowds", "quotas")
 """Kinds that are drawn apart, on top of those of `TROUBLES`, where there are any."""
 PRODUCERS: Final = 2
 _MOST_DELIVERIES_A_SECOND: Final = 40.0
@@ -35,6 +35,7 @@ _MOST_PHONES_OF_SHORT: Final = 30
 _TROUBLES_OF_SHORT: Final = 4
 """At least so many may begin in one, on average."""
 _LONG_ENOUGH_S: Final = 60.0
+_SOME_MINUTES_S: Final = 200.0
 _MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
 
 
@@ -196,6 +197,12 @@ def fitted(plan: Plan) -> Plan:
         # It takes 200 attempts within a minute at one account, and tokens that are left when it has blown.
         plan = replace(plan, rich_owners=_MOST_RICH, rich_phones=100, body_bytes=20, event_every_s=1.5)
         plan = replace(plan, most_events_at_once=1, fault_s=max(plan.fault_s, _LONG_ENOUGH_S))
+    if "quotas" in plan.troubles:
+        plan = replace(plan, fault_s=max(plan.fault_s, _SOME_MINUTES_S), event_every_s=min(plan.event_every_s, 1.0))
+    if "crowds" in plan.troubles:
+        # It takes the devices of twenty owners within a minute.
+        plan = replace(plan, owners=MOST_OWNERS, most_phones=2, rich_owners=0, wrong_environments=False)
+        plan = replace(plan, event_every_s=0.5, most_events_at_once=5, fault_s=max(plan.fault_s, _LONG_ENOUGH_S))
     if "floods" in plan.troubles:
         # Narrow lanes, so that few events are a flood, and otherwise little to do.
         phones_each = (plan.most_phones + 1) / 2

@@ -28,6 +28,7 @@ from tocsin.api.app import create_app
 from tocsin.api.limits import Limits
 from tocsin.delivery.dispatcher import Dispatcher, DispatcherOptions
 from tocsin.delivery.lane import LaneOptions
+from tocsin.delivery.memory import LANES_BYTES
 from tocsin.domain.events import MESSAGES, URGENT
 from tocsin.domain.routes import LaneStatus
 from tocsin.http2.pool import PoolOptions
@@ -84,6 +85,10 @@ class Outside(Struct, frozen=True, kw_only=True):
     random: Callable[[str], Random]
     sent: Callable[[list[Any]], None]
     """Told of requests when they are given to a connection."""
+    given: Callable[[int, int, int | None], None]
+    """See `ProcessNetwork`."""
+    answered: Callable[[list[Any]], None]
+    """Told of requests that have ended, before tocsin judges them."""
     signalled: Callable[[Signal], None]
 
 
@@ -115,10 +120,11 @@ class Process:
         self._older_tasks = self._loop.newest_task
         self._callers: set[asyncio.Task[Any]] = set()
         self._workers = SimulatedWorkers(outside.disk)
-        self._network = ProcessNetwork(outside.network, outside.sent)
+        self._network = ProcessNetwork(outside.network, outside.sent, outside.given)
         self._died: asyncio.Future[None] = self._loop.create_future()
         self.path = path
         self.alive = False
+        self.was_killed = False
         self.store: SqliteStore
         self.dispatcher: Dispatcher
         self.providers: Providers
@@ -146,7 +152,10 @@ class Process:
         fcm = FcmOptions(options.fcm_url, options.ca_file, options.pool, priority)
         apns = ApnsOptions(options.apns_production_url, options.apns_sandbox_url, options.ca_file, options.pool)
         oauth = HttpOAuthClient(fcm.token_hosts, options.ca_file, transport=self._http)
-        self.providers = Providers([Fcm(fcm, context, oauth), Apns(apns, context)])
+        own: list[Any] = [Fcm(fcm, context, oauth), Apns(apns, context)]
+        for provider in own:
+            provider._finished = self._observed(provider._finished)
+        self.providers = Providers(own)
         self.dispatcher.use(self.providers, options.pool.request_timeout_s + _ATTEMPT_OVERHEAD_S)
         watchers = Watchers(
             Settings(store=options.kept), self.store, self.providers, self.dispatcher, metrics, list, node=self._name
@@ -156,6 +165,14 @@ class Process:
         self._dispatching = self._loop.create_task(self.dispatcher.run(), name="dispatcher")
         self._duties = self._loop.create_task(run_all(watchers.duties), name="duties")
         self.alive = True
+
+    def _observed(self, finished: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
+        def ended(requests: list[Any]) -> None:
+            if not self.was_killed:
+                self._outside.answered(requests)
+            finished(requests)
+
+        return ended
 
     async def _open(self, random: Random) -> Any:
         options, outside = self._options, self._outside
@@ -217,6 +234,20 @@ class Process:
         """How many tasks are alive that were made since this life began, those of the actors included."""
         return len(self._loop.tasks_since(self._older_tasks))
 
+    def held(self) -> dict[str, int]:
+        """How much of what is under way it holds in memory, by what that is."""
+        dispatcher = self.dispatcher
+        settling, memory = dispatcher._settling, dispatcher.lanes._memory
+        pools = [pool for provider in self.providers.values() for pool in provider.pools()]
+        return {
+            "deliveries": dispatcher._receipts.out,
+            "bytes of deliveries": LANES_BYTES - memory.free_bytes,
+            "items": len(settling._open),
+            "items whose receipts wait": len(settling._finished),
+            "bytes of those": settling._finished_bytes,
+            "requests": sum(pool.in_flight + len(pool._pending) for pool in pools),
+        }
+
     @property
     def has_nothing_in_hand(self) -> bool:
         """Nothing is in its lanes, at a provider, or on the way into the store."""
@@ -252,7 +283,7 @@ class Process:
 
     async def kill(self) -> None:
         """At once: from now on nothing is written, sent or answered. What was synced is in the file."""
-        self.alive = False
+        self.alive, self.was_killed = False, True
         self._lose_storage()
         self._network.die()
         self._loop.resume(self.life)

@@ -11,7 +11,7 @@ from tests.simulator.api import JSON, NDJSON
 from tests.simulator.judge import APPEND_BOUND_S, Invariant
 from tests.simulator.model import Standing
 from tests.simulator.phones import owner_of
-from tests.simulator.troubles import Scope
+from tests.simulator.rows import Scope
 from tests.simulator.users import delete
 from tests.simulator.world import World
 from tocsin.domain.events import URGENT, Event, EventId, UserId

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from tests.simulator import operators, producers
 from tests.simulator.judge import ISOLATION_BOUND_S, Invariant
 from tests.simulator.records import check_records
-from tests.simulator.troubles import Scope, Trouble, draw_trouble
+from tests.simulator.rows import Scope
+from tests.simulator.troubles import Trouble, draw_trouble
 from tests.simulator.world import World
 
 _SKIPPED_S: Final = (1200.0, 9600.0)

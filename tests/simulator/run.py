@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -20,6 +21,7 @@ from tests.simulator import misfortunes, operators, producers, quiet, users
 from tests.simulator.api import Secrets
 from tests.simulator.guard import nothing_real
 from tests.simulator.judge import Invariant, Violation
+from tests.simulator.logs import check_log
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.model import Standing
 from tests.simulator.once import worked_out_once
@@ -40,6 +42,8 @@ and a key whose token was changed too often is paused for 20 minutes."""
 _SEARCH_BOUND_S: Final = 60.0
 """So long after everything is settled the search is up to date."""
 _SEARCHED_OWNERS: Final = 5
+_LAST_ANSWERS_S: Final = 90.0
+"""So long after everything is settled there may be requests that were given up, or pushes of items that were lost."""
 
 
 class Run(Struct):
@@ -153,6 +157,7 @@ class Simulation:
         self._loop.set_exception_handler(self._unexpected)
         self._loop.when_stuck = self._no_time_passes
         world = self._world = self._make_world()
+        self.trace.heard = partial(check_log, world)
         ended = world.judge.ended
         self.trace("plan", f"{sorted(self._plan.troubles)}, bad provider {self._plan.bad_provider}")
         async with AsyncExitStack() as held:
@@ -251,6 +256,7 @@ class Simulation:
         model, judge = world.model, world.judge
         self._forgotten = await check_records(world, all_ended=True)
         check_rules(world)
+        await self._given_back(world)
         await self._search(world)
         standing = model.standing(Standing.REGISTERED)
         owners = list(dict.fromkeys([one.owner for one in standing]))
@@ -258,6 +264,16 @@ class Simulation:
         for one in standing:
             if one.phone.key not in [device.key for device in found.get(one.owner, [])]:
                 judge.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} is not registered any more")
+
+    async def _given_back(self, world: World) -> None:
+        """Nothing is held in memory any more, when the last answers have come."""
+        began_s = self._loop.time()
+        while any(any(process.held().values()) for process in world.running()):
+            if self._loop.time() - began_s > _LAST_ANSWERS_S:
+                for process in world.running():
+                    world.judge.check_memory(process.held(), nothing_waits=True)
+                return
+            await asyncio.sleep(1)
 
     async def _search(self, world: World) -> None:
         """The search finds every event of some owners that must be on record, and none that must not."""

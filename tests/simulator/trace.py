@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 _KEPT: Final = 400
@@ -20,6 +20,8 @@ class Trace:
         self._digest = hashlib.blake2b(digest_size=16)
         self.lines: list[str] = []
         self.count = 0
+        self.heard: Callable[[str, str, Mapping[str, Any], BaseException | None], None] | None = None
+        """Told of each line of tocsin's log: the method, the sentence, the fields, and the exception."""
 
     def __call__(self, kind: str, text: str) -> None:
         line = f"{self._clock() - self._started_s:10.4f} {kind:<9} {text}"
@@ -31,12 +33,21 @@ class Trace:
 
     def log(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
         """A processor of structlog: tocsin's own log lines are a part of the trace."""
-        said = event.pop("event", "")
-        if event.pop("exc_info", None):
-            event["error"] = repr(sys.exc_info()[1])
+        said, error = event.pop("event", ""), _exception(event.pop("exc_info", None))
+        if error is not None:
+            event["error"] = repr(error)
         self("log", f"{method}: {said} {' '.join(f'{name}={value}' for name, value in sorted(event.items()))}".rstrip())
+        if self.heard is not None:
+            self.heard(method, said, event, error)
         return ""
 
     @property
     def digest(self) -> str:
         return self._digest.hexdigest()
+
+
+def _exception(given: Any) -> BaseException | None:
+    """What is meant by a log line's `exc_info`: an exception, its triple, or the one that is being handled."""
+    if isinstance(given, tuple):
+        return given[1]
+    return given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None

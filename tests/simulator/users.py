@@ -39,6 +39,7 @@ async def register_everybody(world: World) -> None:
                 random,
                 wrong_environment=plan.wrong_environments,
                 two_projects=plan.two_projects,
+                one_topic="crowds" in plan.troubles,
             )
             world.phones.append(phone)
             await register(world, world.model.of(owner_of(owner), phone))

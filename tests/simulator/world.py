@@ -20,9 +20,11 @@ from tests.simulator.network import ProcessNetwork, SimulatedNetwork
 from tests.simulator.phones import OTHER_PROJECT, PROJECT, Phone
 from tests.simulator.plan import Plan
 from tests.simulator.process import Killed, Outside, Process, ProcessOptions
+from tests.simulator.quotas import Quotas
+from tests.simulator.rows import DEATHS, Row, Scope
 from tests.simulator.template import apns_key, service_account
 from tests.simulator.trace import Trace
-from tests.simulator.troubles import Row, Scope, Trouble, draw_trouble, rules
+from tests.simulator.troubles import Trouble, draw_trouble, rules
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.credentials import Credential
 from tocsin.emulator.faults import Latency, Script
@@ -60,12 +62,16 @@ class World:
         """Those that are on, and those that somebody may still feel."""
         self.all_troubles: list[Trouble] = []
         self.judge = Judge(self.model, self.clocks, trace, self.felt)
+        self.judge.waits.may_stand_still = bool(plan.troubles & {"disk", "io", "suspends"})
         self.disk = Disk(self.random("disk"), plan.commit_s)
         self.network = SimulatedNetwork(self.random("network"), plan.latency, trace)
         self.phones: list[Phone] = []
         self.actors: set[asyncio.Task[Any]] = set()
         self._directory = directory
         self._lives = 0
+        self.deaths: set[tuple[str, int, str]] = set()
+        """As what providers have called phones dead: provider, status and reason."""
+        self._by_life: dict[str, Process] = {}
         self.events = 0
         """How many events were made."""
         self.stopping = False
@@ -98,6 +104,7 @@ class World:
                 network=ProcessNetwork(self.network),
             )
         )
+        self.quotas = Quotas(self)
         add = self.emulator.inbox.add
 
         def observed(provider: str, environment: str | None, token: bytes, id: bytes, *rest: Any, **more: Any) -> None:
@@ -141,10 +148,13 @@ class World:
             disk=self.disk,
             random=self.random,
             sent=self.judge.sent,
+            given=self.judge.given,
+            answered=self.judge.waits.answered,
             signalled=self.judge.signalled,
         )
         while True:
             process = Process(self._options, outside, path, str(self._lives))
+            self._by_life[process.life] = process
             process.spare(self.actors)
             try:
                 await process.start()
@@ -252,6 +262,7 @@ class World:
 
     def begin(self, trouble: Trouble) -> Trouble:
         self.trace("begins", f"{trouble.name} for {trouble.whom}")
+        trouble.begun_s = self.loop.time()
         self.troubles.append(trouble)
         self.all_troubles.append(trouble)
         self.judge.trouble_began(trouble)
@@ -281,8 +292,10 @@ class World:
     def kill_phone(self, phone: Phone, registered_ms: int) -> None:
         """From now on its provider says that the token is dead."""
         phone.dead, phone.dead_from_s = True, self.loop.time()
+        phone.death = self.random(f"death of {phone.number} at {phone.dead_from_s}").choice(DEATHS[phone.provider])
+        self.deaths.add((phone.provider, *phone.death))
         phone.dead_since_ms = max(self.clocks.provider_now_ms(), registered_ms + 1)
-        self.trace("dies", repr(phone))
+        self.trace("dies", f"{phone!r}: {phone.death}")
         self.judge.phone_changed(phone)
         self.apply()
 
@@ -299,17 +312,26 @@ class World:
 
     def set_clock(self, offset_s: float) -> None:
         self.trace("clock", f"set by {offset_s - self.clocks.offset_s:+.1f} s")
+        self.judge.waits.brought_forward.append(self.loop.time())
         self.clocks.offset_s = offset_s
         self.judge.trouble_began(Trouble(name="the clock was set", scope=Scope.EVERYTHING))
 
     def set_own_clock(self, offset_s: float) -> None:
         """Tocsin's alone."""
         self.trace("clock", f"tocsin's alone is set to {offset_s:+.1f} s")
+        self.judge.waits.brought_forward.append(self.loop.time())
         self.clocks.own_offset_s = offset_s
 
     @property
     def clocks_agree(self) -> bool:
         return not self.plan.skew_s and not self.plan.troubles & {"clock", "hours"}
+
+    @property
+    def storage_may_fail(self) -> bool:
+        return bool(self.plan.troubles & {"disk", "io"})
+
+    def has_ended(self, life: str) -> bool:
+        return life in self._by_life and self._by_life[life].was_killed
 
     # -- credentials ---------------------------------------------------------------------------------------------------
 
@@ -343,3 +365,8 @@ class World:
             waiting=self.plan.lane_waiting,
             connections=sum(pool.connections for one in process.providers.values() for pool in one.pools()),
         )
+        self.judge.check_memory(process.held(), nothing_waits=False)
+
+    def running(self) -> list[Process]:
+        """The lives that go on."""
+        return [self.process] if self._up.is_set() else []

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from tests.simulator.bugs import Bug
 from tests.simulator.bugs import _by as by
+from tests.simulator.bugs import _line as line
 from tests.simulator.judge import Invariant
 from tests.simulator.nodes.plan import NodesPlan, make_plan
 from tocsin.store.postgres import settle_sql
@@ -129,6 +130,9 @@ BUGS: Final = (
         troubles=frozenset()),
     NodesBug("a node sends without a heartbeat", by(PostgresQueue, "may_send", _without_a_heartbeat),
         (Invariant.SILENT, *_TWICE), 40, troubles=_kinds("cuts", "suspends")),
+    NodesBug("stalled nodes keep their logs",
+        line(Ownership, "end_stalled_nodes", "if not stalled:", "if stalled or True:"),
+        (Invariant.TAKEN_OVER, *_LEFT), 20, troubles=_kinds("suspends")),
     NodesBug("the signals of other nodes are not read", by(PostgresSignals, "notice", _unheard),
         (Invariant.SILENT, *_LEFT), 40, troubles=_kinds("operator")),
     NodesBug("a new session is used before it is taken up", by(Session, "taken_up", _nothing_kept_off),

@@ -38,6 +38,7 @@ class NodesJudge(Judge):
     """Also watches what is committed to the database."""
 
     silent_s = SILENT_S
+    goes_on = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from tests.simulator import misfortunes
 from tests.simulator.nodes.world import NodesWorld, any_node, trouble_of, trouble_of_all
-from tests.simulator.troubles import Scope, draw_trouble
+from tests.simulator.rows import Scope
+from tests.simulator.troubles import draw_trouble
 
 _KEEPS_ITS_LOGS_S: Final = 6.0
 """A node that stands still, or is cut off, for longer loses its logs to the others."""

@@ -18,8 +18,9 @@ from tests.simulator.nodes.judge import NodesJudge, NodeTrouble
 from tests.simulator.nodes.node import Node
 from tests.simulator.nodes.plan import NodesPlan
 from tests.simulator.process import Killed, Outside, Process
+from tests.simulator.rows import Scope
 from tests.simulator.trace import Trace
-from tests.simulator.troubles import Scope, Trouble
+from tests.simulator.troubles import Trouble
 from tests.simulator.world import World
 from tocsin.store.ports import StorageFailure, WriteFailure
 from tocsin.store.records import Role
@@ -50,6 +51,7 @@ class NodesWorld(World):
     def __init__(self, plan: NodesPlan, directory: Path, trace: Trace, secrets: api.Secrets) -> None:
         super().__init__(plan, directory, trace, secrets)
         self.judge = NodesJudge(self.model, self.clocks, trace, self.felt)
+        self.judge.waits.may_stand_still = True
         self.nodes: list[Node] = []
         self._lives_of = [0] * plan.nodes
         self._chosen = self.random("which node")
@@ -90,10 +92,12 @@ class NodesWorld(World):
             disk=self.disk,
             random=self.random,
             sent=lambda requests: judge.sent_by(node.store.ownership.node, requests),
+            given=judge.given,
+            answered=judge.waits.answered,
             signalled=lambda signal: None,
         )
         way = SimulatedWay(self.database, self.random(f"way {name}"), self.plan.way_s)
-        node = Node(self._options, outside, way, name)
+        node = self._by_life[f"life {name}"] = Node(self._options, outside, way, name)
         return node
 
     async def _begin(self, at: int) -> None:
@@ -113,6 +117,9 @@ class NodesWorld(World):
     def living(self) -> list[Node]:
         """Those that answer at present."""
         return [node for node in self.nodes if node.alive and not node.is_suspended]
+
+    def running(self) -> list[Process]:
+        return [node for node in self.nodes if node.alive]
 
     # -- what befalls nodes --------------------------------------------------------------------------------------------
 
@@ -180,6 +187,10 @@ class NodesWorld(World):
     def set_clock(self, offset_s: float) -> None:
         super().set_clock(offset_s)
         cast(NodesJudge, self.judge).clock_set_s = self.loop.time()
+
+    @property
+    def storage_may_fail(self) -> bool:
+        return bool(self.plan.troubles)
 
     @property
     def clocks_agree(self) -> bool:
