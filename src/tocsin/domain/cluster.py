@@ -60,6 +60,7 @@ def _together(lanes: Sequence[LaneStatus]) -> LaneStatus:
         worst,
         in_flight=sum(lane.in_flight for lane in lanes),
         waiting=sum(lane.waiting for lane in lanes),
+        parked_due_ms=min((lane.parked_due_ms for lane in lanes if lane.parked_due_ms is not None), default=None),
         misconfigured_topics=topics,
         misconfigured_devices=sum(lane.misconfigured_devices for lane in lanes),
         fuse_blown=any(lane.fuse_blown for lane in lanes),
