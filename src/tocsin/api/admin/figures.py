@@ -120,8 +120,8 @@ class FigureRoutes(Shared):
         self._delivery = delivery
         self._streams = 0
         self._last: tuple[float, FiguresView] | None = None
-        self._dead_letters = _Counted(store.log.count_dead_letters)
-        self._unserved = _Counted(store.queue.whole_backlog)
+        self._dead_letters = _Counted(lambda: store.log.count_dead_letters())
+        self._unserved = _Counted(lambda: store.queue.whole_backlog())
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
