@@ -124,6 +124,8 @@ class Metrics:
         self.accepted_by_name: dict[str, int] = {}
         self.ended: dict[tuple[str, str], int] = {}
         """Deliveries that have had their final outcome, by lane and outcome."""
+        self.replicas: Sequence[tuple[str, int, float]] = ()
+        """Each copy of the store that follows it: its name, and how far it is behind, in bytes and in seconds."""
         self.latencies: dict[str, Histogram] = {}
         """From acceptance until the provider took it, of a sample of the deliveries, by lane."""
         self.when_took: Callable[[Sequence[int]], None] = lambda milliseconds: None

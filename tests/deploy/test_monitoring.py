@@ -75,6 +75,12 @@ def test_the_dashboard_names_only_metrics_and_labels_that_there_are() -> None:
     assert [one for expression, legend in targets() for one in violations(expression, legend)] == []
 
 
+def test_what_an_alert_looks_at_is_to_be_seen_in_the_dashboard() -> None:
+    looked_at = {metric for rule in rules() for metric in named(rule["expr"]).metrics}
+    shown = {metric for expression, _ in targets() for metric in named(expression).metrics}
+    assert looked_at - shown == {"up"}, "what Prometheus itself says"
+
+
 def test_the_dashboards_variables_are_metrics_and_labels_that_there_are() -> None:
     queries = [
         one["definition"] for one in json.loads(DASHBOARD.read_text())["templating"]["list"] if "definition" in one

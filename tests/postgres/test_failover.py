@@ -19,6 +19,7 @@ from tocsin.domain.events import Event
 from tocsin.store.ports import WriteFailure
 from tocsin.store.postgres.opening import open_store
 from tocsin.store.postgres.places import LOGS
+from tocsin.store.postgres.replication import replicas
 from tocsin.store.postgres.store import PostgresStore
 from tocsin.store.records import TokenDeleted
 
@@ -179,3 +180,39 @@ async def test_without_its_standby_nothing_is_accepted_and_nothing_is_sent(clust
     await until(lambda: node.queue.may_send(), 60)
     await asyncio.gather(appending, return_exceptions=True)
     await node.queue.append([event_of(node, OWNER)])
+
+
+async def test_how_far_a_standby_is_behind_is_known_to_those_who_may_see_it(cluster: Cluster) -> None:
+    node = await cluster.node()
+    await node.stop_duties()
+
+    async def behind(bytes_: int, seconds: float) -> bool:
+        (found,) = await node.replicas()
+        assert found.name == "walreceiver"
+        return (found.lag_bytes > 0) == (bytes_ > 0) and found.lag_s >= seconds
+
+    async def eventually(bytes_: int, seconds: float) -> None:
+        async with asyncio.timeout(30):
+            while not await behind(bytes_, seconds):
+                await asyncio.sleep(0.05)
+
+    await eventually(0, 0)
+    await cluster.ask(cluster.primary, "ALTER SYSTEM SET synchronous_standby_names = ''")
+    await cluster.ask(cluster.primary, "SELECT pg_reload_conf()")
+    cluster.standby.send(signal.SIGSTOP)
+    await cluster.ask(cluster.primary, "CREATE ROLE plain")
+    await eventually(1, 1.0)
+    cluster.standby.send(signal.SIGCONT)
+    await eventually(0, 0)
+    connection = await asyncpg.connect(cluster.primary.url(), timeout=10)
+    try:
+        await connection.execute("SET ROLE plain")
+        assert await replicas(connection) == []
+        await connection.execute("RESET ROLE; GRANT pg_read_all_stats TO plain; SET ROLE plain")
+        assert len(await replicas(connection)) == 1
+        await connection.execute(
+            "RESET ROLE; REVOKE EXECUTE ON FUNCTION pg_current_wal_lsn FROM PUBLIC; SET ROLE plain"
+        )
+        assert await replicas(connection) == []
+    finally:
+        await connection.close()

@@ -92,11 +92,15 @@ _TOKEN_AGE: Final = _gauge(
     *("provider", "application"),
 )
 _COMMIT: Final = _histogram("tocsin_commit_seconds", "How long the store's commits took.")
+_REPLICA_S: Final = _gauge(
+    "tocsin_replica_lag_seconds", "How long a standby of the store is behind; 0 where it has everything.", "standby"
+)
+_REPLICA_BYTES: Final = _gauge("tocsin_replica_lag_bytes", "How many bytes of log a standby lacks.", "standby")
 
 FAMILIES: Final = (
     *(_BUILD, _READY, _LIMIT, _LIMIT_BYTES, _ACCEPTED, _DELIVERIES, _LATENCY, _IN_FLIGHT, _WAITING, _LANE_PAUSED),
     *(_TOPICS, _DEVICES, _FUSE, _UNKNOWN, _CONNECTIONS, _OPENED, _GOAWAYS, _STREAMS, _STREAMS_LIMIT, _PROVIDER_TIME),
-    *(_CERTIFICATE, _TOKEN_AGE, _COMMIT),
+    *(_CERTIFICATE, _TOKEN_AGE, _COMMIT, _REPLICA_S, _REPLICA_BYTES),
 )
 
 
@@ -172,6 +176,9 @@ class Exposition:
         self._add_providers(samples)
         self._add_connections(samples)
         samples.add_histogram(_COMMIT, self._store.commits)
+        for name, lag_bytes, lag_s in self._metrics.replicas:
+            samples.add(_REPLICA_S, lag_s, name)
+            samples.add(_REPLICA_BYTES, lag_bytes, name)
         return samples
 
     def _add_lanes(self, samples: _Samples, lanes: Sequence[LaneStatus]) -> None:

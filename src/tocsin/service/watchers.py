@@ -237,6 +237,7 @@ class Watchers:
             self._waits(whole.events, whole.size_bytes)
         metrics.backlog_oldest.set(0 if oldest is None else max(0.0, (now_ms - oldest) / 1000))
         metrics.reading_held_up.set(store.queue.held_up_s())
+        metrics.replicas = [(one.name, one.lag_bytes, one.lag_s) for one in await store.replicas()]
         metrics.store_bytes.set(await store.size_bytes())
         metrics.search_behind.set((await store.search.state()).behind_s)
 

@@ -43,6 +43,7 @@ from tocsin.store.records import (
     Query,
     Removal,
     RemovalPage,
+    Replica,
     Retention,
     Role,
     Session,
@@ -611,6 +612,13 @@ class Store(Protocol):
 
     async def size_bytes(self) -> int:
         """How much room all of it takes where it is stored.
+
+        Raises:
+            StoreUnavailable: it cannot be read.
+        """
+
+    async def replicas(self) -> list[Replica]:
+        """The copies that follow it now, a few at most; none where there are none, or this process may not see them.
 
         Raises:
             StoreUnavailable: it cannot be read.

@@ -132,6 +132,14 @@ class WholeBacklog(Struct, frozen=True):
     oldest_ms: int | None
 
 
+class Replica(Struct, frozen=True):
+    """A copy of the store that follows it, and how far it is behind."""
+
+    name: str
+    lag_bytes: int
+    lag_s: float
+
+
 class Bound(StrEnum):
     """What is bounded of the backlog."""
 

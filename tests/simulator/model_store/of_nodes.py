@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does, nothing
-from tocsin.store.postgres import horizons, marks, nodes, ownership, positions, schema, signals, wakes
+from tocsin.store.postgres import horizons, marks, nodes, ownership, positions, replication, schema, signals, wakes
 from tocsin.store.postgres.session import NODE_LOCKS
 
 _REMEMBERED_S: Final = 60.0
@@ -283,6 +283,11 @@ def know(t: Transaction, number: int) -> Rows:
 @does("SELECT extract(epoch FROM clock_timestamp())::float8")
 def clock(t: Transaction) -> Rows:
     return [(t.database.clock(),)]
+
+
+@does(replication._STANDBYS)
+def standbys(t: Transaction) -> Rows:
+    return []
 
 
 @does("SELECT pg_database_size(current_database())")

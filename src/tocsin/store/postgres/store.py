@@ -15,7 +15,7 @@ from tocsin.domain.nodes import NodeStatus
 from tocsin.store.clock import ClockWatch
 from tocsin.store.leases import Leases
 from tocsin.store.ports import StorageFailure, StoreError, StoreUnavailable, WriteFailure
-from tocsin.store.postgres import nodes, partitions, schema
+from tocsin.store.postgres import nodes, partitions, replication, schema
 from tocsin.store.postgres.access import PostgresAccess
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.backlog import PostgresBacklog
@@ -43,7 +43,7 @@ from tocsin.store.postgres.session import Session
 from tocsin.store.postgres.signals import Erasing, PostgresSignals, ReadElsewhere, Recount, Revived, Within
 from tocsin.store.postgres.users import PostgresUsers
 from tocsin.store.postgres.wakes import SIGNALS, Wakes
-from tocsin.store.records import Retention
+from tocsin.store.records import Replica, Retention
 from tocsin.store.sealer import Sealer
 
 log = structlog.get_logger(__name__)
@@ -216,6 +216,9 @@ class PostgresStore:
             lambda connection: connection.fetchval("SELECT pg_database_size(current_database())")
         )
         return size
+
+    async def replicas(self) -> list[Replica]:
+        return await self.database.read(replication.replicas)
 
     def failures(self) -> list[str]:
         session, found = self.session, []

@@ -20,7 +20,7 @@ from tocsin.store.audit_chain import MAIN
 from tocsin.store.clock import ClockWatch
 from tocsin.store.master_keys import KeySource
 from tocsin.store.ports import StoreUnavailable
-from tocsin.store.records import Retention, Signal
+from tocsin.store.records import Replica, Retention, Signal
 from tocsin.store.sealer import Sealer, say_in_log
 from tocsin.store.sqlite.access import SqliteAccess
 from tocsin.store.sqlite.audit import SqliteAudit
@@ -168,6 +168,10 @@ class SqliteStore:
     async def size_bytes(self) -> int:
         files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
         return await self.database.read(lambda _: sum(file.stat().st_size for file in files if file.exists()))
+
+    async def replicas(self) -> list[Replica]:
+        """None: nothing follows a file."""
+        return []
 
     async def prune(self, retention: Retention, *, for_s: float = _PRUNE_FOR_S) -> bool:
         until = self._monotonic() + for_s
