@@ -295,8 +295,12 @@ CHECKS: Final[dict[tuple[str, str], Check]] = {
 
 def check_of(block: Block) -> Check:
     """Raises LookupError: nothing tests a block of this language on this page."""
+    if not block.language and _DRAWN.search(block.text):
+        return picture
+    if not block.language and block.page == "README.md":
+        return output
     if not block.language:
-        return picture if _DRAWN.search(block.text) else output
+        raise LookupError(f"{block.name}: a block without a language is a picture; say what this is: console, say")
     for (language, page), check in CHECKS.items():
         if block.language == language and block.page.startswith(page):
             return check
@@ -311,6 +315,12 @@ def test_a_block_is_as_true_as_its_page_says(name: str, tocsin: LocalTocsin, tmp
 def test_a_block_that_nothing_tests_is_found() -> None:
     (block,) = blocks_of("docs/new.md", "```cobol\nSTOP RUN.\n```\n")
     with pytest.raises(LookupError, match=r"docs/new.md:1: no test for a block of the language cobol"):
+        check_of(block)
+
+
+def test_a_block_without_a_language_that_is_no_picture_is_found() -> None:
+    (block,) = blocks_of("docs/new.md", "```\nmake torture\n```\n")
+    with pytest.raises(LookupError, match=r"docs/new.md:1: a block without a language"):
         check_of(block)
 
 
