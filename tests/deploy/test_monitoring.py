@@ -102,6 +102,16 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
         taken |= cells
 
 
+def test_the_handbook_says_how_to_read_each_panel_of_the_dashboard() -> None:
+    handbook = (ROOT / "docs/operating.md").read_text()
+    section = handbook.partition("### Read the dashboard\n")[2].partition("\n### ")[0]
+    read = {
+        name for row in re.findall(r"^\| (\*.+?) \|", section, re.MULTILINE) for name in re.findall(r"\*(.+?)\*", row)
+    }
+    panels = {one["title"] for one in json.loads(DASHBOARD.read_text())["panels"] if one["type"] != "row"}
+    assert read == panels
+
+
 def test_each_alert_has_its_paragraph_in_the_handbook() -> None:
     """What it means, what to look at, what to do: three sentences at least."""
     handbook = (ROOT / "docs/operating.md").read_text()

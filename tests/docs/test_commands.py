@@ -78,6 +78,7 @@ def _handbook(stage: Stage) -> None:
     (stage.directory / "examples").symlink_to(ROOT / "examples")
     stage.emulator()
     stage.devices()
+    stage.run("tocsin key create producer --name fax-server-2026 > old.key")
     event = stage.run("tocsin send recording_new --owner <user> --recording <user> --phone 1")
     (stage.replaced["<event id>"],) = re.findall(r"[0-9a-f-]{36}$", event)
 
