@@ -13,6 +13,7 @@ from tocsin.console import formats, words
 from tocsin.console.attention import attention, credential_tones
 from tocsin.console.charts import HEIGHT, WIDTH, Series, chart, nice_top
 from tocsin.console.pages import overview
+from tocsin.console.pages.overview import _values
 from tocsin.console.records import (
     Account,
     Backlog,
@@ -243,6 +244,14 @@ def test_the_overview_says_whose_rates_they_are_where_there_are_several_nodes() 
     assert Figures(AT, nodes=nodes, of_nodes=["a", "b"]).whose == "Rates and latency of 2 nodes together."
     assert "without b" in Figures(AT, nodes=nodes, of_nodes=["a"]).whose
     assert "alone" in Figures(AT, nodes=nodes).whose
+
+
+def test_the_overview_shows_whose_rates_they_are_and_that_nothing_delivers() -> None:
+    figures = Figures(AT, nodes=[Node("a", delivers=False), Node("b", delivers=False)], of_nodes=["a", "b"])
+    page = Renderer(Assets()).render("parts/overview.html", **_values(figures, [], None))
+    assert "Rates and latency of 2 nodes together." in page
+    assert "No node delivers" in page
+    assert "<code>--role delivery</code>" in page
 
 
 def test_conditions_are_sent_as_the_api_takes_them() -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from tocsin import __version__
+from tocsin.api.counted import Counted
 from tocsin.delivery.dispatcher import Dispatcher
 from tocsin.domain.cluster import oldest_ms, others, unserved_since_ms
 from tocsin.domain.nodes import NodeFigures, NodeStatus, host_and_process
@@ -73,6 +74,7 @@ class Watchers:
         self._oldest_ms: int | None = None
         self._is_served = True
         """Whether some node delivers, as it was found last."""
+        self._unserved = Counted(store.queue.whole_backlog)
         self._changed: set[str] = set()
         """Providers whose credentials have changed and were not taken over yet."""
         self._anything_quarantined = False
@@ -232,7 +234,7 @@ class Watchers:
         if self._is_served:
             oldest = oldest_ms(self._oldest_ms, others(nodes, self._node, now_ms))
         else:
-            whole = await store.queue.whole_backlog()
+            whole = await self._unserved.get()
             oldest = whole.oldest_ms
             self._waits(whole.events, whole.size_bytes)
         metrics.backlog_oldest.set(0 if oldest is None else max(0.0, (now_ms - oldest) / 1000))

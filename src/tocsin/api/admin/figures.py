@@ -6,8 +6,8 @@ Source of the stream's form: WHATWG, "HTML", Server-sent events.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 import msgspec
 from litestar import get
@@ -18,6 +18,7 @@ from msgspec import UNSET, Struct, UnsetType
 from tocsin import __version__
 from tocsin.api import documentation as doc
 from tocsin.api.control import DeliveryControl, Latency
+from tocsin.api.counted import Counted
 from tocsin.api.lane_views import LaneView, NodeView, lane_view, node_view
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
@@ -33,7 +34,6 @@ _EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 10
 _KEPT_S: Final = 0.5
 """So long is what was read from the store good for every stream."""
-_COUNTED_EVERY_S: Final = 5.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -94,23 +94,6 @@ class FiguresView(Struct, frozen=True, omit_defaults=True, kw_only=True):
     history: list[MomentView] | UnsetType = UNSET
 
 
-_T = TypeVar("_T")
-
-
-class _Counted(Generic[_T]):
-    """What there may be very much of: counted now and then, not each second."""
-
-    def __init__(self, count: Callable[[], Awaitable[_T]]) -> None:
-        self._count = count
-        self._last: tuple[float, _T] | None = None
-
-    async def get(self) -> _T:
-        now = asyncio.get_running_loop().time()
-        if self._last is None or now - self._last[0] > _COUNTED_EVERY_S:
-            self._last = (now, await self._count())
-        return self._last[1]
-
-
 class FigureRoutes(Shared):
     """The routes of `/api/admin/figures`, `/api/admin/lanes` and `/api/admin/nodes`."""
 
@@ -120,8 +103,8 @@ class FigureRoutes(Shared):
         self._delivery = delivery
         self._streams = 0
         self._last: tuple[float, FiguresView] | None = None
-        self._dead_letters = _Counted(lambda: store.log.count_dead_letters())
-        self._unserved = _Counted(lambda: store.queue.whole_backlog())
+        self._dead_letters = Counted(lambda: store.log.count_dead_letters())
+        self._unserved = Counted(lambda: store.queue.whole_backlog())
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
