@@ -100,6 +100,7 @@ async def test_a_delivery_is_found_by_everything_that_is_known_of_it(api: Any) -
         (row,) = found["deliveries"]
         assert (row["event_id"], row["device_token"], row["outcome"]) == (id, TOKEN, "refused"), fields
         assert (row["status"], row["reason"], row["lane"], row["attempts"]) == (413, "PayloadTooLarge", LANE, 1)
+        assert row["account"] == APPLICATION
         assert (found["next"], found["complete"], found["most"]) == (None, True, 200)
     for fields in (
         {"owner": str(uuid4())},

@@ -280,4 +280,4 @@ async def test_jobs_are_run_one_after_the_other(store: Store, clocks: Clocks) ->
         await store.jobs.create("discard", msgspec.json.encode(Plan(everything(clocks))))
     async with asyncio.timeout(30):
         await BulkJobs(store).run()
-    assert sorted(job.done for job in await store.jobs.list(10)) == [0, 0, 5]
+    assert sorted(job.done for job in (await store.jobs.page(10)).jobs) == [0, 0, 5]

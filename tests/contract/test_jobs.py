@@ -7,8 +7,8 @@ from tests.contract.factories import Stores
 from tests.contract.support import keep
 from tests.support.clocks import Clocks
 
-from tocsin.store.ports import Store
-from tocsin.store.records import JobState
+from tocsin.store.ports import Store, UnknownCursor
+from tocsin.store.records import Cursor, JobState
 
 
 async def test_a_job_is_taken_once_and_oldest_first(store: Store) -> None:
@@ -82,7 +82,13 @@ async def test_a_job_that_fails_says_why(store: Store) -> None:
 
 async def test_jobs_are_listed_newest_first_and_unknown_ones_are_none(store: Store) -> None:
     made = [(await store.jobs.create("replay", b"")).id for _ in range(5)]
-    assert [job.id for job in await store.jobs.list(3)] == made[:1:-1]
+    first = await store.jobs.page(3)
+    assert [job.id for job in first.jobs] == made[:1:-1]
+    second = await store.jobs.page(3, start=first.next)
+    assert ([job.id for job in second.jobs], second.next) == (made[1::-1], None)
+    assert (await store.jobs.page(5)).next is None
+    with pytest.raises(UnknownCursor):
+        await store.jobs.page(3, start=Cursor("the first"))
     assert await store.jobs.get("job_unknown") is None
     assert not await store.jobs.stop("job_unknown")
     assert not await store.jobs.progress("job_unknown", "", done=1)

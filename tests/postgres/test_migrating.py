@@ -156,7 +156,7 @@ async def told(store: Store, source: Source) -> dict[str, Any]:
         "pseudonyms": [await store.pseudonyms.find(owner) for owner in (OWNER, OTHER_OWNER)],
         "chains": chains,
         "audit": [await audit.read(one.chain, 0, 1000) for one in chains],
-        "jobs": [(one.id, one.kind, one.arguments, one.done, one.total) for one in await store.jobs.list(10)],
+        "jobs": [(one.id, one.kind, one.arguments, one.done, one.total) for one in (await store.jobs.page(10)).jobs],
         "position": await store.positions.get("nats EVENTS"),
         "backlog": await store.queue.backlog(),
     }

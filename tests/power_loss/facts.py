@@ -40,7 +40,7 @@ async def facts_of(store: SqliteStore, records: Sequence[EventRecord] | None = N
             facts[credential(provider, one.account)] = digest(one.content)
     facts |= {key(one.name): one.role.value for one in await store.access.keys()}
     facts |= {session(one.owner or one.id): "open" for one in await store.access.sessions()}
-    facts |= {job(one.kind): f"{one.state} {one.position} {one.done}" for one in await store.jobs.list(100)}
+    facts |= {job(one.kind): f"{one.state} {one.position} {one.done}" for one in (await store.jobs.page(100)).jobs}
     return facts | await _audit(store)
 
 

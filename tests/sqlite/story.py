@@ -147,7 +147,7 @@ async def _jobs(store: SqliteStore) -> list[Any]:
     assert taken is not None
     goes_on = await jobs.progress(taken.id, "1", done=2, skipped=1)
     ended = [await jobs.finish(taken.id), await jobs.stop(made[1].id)]
-    return [made, taken, goes_on, ended, await jobs.get(made[2].id), await jobs.list(10)]
+    return [made, taken, goes_on, ended, await jobs.get(made[2].id), (await jobs.page(10)).jobs]
 
 
 async def _housekeeping(store: SqliteStore, clocks: Clocks) -> list[Any]:

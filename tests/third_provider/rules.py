@@ -67,6 +67,9 @@ class PostRules:
     def lanes(self, account: str) -> Sequence[str]:
         return [f"{NAME}:{account}"]
 
+    def account_of(self, lane: str) -> str:
+        return lane.partition(":")[2]
+
     def said(self, status: int, reason: str) -> Explanation | None:
         return Explanation(Code.APP_UNINSTALLED, "The phone is gone.") if status == 410 else None
 

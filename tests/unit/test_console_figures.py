@@ -66,10 +66,20 @@ def test_how_far_a_job_is_is_shown_against_its_estimate_only_while_that_tells_so
     _, session = Sessions(timedelta(hours=8), lambda: 0.0).create("key")
     pages = [
         renderer.render("parts/job.html", job=job, csrf="", session=session),
-        renderer.render("parts/jobs.html", listed=Jobs([job]), shown=9),
+        renderer.render("parts/jobs.html", listed=Jobs([job]), start=None),
     ]
     assert all(part in pages[0] for part in shown)
     assert not any(part in page for page in pages for part in not_shown)
+
+
+def test_more_jobs_are_a_page_away() -> None:
+    renderer = Renderer(Assets(), lambda: NOW)
+    job = Job("job_1", "restore", "done", AT, AT)
+    more = renderer.render("parts/jobs.html", listed=Jobs([job], "17"), start=None)
+    assert ('href="/jobs?start=17"' in more, 'href="/jobs"' in more) == (True, False)
+    last = renderer.render("parts/jobs.html", listed=Jobs([job]), start="17")
+    assert ("start=" in last, 'href="/jobs"' in last) == (False, True)
+    assert "pages" not in renderer.render("parts/jobs.html", listed=Jobs([job]), start=None)
 
 
 @given(st.floats(min_value=1e-6, max_value=1e12))

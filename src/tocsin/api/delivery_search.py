@@ -19,7 +19,7 @@ from tocsin.domain.events import EventId, UserId
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import Store
 from tocsin.store.records import Cursor, DeliveryState, EventRecord, Finding, Findings, IndexState, Query, State
-from tocsin.store.searching import matching
+from tocsin.store.searching import matching, provider_of
 
 MOST: Final = 200
 """So many deliveries are on a page, but for the last event's."""
@@ -50,7 +50,8 @@ class SearchRequest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class DeliveryRow(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One delivery as it stands. `at` is its last attempt, or the acceptance; `due_at` when the next one is due."""
+    """One delivery as it stands. `at` is its last attempt, or the acceptance; `due_at` when the next one is due.
+    `account` is the application or the project that its lane is of."""
 
     event_id: str
     owner: str
@@ -63,6 +64,7 @@ class DeliveryRow(Struct, frozen=True, omit_defaults=True, kw_only=True):
     system: str | UnsetType = UNSET
     device_token: str | UnsetType = UNSET
     lane: str | UnsetType = UNSET
+    account: str | UnsetType = UNSET
     status: int | UnsetType = UNSET
     reason: str | UnsetType = UNSET
     due_at: str | UnsetType = UNSET
@@ -93,11 +95,11 @@ async def search(store: Store, rules: RuleBook, request: SearchRequest) -> Searc
     """Raises UnknownCursor: `start` is none; StoreUnavailable: the index cannot be used."""
     query = await _query(store, rules, request)
     if request.event_id is not None:
-        return await _one_event(store, EventId(str(request.event_id)), query)
+        return await _one_event(store, rules, EventId(str(request.event_id)), query)
     start = None if request.start is None else Cursor(request.start)
     if query is None:
-        return _answer(Findings([], None, True, None, await store.search.state()))
-    return _answer(await store.search.find(query, request.limit, start=start))
+        return _answer(rules, Findings([], None, True, None, await store.search.state()))
+    return _answer(rules, await store.search.find(query, request.limit, start=start))
 
 
 async def _query(store: Store, rules: RuleBook, request: SearchRequest) -> Query | None:
@@ -137,12 +139,14 @@ def _lanes(rules: RuleBook, account: str, system: str | None) -> frozenset[str]:
     return frozenset(lane for own in chosen for lane in own.lanes(account))
 
 
-async def _one_event(store: Store, id: EventId, query: Query | None) -> SearchAnswer:
+async def _one_event(store: Store, rules: RuleBook, id: EventId, query: Query | None) -> SearchAnswer:
     """By its id it is found in the store itself, which is never behind."""
     record = await store.log.record(id)
     found = [] if record is None or query is None else matching(record, query)
     findings = [Finding(record, found)] if record is not None and found else []
-    return _answer(Findings(findings, None, True, None, IndexState(0.0, 0, rebuilding=False, indexed_to_ms=None)))
+    return _answer(
+        rules, Findings(findings, None, True, None, IndexState(0.0, 0, rebuilding=False, indexed_to_ms=None))
+    )
 
 
 def unix_ms(moment: datetime | None) -> int | None:
@@ -152,9 +156,9 @@ def unix_ms(moment: datetime | None) -> int | None:
     return int((moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
 
 
-def _answer(findings: Findings) -> SearchAnswer:
+def _answer(rules: RuleBook, findings: Findings) -> SearchAnswer:
     return SearchAnswer(
-        [row for one in findings.found for row in rows(one.record, one.deliveries)],
+        [row for one in findings.found for row in rows(rules, one.record, one.deliveries)],
         findings.next,
         findings.complete,
         _time(findings.looked_back_to_ms),
@@ -166,7 +170,7 @@ def index_report(state: IndexState) -> IndexReport:
     return IndexReport(round(state.behind_s, 3), state.waiting_events, state.rebuilding, _time(state.indexed_to_ms))
 
 
-def rows(record: EventRecord, states: Sequence[DeliveryState]) -> list[DeliveryRow]:
+def rows(rules: RuleBook, record: EventRecord, states: Sequence[DeliveryState]) -> list[DeliveryRow]:
     """These deliveries of an event."""
     event = record.event
     return [
@@ -182,12 +186,19 @@ def rows(record: EventRecord, states: Sequence[DeliveryState]) -> list[DeliveryR
             system=one.device.partition(":")[0] or UNSET,
             device_token=one.device.partition(":")[2] or UNSET,
             lane=one.lane or UNSET,
+            account=_account(rules, one) or UNSET,
             status=one.status or UNSET,
             reason=one.reason or UNSET,
             due_at=UNSET if one.due_ms is None else rfc3339(one.due_ms),
         )
         for one in states
     ]
+
+
+def _account(rules: RuleBook, state: DeliveryState) -> str:
+    """Empty where no lane is known, or its provider is not configured any more."""
+    own = rules.get(provider_of(state.device))
+    return "" if own is None or not state.lane else own.account_of(state.lane)
 
 
 def _time(ms: int | None) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from litestar import Request
+from litestar.datastructures import ResponseHeader
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import (
@@ -21,6 +22,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from tocsin import __version__
 from tocsin.api.body import JSON, NDJSON
+from tocsin.api.capped import MORE, MOST
 from tocsin.api.problems import PROBLEM_JSON, ProblemBody
 from tocsin.api.schemas import BATCH, EVENT, PUSH, Tokens
 
@@ -141,16 +143,40 @@ EXPLAIN_EVENT: Final[dict[str, Any]] = {
 }
 
 
+_MORE: Final = ResponseHeader(
+    name=MORE,
+    documentation_only=True,
+    required=True,
+    description=f"`true` where there are more than the {MOST} rows of an answer, otherwise `false`",
+)
+
+
+@dataclass
+class _Capped(Operation):
+    """An operation whose answer is a list of at most `MOST` rows. Litestar cannot derive that."""
+
+    def __post_init__(self) -> None:
+        for media_type in ((self.responses or {})["200"].content or {}).values():  # type: ignore[union-attr]
+            assert isinstance(media_type.schema, Schema)
+            media_type.schema.max_items = MOST
+
+
 def admin(
-    operation_id: str, summary: str, *statuses: int, body: Schema | None = None, description: str | None = None
+    operation_id: str,
+    summary: str,
+    *statuses: int,
+    body: Schema | None = None,
+    description: str | None = None,
+    is_capped: bool = False,
 ) -> dict[str, Any]:
     """A route under `/api/admin`; `statuses` are its errors beside those that all these routes have."""
     return {
+        **({"response_headers": [_MORE]} if is_capped else {}),
         "operation_id": operation_id,
         "summary": summary,
         "description": description,
         "responses": problems(400, 401, 403, *statuses),
-        "operation_class": Operation if body is None else with_body(json=body),
+        "operation_class": _Capped if is_capped else Operation if body is None else with_body(json=body),
     }
 
 

@@ -387,6 +387,7 @@ class Job(Struct, frozen=True):
 
 class Jobs(Struct, frozen=True):
     jobs: list[Job] = []
+    next: str | None = None
     most: int = 200
 
 

@@ -75,6 +75,9 @@ class Rules(Protocol):
     def lanes(self, account: str) -> Sequence[str]:
         """The names of the lanes by which an account's devices are reached."""
 
+    def account_of(self, lane: str) -> str:
+        """The account that a lane is of."""
+
     def said(self, status: int, reason: str) -> Explanation | None:
         """What the provider means by an answer, for a person; None where it has no sentence for it."""
 

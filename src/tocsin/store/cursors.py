@@ -7,6 +7,8 @@ from typing import Final
 from tocsin.store.ports import UnknownCursor
 from tocsin.store.records import Cursor
 
+NEWEST: Final = 2**62
+"""Above the number of every row: the first page, of those that begin with the newest."""
 _LARGEST: Final = 2**63 - 1
 """Of the numbers of SQLite."""
 _MOST_DIGITS: Final = 19

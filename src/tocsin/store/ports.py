@@ -37,6 +37,7 @@ from tocsin.store.records import (
     IndexState,
     Item,
     Job,
+    JobPage,
     KeyLimits,
     Learned,
     Quarantine,
@@ -535,8 +536,12 @@ class Jobs(Protocol):
 
     async def get(self, id: str) -> Job | None: ...
 
-    async def list(self, limit: int) -> list[Job]:
-        """The newest first."""
+    async def page(self, limit: int, *, start: Cursor | None = None) -> JobPage:
+        """Up to `limit` jobs, the newest first; `start` is the `next` of the page before.
+
+        Raises:
+            UnknownCursor: `start` was not given by this store.
+        """
 
 
 class Positions(Protocol):

@@ -444,6 +444,13 @@ class Job(Struct, frozen=True):
     error: str = ""
 
 
+class JobPage(Struct, frozen=True):
+    """Some jobs, newest first; `next` is where the page after this one begins, None at the end."""
+
+    jobs: list[Job]
+    next: Cursor | None
+
+
 # -- search ------------------------------------------------------------------------------------------------------------
 
 WAITING: Final = "waiting"

@@ -128,9 +128,10 @@ def get_job_locked(t: Transaction, id: str) -> Rows:
     return [_job(row)]
 
 
-@does(jobs._LIST)
-def list_jobs(t: Transaction, limit: int) -> Rows:
-    return [_job(row) for row in sorted(t.all(t.database.job), key=lambda row: -row.seq)[:limit]]
+@does(jobs._PAGE)
+def page_of_jobs(t: Transaction, newest: int, limit: int) -> Rows:
+    rows = sorted([row for row in t.all(t.database.job) if row.seq <= newest], key=lambda row: -row.seq)
+    return [(row.seq, *_job(row)) for row in rows[:limit]]
 
 
 # -- partitions --------------------------------------------------------------------------------------------------------

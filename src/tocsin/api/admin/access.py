@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from litestar import Request, delete, get, post
+from litestar import Request, Response, delete, get, post
 from litestar.params import FromPath, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.capped import capped
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import LONGEST_S, NEW_KEY, NEW_SESSION
@@ -101,7 +102,7 @@ class AccessRoutes(Shared):
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
-            get("/keys", **doc.admin("listKeys", "The keys"))(self.keys),
+            get("/keys", **doc.admin("listKeys", "The keys, the newest last", is_capped=True))(self.keys),
             post("/keys", **doc.admin("createKey", "Create a key", 413, 415, body=NEW_KEY))(self.create_key),
             delete("/keys/{id:str}", **doc.admin("revokeKey", "Revoke a key", 404))(self.revoke_key),
             get("/sessions", **doc.admin("listSessions", "A user's sessions"))(self.sessions),
@@ -111,8 +112,8 @@ class AccessRoutes(Shared):
             delete("/sessions/{id:str}", **doc.admin("revokeSession", "Revoke a session", 404))(self.revoke_session),
         ]
 
-    async def keys(self) -> list[KeyView]:
-        return [_key(key) for key in await self._access.keys()]
+    async def keys(self) -> Response[list[KeyView]]:
+        return capped([_key(key) for key in await self._access.keys()], newest_last=True)
 
     async def create_key(self, request: Request[Any, Any, Any]) -> KeyView:
         data = await self._bodies.read(request, KeyRequest)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from litestar import Request, get, post
+from litestar import Request, Response, get, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.capped import capped
 from tocsin.api.control import DeliveryControl
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError
@@ -64,9 +65,10 @@ class AccountRoutes(Shared):
 
     def handlers(self) -> list[ControllerRouterHandler]:
         return [
-            get("/accounts", **doc.admin("listAccounts", "The credentials of all applications and projects"))(
-                self.list_accounts
-            ),
+            get(
+                "/accounts",
+                **doc.admin("listAccounts", "The credentials of all applications and projects", is_capped=True),
+            )(self.list_accounts),
             post(
                 "/accounts/{system:str}/{account:str}/check",
                 status_code=200,
@@ -76,7 +78,7 @@ class AccountRoutes(Shared):
             )(self.check),
         ]
 
-    async def list_accounts(self) -> list[AccountView]:
+    async def list_accounts(self) -> Response[list[AccountView]]:
         used = self._delivery.accounts()
         found: list[AccountView] = []
         for name in self._rules:
@@ -86,7 +88,7 @@ class AccountRoutes(Shared):
                 self._view(one, status.get(one.account), checks.get(one.account))
                 for one in await self._store.credentials.of(name)
             ]
-        return found
+        return capped(found)
 
     async def check(self, request: Request[Any, Any, Any], system: FromPath[str], account: FromPath[str]) -> CheckView:
         data = await self._bodies.read(request, CheckRequest)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from litestar import Request, delete, get, put
+from litestar import Request, Response, delete, get, put
 from litestar.params import PathParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.capped import capped
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import APPLICATION, PROJECT
@@ -81,20 +82,24 @@ class ApplicationRoutes(Shared):
     def handlers(self) -> list[ControllerRouterHandler]:
         one, project = "/applications/{application_id:str}", "/fcm-projects/{name:str}"
         return [
-            get("/applications", **doc.admin("listApplications", "Applications"))(self.list_applications),
+            get("/applications", **doc.admin("listApplications", "Applications", is_capped=True))(
+                self.list_applications
+            ),
             put(one, **doc.admin("putApplication", "Put an application", 413, 415, body=APPLICATION))(
                 self.put_application
             ),
             delete(one, **doc.admin("removeApplication", "Remove an application", 404))(self.remove_application),
-            get("/fcm-projects", **doc.admin("listFcmProjects", "Firebase projects"))(self.list_projects),
+            get("/fcm-projects", **doc.admin("listFcmProjects", "Firebase projects", is_capped=True))(
+                self.list_projects
+            ),
             put(project, **doc.admin("putFcmProject", "Put a Firebase project", 413, 415, body=PROJECT))(
                 self.put_project
             ),
             delete(project, **doc.admin("removeFcmProject", "Remove a Firebase project", 404))(self.remove_project),
         ]
 
-    async def list_applications(self) -> list[ApplicationView]:
-        return [_application(one) for one in await self._credentials.of(apns.NAME)]
+    async def list_applications(self) -> Response[list[ApplicationView]]:
+        return capped([_application(one) for one in await self._credentials.of(apns.NAME)])
 
     async def put_application(self, request: Request[Any, Any, Any], application_id: ID) -> ApplicationView:
         if not apns.APPLICATION_ID.fullmatch(application_id):
@@ -108,8 +113,8 @@ class ApplicationRoutes(Shared):
         if not await self._credentials.remove(apns.NAME, application_id):
             raise RequestError(Kind.NOT_FOUND, "There is no such application.")
 
-    async def list_projects(self) -> list[ProjectView]:
-        return [_project(one) for one in await self._credentials.of(fcm.NAME)]
+    async def list_projects(self) -> Response[list[ProjectView]]:
+        return capped([_project(one) for one in await self._credentials.of(fcm.NAME)])
 
     async def put_project(self, request: Request[Any, Any, Any], name: NAME) -> ProjectView:
         if not fcm.PROJECT_NAME.fullmatch(name):

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from litestar import Request, delete, get, post
+from litestar import Request, Response, delete, get, post
 from litestar.params import FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tocsin.api import documentation as doc
+from tocsin.api.capped import MOST, capped
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import FIND_DEVICES, REMOVE_DEVICE, RESTORE
@@ -41,7 +42,6 @@ _IN_THE_BODY: Final = (
 )
 
 
-_MOST: Final = 1000
 _GONE: Final = 410
 """The status that goes with the reason for which a token was removed."""
 
@@ -89,11 +89,12 @@ class GoneView(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Found(Struct, frozen=True):
-    """Registrations, and removed ones, newest first; at most `most` of each."""
+    """Registrations, and removed ones, newest first; at most `most` of each. `capped`: there are more of either."""
 
-    devices: list[DeviceView]
-    removed: list[GoneView]
-    most: int = _MOST
+    devices: Annotated[list[DeviceView], Meta(max_length=MOST)]
+    removed: Annotated[list[GoneView], Meta(max_length=MOST)]
+    capped: bool
+    most: int = MOST
 
 
 class DeviceSearch(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +135,9 @@ class DeviceRoutes(Shared):
         return [
             get(
                 "/devices",
-                **doc.admin("listDevices", "Registrations of a user, or of a token", description=_ONE_OF_TWO),
+                **doc.admin(
+                    "listDevices", "Registrations of a user, or of a token", description=_ONE_OF_TWO, is_capped=True
+                ),
             )(self.list_devices),
             delete(
                 "/devices",
@@ -143,7 +146,9 @@ class DeviceRoutes(Shared):
             )(self.remove),
             get(
                 "/devices/history",
-                **doc.admin("deviceHistory", "Removed registrations, with reasons", description=_ONE_OF_TWO),
+                **doc.admin(
+                    "deviceHistory", "Removed registrations, with reasons", description=_ONE_OF_TWO, is_capped=True
+                ),
             )(self.history),
             post(
                 "/devices/search",
@@ -168,12 +173,12 @@ class DeviceRoutes(Shared):
             )(self.restore),
         ]
 
-    async def list_devices(self, owner: OWNER = None, token: TOKEN = None) -> list[DeviceView]:
+    async def list_devices(self, owner: OWNER = None, token: TOKEN = None) -> Response[list[DeviceView]]:
         if (user := _one_of(owner, token)) is not None:
             devices = (await self._registry.devices_of((user,))).get(user, [])
         else:
             devices = await self._registered(token or "")
-        return [self._view(device) for device in devices]
+        return capped([self._view(device) for device in devices])
 
     async def remove(self, owner: FromQuery[UUID], system: SYSTEM, token: FromQuery[str]) -> None:
         if system not in self._rules:
@@ -198,8 +203,12 @@ class DeviceRoutes(Shared):
         else:
             token = data.device_token or ""
             devices, removed = await self._registered(token), await self._removed(token)
-        newest = sorted(removed, key=lambda one: one.removed_ms, reverse=True)[:_MOST]
-        return Found([self._view(one) for one in devices[:_MOST]], [self._gone(one) for one in newest])
+        newest = sorted(removed, key=lambda one: one.removed_ms, reverse=True)[:MOST]
+        return Found(
+            [self._view(one) for one in devices[:MOST]],
+            [self._gone(one) for one in newest],
+            max(len(devices), len(removed)) > MOST,
+        )
 
     async def remove_one(self, request: Request[Any, Any, Any]) -> None:
         data = await self._bodies.read(request, DeviceChoice)
@@ -207,15 +216,16 @@ class DeviceRoutes(Shared):
             raise bad_input("$.system", f"must be {' or '.join(sorted(self._rules))}")
         await self.remove(data.owner, data.system, data.device_token)
 
-    async def history(self, owner: OWNER = None, token: TOKEN = None) -> list[RemovalView]:
+    async def history(self, owner: OWNER = None, token: TOKEN = None) -> Response[list[RemovalView]]:
         if (user := _one_of(owner, token)) is not None:
             removals = await self._registry.history(owner=user)
         else:
             removals = await self._removed(token or "")
-        return [
+        found = [
             RemovalView(self._view(one.device), rfc3339(one.removed_ms), one.reason, one.quarantined)
             for one in removals
         ]
+        return capped(found, newest_last=True)
 
     async def restore(self, request: Request[Any, Any, Any]) -> Restored:
         token = (await self._bodies.read(request, RestoreRequest)).device_token

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
-from litestar import get
+from litestar import Response, get
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin import __version__
 from tocsin.api import documentation as doc
+from tocsin.api.capped import capped
 from tocsin.api.control import DeliveryControl, Latency
 from tocsin.api.counted import Counted
 from tocsin.api.lane_views import LaneView, NodeView, lane_view, node_view
@@ -114,15 +115,17 @@ class FigureRoutes(Shared):
                 media_type="text/event-stream",
                 **doc.admin("streamFigures", "The same each second, as server-sent events"),
             )(self.stream),
-            get("/lanes", **doc.admin("listLanes", "The status of each lane"))(self.lanes),
-            get("/nodes", **doc.admin("listNodes", "Every process of tocsin, and its lanes"))(self.nodes),
+            get("/lanes", **doc.admin("listLanes", "The status of each lane", is_capped=True))(self.lanes),
+            get("/nodes", **doc.admin("listNodes", "Every process of tocsin, and its lanes", is_capped=True))(
+                self.nodes
+            ),
         ]
 
-    async def lanes(self) -> list[LaneView]:
-        return self._lanes(await self._store.nodes())
+    async def lanes(self) -> Response[list[LaneView]]:
+        return capped(self._lanes(await self._store.nodes()))
 
-    async def nodes(self) -> list[NodeView]:
-        return self._nodes(await self._store.nodes())
+    async def nodes(self) -> Response[list[NodeView]]:
+        return capped(self._nodes(await self._store.nodes()))
 
     def _lanes(self, nodes: Sequence[NodeStatus]) -> list[LaneView]:
         now_ms = self._store.now_ms()

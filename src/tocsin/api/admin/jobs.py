@@ -22,12 +22,15 @@ from tocsin.api.timestamps import rfc3339
 from tocsin.providers.rules import RuleBook
 from tocsin.store import bulk
 from tocsin.store.bulk import LETTERS, QUARANTINE, Action, Filter, Plan
-from tocsin.store.ports import Store
-from tocsin.store.records import ENDED, Job, JobState
+from tocsin.store.ports import Store, UnknownCursor
+from tocsin.store.records import ENDED, Cursor, Job, JobState
 
 _DAY_S: Final = 24 * 3600
 _LOOK_FOR_S: Final = 0.2
 _MOST: Final = 200
+START = Annotated[
+    str | None, QueryParameter(description="The `next` of the preceding page; without it, the first page")
+]
 _ONLY: Final = {
     "message": LETTERS,
     "outcome": LETTERS,
@@ -108,9 +111,10 @@ class JobView(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class JobPage(Struct, frozen=True):
-    """The newest jobs, at most `most`."""
+    """Some jobs, newest first, at most `most`. `next` is the `start` of the following page; null on the last one."""
 
-    jobs: list[JobView]
+    jobs: Annotated[list[JobView], Meta(max_length=_MOST)]
+    next: str | None
     most: int = _MOST
 
 
@@ -160,8 +164,14 @@ class JobRoutes(Shared):
         job = await self._store.jobs.create(data.action.value, msgspec.json.encode(plan), total=found.total)
         return _view(job)
 
-    async def list_jobs(self, limit: Annotated[int, QueryParameter(ge=1, le=_MOST)] = 50) -> JobPage:
-        return JobPage([_view(job) for job in await self._store.jobs.list(limit) if _is_bulk(job)])
+    async def list_jobs(
+        self, limit: Annotated[int, QueryParameter(ge=1, le=_MOST)] = 50, start: START = None
+    ) -> JobPage:
+        try:
+            page = await self._store.jobs.page(limit, start=None if start is None else Cursor(start))
+        except UnknownCursor as error:
+            raise bad_input("?start", str(error)) from None
+        return JobPage([_view(job) for job in page.jobs if _is_bulk(job)], page.next)
 
     async def read(self, id: FromPath[str]) -> JobView:
         return _view(await self._known(id))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from tocsin.api import documentation as doc
+from tocsin.api.capped import capped
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.store.ports import EventQueue, Registry
@@ -49,7 +50,9 @@ class OperationRoutes(Shared):
         release, purge = "/quarantine/{application:str}/release", "/quarantine/{application:str}/purge"
         return [
             get("/backlog", **doc.admin("readBacklog", "How many events are not delivered yet"))(self.backlog),
-            get("/quarantine", **doc.admin("listQuarantine", "Quarantined tokens, by application"))(self.quarantine),
+            get("/quarantine", **doc.admin("listQuarantine", "Quarantined tokens, by application", is_capped=True))(
+                self.quarantine
+            ),
             post(
                 release,
                 status_code=200,
@@ -61,11 +64,12 @@ class OperationRoutes(Shared):
     async def backlog(self) -> Backlog:
         return await self._queue.backlog()
 
-    async def quarantine(self) -> list[Quarantine]:
-        return [
-            Quarantine(held.account, held.provider, held.tokens, rfc3339(held.oldest_ms), held.for_topic)
-            for held in await self._registry.quarantine()
+    async def quarantine(self) -> Response[list[Quarantine]]:
+        held = [
+            Quarantine(one.account, one.provider, one.tokens, rfc3339(one.oldest_ms), one.for_topic)
+            for one in await self._registry.quarantine()
         ]
+        return capped(held)
 
     async def release(self, application: FromPath[str]) -> Released:
         return Released(await self._registry.release_quarantine(application, self._max_tokens))

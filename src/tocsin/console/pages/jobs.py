@@ -39,8 +39,17 @@ class JobPages(Pages):
         ]
 
     async def index(self, request: AnyRequest) -> Response[Any]:
-        listed = await self._list(self._site.session(request).key)
-        return self._site.page(request, "jobs.html", title="Jobs", listed=listed, shown=_SHOWN)
+        start, wrong, listed = request.query_params.get("start"), "", Jobs()
+        try:
+            listed = await self._list(self._site.session(request).key, start)
+        except ApiError as error:
+            if error.status != 400:
+                raise
+            wrong = str(error)
+        status = 400 if wrong else 200
+        return self._site.page(
+            request, "jobs.html", status=status, title="Jobs", listed=listed, start=start, wrong=wrong
+        )
 
     async def live_index(self, request: AnyRequest) -> Response[Any]:
         async def parts(session: Session) -> AsyncIterator[str]:
@@ -49,7 +58,7 @@ class JobPages(Pages):
                 listed = await self._list(session.key)
                 if listed != before:
                     before = listed
-                    yield self._site.renderer.render("parts/jobs.html", listed=listed, shown=_SHOWN)
+                    yield self._site.renderer.render("parts/jobs.html", listed=listed, start=None)
                 await asyncio.sleep(2 * _LOOK_EVERY_S)
 
         return self._site.stream(request, parts)
@@ -116,8 +125,8 @@ class JobPages(Pages):
     async def _read(self, key: str, job: str) -> Job:
         return await self._site.api.get(key, f"/jobs/{_id(job)}", Job)
 
-    async def _list(self, key: str) -> Jobs:
-        return await self._site.api.get(key, "/jobs", Jobs, limit=_SHOWN)
+    async def _list(self, key: str, start: str | None = None) -> Jobs:
+        return await self._site.api.get(key, "/jobs", Jobs, limit=_SHOWN, start=start)
 
 
 def _id(job: str) -> str:

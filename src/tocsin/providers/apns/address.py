@@ -144,6 +144,9 @@ class ApnsRules:
     def lanes(self, account: str) -> Sequence[str]:
         return [f"{NAME}:{environment}:{account}" for environment in (PRODUCTION, SANDBOX)]
 
+    def account_of(self, lane: str) -> str:
+        return lane.partition(":")[2].partition(":")[2]
+
     def said(self, status: int, reason: str) -> Explanation | None:
         return sentences.said(status, reason)
 

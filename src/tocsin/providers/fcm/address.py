@@ -97,6 +97,9 @@ class FcmRules:
     def lanes(self, account: str) -> Sequence[str]:
         return [f"{NAME}:{account}"]
 
+    def account_of(self, lane: str) -> str:
+        return lane.partition(":")[2]
+
     def said(self, status: int, reason: str) -> Explanation | None:
         return sentences.said(status, reason)
 

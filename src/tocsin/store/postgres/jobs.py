@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
 from tocsin.store.audit_chain import Action, Change
+from tocsin.store.cursors import NEWEST, number_of
 from tocsin.store.postgres.audit import PostgresAudit
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.session import NODE_LOCKS
-from tocsin.store.records import ENDED, Job, JobState
+from tocsin.store.records import ENDED, Cursor, Job, JobPage, JobState
 
 _COLUMNS: Final = "id, kind, arguments, state, created_ms, changed_ms, position, done, skipped, total, error"
 _CREATE: Final = f"""INSERT INTO job(id, kind, arguments, state, created_ms, changed_ms, total)
@@ -32,7 +32,7 @@ _PROGRESS: Final = """UPDATE job SET position = $1, done = done + $2, skipped = 
     WHERE id = $5 AND (node IS NULL OR node = $6) RETURNING state"""
 _SET_STATE: Final = f"UPDATE job SET state = $1, error = $2, changed_ms = $3 WHERE id = $4 RETURNING {_COLUMNS}"
 _GET: Final = f"SELECT {_COLUMNS} FROM job WHERE id = $1"
-_LIST: Final = f"SELECT {_COLUMNS} FROM job ORDER BY seq DESC LIMIT $1"
+_PAGE: Final = f"SELECT seq, {_COLUMNS} FROM job WHERE seq <= $1 ORDER BY seq DESC LIMIT $2"
 
 
 class PostgresJobs:
@@ -111,8 +111,11 @@ class PostgresJobs:
         row = await self._database.read(lambda one: one.fetchrow(_GET, id))
         return None if row is None else _job(row)
 
-    async def list(self, limit: int) -> builtins.list[Job]:
-        return [_job(row) for row in await self._database.read(lambda one: one.fetch(_LIST, limit))]
+    async def page(self, limit: int, *, start: Cursor | None = None) -> JobPage:
+        newest = NEWEST if start is None else number_of(start)
+        found = await self._database.read(lambda one: one.fetch(_PAGE, newest, limit + 1))
+        following = Cursor(str(found[limit][0])) if len(found) > limit else None
+        return JobPage([_job(tuple(row)[1:]) for row in found[:limit]], following)
 
 
 def _job(row: Any) -> Job:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tocsin.domain.events import Event, EventId, UserId
 from tocsin.store.audit_chain import Action, Change
-from tocsin.store.cursors import number_of
+from tocsin.store.cursors import NEWEST, number_of
 from tocsin.store.envelope import enclosed, parted
 from tocsin.store.ports import EachStep
 from tocsin.store.records import (
@@ -61,7 +61,6 @@ _RECORD: Final = (
 )
 _PARKED: Final = "SELECT lane, due_ms, tries, targets FROM parked WHERE seq = ? ORDER BY due_ms"
 _COUNT: Final = f"SELECT count(*) FROM event INDEXED BY event_dead WHERE state = {_DEAD}"
-_NEWEST: Final = 2**62
 
 _decode_targets = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_attempts = msgspec.json.Decoder(list[Attempt]).decode
@@ -110,7 +109,7 @@ class SqliteEventLog:
         return await self._database.read(read)
 
     async def dead_letters(self, limit: int, *, start: Cursor | None = None) -> DeadLetterPage:
-        first = _NEWEST if start is None else number_of(start)
+        first = NEWEST if start is None else number_of(start)
 
         def read(driver: sqlite3.Connection) -> DeadLetterPage:
             with one_instant(driver):
@@ -177,7 +176,7 @@ class SqliteEventLog:
                 if each is not None and not await each(len(found)):
                     break
             return acted
-        start = _NEWEST
+        start = NEWEST
         while start >= 0:
             found = await self._step(partial(_page, start=start, limit=_STEP), act, action)
             acted += len(found)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
 import sqlite3
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
 from tocsin.store.audit_chain import Action, Change
-from tocsin.store.records import ENDED, Job, JobState
+from tocsin.store.cursors import NEWEST, number_of
+from tocsin.store.records import ENDED, Cursor, Job, JobPage, JobState
 from tocsin.store.sqlite.audit import SqliteAudit
 from tocsin.store.sqlite.database import Database
 
@@ -22,7 +22,7 @@ _PROGRESS: Final = (
 )
 _FINISH: Final = f"UPDATE job SET state = ?, error = ?, changed_ms = ? WHERE id = ? RETURNING {_COLUMNS}"
 _GET: Final = f"SELECT {_COLUMNS} FROM job WHERE id = ?"
-_LIST: Final = f"SELECT {_COLUMNS} FROM job ORDER BY seq DESC LIMIT ?"
+_PAGE: Final = f"SELECT {_COLUMNS}, seq FROM job WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
 _TAKE_OVER: Final = "UPDATE job SET state = CASE state WHEN ? THEN ? WHEN ? THEN ? ELSE state END"
 
 
@@ -104,9 +104,11 @@ class SqliteJobs:
         row = await self._database.read(lambda driver: driver.execute(_GET, (id,)).fetchone())
         return None if row is None else _job(row)
 
-    async def list(self, limit: int) -> builtins.list[Job]:
-        found = await self._database.read(lambda driver: driver.execute(_LIST, (limit,)).fetchall())
-        return [_job(row) for row in found]
+    async def page(self, limit: int, *, start: Cursor | None = None) -> JobPage:
+        values = (NEWEST if start is None else number_of(start), limit + 1)
+        found = await self._database.read(lambda driver: driver.execute(_PAGE, values).fetchall())
+        following = Cursor(str(found[limit][-1])) if len(found) > limit else None
+        return JobPage([_job(row[:-1]) for row in found[:limit]], following)
 
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
