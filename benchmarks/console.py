@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import re
 import subprocess
 import sys
@@ -19,11 +20,22 @@ import httpx
 from tests.support.postgres_server import PostgresServer, remove
 
 from benchmarks import load, search, search_postgres
-from benchmarks.environment import Environment, Group, Process, address_of, child_variables, owner, prepared
+from benchmarks.environment import (
+    APPLICATION,
+    Environment,
+    Group,
+    Process,
+    address_of,
+    child_variables,
+    owner,
+    prepared,
+)
 from benchmarks.report import Figures
 from benchmarks.sizes import Sizes
 from benchmarks.throughput import warm_up
+from tocsin.domain.devices import Address, DeviceToken, Registration
 from tocsin.domain.events import UserId
+from tocsin.providers.apns.address import ApnsAddress
 from tocsin.store.opening import open_store
 from tocsin.store.records import Role
 
@@ -31,6 +43,11 @@ _TIMES: Final = 5
 _REST_S: Final = 1.0
 """The index of the search is filled up to so much later: what that takes is counted with the delivery."""
 _FOR_EVER: Final = "9999d"
+_KNOWN: Final = DeviceToken(f"{search.USERS:064x}")
+"""The token of an event that is on record."""
+_LATER: Final = 3
+"""So many pages further back, a search is asked again."""
+_OLDER: Final = re.compile(r'href="([^"]+)">(?:Older|Search further back)</a>')
 _HIDDEN: Final = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 
@@ -93,11 +110,12 @@ def _round(environment: Environment, requests: list[bytes], events: int, *proces
 
 
 def _measure(environment: Environment, figures: Figures, figure: str, attempts: int) -> None:
+    asyncio.run(_registered(environment))
     # What is on record is of 2023.
     environment.start_server(TOCSIN_STORE__RETENTION=_FOR_EVER, TOCSIN_STORE__DEAD_LETTER_RETENTION=_FOR_EVER)
     asyncio.run(_indexed(environment, attempts))
     with _console(environment) as (_, client):
-        for name, path in _paths(search.event_id(1000)).items():
+        for name, path in _all_paths(client, environment).items():
             for _ in range(_TIMES):
                 began = time.perf_counter()
                 answer = client.get(path)
@@ -108,8 +126,58 @@ def _measure(environment: Environment, figures: Figures, figure: str, attempts: 
     figures.add(f"{figure}_ms_max", max(figures.values[f"{figure}_ms"]))
 
 
-def _paths(event: str) -> dict[str, str]:
+async def _registered(environment: Environment) -> None:
+    """Register a device that pushes of what is on record were sent to, so that its token is found."""
+    device = Registration(search.owner_of(search.USERS), "apns", _KNOWN, Address(ApnsAddress(APPLICATION).text()))
+    async with open_store(environment.settings) as store:
+        await store.registry.add(device, 100)
+
+
+def _all_paths(client: httpx.Client, environment: Environment) -> dict[str, str]:
+    """Those of `paths`; and those that are known only by asking: searches by a token, which no address holds, and
+    pages after the first one."""
+    found = paths(search.event_id(1000), _job(environment))
+    for name, token in {"a token": _KNOWN, "a token of nobody": "e" * 64}.items():
+        for page in ("deliveries", "devices"):
+            found[f"{page} of {name}"] = _searched(client, f"/{page}", token)
+    for name in ("deliveries", "what was refused", "dead letters", "dead letters of a reason"):
+        later: str | None = found[name]
+        for _ in range(_LATER):
+            later = None if later is None else _older(client, later)
+        # A short run has no such page.
+        if later is not None:
+            found[f"{name}, page {_LATER + 1}"] = later
+    return found
+
+
+def _job(environment: Environment) -> str:
+    """A bulk action that finds nothing to do."""
+    headers = {"authorization": f"Bearer {asyncio.run(_admin_key(environment))}"}
+    asked = {"action": "release", "filter": {"account": "nobody"}}
+    answer = httpx.post(f"{environment.url}/api/admin/jobs", json=asked, headers=headers, trust_env=False)
+    answer.raise_for_status()
+    return str(answer.json()["id"])
+
+
+def _searched(client: httpx.Client, page: str, token: str) -> str:
+    """The address of a search by a token."""
+    field = {"/deliveries": "device_token", "/devices": "asked"}[page]
+    form = {name: value for name, value in _HIDDEN.findall(client.get(page).text) if name == "csrf"}
+    answer = client.post(page, data=form | {field: token}, headers={"origin": str(client.base_url).rstrip("/")})
+    assert answer.status_code == 303, (page, answer.status_code)
+    return answer.headers["location"]
+
+
+def _older(client: httpx.Client, path: str) -> str | None:
+    """The page after this one, where there is one."""
+    found = _OLDER.search(client.get(path).text)
+    return None if found is None else html.unescape(found[1])
+
+
+def paths(event: str, job: str) -> dict[str, str]:
+    """Every page, and searches of each kind, by a name."""
     known, unknown = search.owner_of(1), UserId("ffffffff-0000-4000-8000-000000000000")
+    minute = {"from": "2023-11-14T22:14:00Z", "until": "2023-11-14T22:15:00Z"}
     searches: dict[str, dict[str, Any]] = {
         "deliveries": {},
         "deliveries of a user": {"owner": known},
@@ -117,15 +185,35 @@ def _paths(event: str) -> dict[str, str]:
         "what was refused": {"outcome": "refused"},
         "a rare reason": {"reason": "BadCollapseId"},
         "no such reason": {"reason": "Unheard"},
-        "of an application": {"system": "apns", "account": search.LANE.rpartition(":")[2]},
-        "within a minute": {"from": "2023-11-14T22:14:00Z", "until": "2023-11-14T22:15:00Z"},
+        "of an application": {"system": "apns", "account": APPLICATION},
+        "within a minute": minute,
         "what expired": {"outcome": "expired", "until": "2023-11-14T22:15:00Z"},
     }
-    plain = ("/", "/applications", "/dead-letters", "/quarantine", "/jobs", "/access", "/send")
+    letters: dict[str, dict[str, Any]] = {
+        "dead letters": {},
+        "dead letters of a reason": {"reason": "BadTopic"},
+        "dead letters of a rare reason": {"reason": "BadCollapseId"},
+        "dead letters of no such reason": {"reason": "Unheard"},
+        "dead letters of an application": {"account": APPLICATION},
+        "dead letters within a minute": minute,
+    }
+    plain = ("/", "/applications", "/quarantine", "/jobs", "/access", "/send")
     return (
         {path: path for path in plain}
         | {name: f"/deliveries?{urlencode(conditions)}" for name, conditions in searches.items()}
-        | {"an event": f"/events/{event}", "devices of a user": f"/devices?{urlencode({'owner': owner(0)})}"}
+        | {name: f"/dead-letters?{urlencode(conditions)}" for name, conditions in letters.items()}
+        | {
+            "an event": f"/events/{event}",
+            "devices of a user": f"/devices?{urlencode({'owner': owner(0)})}",
+            "an application": f"/applications/apns/{APPLICATION}",
+            "a new credential": "/applications/new/apns",
+            "before a removal": f"/applications/apns/{APPLICATION}/remove",
+            "a form to send": "/send/fax_new",
+            "sessions of a user": f"/access?{urlencode({'owner': owner(0)})}",
+            "a job": f"/jobs/{job}",
+            "before a replay": "/jobs/new?action=replay&reason=BadTopic",
+            "before a restoration": "/jobs/new?action=restore",
+        }
     )
 
 
