@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from tests.support.console import Service
+
 from tocsin.cli.demo.users import ANNA, APPLICATION_ID
+
+
+def a_job(service: Service) -> tuple[str, str]:
+    """Where a bulk action is, which has ended as there was nothing to do; and its heading."""
+    asked = {"action": "release", "filter": {"account": "nobody"}}
+    job = service.api("POST", "/api/admin/jobs", asked)["id"]
+    service.until(lambda: service.api("GET", f"/api/admin/jobs/{job}")["state"] == "done")
+    return f"/jobs/{job}", "Release quarantined devices"
+
 
 PAGES: dict[str, tuple[str, str]] = {
     "overview": ("/", "Overview"),

@@ -8,17 +8,20 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import NewPage
-from tests.browser.pages import PAGES
+from tests.browser.pages import PAGES, a_job
 from tests.support.console import Service
 
 from tocsin.cli.demo.users import ANNA
 
+Where = dict[str, tuple[str, str]]
+"""Addresses of pages, and their headings."""
 WIDE, NARROW = {"width": 1360, "height": 860}, {"width": 360, "height": 780}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def something_to_see(service: Service) -> str:
-    """An event with a refused, a dead and a reached device, so that the pages are not empty; its id."""
+def something_to_see(service: Service) -> Where:
+    """An event with a refused, a dead and a good device, so that the pages are not empty, and a job: where they are,
+    and their headings."""
     pixel = next(phone for phone in ANNA.phones if phone.provider == "fcm")
     ipad = next(phone for phone in ANNA.phones if phone.sandbox)
     service.faults(
@@ -29,11 +32,11 @@ def something_to_see(service: Service) -> str:
     sent = service.api("POST", "/api/admin/events/test", fax | {"page_count": 2})["events"][0]
     service.until(lambda: service.api("GET", f"/api/admin/events/{sent}")["state"] == "dead")
     service.faults()
-    return str(sent)
+    return {"event": (f"/events/{sent}", "New fax"), "job": a_job(service)}
 
 
-def opened(page: Page, name: str, event: str) -> None:
-    address, heading = PAGES.get(name, (f"/events/{event}", "New fax"))
+def opened(page: Page, name: str, more: Where) -> None:
+    address, heading = (PAGES | more)[name]
     page.goto(address)
     expect(page.get_by_role("heading", level=1)).to_have_text(heading)
 
@@ -41,11 +44,11 @@ def opened(page: Page, name: str, event: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_axe_finds_nothing_serious_on_any_page(
-    new_page: NewPage, something_to_see: str, scheme: str, viewport: dict[str, int]
+    new_page: NewPage, something_to_see: Where, scheme: str, viewport: dict[str, int]
 ) -> None:
     page = new_page(color_scheme=scheme, viewport=viewport)
     found = {}
-    for name in [*PAGES, "event"]:
+    for name in [*PAGES, *something_to_see]:
         opened(page, name, something_to_see)
         results = Axe().run(page).response
         assert {"color-contrast", "label"} & {one["id"] for one in results["passes"]}, "axe has looked at nothing"
@@ -66,21 +69,31 @@ def test_axe_finds_nothing_serious_at_the_sign_in(new_page: NewPage) -> None:
     assert serious == []
 
 
-def test_no_page_is_wider_than_a_small_phone(new_page: NewPage, something_to_see: str) -> None:
+def test_no_page_is_wider_than_a_small_phone(new_page: NewPage, something_to_see: Where) -> None:
     page = new_page(viewport={"width": 320, "height": 640})
-    for name in [*PAGES, "event"]:
+    for name in [*PAGES, *something_to_see]:
         opened(page, name, something_to_see)
         assert page.evaluate("document.documentElement.scrollWidth") <= 320, name
 
 
-def test_no_page_loads_anything_from_elsewhere(new_page: NewPage, service: Service, something_to_see: str) -> None:
+def test_no_link_of_what_needs_attention_is_broken_in_two(new_page: NewPage) -> None:
+    """At these widths the names of the links stand near the ends of their lines, or do not."""
+    page = new_page(viewport=WIDE)
+    expect(page.locator(".matters a").first).to_be_visible()
+    lines = "links => links.map(link => link.getClientRects().length)"
+    for width in range(1000, WIDE["width"] + 1, 24):
+        page.set_viewport_size({"width": width, "height": 860})
+        assert set(page.locator(".matters a").evaluate_all(lines)) == {1}, width
+
+
+def test_no_page_loads_anything_from_elsewhere(new_page: NewPage, service: Service, something_to_see: Where) -> None:
     page = new_page(signed_in=False)
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(urlsplit(request.url).netloc))
     page.goto("/sign-in")
     page.get_by_label("Admin key").fill(service.admin_key)
     page.get_by_role("button", name="Sign in").click()
-    for name in [*PAGES, "event"]:
+    for name in [*PAGES, *something_to_see]:
         opened(page, name, something_to_see)
     assert asked == {urlsplit(service.console_url).netloc}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import NewPage
-from tests.browser.pages import PAGES
+from tests.browser.pages import PAGES, a_job
 from tests.support.console import Service
 
 from tocsin.cli.demo.users import JOHN
@@ -21,6 +21,13 @@ def test_a_page_is_whole_without_script(plain: Page, name: str) -> None:
     address, heading = PAGES[name]
     plain.goto(address)
     expect(plain.get_by_role("heading", level=1)).to_have_text(heading)
+
+
+def test_a_job_is_whole_without_script(plain: Page, service: Service) -> None:
+    address, heading = a_job(service)
+    plain.goto(address)
+    expect(plain.get_by_role("heading", level=1)).to_have_text(heading)
+    expect(plain.get_by_role("region", name="Job").get_by_role("status")).to_have_text("done")
 
 
 def test_an_event_is_sent_and_its_timeline_read_without_script(plain: Page, service: Service) -> None:

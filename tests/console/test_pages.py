@@ -268,7 +268,7 @@ def test_what_is_installed_has_every_template_and_every_picture() -> None:
 def test_a_moment_is_counted_from_now() -> None:
     macro = Renderer(Assets(), lambda: NOW + timedelta(minutes=3))
     listed = records.Jobs([records.Job("a", "replay", "done", AT, AT)])
-    assert "3 min ago" in macro.render("parts/jobs.html", listed=listed, start=None)
+    assert "3\N{NO-BREAK SPACE}min ago" in macro.render("parts/jobs.html", listed=listed, start=None)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -82,6 +83,18 @@ def test_more_jobs_are_a_page_away() -> None:
     assert "pages" not in renderer.render("parts/jobs.html", listed=Jobs([job]), start=None)
 
 
+def plain(text: str) -> str:
+    """With spaces where no line may end."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_no_line_ends_between_a_number_and_its_unit(number: float) -> None:
+    for shown in (formats.duration(number), formats.milliseconds(number), formats.size(number)):
+        assert not re.search(r"\d [a-zA-Z]", shown)
+        assert re.search("\\d\N{NO-BREAK SPACE}[a-zA-Z]", shown)
+
+
 @given(st.floats(min_value=1e-6, max_value=1e12))
 def test_the_top_of_a_scale_is_a_round_number_not_below_the_value(value: float) -> None:
     top = nice_top(value)
@@ -127,7 +140,7 @@ def test_what_is_unknown_is_a_gap_and_not_zero() -> None:
     ],
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
-    assert formats.duration(seconds) == words
+    assert plain(formats.duration(seconds)) == words
 
 
 @pytest.mark.parametrize(
@@ -135,7 +148,7 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
     [(AT, "1 s ago"), ("2026-11-26T20:00:00Z", "1 h ago"), ("2026-11-26T21:02:30Z", "in 2 min"), (None, "never")],
 )
 def test_a_time_in_words(text: str | None, words: str) -> None:
-    assert formats.ago(text, NOW) == words
+    assert plain(formats.ago(text, NOW)) == words
 
 
 def _lane(**more: Any) -> Lane:

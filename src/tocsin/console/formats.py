@@ -11,6 +11,8 @@ from typing import Any, Final
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _SHORT_TOKEN: Final = 18
+_NO_BREAK: Final = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit: a line does not end there."""
 
 
 def parse_time(text: str) -> datetime:
@@ -41,13 +43,13 @@ def duration(seconds: float | None) -> str:
         return "–"
     seconds = max(0.0, seconds)
     if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
+        return _with_unit(f"{seconds * 1000:.0f}", "ms")
     if seconds < 10:
-        return f"{seconds:.1f} s".replace(".0 s", " s")
+        return _with_unit(f"{seconds:.1f}".removesuffix(".0"), "s")
     left, parts = round(seconds), []
     for unit, size in _UNITS:
         if left >= size:
-            parts.append(f"{left // size} {unit}")
+            parts.append(_with_unit(left // size, unit))
             left %= size
         elif parts:
             break
@@ -69,8 +71,12 @@ def ago(text: str | None, now: datetime) -> str:
 def _largest(seconds: float) -> str:
     for unit, size in _UNITS:
         if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return "1 s"
+            return _with_unit(int(seconds // size), unit)
+    return _with_unit(1, "s")
+
+
+def _with_unit(number: object, unit: str) -> str:
+    return f"{number}{_NO_BREAK}{unit}"
 
 
 def since(later: str | None, earlier: str | None) -> str:
@@ -100,7 +106,7 @@ def milliseconds(number: float | None) -> str:
         return "–"
     if number >= 1000:
         return duration(number / 1000)
-    return f"{number:.1f} ms" if number < 10 else f"{number:.0f} ms"
+    return _with_unit(f"{number:.1f}" if number < 10 else f"{number:.0f}", "ms")
 
 
 def size(number: float | None) -> str:
@@ -109,7 +115,7 @@ def size(number: float | None) -> str:
         return "–"
     for unit in ("bytes", "KB", "MB", "GB"):
         if number < 1000 or unit == "GB":
-            return f"{number:,.0f} {unit}" if unit == "bytes" or number >= 100 else f"{number:.1f} {unit}"
+            return _with_unit(f"{number:,.0f}" if unit == "bytes" or number >= 100 else f"{number:.1f}", unit)
         number /= 1000
     return ""
 

@@ -74,7 +74,7 @@ function count() {
   for (const time of document.querySelectorAll("time[data-ago]")) {
     const since = (Date.now() - Date.parse(time.dateTime)) / 1000;
     const [unit, size] = UNITS.find(([, seconds]) => Math.abs(since) >= seconds) || [];
-    const words = unit ? `${Math.floor(Math.abs(since) / size)} ${unit}` : "";
+    const words = unit ? `${Math.floor(Math.abs(since) / size)}\u00a0${unit}` : "";
     const text = !words ? "now" : since > 0 ? `${words} ago` : `in ${words}`;
     if (time.textContent !== text) time.textContent = text;
   }
