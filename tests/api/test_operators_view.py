@@ -281,6 +281,24 @@ async def test_a_test_event_is_ingested_like_any_other(api: Any) -> None:
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("410 Unregistered", "Apple says that the device token is no longer active (410 Unregistered)"),
+        ("400 BadDeviceToken", "Apple knows the device token in neither environment"),
+        ("400 DeviceTokenNotForTopic for 7 days", "The registration is gone: 400 DeviceTokenNotForTopic for 7 days."),
+        ("removed by the operator", "The registration is gone: removed by the operator."),
+        ("410 Unregistered; then deleted by its user", "The registration is gone: 410 Unregistered; then deleted by"),
+    ],
+)
+async def test_a_registration_that_is_gone_is_explained_by_what_ended_it(api: Any, reason: str, cause: str) -> None:
+    await register(api)
+    (device,) = (await api.store.registry.devices_of((api.owner,)))[api.owner]
+    await api.store.registry.remove_dead([DeadToken(device, APPLICATION, reason)])
+    (gone,) = (await api.operate("POST", "/devices/search", json={"owner": api.owner})).json()["removed"]
+    assert gone["explanation"]["cause"].startswith(cause)
+
+
 async def test_devices_are_looked_up_and_removed_without_a_token_in_the_url(api: Any) -> None:
     await register(api)
     await register(api, OTHER_TOKEN)

@@ -103,6 +103,11 @@ CASES = {
     "node gone": (apns("waiting", "retry", 503, "Shutdown", unserved_since="08:00"), Code.NODE_GONE, "since 08:00"),
     "nobody has tried it": (Facts(outcome="accepted"), Code.QUEUED, "waits for its turn"),
     "token deleted": (apns("cancelled", "cancelled", 0, "token deleted"), Code.CANCELLED, "deleted"),
+    "token dead before its turn": (
+        apns("cancelled", "cancelled", removed_because="410 Unregistered"),
+        Code.CANCELLED,
+        "registration was removed (410 Unregistered) before",
+    ),
     "accepted by Apple": (apns("delivered", "delivered", 200), Code.DELIVERED, "Apple accepted"),
 }
 

@@ -100,10 +100,10 @@ def of_delivery(facts: Facts) -> Explanation:
         case "expired":
             return _expired(facts)
         case "cancelled":
-            why = f" ({facts.removed_because})" if facts.removed_because else ""
-            return Explanation(
-                Code.CANCELLED, f"The device token was deleted{why} before the push was sent.", _REGISTER
-            )
+            what = "device token was deleted"
+            if facts.removed_because:
+                what = f"registration was removed ({facts.removed_because})"
+            return Explanation(Code.CANCELLED, f"The {what} before the push was sent.", _REGISTER)
         case "no_device":
             why = f"; the last one was removed: {facts.removed_because}" if facts.removed_because else ""
             return Explanation(
@@ -136,6 +136,26 @@ def of_answer(status: int, reason: str, result: str) -> Explanation | None:
             "Check the credential of the application or project, and replace it.",
         )
     return None
+
+
+def of_removal(
+    reason: str, said: Explanation | None, *, quarantined: bool = False, not_for_topic: bool = False
+) -> Explanation:
+    """Why a registration is gone. `said`: what the provider meant, where it declared the token dead."""
+    if quarantined:
+        return _dead(
+            Facts(
+                outcome="token_dead",
+                reason=reason,
+                said=said,
+                removed_because=reason,
+                quarantined=True,
+                not_for_topic=not_for_topic,
+            )
+        )
+    if said is not None:
+        return said
+    return Explanation(Code.CANCELLED, f"The registration is gone: {reason}.", _REGISTER)
 
 
 def of_event(devices: list[Explanation]) -> Explanation:

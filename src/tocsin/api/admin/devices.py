@@ -20,7 +20,7 @@ from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
 from tocsin.domain.devices import Device
 from tocsin.domain.events import UserId
-from tocsin.domain.explanations import Explanation, Facts, of_delivery
+from tocsin.domain.explanations import Code, Explanation, of_removal
 from tocsin.providers.rules import RULES, RuleBook
 from tocsin.store.ports import Registry
 from tocsin.store.records import Removal
@@ -43,7 +43,7 @@ _IN_THE_BODY: Final = (
 
 
 _GONE: Final = 410
-"""The status that goes with the reason for which a token was removed."""
+"""The status that goes with a reason that was kept without one."""
 
 
 class DeviceView(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -251,19 +251,22 @@ class DeviceRoutes(Shared):
         )
 
     def _why_gone(self, removal: Removal) -> Explanation:
-        rules = self._rules.get(removal.device.provider)
-        said = None if rules is None else rules.said(_GONE, removal.reason)
-        outcome = "token_dead" if said is not None or removal.quarantined else "cancelled"
-        return of_delivery(
-            Facts(
-                outcome=outcome,
-                reason=removal.reason,
-                said=said,
-                removed_because=removal.reason,
-                quarantined=removal.quarantined,
-                not_for_topic=removal.is_for_topic,
-            )
+        return of_removal(
+            removal.reason,
+            self._said(removal),
+            quarantined=removal.quarantined,
+            not_for_topic=removal.is_for_topic,
         )
+
+    def _said(self, removal: Removal) -> Explanation | None:
+        """What the provider meant, where it declared the token dead (`410 Unregistered`); None where the token is gone
+        for another reason."""
+        rules = self._rules.get(removal.device.provider)
+        status, _, reason = removal.reason.partition(" ")
+        if rules is None:
+            return None
+        said = rules.said(int(status), reason) if status.isdecimal() else rules.said(_GONE, removal.reason)
+        return said if said is not None and said.code is not Code.REFUSED else None
 
     def _view(self, device: Device) -> DeviceView:
         rules = self._rules.get(device.provider)  # None: a provider that is not configured any more
