@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def test_the_same_seed_makes_the_same_trace_byte_for_byte() -> None:
     assert first.lines == again.lines
     assert first.digest == again.digest
     assert len(first.lines) > 100
+
+
+def test_what_is_simulated_does_not_ask_datetime_for_the_time() -> None:
+    """Which nothing can forbid at run time: it is built in."""
+    asks = re.compile(r"datetime\.(now|utcnow|today)\(|date\.today\(")
+    simulated = ("api", "delivery", "domain", "http2", "providers", "service", "store")
+    files = [file for part in simulated for file in (ROOT / "src/tocsin" / part).rglob("*.py")]
+    assert len(files) > 100
+    assert [str(file) for file in files if asks.search(file.read_text())] == []
 
 
 def test_another_seed_makes_another_trace() -> None:

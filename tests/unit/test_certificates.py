@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -30,11 +31,18 @@ def pem(bits: int) -> bytes:
 
 
 def test_a_certificate_that_tls_does_not_take_is_refused_when_it_is_added() -> None:
-    assert read_certificate(pem(2048)).startswith("-----BEGIN CERTIFICATE-----")
+    assert read_certificate(pem(2048), now_s=time.time()).startswith("-----BEGIN CERTIFICATE-----")
     if ssl.create_default_context().security_level < 2:
         pytest.skip(reason="this system's TLS library takes keys of 1024 bits")
     with pytest.raises(CredentialError, match=r"the certificate cannot be used: .*KEY_TOO_SMALL"):
-        read_certificate(pem(1024))
+        read_certificate(pem(1024), now_s=time.time())
+
+
+def test_a_certificate_has_expired_by_the_clock_of_whoever_reads_it() -> None:
+    content, in_a_year_s = pem(2048), time.time() + 365 * 24 * 3600
+    with pytest.raises(CredentialError, match="the certificate expired on"):
+        read_certificate(content, now_s=in_a_year_s)
+    assert read_certificate(content, now_s=time.time())
 
 
 def test_what_cannot_be_loaded_is_a_fault_of_the_credential_and_of_nothing_else() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -180,7 +181,7 @@ def _read_certificate(id: str, file: Path, password_file: Path | None) -> ApnsCr
 
     password = None if password_file is None else read_secret(password_file, "--password-file")
     try:
-        pem = read_certificate(read_file(file, "--certificate"), password)
+        pem = read_certificate(read_file(file, "--certificate"), password, now_s=time.time())
     except CredentialError as error:
         raise InputError(f"apns certificate for {id}: {file}: {error}") from None
     if not belongs_to(pem, id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -105,7 +106,8 @@ class ApplicationRoutes(Shared):
         if not apns.APPLICATION_ID.fullmatch(application_id):
             raise bad_input("{application_id}", f"must match ^{apns.APPLICATION_ID.pattern}$")
         data = await self._bodies.read(request, ApplicationCredential)
-        credential = _apns_credential(data).stored(application_id, self._now_ms())
+        now_ms = self._now_ms()
+        credential = _apns_credential(data, now_ms / 1000).stored(application_id, now_ms)
         await self._credentials.put(credential)
         return _application(credential)
 
@@ -131,14 +133,15 @@ class ApplicationRoutes(Shared):
             raise RequestError(Kind.NOT_FOUND, "There is no such project.")
 
 
-def _apns_credential(data: ApplicationCredential) -> ApnsCredential:
+def _apns_credential(data: ApplicationCredential, now_s: float) -> ApnsCredential:
     match data.key_pem, data.key_id, data.certificate_pem:
         case str(key_pem), str(key_id), UnsetType():
             if not apns.KEY_ID.fullmatch(key_id):
                 raise bad_input("$.key_id", "must be the ten characters that Apple gave the key")
             return ApnsCredential(_read(read_key, key_pem.encode(), "$.key_pem"), key_id)
         case UnsetType(), UnsetType(), str(certificate_pem):
-            pem = _read(read_certificate, certificate_pem.encode(), "$.certificate_pem")
+            read = partial(read_certificate, now_s=now_s)
+            pem = _read(read, certificate_pem.encode(), "$.certificate_pem")
             return ApnsCredential(certificate_pem=pem)
         case _:
             raise bad_input("$", "give either key_pem and key_id, or certificate_pem")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import ssl
 import tempfile
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -74,8 +74,8 @@ def read_key(content: bytes) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def read_certificate(content: bytes, password: str | None = None) -> str:
-    """An APNs certificate with its private key, from PEM or PKCS#12, as one PEM text.
+def read_certificate(content: bytes, password: str | None = None, *, now_s: float) -> str:
+    """An APNs certificate with its private key, from PEM or PKCS#12, as one PEM text. `now_s`: Unix seconds.
 
     Raises:
         CredentialError: unreadable, without its private key, or expired.
@@ -100,7 +100,7 @@ def read_certificate(content: bytes, password: str | None = None) -> str:
     spki = serialization.PublicFormat.SubjectPublicKeyInfo
     if own.public_key().public_bytes(Encoding.DER, spki) != key.public_key().public_bytes(Encoding.DER, spki):
         raise CredentialError("the private key does not belong to the certificate")
-    if own.not_valid_after_utc <= datetime.now(UTC):
+    if own.not_valid_after_utc.timestamp() <= now_s:
         raise CredentialError(f"the certificate expired on {own.not_valid_after_utc:%Y-%m-%d}")
     chain = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
     pem = chain + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
