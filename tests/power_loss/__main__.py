@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _print(result: Result) -> None:
     for story, states in result.states.items():
-        print(f"  {story:<16}{result.cuts[story]:>6} cuts {states:>8,} states")
+        print(f"  {story:<24}{result.cuts[story]:>6} cuts {states:>8,} states")
     states, cpu_s = result.states.total(), time.process_time()
     print(f"{states:,} different states of {result.cuts.total():,} cuts, judged {result.judged:,} times,", end=" ")
     print(f"in {result.took_s:.0f} s ({cpu_s:.0f} s of CPU).")

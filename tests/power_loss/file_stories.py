@@ -46,11 +46,18 @@ async def first_start(scene: Scene) -> None:
             await append(scene, store, events_of(scene, 1))
 
 
-async def migration(scene: Scene, version: str) -> None:
-    """A store of an earlier version is brought to the current schema at its first start."""
+async def migration(scene: Scene, version: str, *, killed: bool = False) -> None:
+    """A store of an earlier version is brought to the current schema at its first start. Where its last server was
+    killed, what that has done stands in the log."""
     undisturbed = scene.elsewhere / STORE
-    made_by(version, undisturbed)
-    shutil.copy(undisturbed, scene.path)
+
+    def copy() -> None:
+        for suffix in ("", "-wal") if killed else ("",):
+            shutil.copy(f"{undisturbed}{suffix}", f"{scene.path}{suffix}")
+
+    made_by(version, undisturbed, before_close=copy if killed else None)
+    if not killed:
+        copy()
     async with opened(scene, undisturbed) as store:
         known = await facts_of(store)
     scene.told.begins(scene.name, known)

@@ -32,6 +32,7 @@ STORIES: Final[dict[str, Story]] = {
     "rekey": rekey,
     "first-start": first_start,
     **{f"migration-{version}": partial(migration, version=version) for version in EARLIER},
+    **{f"migration-{version}-killed": partial(migration, version=version, killed=True) for version in EARLIER[-2:]},
     "second-cut": second_cut,
     "failed-sync": failed_sync,
     "vacuum": vacuum,

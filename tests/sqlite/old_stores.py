@@ -8,6 +8,7 @@ store of 0005 has them as its migration made them of the store before.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -165,8 +166,8 @@ def old_digest(body: str) -> str:
     return blake2b(body.encode(), digest_size=16).hexdigest()
 
 
-def made_by(version: str, path: Path) -> None:
-    """A store as that version has left it."""
+def made_by(version: str, path: Path, before_close: Callable[[], None] | None = None) -> None:
+    """A store as that version has left it. Before it is closed, all of it is still in the log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = open_connection(path)
     driver = raw(connection)
@@ -181,6 +182,8 @@ def made_by(version: str, path: Path) -> None:
     driver.executemany("INSERT INTO fcm_project VALUES (?, ?, ?, ?)", PROJECTS)
     migrations.migrate(connection, to=version)
     driver.execute("COMMIT")
+    if before_close is not None:
+        before_close()
     close(connection)
 
 
