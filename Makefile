@@ -95,7 +95,7 @@ simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time
 simulate-nodes: $(STAMP)  ## the same with several nodes on one database: SEEDS seeds from FIRST on
 	@$(BIN)/python -m tests.simulator --nodes --seeds $(SEEDS) --first $(FIRST)
 
-power-loss: $(STAMP)  ## every state in which a power cut could leave the disk, each opened and checked
+power-loss: $(STAMP)  ## more than 100,000 states in which a power cut could leave the disk, each opened and checked
 	$(BIN)/python -m tests.power_loss
 
 power-loss-quick: $(STAMP)  ## the same for some of these states, in less than a minute

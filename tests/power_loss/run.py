@@ -1,4 +1,4 @@
-"""Goes through a recorded run, cut by cut, and judges every state that each cut could leave."""
+"""Goes through a recorded run, cut by cut, and judges states that each cut could leave."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def cuts_of(operations: Sequence[Operation]) -> Iterator[Cut]:
 
 
 async def judge_all(operations: Sequence[Operation], directory: Path, seed: int, bounds: Bounds) -> Result:
-    """Start on every state of every cut. `directory` is where they are laid out, one after the other."""
+    """Start on all states that are tried of every cut. `directory` is where they are laid out, one after the other."""
     result = Result(Counter(), Counter(), 0, [])
     began, random = time.monotonic(), Random(seed)
     seen: dict[bytes, Found] = {}

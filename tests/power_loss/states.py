@@ -1,4 +1,4 @@
-"""The states that a power cut could leave, for one instant of a run: which of the pending operations are kept.
+"""States that a power cut could leave, for one instant of a run: which of the pending operations are kept.
 
 All that were synced are there. Of the others: none, all, every prefix, all but one, one alone, each write torn at every
 boundary of a sector (512 and 4096 bytes), a file that has grown without its new content, no change of names, or
