@@ -21,11 +21,27 @@ import msgspec
 
 from tests.torture.http_client import Client, NoResponse
 from tests.torture.processes import APPLICATION, Emulator, Server
+from tests.torture.something_to_do import SomethingToDo
 from tests.torture.users import User
 
 _COMMAND_S: Final = 60.0
 _ANSWER_S: Final = 30.0
 """So long somebody calls with what was revoked until the server answers. It may be away for longer, but for the end."""
+COMMANDS: Final = (
+    "device restore",
+    "quarantine release",
+    "deadletter replay",
+    "deadletter discard",
+    "store rekey",
+    "store backup",
+    "key create",
+    "key revoke",
+    "session create",
+    "session revoke",
+    "app add",
+    "fcm add",
+)
+"""What it runs, as the report calls it."""
 _REFUSED: Final = (0, 1)
 """Done, or not possible now. 2 would be a wrong command line."""
 
@@ -38,6 +54,7 @@ class Operator:
         server: Server,
         emulator: Emulator,
         users: list[User],
+        to_do: SomethingToDo,
         directory: Path,
         counts: dict[str, int],
         rng: random.Random,
@@ -46,6 +63,7 @@ class Operator:
         self._server = server
         self._emulator = emulator
         self._users = users
+        self._to_do = to_do
         self._directory = directory
         self._counts = counts
         self._rng = rng
@@ -77,6 +95,11 @@ class Operator:
             await waiting.pop()()
             await asyncio.sleep(self._rng.random() * 2 * every_s)
 
+    @property
+    def never_done(self) -> list[str]:
+        """The commands that have not once done what they are for."""
+        return [command for command in COMMANDS if not self._counts.get(f"command: {command}")]
+
     async def check(self) -> None:
         """At the end: what was revoked is still refused, and the copies are whole."""
         for revoked in self._revoked:
@@ -90,19 +113,30 @@ class Operator:
     # -- commands ------------------------------------------------------------------------------------------------------
 
     async def _restore(self) -> None:
-        device = self._rng.choice(self._rng.choice(self._users).devices)
+        """Mostly of a token that was removed; of a living one there is nothing to restore."""
+        dead, living = self._to_do.dead_tokens, self._rng.choice(self._rng.choice(self._users).devices).token
+        token = self._rng.choice([*dead, living])
         file = self._directory / "token"
-        file.write_text(device.token)
-        await self._command("device", "restore", "--token-file", str(file))
+        file.write_text(token)
+        if await self._command("device", "restore", "--token-file", str(file)) is not None and token in dead:
+            dead.remove(token)
 
     async def _release(self) -> None:
         await self._command("quarantine", "release", APPLICATION)
 
     async def _replay(self) -> None:
-        await self._command("deadletter", "replay", "--all", "--lifetime", "1h")
+        await self._settle_letters("replay", self._to_do.to_replay, "--lifetime", "1h")
 
     async def _discard(self) -> None:
-        await self._command("deadletter", "discard", "--all")
+        await self._settle_letters("discard", self._to_do.to_discard)
+
+    async def _settle_letters(self, what: str, letters: list[str], *arguments: str) -> None:
+        """Those that were made for it; later all there are."""
+        only_others = not (self._to_do.to_replay or self._to_do.to_discard)
+        if not (letters or only_others):
+            return
+        if await self._command("deadletter", what, *(letters or ["--all"]), *arguments) is not None:
+            letters.clear()
 
     async def _rekey(self) -> None:
         await self._command("store", "rekey")
@@ -146,7 +180,12 @@ class Operator:
             self.errors.append(f"{name} took longer than {_COMMAND_S:.0f} s")
             return None
         succeeded = done.returncode == 0
-        what = f"command: {name}" if succeeded else f"command: {name}, not possible then"
+        what = f"command: {name}"
+        if not succeeded:
+            what += ", not possible then"
+            self._say(f"{name}: {done.stderr.strip()[-200:]}")
+        elif done.stderr.startswith("0 dead letters"):
+            what += ", nothing to do"
         self._counts[what] = self._counts.get(what, 0) + 1
         if "Traceback" in done.stderr or done.returncode not in _REFUSED or not (succeeded or done.stderr.strip()):
             self.errors.append(f"{name} ended with status {done.returncode}: {done.stderr[-600:]}")

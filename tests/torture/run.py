@@ -19,7 +19,9 @@ from tests.torture.http_client import Client
 from tests.torture.operators import Operator
 from tests.torture.processes import APPLICATION, Emulator, Server
 from tests.torture.producers import BadProducer, Pace, Producer
+from tests.torture.provider import Provider
 from tests.torture.sent_events import SentEvents
+from tests.torture.something_to_do import make_others, make_something_to_do
 from tests.torture.users import User, make_users
 from tests.torture.verification import Outages, verify
 from tocsin.domain.events import UserId
@@ -52,6 +54,8 @@ class Plan(Struct, frozen=True):
     """How often the server is stopped for longer than its lease."""
     fetch_s: float
     """How long asking for every event may take."""
+    every_command: bool
+    """Whether each of the operator's commands has to have done something: there is time for many."""
     most_s: float
     """When the run is given up, whatever it does; ending the processes then takes up to half a minute more."""
 
@@ -66,6 +70,7 @@ QUICK: Final = Plan(
     command_every_s=4.0,
     long_stops=1,
     fetch_s=60,
+    every_command=False,
     most_s=240,
 )
 LONG: Final = Plan(
@@ -78,6 +83,7 @@ LONG: Final = Plan(
     command_every_s=2.0,
     long_stops=3,
     fetch_s=100,
+    every_command=True,
     most_s=560,
 )
 
@@ -133,8 +139,8 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         await emulator.start()
         server = Server(directory / "server", emulator, _settings(plan))
         stack.callback(server.close)
-        devices = make_users(plan.users, rng)
-        sessions, secret = await prepare(server, emulator, devices)
+        devices, others = make_users(plan.users, rng), make_others(rng)
+        sessions, secret = await prepare(server, emulator, [*devices, *others])
         users = [User(owner, sessions[owner], own) for owner, own in devices.items()]
         for user in rng.sample(users, len(users) // 6):
             user.changes_tokens = True
@@ -146,11 +152,15 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         for user in users:
             for device in user.devices:
                 await user.register(client, device)
-        say(f"{len(users)} users with {sum(len(user.devices) for user in users)} devices; the load begins")
         sent = SentEvents()
+        refused = [User(owner, sessions[owner], own) for owner, own in others.items()]
+        provider = Provider(emulator, rng)
+        to_do = await make_something_to_do(refused, provider, server.port, server.private_port, secret, sent, rng)
+        provider.close()
+        say(f"{len(users)} users with {sum(len(user.devices) for user in users)} devices; the load begins")
         pace = Pace(plan.events, plan.load_s)
         chaos = Chaos(server, emulator, disk, users, pace, random.Random(rng.random()), say)
-        operator = Operator(server, emulator, users, directory, chaos.counts, random.Random(rng.random()), say)
+        operator = Operator(server, emulator, users, to_do, directory, chaos.counts, random.Random(rng.random()), say)
         await _load_and_chaos(plan, chaos, operator, pace, sent, users, server.port, secret, rng)
         say("the load has ended; one more kill, then waiting until the backlog is empty")
         await chaos.kill()
@@ -164,12 +174,14 @@ async def _run(plan: Plan, seed: int, directory: Path, say: Callable[[str], None
         client.close()
         say("stopping, and checking the store")
         errors += await _stop_and_check(server, emulator)
-        every_device = [device for user in users for device in user.devices]
+        every_device = [device for user in [*users, *refused] for device in user.devices]
         findings = verify(
             sent, every_device, emulator.accepted_pushes(), reports, Outages(chaos.killed_at, chaos.stops)
         )
     if chaos.kills < plan.kills or findings.counts["accepted"] < plan.events * 0.8:
         errors.append(f"too little was tried: {chaos.kills} kills, {findings.counts['accepted']} events")
+    if plan.every_command and operator.never_done:
+        errors.append(f"commands that never did anything: {', '.join(operator.never_done)}")
     for error in errors:
         findings.error("the end", error)
     lines = report(findings, chaos.counts, sent, f"{chaos.kills} kills", time.monotonic() - started)

@@ -37,6 +37,8 @@ class Device(Struct, eq=False):
     sandbox: bool = False
     topic: str | None = None
     periods: list[Period] = field(default_factory=list)
+    refuses: bool = False
+    """Whether its provider was told to refuse what is sent to it."""
 
     @property
     def key(self) -> str:

@@ -156,7 +156,8 @@ def _accepted(
     receipts = {device["device_token"]: device for device in report["devices"]}
     for token, receipt in receipts.items():
         findings.count(f"receipts: {receipt['outcome']}")
-        _receipt(findings, event, token, receipt, arrived=token in here)
+        refuses = token in devices and devices[token].refuses
+        _receipt(findings, event, token, receipt, arrived=token in here, refuses=refuses)
     for token, device in devices.items():
         if not device.registered_throughout(event.sent_at):
             continue
@@ -171,8 +172,10 @@ def _accepted(
             findings.error("lost", f"{event.event_id} {device.key[:20]}… {outcome}")
 
 
-def _receipt(findings: Findings, event: SentEvent, token: str, receipt: Mapping[str, Any], *, arrived: bool) -> None:
-    """What a receipt may say. No fault script makes a provider refuse a push, and only events about a call expire."""
+def _receipt(
+    findings: Findings, event: SentEvent, token: str, receipt: Mapping[str, Any], *, arrived: bool, refuses: bool
+) -> None:
+    """What a receipt may say. Only events about a call expire; `refuses`: the provider may have refused the push."""
     detail = f"{event.event_id} {event.message} {token[:20]}…"
     results = [attempt["result"] for attempt in receipt["attempts"]]
     if results.count("delivered") > 1:
@@ -180,7 +183,7 @@ def _receipt(findings: Findings, event: SentEvent, token: str, receipt: Mapping[
     match receipt["outcome"]:
         case "delivered" if not arrived:
             findings.error("a receipt says delivered, but nothing arrived", detail)
-        case "refused":
+        case "refused" if not refuses:
             findings.error("a receipt says refused without a reason", f"{detail} {receipt['attempts'][-1]}")
         case "expired":
             at = min(_at(attempt) for attempt in receipt["attempts"] if attempt["result"] == "expired")
