@@ -95,6 +95,15 @@ def test_what_does_not_fit_into_memory_goes_to_the_directory_of_the_store(tmp_pa
     connections.close(connection)
 
 
+def test_where_sqlite_does_not_take_the_directory_it_chooses_the_place_itself(tmp_path: Path) -> None:
+    connection = connections.open_connection(tmp_path / "tocsin.db")
+    driver = connections.raw(connection)
+    with spills_beside(driver, tmp_path / "not there" / "tocsin.db"):
+        assert driver.execute("PRAGMA temp_store_directory").fetchone() is None
+        assert driver.execute("PRAGMA temp_store").fetchone() == (1,)
+    connections.close(connection)
+
+
 # -- in a process of its own -------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -39,9 +39,8 @@ def spills_beside(driver: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 
 def _set_directory(driver: sqlite3.Connection, directory: str) -> None:
-    """Where SQLite was built without this (deprecated) pragma, or the name is no UTF-8, it chooses the place itself."""
-    try:
+    """Where SQLite was built without this (deprecated) pragma, or does not take the directory (its name is no UTF-8, or
+    nothing can be made in it), SQLite chooses the place itself."""
+    with suppress(sqlite3.OperationalError, UnicodeEncodeError):
         name = directory.encode().decode().replace("'", "''")
-    except UnicodeEncodeError:
-        return
-    driver.execute(f"PRAGMA temp_store_directory='{name}'")
+        driver.execute(f"PRAGMA temp_store_directory='{name}'")
