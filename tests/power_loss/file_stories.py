@@ -180,6 +180,21 @@ async def failed_sync(scene: Scene) -> None:
                 await store.queue.append(events)
             await append(scene, store, events_of(scene, 2))
         await _any_sync_fails(scene, store)
+        await _index_is_not_synced(scene, store)
+
+
+async def _index_is_not_synced(scene: Scene, store: SqliteStore) -> None:
+    """What has gone to the index in several commits is synced by nobody: the sync that is to do so fails."""
+    for _ in range(2):
+        for _ in range(3):
+            await append(scene, store, events_of(scene, 2))
+            await settle(scene, store, finished(await _claimed(store)), DONE)
+            await store.search.fill(1.0)
+        scene.told.fail_syncs(1)
+        with suppress(StoreUnavailable):
+            await store.search.prune()
+        await store.search.fill(1.0)
+        await store.search.prune()
 
 
 async def _any_sync_fails(scene: Scene, store: SqliteStore) -> None:
