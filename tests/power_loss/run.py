@@ -33,7 +33,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     """After so many it stops."""
 
 
-QUICK: Final = Bounds(choices=5, samples=10)
+QUICK: Final = Bounds(choices=4, samples=10)
 """What `make power-loss-quick` tries, and the same in `make test`."""
 
 
