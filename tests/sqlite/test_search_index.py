@@ -17,7 +17,7 @@ from tests.support.sqlite import SqliteStores
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Query
 from tocsin.store.sqlite import search_index, search_look
-from tocsin.store.sqlite.maintenance import backup, restore
+from tocsin.store.sqlite.maintenance import backup, files, restore
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.search_index import SearchIndex, index_path
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
@@ -177,6 +177,20 @@ async def test_a_restored_copy_of_another_store_does_not_take_over_the_index_tha
     store = await stores.open()
     await contract.filled(store)
     assert await found(store) == ids
+
+
+async def test_the_index_lies_beside_the_file_that_a_link_leads_to(
+    tmp_path: Path, stores: SqliteStores, clocks: Clocks
+) -> None:
+    """There a restore, and whoever lists the store's files, look for it."""
+    (tmp_path / "data").mkdir()
+    stores.path = tmp_path / "tocsin.db"
+    stores.path.symlink_to(tmp_path / "data" / "real.db")
+    store = await stores.open()
+    await deliver(store, clocks, 1)
+    await contract.filled(store)
+    assert (tmp_path / "data" / "real.db-search") in files(stores.path)
+    assert index_path(stores.path) == tmp_path / "data" / "real.db-search"
 
 
 async def test_what_a_power_cut_took_from_the_index_is_still_in_the_feed(stores: SqliteStores, clocks: Clocks) -> None:

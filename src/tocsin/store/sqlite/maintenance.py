@@ -253,10 +253,10 @@ def _put_in_place(partial: Path, path: Path) -> None:
     index of the search, which is made again."""
     if path.exists():
         _write_log_into_file(path)
-    # A new store beside the log of an old one would take that for its own, and the index of the search likewise.
-    aside = _set_aside(path)
+    # A new store beside the index or the log of an old one would take them for its own.
     for file in files_of(path):
         file.unlink(missing_ok=True)
+    aside = _set_aside(path)
     make_durable(path.parent)
     try:
         os.replace(partial, path)

@@ -108,7 +108,9 @@ _decode_shapes = msgspec.json.Decoder(list[tuple[int, str, tuple[Combination, ..
 
 
 def index_path(store: Path) -> Path:
-    return store.with_name(store.name + "-search")
+    """Beside the file itself, as the log is, where `store` is a symbolic link."""
+    file = Path(os.path.realpath(store))
+    return file.with_name(file.name + "-search")
 
 
 def files_of(store: Path) -> list[Path]:

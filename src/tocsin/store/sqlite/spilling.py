@@ -7,6 +7,7 @@ read-only, and `/tmp` may be memory.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ def spills_beside(driver: sqlite3.Connection, path: Path) -> Iterator[None]:
     after a crash. Where the disk is full, the statement fails (`SQLITE_FULL`).
     """
     with _ONE_AT_A_TIME:
-        _set_directory(driver, str(path.absolute().parent))
+        # Beside the log: a symbolic link may be on another disk.
+        _set_directory(driver, os.path.dirname(os.path.realpath(path)))
         driver.execute("PRAGMA temp_store=FILE")
         try:
             yield
