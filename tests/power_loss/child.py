@@ -21,7 +21,7 @@ def main() -> None:
     root, elsewhere, rounds, fault, *stories = sys.argv[1:]
     # So small that the stories, which are short, go through checkpoints and give pages back.
     connection._CHECKPOINT_PAGES = 40  # type: ignore[misc]
-    search_index._CHECKPOINT_PAGES = 40  # type: ignore[misc]
+    search_index._CHECKPOINT_STEPS = 4  # type: ignore[misc]
     housekeeping._SPARE_PAGES = 4  # type: ignore[misc]
     housekeeping._VACUUM_PAGES = (10, 20)  # type: ignore[misc]
     if fault:

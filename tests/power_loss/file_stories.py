@@ -193,6 +193,7 @@ async def _index_is_not_synced(scene: Scene, store: SqliteStore) -> None:
         scene.told.fail_syncs(1)
         with suppress(StoreUnavailable):
             await store.search.prune()
+        assert (await store.search.state()).rebuilding, "what has not been synced may be gone, and is not made again"
         await store.search.fill(1.0)
         await store.search.prune()
 

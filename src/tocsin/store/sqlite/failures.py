@@ -17,6 +17,7 @@ from tocsin.store.ports import StorageFailure, StoreError, StoreUnavailable
 
 _MENDABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})
 _CORRUPTION: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_FAILED_SYNCS: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 _SENTENCES: Final = {
     sqlite3.SQLITE_FULL: "the disk is full, or the quota used up; make room",
     sqlite3.SQLITE_IOERR: "the disk reports an I/O error; see the system's log",
@@ -48,6 +49,11 @@ def sentence(error: sqlite3.Error) -> str:
 
 def is_corruption(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and _code(error) in _CORRUPTION
+
+
+def is_failed_sync(error: BaseException | None) -> bool:
+    """Whether a sync has failed: nobody knows what of the file is on the disk, now or after a sync that succeeds."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _FAILED_SYNCS
 
 
 def is_unreadable(error: sqlite3.Error) -> bool:

@@ -19,7 +19,8 @@ from tocsin.store.records import Cursor, Findings, IndexState, Query
 from tocsin.store.search_page import OFF, Page
 from tocsin.store.sqlite import search_feed
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.failures import is_corruption, os_sentence, sentence
+from tocsin.store.sqlite.durable import make_durable
+from tocsin.store.sqlite.failures import is_corruption, is_failed_sync, os_sentence, sentence
 from tocsin.store.sqlite.search_feed import Recent
 from tocsin.store.sqlite.search_index import SearchIndex, files_of, index_path
 from tocsin.store.sqlite.search_look import Look
@@ -62,18 +63,25 @@ class _Jobs:
             self._index = SearchIndex(self._store, read_only=self._read_only)
         return self._index
 
+    def _delete(self) -> None:
+        """The names go first, and for good: when the index is closed, SQLite moves the log into the file, and after a
+        power cut the log might be there again, without what was not synced."""
+        with contextlib.suppress(OSError):
+            for file in files_of(self._store):
+                file.unlink(missing_ok=True)
+            make_durable(index_path(self._store).parent)
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+        self._index = None
+
     def _told(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error | OSError):
             return error
-        if is_corruption(error) and not self._read_only:
+        if (is_corruption(error) or is_failed_sync(error)) and not self._read_only:
             # It has nothing that the store has not.
             if not self._failing:
                 log.warning("the index of the search is damaged; it is made again", error=str(error))
-            with contextlib.suppress(sqlite3.Error):
-                self.close()
-            self._index = None
-            for file in files_of(self._store):
-                file.unlink(missing_ok=True)
+            self._delete()
         elif not self._failing:
             log.warning("the index of the search cannot be used; what is delivered is not affected", error=str(error))
         self._failing = True

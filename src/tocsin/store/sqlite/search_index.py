@@ -6,7 +6,8 @@ fits the cache, however many events there are, and is dropped as a whole.
 
 The file is written without a sync for each batch (`synchronous=NORMAL`): after a power cut it may have lost the last
 batches, but it knows how far it is (`position`), and what follows is still in the feed. Where it is not, or where the
-store was replaced by a backup, the index is made again from the store, in steps.
+store was replaced by a backup, the index is made again from the store, in steps. So it is where a sync has failed: what
+was written before may be gone, though it can be read, and no later sync brings it back (fsync(2)).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _FED_EVENTS: Final = 4000
 """A step takes so many rows of the feed, or fewer that name so many events: it is not to last long."""
 _SCAN_EVENTS: Final = 2000
 _CACHE_KIB: Final = 16 * 1024
-_CHECKPOINT_PAGES: Final = 4000
+_CHECKPOINT_STEPS: Final = 256
+"""Each of a few pages, or some thirty."""
 
 _META: Final = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
@@ -129,6 +131,8 @@ class SearchIndex:
         self._shapes = Shapes({}, self._write_shape)
         self._parts: dict[int, set[int]] = {}
         self.position = self.rebuilt = self.rebuild_until = 0
+        self._steps = 0
+        """Since the last checkpoint."""
         if not read_only:
             try:
                 self._begin()
@@ -149,7 +153,8 @@ class SearchIndex:
             driver.execute("PRAGMA secure_delete=ON")
             driver.execute("PRAGMA journal_mode=WAL")
             driver.execute("PRAGMA synchronous=NORMAL")
-            driver.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+            # SQLite would keep it to itself that a sync has failed at a checkpoint of its own.
+            driver.execute("PRAGMA wal_autocheckpoint=0")
         driver.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         driver.execute("PRAGMA temp_store=MEMORY")
         driver.execute("ATTACH DATABASE ? AS store", (file_uri(self._store, read_only=True),))
@@ -224,6 +229,9 @@ class SearchIndex:
                 driver.execute("ROLLBACK")
             self._begin()  # what is in memory is what is in the file
             raise
+        self._steps += 1
+        if self._steps >= _CHECKPOINT_STEPS:
+            self.make_durable()
         return True
 
     def _write_fed(self, feed: Sequence[tuple[int, int, str]], recent: Recent) -> None:
@@ -331,7 +339,7 @@ class SearchIndex:
 
     def make_durable(self) -> int | None:
         """Sync what was written; returns the position that no power cut takes back, None where somebody still reads."""
-        position = self.position
+        position, self._steps = self.position, 0
         busy, written, done = self.driver.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchone()
         return position if not busy and written == done else None
 
