@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from tests.sources.bus import bus_on, nats_settings
 from tests.support.nats import nats_server
 from tests.support.pgbouncer import PgBouncer, needs_pgbouncer
-from tests.support.postgres import MASTER_KEY, drop_database, new_database
+from tests.support.postgres import MASTER_KEY, drop_database, fetch, new_database
 from tests.support.postgres_server import PostgresServer, remove, shared_server
 from tests.system.running_system import RunningSystem, eventually
+from tests.system.test_metrics import total
 from tests.system.test_operators import LANE, Operator
 from tests.torture.processes import Server, free_ports
 
@@ -166,6 +168,67 @@ async def test_a_server_that_was_stopped_for_a_while_sends_nothing_more_for_a_to
     assert not gone & system.received().keys()
     assert all(len(system.received()[event.marker]) == 1 for event in [*kept, *later])
     assert stopped.running
+
+
+@pytest.mark.slow
+async def test_a_server_that_was_stopped_for_a_minute_settles_and_sends_nothing_of_what_was_taken_over(
+    tmp_path: Path, database: str
+) -> None:
+    """Its pushes wait in its memory for a stream when it is stopped. The answer that makes room for the next comes
+    meanwhile: it is the first that it finds when it goes on."""
+    stopped_s, answered_after_s = 61.0, 50.0
+    slow = {"apns": {"max_connections": 1, "request_timeout_s": 300}, "delivery": {"lease_s": 700}}
+    system = RunningSystem(tmp_path, on(database) | slow)
+    try:
+        await system.open(users=6)
+        stopped, (first, gone, *staying) = system.server, [await system.user() for _ in range(6)]
+        # While one push waits for its answer, no other may be on the wire beside it.
+        token = first.devices[0].token
+        await system.faults({"match": {"token": token}, "delay_s": answered_after_s, "max_concurrent_streams": 1})
+        (on_the_wire,) = await system.send(first, 1)
+        await eventually(lambda: in_flight(system, 1), 30, system.explain)
+        await asyncio.sleep(0.5)
+        deleted = await system.send(gone, 5)
+        kept = [event for user in staying for event in await system.send(user, 5)]
+        await eventually(lambda: in_flight(system, 1 + len(kept) + len(deleted)), 30, system.explain)
+        # It takes what is free: what is in the other's memory stays with that one as long as it lives.
+        other = Server(tmp_path / "other", system.emulator, on(database))
+        system._processes.append(other)
+        await other.start()
+        await asyncio.sleep(3.0)
+        assert not {event.marker for event in kept + deleted} & system.received().keys()
+        stopped.send(signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        system.server = other
+        client = system.client()
+        await gone.delete(client, gone.devices[0])
+        client.close()
+        await system.faults()
+        await system.all_received([on_the_wire, *kept], 60)
+        await asyncio.sleep(max(0.0, stopped_at + stopped_s - time.monotonic()))
+        settled = await fetch(database, _SETTLED)
+        assert len(settled) == 1 + len(kept) + len(deleted)
+        stopped.send(signal.SIGCONT)
+        later = [event for user in staying for event in await system.send(user, 2)]
+        await system.all_received(later, 60)
+        await asyncio.sleep(2.0)
+        assert not {event.marker for event in deleted} & system.received().keys()
+        assert [len(system.received()[event.marker]) for event in kept + later] == [1] * len(kept + later)
+        assert len(system.received()[on_the_wire.marker]) == 2, "a takeover is a cause of duplicates"
+        assert (await fetch(database, _SETTLED))[: len(settled)] == settled, "it has settled what was taken over"
+        assert stopped.running
+        system.server = stopped
+        assert await system.problems() == []
+    finally:
+        system.close()
+
+
+_SETTLED = "SELECT stream, xid, seq, unit, attempts FROM settlement ORDER BY number"
+
+
+async def in_flight(system: RunningSystem, count: int) -> bool:
+    """Whether so many deliveries are on the wire, or wait for a stream."""
+    return await total(system, "tocsin_in_flight") + await total(system, "tocsin_waiting") == count
 
 
 async def test_commands_work_beside_a_server_and_without_one(system: RunningSystem, database: str) -> None:
