@@ -25,12 +25,13 @@ RETENTION_DAYS: Final = 1
 # -- measured ----------------------------------------------------------------------------------------------------------
 DELIVERY_US: Final = 24.50 * 1.061 * 1.058
 """CPU of tocsin per delivery: docs/performance.md (`cpu_us_per_delivery`, the ciphers, the search's index)."""
-POSTS_PER_S: Final = 9_927
-"""Requests of one event on two cores (docs/performance.md, `single_post_per_s`)."""
-APPEND_AND_SETTLE_PER_S: Final = 80_000
-"""Events on one PostgreSQL and its client on two cores, at its limit."""
-POSTGRES_US: Final = 7.8 + 1e6 / 630_000 + 1e6 / 145_000
-"""CPU of PostgreSQL per event: append and settle, read by cursor, look up an owner's devices (rates of one core)."""
+POSTS_PER_S: Final = 8_399
+"""Requests of one event on two cores, which PostgreSQL shares (docs/performance.md, `postgres_single_post_per_s`)."""
+EVENTS_PER_S: Final = 21_339
+"""From ingest to receipt, on two cores that PostgreSQL shares with everything else (`postgres_per_s`). What one on a
+machine of its own can do was not measured, so no cell is given more."""
+POSTGRES_US: Final = 25
+"""CPU of PostgreSQL per event with one delivery, the search's index included (docs/performance.md, On PostgreSQL)."""
 EVENT_BYTES: Final = 495 + 122 + 351
 """On disk, indexes included, for a content of 242 bytes and one delivery: event, id, settlement (20,000 events)."""
 DELIVERY_BYTES: Final = 150
@@ -41,8 +42,6 @@ DEVICE_BYTES: Final = 479
 """On disk, indexes included."""
 
 # -- chosen ------------------------------------------------------------------------------------------------------------
-PART_OF_LIMIT: Final = 0.3
-"""Of what one PostgreSQL can do, at the peak: the rest is for vacuum, checkpoints, copies, and a day that is worse."""
 PART_OF_CORE: Final = 0.6
 """How busy a process is at the peak: one of them may be gone, and the others take its share."""
 STREAMS_APPLE: Final = 1_000
@@ -51,13 +50,15 @@ STREAMS_GOOGLE: Final = 100
 GOOGLE_PER_S: Final = 600_000 / 60
 """Google's quota of a project by default ("FCM throttling and quotas")."""
 CORES_DATABASE: Final = 8
+DATABASES: Final = 3
+"""A primary with two standbys, one of which is waited for."""
 CORES_NODE: Final = 2
 DOLLARS_CORE_HOUR: Final = 0.04
 DOLLARS_GB_MONTH: Final = 0.10
 """Prices of a common cloud, rounded; put your own in."""
 
 # -- what follows ------------------------------------------------------------------------------------------------------
-CELLS: Final = ceil(PEAK_EVENTS_PER_S / (APPEND_AND_SETTLE_PER_S * PART_OF_LIMIT))
+CELLS: Final = ceil(PEAK_EVENTS_PER_S / EVENTS_PER_S)
 EVENTS: Final = PEAK_EVENTS_PER_S / CELLS
 PUSHES: Final = EVENTS * DEVICES_PER_OWNER
 MEAN_EVENTS: Final = EVENTS * MEAN_OF_PEAK
@@ -70,25 +71,29 @@ GB_DISK: Final = GB_DAY * (RETENTION_DAYS + 2) + DEVICES / CELLS * DEVICE_BYTES 
 GB_WAL_DAY: Final = MEAN_EVENTS * DAY_S * WAL_BYTES / 1e9
 TO_EACH: Final = PUSHES / 2
 AT_ONCE: Final = TO_EACH * ANSWER_S
-CORES: Final = 2 * CORES_DATABASE + (API_NODES + DELIVERY_NODES) * CORES_NODE
-DOLLARS_HOUR: Final = CORES * DOLLARS_CORE_HOUR + 2 * GB_DISK * DOLLARS_GB_MONTH / 730
+CORES: Final = DATABASES * CORES_DATABASE + (API_NODES + DELIVERY_NODES) * CORES_NODE
+DOLLARS_HOUR: Final = CORES * DOLLARS_CORE_HOUR + DATABASES * GB_DISK * DOLLARS_GB_MONTH / 730
 MILLION_PUSHES_HOUR: Final = MEAN_EVENTS * DEVICES_PER_OWNER * 3600 / 1e6
 
 
 def tables() -> str:
     cell = [
-        ("cells", f"{CELLS}", "1,000,000 events/s ÷ (80,000 × 0.3)"),
+        ("cells", f"{CELLS}", f"1,000,000 events/s ÷ {EVENTS_PER_S:,}"),
         ("events at the peak", f"{EVENTS:,.0f}/s", f"1,000,000 ÷ {CELLS}"),
         ("pushes at the peak", f"{PUSHES:,.0f}/s", "two devices for each event"),
         ("devices", f"{DEVICES / CELLS / 1e6:.1f} million", f"100 million ÷ {CELLS}"),
         (
             "PostgreSQL: CPU",
             f"{POSTGRES_CORES:.2f} cores",
-            f"{EVENTS:,.0f} × {POSTGRES_US:.1f} µs; given {CORES_DATABASE}",
+            f"{EVENTS:,.0f} × {POSTGRES_US} µs; given {CORES_DATABASE}",
         ),
         ("delivery: CPU", f"{DELIVERY_CORES:.2f} cores", f"{PUSHES:,.0f} × {DELIVERY_US:.1f} µs"),
         ("delivery nodes", f"{DELIVERY_NODES}", f"{DELIVERY_CORES:.2f} ÷ 0.6, and one to spare"),
-        ("API nodes", f"{API_NODES}", f"{EVENTS:,.0f} ÷ (9,927 × 0.6), each event a request, and one to spare"),
+        (
+            "API nodes",
+            f"{API_NODES}",
+            f"{EVENTS:,.0f} ÷ ({POSTS_PER_S:,} × 0.6), each event a request, and one to spare",
+        ),
         (
             "written a day",
             f"{GB_DAY:,.0f} GB",
@@ -102,7 +107,7 @@ def tables() -> str:
         (
             "write-ahead log a day",
             f"{GB_WAL_DAY:,.0f} GB",
-            f"{MEAN_EVENTS:,.0f}/s × 86,400 s × {WAL_BYTES:,} bytes, to the standby too",
+            f"{MEAN_EVENTS:,.0f}/s × 86,400 s × {WAL_BYTES:,} bytes, to each standby too",
         ),
         ("write-ahead log at the peak", f"{EVENTS * WAL_BYTES / 1e6:.0f} MB/s", f"{EVENTS:,.0f} × {WAL_BYTES:,} bytes"),
         (
@@ -118,7 +123,8 @@ def tables() -> str:
         (
             "cores",
             f"{CORES}",
-            f"2 × {CORES_DATABASE} for the database, {CORES_NODE} for each of {API_NODES + DELIVERY_NODES} nodes",
+            f"{DATABASES} × {CORES_DATABASE} for the database,"
+            f" {CORES_NODE} for each of {API_NODES + DELIVERY_NODES} nodes",
         ),
         (
             "dollars per million pushes",

@@ -411,7 +411,7 @@ class Audit(Section):
     registrations: bool = False
     """Whether it also tells of the device tokens that users register themselves, not only of those they delete."""
     chain: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[!-~]+$")] | None = None
-    """The name of this node's chain; without it `main`."""
+    """The name of this node's chain; without it `main`, and on PostgreSQL the name of the host."""
 
 
 class Secrets(Section):

@@ -120,3 +120,11 @@ async def test_a_node_whose_pgbouncer_leads_elsewhere_sends_nothing_for_it_does_
         assert node.failures() == []
     finally:
         await drop_database(another)
+
+
+async def test_a_write_that_leads_through_it_is_limited_as_any_other_and_nothing_of_that_stays(pooled: Nodes) -> None:
+    store = await pooled.open()
+    names = ("statement_timeout", "idle_in_transaction_session_timeout")
+    asked = ", ".join(f"current_setting('{name}')" for name in names)
+    assert tuple(await store.database.write(lambda one: one.fetchrow(f"SELECT {asked}"))) == ("20s", "10s")
+    assert tuple(await store.database.read(lambda one: one.fetchrow(f"SELECT {asked}"))) == ("0", "0")

@@ -29,7 +29,18 @@ def test_the_measurements_of_the_plan_are_those_of_the_page_about_performance() 
     assert float(rows["cpu_us_per_delivery"]) * 1.061 * 1.058 == plan.DELIVERY_US
     for factor in ("1.061", "1.058"):
         assert f"takes {factor} of the CPU" in measured
-    assert float(rows["single_post_per_s"].replace(",", "")) == plan.POSTS_PER_S
+    assert float(rows["postgres_single_post_per_s"].replace(",", "")) == plan.POSTS_PER_S
+    assert float(rows["postgres_per_s"].replace(",", "")) == plan.EVENTS_PER_S
+    assert f"A delivery takes some {plan.POSTGRES_US} µs of PostgreSQL's own CPU" in measured
+
+
+def test_the_sizes_of_a_small_platform_are_the_same_measurements() -> None:
+    sizing = PAGE.read_text().partition("## How much it takes")[2].partition("\n## ")[0].replace("\n", " ")
+    assert f"{plan.POSTGRES_US} µs of PostgreSQL's" in sizing
+    assert f"{plan.EVENTS_PER_S:,} deliveries a second" in sizing
+    measured = (PAGE.parent / "performance.md").read_text().replace("\n", " ")
+    assert "the index of the search 8" in measured
+    assert "8 of them for the index of the search" in sizing
 
 
 def _medians(page: str) -> dict[str, str]:

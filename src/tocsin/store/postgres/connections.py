@@ -33,6 +33,9 @@ _CONNECT_ONE_S: Final = 1.5
 """And to each of several hosts."""
 _STATEMENT_S: Final = 20.0
 _IDLE_IN_TRANSACTION_MS: Final = 10_000
+# Through PgBouncer a connection cannot begin with them.
+_LIMITS: Final = f"""SET LOCAL statement_timeout = {int(_STATEMENT_S * 1000)};
+    SET LOCAL idle_in_transaction_session_timeout = {_IDLE_IN_TRANSACTION_MS}"""
 _NOT_REPLICATED: Final = "the database has committed without its standby: the wait for it was cancelled"
 
 
@@ -58,8 +61,9 @@ class Watched:
     may be lost with this server. The severity is compared, not the text, which the server may translate.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, pooled: bool = False) -> None:
         self.connection = connection
+        self.pooled = pooled
         self._warned = False
         connection.add_log_listener(self._heard)
 
@@ -90,7 +94,7 @@ async def connect(target: Target, *, longest_s: float | None = None) -> Watched:
     statement_s = _STATEMENT_S + 5.0 if longest_s is None else longest_s
     hosts = target.hosts.in_order()
     if len(hosts) < 2:
-        return Watched(await _connect_to(target, settings, statement_s, _CONNECT_S))
+        return Watched(await _connect_to(target, settings, statement_s, _CONNECT_S), pooled=target.pooled)
     failures: list[Exception] = []
     for host, port in hosts:
         try:
@@ -99,7 +103,7 @@ async def connect(target: Target, *, longest_s: float | None = None) -> Watched:
             failures.append(error)
         else:
             target.hosts.prefer((host, port))
-            return Watched(connection)
+            return Watched(connection, pooled=target.pooled)
     # What is wrong with a host says more than that another one is a standby.
     raise next((one for one in failures if not isinstance(one, asyncpg.TargetServerAttributeNotMatched)), failures[0])
 
@@ -237,6 +241,8 @@ async def in_transaction(watched: Watched, job: Callable[[Connection], Awaitable
     transaction = watched.connection.transaction()
     await transaction.start()
     try:
+        if watched.pooled:
+            await watched.connection.execute(_LIMITS)
         result = await job(watched.connection)
     except BaseException:
         if not watched.connection.is_closed():
