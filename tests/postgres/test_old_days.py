@@ -57,6 +57,13 @@ async def test_a_day_goes_although_a_step_of_it_takes_longer_than_a_statement_ma
     first = await settled_event(store, clocks)
     clocks.pass_time(8 * DAY_S)
     await store.look_after()
+    makes = partitions.make
+
+    async def make(connection: Any, first_day: int, last_day: int) -> None:
+        assert connection.is_in_transaction(), "else its lock and its limit end with the statement that sets them"
+        await makes(connection, first_day, last_day)
+
+    monkeypatch.setattr(partitions, "make", make)
     # Until a reader lets go of this table, which takes longer than a statement may.
     blocker = await stores.connection()
     transaction = blocker.transaction()

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.cluster.run import FULL, too_little
 from tests.torture.processes import ROOT, environment
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,12 @@ def processes_with(mark: str) -> list[str]:
         except OSError:
             continue  # it has ended
     return found
+
+
+def test_a_torture_in_which_less_was_tried_than_is_promised_has_failed() -> None:
+    assert too_little(FULL, 53, 100_000) == []
+    assert too_little(FULL, 53, 99_999) == ["99999 events were accepted, of 100000"]
+    assert too_little(FULL, 50, 84_000) == ["50 faults were made, of 53", "84000 events were accepted, of 100000"]
 
 
 def test_the_demo_of_a_cluster_shows_that_every_phone_rang_and_leaves_no_process_behind() -> None:
