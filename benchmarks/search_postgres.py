@@ -28,9 +28,10 @@ _KEY: Final = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 SETTINGS: Final = {"fsync": "off", "synchronous_commit": "off", "shared_buffers": "1GB", "max_wal_size": "8GB"}
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
-# The same events as on SQLite. The transaction's number is one that has ended.
+# The same events as on SQLite. The transactions' numbers are some that have ended, and grow with the days.
 _EVENTS: Final = f"""INSERT INTO event(day, stream, xid, seq, id, owner, message, accepted_ms, expires_ms, size, body)
-    SELECT $3::int + (n * {DAYS} / $4::bigint)::int, 2 * (crc32(owner::bytea) % {LOGS})::int, 3, n,
+    SELECT $3::int + ((n - 1) * $5::int / $4::bigint)::int, 2 * (crc32(owner::bytea) % {LOGS})::int,
+        3 + ((n - 1) * $5::int / $4::bigint), n,
         (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, owner::uuid, 'fax_new',
         {START_MS} + n, {START_MS} + n + 86400000, 190, decode(repeat('00', 218), 'hex')
     FROM (SELECT n, lpad(to_hex(n * 7919 % {USERS}), 8, '0') || '-0000-4000-8000-000000000000' AS owner
@@ -49,8 +50,8 @@ _KEPT: Final = """INSERT INTO kept(stream, xid, seq, day, id, owner, message, ac
     SELECT stream, xid, seq, day, id, owner, message, accepted_ms, expires_ms, size, body, true, accepted_ms
     FROM event WHERE seq BETWEEN $1 AND $2 AND day BETWEEN $3 AND $4 AND seq % 1000 = 0"""
 # As the nodes have noted.
-_SETTLED: Final = """UPDATE low_water SET day = newest.day, xid = 3, seq = newest.seq
-    FROM (SELECT stream, max(day) AS day, max(seq) AS seq FROM event GROUP BY stream) AS newest
+_SETTLED: Final = """UPDATE low_water SET day = newest.day, xid = newest.xid, seq = newest.seq
+    FROM (SELECT stream, max(day) AS day, max(xid) AS xid, max(seq) AS seq FROM event GROUP BY stream) AS newest
     WHERE low_water.stream = newest.stream"""
 
 
@@ -91,19 +92,19 @@ async def _searches(server: PostgresServer, attempts: int) -> Figures:
     return figures
 
 
-async def fill(url: str, attempts: int) -> None:
-    """Events with so many attempts in all, into a new store."""
+async def fill(url: str, attempts: int, *, days: int = DAYS, ago: int = DAYS) -> None:
+    """Events with so many attempts in all, into a new store: over so many days, of which the first was so long ago."""
     events = attempts // _ATTEMPTS_PER_EVENT
     connection: Any = await asyncpg.connect(url)
-    first_day = day_of(int(time.time() * 1000)) - DAYS
-    await partitions.make(connection, first_day, first_day + DAYS)
+    first_day = day_of(int(time.time() * 1000)) - ago
+    await partitions.make(connection, first_day, first_day + days)
     step = 100_000
     for first in range(1, events + 1, step):
         last = min(events, first + step - 1)
-        days = [first_day + n * DAYS // events for n in (first, last)]
-        await connection.execute(_EVENTS, first, last, first_day, events)
-        await connection.execute(_SETTLEMENTS, first, last, *days)
-        await connection.execute(_KEPT, first, last, *days)
+        between = [first_day + (n - 1) * days // events for n in (first, last)]
+        await connection.execute(_EVENTS, first, last, first_day, events, days)
+        await connection.execute(_SETTLEMENTS, first, last, *between)
+        await connection.execute(_KEPT, first, last, *between)
     await connection.execute("SELECT setval('event_seq', $1), setval('settlement_number', $1)", events)
     await connection.execute(_SETTLED)
     await connection.execute("ANALYZE")
