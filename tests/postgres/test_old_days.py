@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.contract.support import claim, done, keep, make_event
+from tests.contract.support import EVERYTHING, claim, done, keep, make_event, parked
 from tests.postgres.test_plans import busiest
 from tests.support.clocks import Clocks
 from tests.support.postgres import PostgresStores
 
-from tocsin.store.postgres import connections, maintenance, old_days, partitions, reading
+from tocsin.store.postgres import connections, maintenance, old_days, old_ids, partitions, reading
 from tocsin.store.postgres.old_days import date_of
 from tocsin.store.postgres.places import day_of
 from tocsin.store.postgres.store import PostgresStore
@@ -197,3 +197,57 @@ async def test_what_is_needed_of_a_large_day_is_found_by_an_index(stores: Postgr
         await transaction.commit()
         assert busiest(json.loads(explained)[0]["Plan"]) <= 300, statement
     assert await connection.fetchval("SELECT count(*) FROM kept WHERE day = $1", day) == _LATE
+
+
+async def test_ids_of_days_that_are_gone_are_forgotten_wherever_they_lie_and_each_is_looked_at_once(
+    stores: PostgresStores, clocks: Clocks
+) -> None:
+    """Few of very many: a step that looks for some goes through all that is not old, again and again."""
+    store = await stores.open()
+    today, connection = day_of(clocks.now_ms), await stores.connection()
+    await connection.execute(
+        "INSERT INTO event_id(id, digest, day, stream, xid) SELECT gen_random_uuid(), '', CASE WHEN n % 100 = 0"
+        " THEN $1 - 20 ELSE $1 END, 0, n FROM generate_series(1, $2::int) AS t(n)",
+        today,
+        100_000,
+    )
+    await connection.execute("ANALYZE event_id")
+    transaction = connection.transaction()
+    await transaction.start()
+    await reading.by_index(connection)
+    await connection.execute(f"PREPARE looked AS {old_ids._FORGET}")
+    explained = await connection.fetchval(
+        f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE looked('(0,0)', '(10,0)', {today - 7})"
+    )
+    await transaction.rollback()
+    assert busiest(json.loads(explained)[0]["Plan"]) <= 2000, explained
+    assert await connection.fetchval(old_ids._BLOCKS) > old_ids._STEP_BLOCKS * 2, "it takes several steps"
+    await prune(store)
+    assert await connection.fetchval("SELECT count(*) FROM event_id WHERE day < $1", today) == 0
+    assert await connection.fetchval("SELECT count(*) FROM event_id") == 99_000
+    assert (await connection.fetchval("SELECT value FROM meta WHERE name = $1", old_ids._BLOCK)) == old_ids._ALL
+
+
+async def test_the_id_of_an_event_that_has_outlived_its_day_is_forgotten_with_it(
+    stores: PostgresStores, clocks: Clocks
+) -> None:
+    """Those of its day were gone through before."""
+    store = await stores.open()
+    connection = await stores.connection()
+    event = make_event(clocks)
+    await store.queue.append([event])
+    (item,) = await claim(store, 10, {})
+    await store.queue.settle([parked(item, clocks.now_ms)])
+    clocks.pass_time(9 * DAY_S)
+    await store.look_after()
+    await prune(store)
+    (item,) = await claim(store, 10, EVERYTHING)
+    await store.queue.settle([done(item)])
+    known = "SELECT count(*) FROM event_id WHERE id = $1"
+    clocks.pass_time(7 * DAY_S - 3600)
+    await prune(store)
+    assert await connection.fetchval(known, event.id) == 1
+    clocks.pass_time(2 * 3600)
+    await prune(store)
+    assert await store.log.record(event.id) is None
+    assert await connection.fetchval(known, event.id) == 0

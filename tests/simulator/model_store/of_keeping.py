@@ -15,7 +15,17 @@ from tests.simulator.model_store.of_nodes import living
 from tests.simulator.model_store.rows import Row, Table, columns_of
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does, does_all, nothing
-from tocsin.store.postgres import contents, erasing, housekeeping, jobs, old_days, partitions, reading, search_feed
+from tocsin.store.postgres import (
+    contents,
+    erasing,
+    housekeeping,
+    jobs,
+    old_days,
+    old_ids,
+    partitions,
+    reading,
+    search_feed,
+)
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.records import ENDED
 
@@ -199,7 +209,10 @@ def old_letters(t: Transaction, before_ms: int) -> Rows:
 @does(housekeeping._OLD_KEPT)
 def old_kept(t: Transaction, before_ms: int, before_day: int) -> Rows:
     rows = [row for row in t.all(t.database.kept) if not row.dead and row.settled_ms is not None]
-    return _forget(t, t.database.kept, [row for row in rows if row.settled_ms < before_ms and row.day < before_day])
+    some = [row for row in rows if row.settled_ms < before_ms and row.day < before_day][:_ROWS]
+    for row in some:
+        t.delete(t.database.kept, row)
+    return [(row.id,) for row in some]
 
 
 @does(housekeeping._OLD_REMOVALS)
@@ -227,10 +240,26 @@ def old_signals(t: Transaction) -> Rows:
     return _forget(t, t.database.signal, [row for row in t.all(t.database.signal) if row.at < before_s])
 
 
-@does(housekeeping._OLD_IDS)
-def old_ids(t: Transaction, before_day: int) -> Rows:
-    rows = [row for row in t.all(t.database.event_id) if row.day < before_day]
-    return _forget(t, t.database.event_id, [row for row in rows if not t.where(t.database.kept, ("id",), row.id)])
+@does(old_ids._BLOCKS)
+def blocks(t: Transaction) -> Rows:
+    return [(1,)]
+
+
+@does(old_ids._FORGET)
+def forget_ids(t: Transaction, first: tuple[int, int], last: tuple[int, int], before_day: int) -> Rows:
+    for row in [row for row in t.all(t.database.event_id) if row.day < before_day]:
+        if first == (0, 0) and not t.where(t.database.kept, ("id",), row.id):
+            t.delete(t.database.event_id, row)
+    return ()
+
+
+@does(old_ids._FORGET_THESE)
+def forget_these_ids(t: Transaction, ids: Sequence[str], before_day: int) -> Rows:
+    for id in ids:
+        row = t.get(t.database.event_id, id)
+        if row is not None and row.day < before_day:
+            t.delete(t.database.event_id, row)
+    return ()
 
 
 @does(housekeeping._OLD_KEYS)

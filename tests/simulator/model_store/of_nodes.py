@@ -8,7 +8,18 @@ from typing import Any, Final
 
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does, nothing
-from tocsin.store.postgres import horizons, marks, nodes, ownership, positions, replication, schema, signals, wakes
+from tocsin.store.postgres import (
+    horizons,
+    marks,
+    nodes,
+    old_ids,
+    ownership,
+    positions,
+    replication,
+    schema,
+    signals,
+    wakes,
+)
 from tocsin.store.postgres.session import NODE_LOCKS
 
 _REMEMBERED_S: Final = 60.0
@@ -254,6 +265,18 @@ def write_horizons(t: Transaction, names: Sequence[str], values: Sequence[int]) 
         row = t.get(t.database.meta, name)
         newest = value if row is None else max(row.value, value)
         t.put(t.database.meta, name, {"name": name, "value": newest}, {"value": newest})
+    return ()
+
+
+@does(old_ids._READ)
+def read_walk(t: Transaction) -> Rows:
+    return _meta(t, old_ids._BELOW, old_ids._BLOCK)
+
+
+@does(old_ids._WRITE)
+def write_walk(t: Transaction, names: Sequence[str], values: Sequence[int]) -> Rows:
+    for name, value in zip(names, values, strict=True):
+        t.put(t.database.meta, name, {"name": name, "value": value}, {"value": value})
     return ()
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from tocsin.store.clock import ClockWatch
-from tocsin.store.postgres import audit, old_days, partitions
+from tocsin.store.postgres import audit, old_days, old_ids, partitions
 from tocsin.store.postgres.clock import DatabaseClock
 from tocsin.store.postgres.connections import Connection, Database, Target
 from tocsin.store.postgres.horizons import Horizons
@@ -35,7 +35,7 @@ _OLD_LETTERS: Final = f"""UPDATE kept SET dead = false, settled_ms = 0, body = '
     WHERE (stream, xid, seq) IN (SELECT stream, xid, seq FROM kept WHERE dead AND settled_ms IS NOT NULL
         AND settled_ms < $1 LIMIT {_STEP_ROWS}) RETURNING 1"""
 _OLD_KEPT: Final = f"""DELETE FROM kept WHERE (stream, xid, seq) IN (SELECT stream, xid, seq FROM kept
-    WHERE NOT dead AND settled_ms IS NOT NULL AND settled_ms < $1 AND day < $2 LIMIT {_STEP_ROWS}) RETURNING 1"""
+    WHERE NOT dead AND settled_ms IS NOT NULL AND settled_ms < $1 AND day < $2 LIMIT {_STEP_ROWS}) RETURNING id::text"""
 # What is quarantined may be released yet, however old it is.
 _OLD_REMOVALS: Final = f"""DELETE FROM removal WHERE id IN (SELECT id FROM removal WHERE NOT quarantined
     AND removed_ms < $1 LIMIT {_STEP_ROWS}) RETURNING 1"""
@@ -46,8 +46,6 @@ _OLD_JOBS: Final = f"""DELETE FROM job WHERE seq IN (SELECT seq FROM job
     LIMIT {_STEP_ROWS}) RETURNING 1"""
 _OLD_SIGNALS: Final = f"""DELETE FROM signal WHERE id IN (SELECT id FROM signal
     WHERE at < clock_timestamp() - interval '1 day' ORDER BY id LIMIT {_STEP_ROWS}) RETURNING 1"""
-_OLD_IDS: Final = f"""DELETE FROM event_id WHERE id IN (SELECT id FROM event_id WHERE day < $1
-    AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.id = event_id.id) LIMIT {_STEP_ROWS}) RETURNING 1"""
 _OLD_KEYS: Final = """DELETE FROM content_key WHERE until_ms < $1
     AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.content_key = content_key.id)"""
 
@@ -89,7 +87,11 @@ class Housekeeping:
         before_day = day_of(done_ms)
         if any(await self._database.read(lambda one: old_days.old_days(one, before_day))):
             await self._old_days.drop(before_day, day_of(now_ms))
-        return await self._database.write(lambda one: _forget_ids(one, before_day))
+        while await self._database.write(lambda one: _forget_ids(one, before_day)):
+            if self._monotonic() >= until:
+                return True
+            await asyncio.sleep(_PAUSE_S)
+        return False
 
 
 async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, removed_ms: int, audit_ms: int) -> bool:
@@ -104,6 +106,9 @@ async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, remov
         await connection.fetch(_OLD_JOBS, removed_ms),
         await connection.fetch(_OLD_SIGNALS),
     ]
+    if kept := forgotten[1]:
+        gone_before = await _oldest(connection, day_of(done_ms))
+        await old_ids.forget_these(connection, [id for (id,) in kept], gone_before)
     more = await audit.forget(connection, audit_ms, _STEP_ROWS)
     return more or any(len(rows) == _STEP_ROWS for rows in forgotten)
 
@@ -112,7 +117,12 @@ async def _forget_ids(connection: Connection, before_day: int) -> bool:
     """Forget ids, and keys of contents, of days whose events are gone."""
     if not await connection.fetchval(_TRY):
         return False
-    oldest = min([before_day, *await partitions.existing(connection, "event")])
+    oldest = await _oldest(connection, before_day)
     # An hour's key may be needed a little after its hour, never before it.
     await connection.execute(_OLD_KEYS, (oldest - 1) * DAY_MS)
-    return len(await connection.fetch(_OLD_IDS, oldest)) == _STEP_ROWS
+    return await old_ids.forget(connection, oldest)
+
+
+async def _oldest(connection: Connection, before_day: int) -> int:
+    """The events of all days before this one are gone."""
+    return min([before_day, *await partitions.existing(connection, "event")])
