@@ -62,7 +62,8 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, asyncpg.PostgresError):
         return str(error.args[0]) if error.args else type(error).__name__
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted: {error.verify_message}; correct sslrootcert in store.url"
+        why = error.verify_message
+        return f"the server's certificate is not accepted: {why}; correct the host or sslrootcert in store.url"
     if isinstance(error, OSError):
         return error.strerror or "the database cannot be reached"
     return "the connection to the database was lost"

@@ -231,9 +231,9 @@ class FreshEvents:
         numbers: dict[int, int] = {}
         cut = bool(rows) and rows[0]["found"] > len(rows)
         held = self._ownership.held
-        # A log that was lost and taken again meanwhile is read anew, from elsewhere.
         held_up: Any = None
         passed = 0
+        # A log that was lost and taken again meanwhile is read anew, from elsewhere.
         still = {stream.number: stream for stream in streams if self._streams.get(stream.number) is stream}
         for row, body in zip(rows, bodies, strict=True):
             day, number, xid, seq, id, owner, message, accepted, expires, _, _, is_in_order, _ = row
@@ -255,8 +255,9 @@ class FreshEvents:
         if changed:
             self.has_passed_marks = True
             self._changed(changed)
-        self._note_held_up(streams, held_up, passed, len(rows) == limit or cut)
-        full = len(rows) == limit or cut or self.is_held_up or max(numbers.values(), default=0) == of_a_stream
+        is_cut = len(rows) == limit or cut or max(numbers.values(), default=0) == of_a_stream
+        self._note_held_up(streams, held_up, passed, is_cut)
+        full = is_cut or self.is_held_up
         if full:
             for stream in streams:
                 stream.may_have_more = True
@@ -267,11 +268,12 @@ class FreshEvents:
                 stream.day = today  # what is appended from now on is of today
         return items
 
-    def _note_held_up(self, streams: Sequence[Stream], row: Any, passed: int, may_be_cut: bool) -> None:
-        """`row` was found too early, if any was; `passed` is the last transaction that was read."""
+    def _note_held_up(self, streams: Sequence[Stream], row: Any, passed: int, is_cut: bool) -> None:
+        """`row` was found too early, if any was; `passed` is the last transaction that was read; `is_cut` whether there
+        may be more than was read."""
         held = self._held
         if held is not None:
-            is_gone = row is None and not may_be_cut and any(stream.number == held.stream for stream in streams)
+            is_gone = row is None and not is_cut and any(stream.number == held.stream for stream in streams)
             if passed >= held.xid or is_gone:
                 self._held = None
         if row is not None and self._held is None:

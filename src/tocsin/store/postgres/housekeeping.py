@@ -98,17 +98,17 @@ async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, remov
     """Forget some rows; whether there may be more."""
     if not await connection.fetchval(_TRY):
         return False
+    letters = await connection.fetch(_OLD_LETTERS, dead_ms)
+    if kept := await connection.fetch(_OLD_KEPT, done_ms, day_of(done_ms)):
+        await old_ids.forget_these(connection, [id for (id,) in kept], await _oldest(connection, day_of(done_ms)))
     forgotten = [
-        await connection.fetch(_OLD_LETTERS, dead_ms),
-        await connection.fetch(_OLD_KEPT, done_ms, day_of(done_ms)),
+        letters,
+        kept,
         await connection.fetch(_OLD_REMOVALS, removed_ms),
         await connection.fetch(_OLD_SESSIONS, removed_ms),
         await connection.fetch(_OLD_JOBS, removed_ms),
         await connection.fetch(_OLD_SIGNALS),
     ]
-    if kept := forgotten[1]:
-        gone_before = await _oldest(connection, day_of(done_ms))
-        await old_ids.forget_these(connection, [id for (id,) in kept], gone_before)
     more = await audit.forget(connection, audit_ms, _STEP_ROWS)
     return more or any(len(rows) == _STEP_ROWS for rows in forgotten)
 
