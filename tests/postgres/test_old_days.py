@@ -251,3 +251,30 @@ async def test_the_id_of_an_event_that_has_outlived_its_day_is_forgotten_with_it
     await prune(store)
     assert await store.log.record(event.id) is None
     assert await connection.fetchval(known, event.id) == 0
+
+
+async def test_what_is_settled_while_it_is_carried_forward_is_not_kept_for_ever(
+    stores: PostgresStores, clocks: Clocks
+) -> None:
+    store = await stores.open()
+    connection = await stores.connection()
+    event, waits = make_event(clocks, lives_s=60 * DAY_S), make_event(clocks, lives_s=60 * DAY_S)
+    first = day_of(clocks.now_ms)
+    await store.queue.append([event, waits])
+    for item in await claim(store, 10, {}):
+        await store.queue.settle([parked(item, clocks.now_ms)])
+    clocks.pass_time(9 * DAY_S)
+    await store.look_after()
+    items = {item.event.id: item for item in await claim(store, 10, EVERYTHING)}
+    # Who settles it does not see what is not committed yet, and the other way round.
+    async with connection.transaction():
+        await connection.execute(old_days._KEEP_WAITING.format(partition=f"event_{first}"), first, 0, 1000)
+        await store.queue.settle([done(items[event.id])])
+    await prune(store)
+    rows = dict(await connection.fetch("SELECT id::text, settled_ms IS NOT NULL AND body = ''::bytea FROM kept"))
+    assert rows == {event.id: True, waits.id: False}
+    assert await store.queue.settle([done(items[waits.id])]) == [True]
+    clocks.pass_time(8 * DAY_S)
+    await store.look_after()
+    await prune(store)
+    assert await connection.fetchval("SELECT count(*) FROM kept") == 0

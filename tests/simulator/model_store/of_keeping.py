@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tests.simulator.model_store.of_events import event_at, is_settled, place
+from tests.simulator.model_store.of_events import event_at, is_settled, place, settlements
 from tests.simulator.model_store.of_nodes import living
 from tests.simulator.model_store.rows import Row, Table, columns_of
 from tests.simulator.model_store.transactions import Transaction
@@ -331,6 +331,18 @@ def keep_recent(t: Transaction, of: str, day: int, since_day: int, stream: int) 
     for row in t.where(t.database.event, ("day",), int(of)):
         if (at_ms := late.get(place(row))) is not None:
             _keep(t, row, size=0, content_key=None, body=b"", settled_ms=at_ms)
+    return ()
+
+
+@does(old_days._END_SETTLED)
+def end_settled(t: Transaction, *columns: Sequence[int]) -> Rows:
+    for at in zip(*columns, strict=True):
+        row = t.get(t.database.kept, at)
+        settled = [one.at_ms for one in settlements(t, at)]
+        if row is None or row.settled_ms is not None or row.dead or not settled:
+            continue
+        if not t.where(t.database.parked, _PLACE, at):
+            t.update(t.database.kept, row, settled_ms=max(settled), body=b"")
     return ()
 
 

@@ -74,6 +74,14 @@ _KEEP_ATTEMPTS: Final = f"""INSERT INTO settlement(day, stream, xid, seq, unit, 
     SELECT $1, old.stream, old.xid, old.seq, unit, event_day, number, at_ms, attempts
     FROM {_NAMED} JOIN {{partition}} AS old USING (stream, xid, seq)
     ON CONFLICT DO NOTHING"""
+# What was settled at the instant at which it was carried forward was not there yet to be ended.
+_END_SETTLED: Final = """UPDATE kept SET settled_ms = named.at_ms, body = ''::bytea
+    FROM (SELECT stream, xid, seq, (SELECT max(at_ms) FROM settlement WHERE settlement.stream = given.stream
+            AND settlement.xid = given.xid AND settlement.seq = given.seq) AS at_ms
+        FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) AS given(stream, xid, seq)) AS named
+    WHERE kept.stream = named.stream AND kept.xid = named.xid AND kept.seq = named.seq AND kept.settled_ms IS NULL
+        AND NOT kept.dead AND named.at_ms IS NOT NULL AND (SELECT true FROM parked WHERE parked.stream = kept.stream
+            AND parked.xid = kept.xid AND parked.seq = kept.seq LIMIT 1) IS NULL"""
 # The index of events that outlive their partition is carried forward with them.
 _KEEP_SEEN: Final = f"""WITH carried AS (DELETE FROM {{partition}} AS old USING {_NAMED}
         WHERE old.seq = named.seq AND old.stream = named.stream AND old.xid = named.xid
@@ -210,6 +218,7 @@ async def _drop_settlements(
         await _make(connection, today)
         statement = _KEEP_ATTEMPTS.format(partition=partitions.name_of("settlement", day))
         async for rows in _kept(connection):
+            await _step(connection, _END_SETTLED, *_places(rows))
             await _step(connection, statement, today, *_places(rows))
         async for rows in _parked(connection):
             await _step(connection, statement, today, *_places(rows))
