@@ -21,6 +21,7 @@ def test_the_capacity_in_the_handbook_is_what_was_measured() -> None:
     said = _medians(section)
     assert len(said) >= 6
     assert said.items() <= measured.items()
+    assert f"{plan.EVENTS_PER_S:,} deliveries a second" in section
 
 
 def test_the_measurements_of_the_plan_are_those_of_the_page_about_performance() -> None:
