@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from tests.support.line import APPLICATION, PROJECT, apns_credential, apns_device, fcm_device, make_event, running_line
+from tests.support.line import (
+    APPLICATION,
+    PROJECT,
+    Line,
+    apns_credential,
+    apns_device,
+    fcm_device,
+    make_event,
+    running_line,
+)
 
 from tocsin.delivery.breaker import LINK, Breaker
 from tocsin.delivery.lane import LaneOptions
@@ -363,3 +373,27 @@ async def test_one_device_never_opens_the_breaker_and_a_link_that_fails_does() -
     assert not any(breaker.failure("device") for _ in range(100))
     breaker.close()
     assert [breaker.failure(LINK) for _ in range(5)] == [False] * 4 + [True]
+
+
+async def test_a_start_brings_nothing_forward_but_where_a_credential_was_replaced_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def due_in_s(line: Line) -> float:
+        due = await line.store.schedule.due()
+        return due[PRODUCTION] / 1000 - time.time()
+
+    device, event = apns_device(), make_event()
+    wait = Rule(match=Match(token=device.token), status=429, reason="TooManyRequests", headers={"retry-after": "600"})
+    async with running_line(tmp_path) as line:
+        line.script(wait)
+        await line.register(device)
+        await line.append(event)
+        await line.attempted(event)
+        assert await due_in_s(line) > 500
+    async with running_line(tmp_path) as line:
+        assert await due_in_s(line) > 500, "Apple has asked for ten minutes"
+    replaced = partial(apns_credential, changed_ms=int(time.time() * 1000))
+    monkeypatch.setattr("tests.support.line.apns_credential", replaced)
+    async with running_line(tmp_path) as line:
+        [record] = await line.finished(event)
+        assert record.attempts[-1].result == "delivered"

@@ -25,6 +25,7 @@ _MOST_DELIVERIES_A_SECOND: Final = 40.0
 """On average: a simulated delivery costs about half a millisecond of real time."""
 _MOST_SKEW_S: Final = 50.0
 """Apple and Google allow a minute."""
+_DELIVERIES_A_SECOND_TO_COUNT: Final = 6.0
 _DELIVERIES_A_SECOND_BESIDE_A_FLOOD: Final = 3.0
 _FLOOD_DELIVERIES_A_SECOND: Final = 30.0
 _MOST_POOR, _MOST_RICH = 25, 3
@@ -35,7 +36,7 @@ _MOST_PHONES_OF_SHORT: Final = 30
 _TROUBLES_OF_SHORT: Final = 4
 """At least so many may begin in one, on average."""
 _LONG_ENOUGH_S: Final = 60.0
-_SOME_MINUTES_S: Final = 200.0
+_SOME_MINUTES_S: Final = 150.0
 _MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
 
 
@@ -198,7 +199,9 @@ def fitted(plan: Plan) -> Plan:
         plan = replace(plan, rich_owners=_MOST_RICH, rich_phones=100, body_bytes=20, event_every_s=1.5)
         plan = replace(plan, most_events_at_once=1, fault_s=max(plan.fault_s, _LONG_ENOUGH_S))
     if "quotas" in plan.troubles:
-        plan = replace(plan, fault_s=max(plan.fault_s, _SOME_MINUTES_S), event_every_s=min(plan.event_every_s, 1.0))
+        every_s = (plan.most_phones + 1) / 2 * PRODUCERS / _DELIVERIES_A_SECOND_TO_COUNT
+        plan = replace(plan, fault_s=max(plan.fault_s, _SOME_MINUTES_S), rich_owners=0, most_events_at_once=1)
+        plan = replace(plan, event_every_s=every_s)
     if "crowds" in plan.troubles:
         # It takes the devices of twenty owners within a minute.
         plan = replace(plan, owners=MOST_OWNERS, most_phones=2, rich_owners=0, wrong_environments=False)

@@ -77,7 +77,7 @@ class Quotas:
         world = self._world
         if any(quota.trouble.ended_s is None for quota in self._all):
             return None
-        provider = random.choice(("apns", "fcm"))
+        provider = random.choice(("apns", "fcm", "fcm"))
         own = [phone for phone in world.phones if phone.provider == provider and not phone.dead]
         if not own:
             return None

@@ -338,11 +338,11 @@ class World:
     def apns_credential(self, application: str, *, wrong: bool = False, spare: bool = False) -> Credential:
         """`spare`: the same key in another form, which makes tocsin replace its connections."""
         pem = apns_key(other=wrong) + ("\n" if spare else "")
-        return ApnsCredential(pem, self.emulator.files.key_id).stored(application, 0)
+        return ApnsCredential(pem, self.emulator.files.key_id).stored(application, self.clocks.now_ms())
 
     def fcm_credential(self, *, wrong: bool = False, project: str = PROJECT) -> Credential:
         account = service_account(self.emulator.files, project, other=wrong)
-        return stored(project, account, default=project == PROJECT, changed_ms=0)
+        return stored(project, account, default=project == PROJECT, changed_ms=self.clocks.now_ms())
 
     # -- watching ------------------------------------------------------------------------------------------------------
 

@@ -71,8 +71,9 @@ def apns_credential(
     *,
     certificate_pem: str | None = None,
     application: str = APPLICATION,
+    changed_ms: int = 0,
 ) -> Credential:
-    return ApnsCredential(key_pem, key_id, certificate_pem).stored(application, 0)
+    return ApnsCredential(key_pem, key_id, certificate_pem).stored(application, changed_ms)
 
 
 def make_event(

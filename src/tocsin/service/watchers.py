@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -12,6 +13,7 @@ from tocsin import __version__
 from tocsin.api.counted import Counted
 from tocsin.delivery.dispatcher import Dispatcher
 from tocsin.domain.cluster import oldest_ms, others, unserved_since_ms
+from tocsin.domain.credentials import Credential
 from tocsin.domain.nodes import NodeFigures, NodeStatus, host_and_process
 from tocsin.providers.base import CredentialError
 from tocsin.providers.configured import Providers
@@ -24,6 +26,7 @@ from tocsin.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
+_IN_USE: Final = "credentials in use: "
 _LOOK_AFTER_EVERY_S: Final = 1.0
 _RETRY_S: Final = 1.0
 _DAY_S: Final = 24 * 3600.0
@@ -80,6 +83,9 @@ class Watchers:
         self._anything_quarantined = False
         self._to_wake: set[str] = set()
         """Lanes whose credential was replaced, until they were told."""
+        self._to_note: dict[str, int] = {}
+        """By provider: the credentials that are in use (`_in_use`), to be noted once those lanes were told."""
+        self._has_started = False
         self._taking_over = asyncio.Lock()
         self._credentials = Duty("credentials", _DAY_S, self._take_over_changed)
         # What a server before this one has put into quarantine is still there, and its fuse is blown.
@@ -100,11 +106,15 @@ class Watchers:
     async def configure(self) -> None:
         """Take over every provider's credentials as they are now; lanes with a new one may send again.
 
+        At the start all are new to this process. What waits is then left waiting where they are those that were in use
+        before: a provider may have asked for that time.
+
         Raises:
             StoreUnavailable: they cannot be read.
         """
         self._changed.update(self._providers)
         await self._take_over_changed()
+        self._has_started = True
         await self._take_over_topics()
         await self._look_at_certificates()
         if self._changed:
@@ -140,7 +150,12 @@ class Watchers:
             self._changed.discard(name)
             try:
                 credentials = await self._store.credentials.of(name)
-                self._to_wake |= self._providers[name].configure(credentials)
+                in_use = _in_use(credentials)
+                is_new = self._has_started or await self._store.positions.get(_IN_USE + name) != in_use
+                lanes = self._providers[name].configure(credentials)
+                if is_new:
+                    self._to_wake |= lanes
+                    self._to_note[name] = in_use
             except CredentialError as error:
                 log.error("credential cannot be used", provider=name, error=str(error))
             except Exception:
@@ -152,6 +167,9 @@ class Watchers:
             await self._store.schedule.wake(sorted(self._to_wake))
             self._to_wake.clear()
             await self._look_at_certificates()
+        for name, in_use in list(self._to_note.items()):
+            await self._store.positions.set(_IN_USE + name, in_use)
+            del self._to_note[name]
         return _RETRY_S if failed else None
 
     async def _take_over_topics(self) -> None:
@@ -247,3 +265,8 @@ class Watchers:
         self.waiting = events
         self._metrics.backlog.set(events)
         self._metrics.backlog_bytes.set(size_bytes)
+
+def _in_use(credentials: Iterable[Credential]) -> int:
+    """A number that stands for these credentials, as they were last changed: 63 bits of a digest."""
+    each = sorted([f"{one.account} {one.changed_ms} {one.default}" for one in credentials])
+    return int.from_bytes(sha256("\n".join(each).encode()).digest()[:8]) >> 1
