@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tests.simulator.judge import Invariant
 from tests.simulator.plan import Plan, Size, make_plan
-from tocsin.delivery import dead_tokens, evidence, lane
+from tocsin.delivery import dead_tokens, lane
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.expanding import Expanding
@@ -436,23 +436,18 @@ BUGS: Final = (
         troubles=frozenset()),
     Bug("Retry-After is not read", _no_retry_after, (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
     Bug("Google's 503 is tried again at once", _at_once(fcm_answers, (503, "UNAVAILABLE")),
-        (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
+        (Invariant.RULES,), 20, troubles=_kinds("devices", "provider"), size=Size.SHORT),
     Bug("Apple's 503 is tried again at once", _at_once(apns_answers, (503, "ServiceUnavailable")),
-        (Invariant.RULES,), 40, troubles=_kinds("devices", "provider")),
+        (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
     Bug("a stream limit that is lowered is not noticed", _by(Connection, "_settings_changed", _first_settings_only),
-        (Invariant.RULES,), 20, troubles=_kinds("provider")),
-    Bug("one owner's complaint pauses a topic", _by(evidence, "_OWNERS", 1),
-        _ISOLATION, 40, troubles=_kinds("devices", "operator")),
-    Bug("a lease that has ended still settles",
-        _line(Leases, "end", "pop(lease.number, None) is not None", "pop(lease.number, lease) is not None"),
-        (*_DOUBLED, Invariant.ACCOUNTED, Invariant.RUNS), 20, troubles=_kinds("suspends"), size=Size.LARGE),
+        (Invariant.RULES,), 20, troubles=_kinds("provider"), size=Size.SHORT),
     Bug("the window has no least", _line(Lane, "ended", "max(self._options.first_in_flight, self._window // 2)",
-        "self._window // 2"), _STUCK, 20, troubles=_kinds("provider", "network"), size=Size.LARGE),
+        "self._window // 2"), _STUCK, 20, troubles=_kinds("provider", "network"), size=Size.SHORT),
     Bug("the window has no bound", _line(Lane, "ended", "min(self._options.in_flight, self._window + healthy)",
         "self._window + healthy"), (Invariant.BOUNDED, Invariant.STARVING), 20, troubles=_kinds("floods")),
     Bug("what is not sent after all keeps its memory", _line(Lane, "empty",
         "self.share.give_back(sum([delivery.size_bytes for delivery in out]))", "pass"), (Invariant.BOUNDED,), 20,
-        troubles=_kinds("provider")),
+        troubles=_kinds("provider"), size=Size.SHORT),
     Bug("receipts that are written still count", _line(Settling, "_settle",
         "self._finished_bytes -= sum([item.size_bytes for item in batch])", "pass"), (Invariant.BOUNDED,), 20,
         troubles=frozenset()),
@@ -462,7 +457,7 @@ BUGS: Final = (
         'Scope.DEVICE if "device" in body.message.lower() else Scope.LANE', "Scope.DEVICE"), (Invariant.RULES,), 20,
         troubles=_kinds("quotas")),
     Bug("sending begins at once after a quota", _line(Ramp, "room", "age_s >= RAMP_S", "age_s >= 0"),
-        (Invariant.RULES,), 20, troubles=_kinds("quotas"), size=Size.LARGE),
+        (Invariant.RULES,), 20, troubles=_kinds("quotas")),
     Bug("a batch loses its last event", _by(Ingest, "_lines", _without_the_last), (Invariant.ANSWERS,), 20,
         troubles=frozenset()),
     Bug("the search gets to know the first of each settlement", _by(Recent, "settled", _every_other),

@@ -21,7 +21,11 @@ _OF_DEVICES: Final = frozenset({("apns", 400, "BadDeviceToken"), ("fcm", 403, "S
 """What tocsin cannot know of a device before it is told: its environment, and its project."""
 _TOO_MANY_TOKENS: Final = ("apns", 429, "TooManyProviderTokenUpdates")
 _OF_WRONG_KEYS: Final = frozenset(
-    {("apns", 403, "InvalidProviderToken"), _TOO_MANY_TOKENS, ("oauth", 400, "invalid_grant")}
+    {
+        ("apns", 403, "InvalidProviderToken"),
+        ("fcm", 403, "PERMISSION_DENIED"),
+        _TOO_MANY_TOKENS,
+    }
 )
 """What an operator earns who puts a wrong key, and replaces it."""
 _OF_CLOCKS: Final = frozenset(

@@ -23,17 +23,23 @@ from msgspec.structs import replace
 
 from tests.simulator.guard import MEASURE_THEMSELVES, OURS, NotSimulated, nothing_real
 from tests.simulator.loop import LIFE, VirtualLoop
-from tests.simulator.plan import Plan, make_plan
+from tests.simulator.plan import Plan, Size, make_plan
 from tests.simulator.run import Run, run_seed
+from tests.simulator.shrink import changes
 from tests.simulator.template import template
 
 ROOT: Final = Path(__file__).parent.parent.parent
 EVERY_KIND: Final = 1
 """A seed with crashes, a clock that is set, a disk that fails, and troubles of devices."""
+WITH_AN_OPERATOR: Final = make_plan(
+    4, troubles=frozenset({"operator", "letters", "suspends", "devices", "deaths"}), size=Size.SHORT
+)
+QUIET_DAYS: Final = make_plan(3, troubles=frozenset({"operator", "letters", "suspends", "devices"}), size=Size.DAYS)
 
 
-def test_the_same_seed_makes_the_same_trace_byte_for_byte() -> None:
-    first, again = run_seed(EVERY_KIND, keep_all=True), run_seed(EVERY_KIND, keep_all=True)
+@pytest.mark.parametrize("plan", [make_plan(EVERY_KIND), WITH_AN_OPERATOR, QUIET_DAYS], ids=lambda plan: plan.seed)
+def test_the_same_seed_makes_the_same_trace_byte_for_byte(plan: Plan) -> None:
+    first, again = (run_seed(plan.seed, plan=plan, keep_all=True) for _ in range(2))
     assert first.lines == again.lines
     assert first.digest == again.digest
     assert len(first.lines) > 100
@@ -74,11 +80,12 @@ def test_a_suspended_life_misses_nothing_and_does_it_all_in_order_when_it_goes_o
 
 
 @pytest.mark.slow
-def test_a_trace_does_not_depend_on_the_process_and_the_order_in_which_it_hashes() -> None:
-    printed = []
+@pytest.mark.parametrize("plan", [make_plan(EVERY_KIND), WITH_AN_OPERATOR], ids=lambda plan: plan.seed)
+def test_a_trace_does_not_depend_on_the_process_and_the_order_in_which_it_hashes(plan: Plan) -> None:
+    printed, by = [], changes(plan, make_plan(plan.seed))
     for hash_seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        command = [sys.executable, "-m", "tests.simulator", "--seed", str(EVERY_KIND), "--trace"]
+        command = [sys.executable, "-m", "tests.simulator", "--seed", str(plan.seed), "--with", by, "--trace"]
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
         assert run.returncode == 0, run.stdout + run.stderr
         printed.append([line for line in run.stdout.splitlines() if "simulated seconds" not in line])
