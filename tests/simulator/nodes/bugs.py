@@ -8,9 +8,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from tests.simulator.bugs import Bug
-from tests.simulator.bugs import _by as by
-from tests.simulator.bugs import _line as line
 from tests.simulator.judge import Invariant
+from tests.simulator.mutations import line_replaced as line
+from tests.simulator.mutations import replaced as by
 from tests.simulator.nodes.plan import NodesPlan, make_plan
 from tocsin.store.postgres import settle_sql
 from tocsin.store.postgres.fresh import FreshEvents, Stream
