@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests.simulator import mutations as m
 from tests.simulator.judge import Invariant
@@ -27,6 +28,7 @@ from tocsin.http2.dialler import Dialler
 from tocsin.ingest.batch import Ingest
 from tocsin.providers.apns import answers as apns_answers
 from tocsin.providers.apns.judging import ApnsJudge
+from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.fcm import answers as fcm_answers
 from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.providers.fcm.judging import FcmJudge
@@ -58,11 +60,14 @@ class Bug(Struct, frozen=True):
     """Of the plans, where `troubles` are given."""
     size: Size | None = None
     """Of the plans, in place of the size that the seeds draw."""
+    rows: tuple[str, ...] = ()
+    """Of the plans: only these rows are drawn."""
     is_added: bool = False
     """No line of tocsin is another: something that goes wrong is added to what it does."""
 
     def plan(self, seed: int) -> Plan:
-        return make_plan(seed, troubles=self.troubles, skew_s=self.skew_s, size=self.size)
+        plan = make_plan(seed, troubles=self.troubles, skew_s=self.skew_s, size=self.size)
+        return replace(plan, rows=self.rows) if self.rows else plan
 
 
 @contextmanager
@@ -118,16 +123,17 @@ BUGS: Final = (
     Bug("the apns-id differs from attempt to attempt", m.other_ids, (Invariant.DUPLICATE,), 20, first=11,
         troubles=_kinds("provider", "network"), size=Size.LARGE),
     Bug("connections are opened again at once", replaced(Dialler, "back_off", m.no_back_off),
-        (Invariant.CONNECTIONS,), 60,
-        first=11, troubles=_kinds("provider")),
+        (Invariant.CONNECTIONS,), 20, troubles=_kinds("provider"), size=Size.SHORT,
+        rows=("apns GOAWAY to every request", "fcm GOAWAY to every request", "apns 503 Shutdown")),
     Bug("a commit that has failed is answered as done", replaced(Writes, "run", m.refused_and_called_done),
         (Invariant.ACCOUNTED, Invariant.DRAINS), 20, troubles=_kinds("io")),
     Bug("lifetimes are not looked at just before sending", m.sent_whenever, (Invariant.LIFETIME,), 20, first=3,
         troubles=_kinds("suspends", "floods")),
     Bug("due times are not moved with a clock that was set back", replaced(Claims, "move_with_the_clock", m.not_moved),
         (Invariant.DRAINS,), 40, first=5, troubles=_kinds("hours")),
-    Bug("provider tokens are made half a minute early", m.from_the_future, _STUCK, 20, troubles=frozenset(),
-        skew_s=45.0),
+    Bug("provider tokens are made half a minute early", line_replaced(ProviderToken, "_regular",
+        "int(self._wall_clock()) // ISSUED_EVERY_S * ISSUED_EVERY_S", "int(self._wall_clock()) + 30"),
+        _STUCK, 20, troubles=frozenset(), skew_s=45.0),
     Bug("what is urgent waits where its lane is full", replaced(Lane, "_take_places", m.no_place),
         (Invariant.URGENT, Invariant.STARVING), 20, first=2,
         troubles=_kinds("floods")),
@@ -158,7 +164,8 @@ BUGS: Final = (
     Bug("Google's 503 is tried again at once", tried_at_once(fcm_answers, (503, "UNAVAILABLE")),
         (Invariant.RULES,), 20, troubles=_kinds("devices", "provider"), size=Size.SHORT),
     Bug("Apple's 503 is tried again at once", tried_at_once(apns_answers, (503, "ServiceUnavailable")),
-        (Invariant.RULES,), 20, troubles=_kinds("devices", "provider")),
+        (Invariant.RULES,), 20, troubles=_kinds("provider"), size=Size.SHORT,
+        rows=("apns 503 ServiceUnavailable", "apns 500 InternalServerError")),
     Bug("a stream limit that is lowered is not noticed", replaced(Connection, "_settings_changed",
         m.first_settings_only),
         (Invariant.RULES,), 20, troubles=_kinds("provider"), size=Size.SHORT),
@@ -176,9 +183,9 @@ BUGS: Final = (
         "self.due_at = loop.time()"), (Invariant.TIME,), 20, troubles=frozenset()),
     Bug("a project's quota stops one device", line_replaced(FcmJudge, "_consequence",
         'Scope.DEVICE if "device" in body.message.lower() else Scope.LANE', "Scope.DEVICE"), (Invariant.RULES,), 20,
-        troubles=_kinds("quotas")),
+        first=5, troubles=_kinds("quotas"), size=Size.SHORT),
     Bug("sending begins at once after a quota", line_replaced(Ramp, "room", "age_s >= RAMP_S", "age_s >= 0"),
-        (Invariant.RULES,), 20, troubles=_kinds("quotas")),
+        (Invariant.RULES,), 20, first=5, troubles=_kinds("quotas"), size=Size.SHORT),
     Bug("a batch loses its last event", replaced(Ingest, "_lines", m.without_the_last), (Invariant.ANSWERS,), 20,
         troubles=frozenset()),
     Bug("the search gets to know the first of each settlement", replaced(Recent, "settled", m.every_other),

@@ -28,7 +28,6 @@ from tocsin.ingest.batch import Ingest
 from tocsin.providers.apns import judging as apns_judging
 from tocsin.providers.apns import provider as apns_provider
 from tocsin.providers.apns.judging import ApnsJudge
-from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.base import delivery_id
 from tocsin.providers.fcm import judging as fcm_judging
 from tocsin.providers.fcm.access_token import AccessToken
@@ -247,19 +246,6 @@ def other_ids(patches: ExitStack) -> None:
     numbers = itertools.count()
     other = lambda event_id, token: delivery_id(event_id, f"{token}{next(numbers)}")  # noqa: E731
     patches.enter_context(patch.object(apns_provider, "delivery_id", other))
-
-
-def from_the_future(patches: ExitStack) -> None:
-    """Provider tokens are made for half a minute from now."""
-    mint = ProviderToken._mint
-
-    def minted(token: ProviderToken) -> None:
-        clock = token._wall_clock
-        token._wall_clock = lambda: clock() + 30
-        mint(token)
-        token._wall_clock = clock
-
-    patches.enter_context(patch.object(ProviderToken, "_mint", minted))
 
 
 _access_header: Final = AccessToken.header

@@ -106,6 +106,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     skew_s: float = 0.0
     """By so much tocsin's clock is ahead of the providers'."""
     flood_events_a_second: int = 0
+    rows: tuple[str, ...] = ()
+    """Of the rows of the providers' tables only these are drawn, by name; all where there are none."""
     complaints: bool = False
     """What lasts through quiet times is that a provider complains of a device, and nothing else."""
 

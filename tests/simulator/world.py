@@ -253,6 +253,8 @@ class World:
         return draw_trouble(random, scope, provider, self.phones, self._passed_over)
 
     def _passed_over(self, row: Row, scope: Scope) -> bool:
+        if self.plan.rows and row.name not in self.plan.rows:
+            return True
         # With one more, several devices would say it.
         return (
             row.fails
