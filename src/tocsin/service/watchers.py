@@ -266,6 +266,7 @@ class Watchers:
         self._metrics.backlog.set(events)
         self._metrics.backlog_bytes.set(size_bytes)
 
+
 def _in_use(credentials: Iterable[Credential]) -> int:
     """A number that stands for these credentials, as they were last changed: 63 bits of a digest."""
     each = sorted([f"{one.account} {one.changed_ms} {one.default}" for one in credentials])
