@@ -183,6 +183,12 @@ class _Pool:
     def resend(self, requests: list[Request]) -> None:
         self.back += requests
 
+    def withdrawn(self, requests: list[Request]) -> list[Request]:
+        return []
+
+    def revoked(self, requests: list[Request]) -> bool:
+        return False
+
     def changed(self, connection: Any) -> None: ...
 
     def useless(self, connection: Any, why: str) -> None: ...

@@ -129,6 +129,9 @@ class _Reported:
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return ()
 
+    def revoked(self, pushes: Iterable[Push]) -> bool:
+        return False
+
     def may_send(self) -> bool:
         return True
 

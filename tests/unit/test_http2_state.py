@@ -24,11 +24,30 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self.most: int | None = None
+        """So much the socket takes; what is written beyond it is `unsent`, and writing is paused."""
+        self.unsent = b""
+        self.connection: Connection[Request] | None = None
 
     def write(self, data: Any) -> None:
-        self.written += data
+        assert not self.unsent, "written while writing was paused"
+        taken = len(data) if self.most is None else max(0, self.most - len(self.written))
+        self.written += data[:taken]
+        self.unsent = data[taken:]
+        if self.unsent and self.connection is not None:
+            self.connection.pause_writing()
 
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def take_on(self, most: int | None = None) -> None:
+        """The socket takes more, where the connection agrees; as the transport does it."""
+        assert self.connection is not None
+        if not self.connection.may_go_on():
+            self.closed = True
+            self.connection.connection_lost(None)
+            return
+        self.most = most
+        unsent, self.unsent = self.unsent, b""
+        self.written += unsent
+        self.connection.resume_writing()
 
     def close(self) -> None:
         self.closed = True
@@ -44,6 +63,8 @@ class Both:
         self.done: list[Request] = []
         self.again: list[Request] = []
         self.ends = 0
+        self.unwanted: list[Request] = []
+        self.forbidden: list[Request] = []
         self.useless_because: list[str] = []
         self.goaways = 0
         self.on_finished: Callable[[], None] = lambda: None
@@ -54,6 +75,7 @@ class Both:
             {Setting.MAX_CONCURRENT_STREAMS: max_streams, Setting.INITIAL_WINDOW_SIZE: window_bytes}
         )
         self.connection.connection_made(self.wire)
+        self.wire.connection = self.connection
 
     def finished(self, requests: list[Request]) -> None:
         self.done += requests
@@ -61,6 +83,12 @@ class Both:
 
     def resend(self, requests: list[Request]) -> None:
         self.again += requests
+
+    def withdrawn(self, requests: list[Request]) -> list[Request]:
+        return [request for request in requests if request in self.unwanted]
+
+    def revoked(self, requests: list[Request]) -> bool:
+        return any(request in self.forbidden for request in requests)
 
     def changed(self, connection: Connection[Request]) -> None: ...
 
@@ -82,8 +110,8 @@ class Both:
     def to_client(self) -> None:
         self.connection.data_received(self.server.data_to_send())
 
-    async def send(self, count: int = 1) -> list[Request]:
-        requests = [Request(HEAD, b"body") for _ in range(count)]
+    async def send(self, count: int = 1, body: bytes = b"body") -> list[Request]:
+        requests = [Request(HEAD, body) for _ in range(count)]
         for request in requests:
             request.started = asyncio.get_running_loop().time()
         self.connection.send(requests)
@@ -244,8 +272,8 @@ async def test_a_connection_that_closes_while_sending_is_not_allowed_writes_no_r
     active.allowed = False
     await active.send(2)
     active.connection.close()
-    assert active.wire.written == b""
-    assert len(active.done) == 2
+    assert ngh2.RequestReceived not in active.to_server()
+    assert (len(active.again), active.done) == (2, []), "none of them was written: each may be sent again"
 
 
 async def test_a_body_that_waits_for_the_peers_window_waits_for_permission_too() -> None:
@@ -385,3 +413,128 @@ async def test_what_a_goaway_sends_back_keeps_the_order_in_which_it_was_sent() -
     both.to_client()
     assert len(both.again) == 60
     assert [requests.index(request) for request in both.again] == list(range(60))
+
+
+# -- a peer that reads slowly ------------------------------------------------------------------------------------------
+
+BODY = b"x" * 4000
+
+
+async def slow(count: int = 20, taken: int = 20_000) -> tuple[Both, list[Request]]:
+    """A connection whose socket has taken so many bytes of what was sent, and no more for now."""
+    both = Both(max_streams=100, window_bytes=2**24)
+    both.server.set_local_window_size(2**24)
+    both.to_server()
+    both.to_client()
+    both.to_server()
+    both.wire.most = taken
+    return both, await both.send(count, BODY)
+
+
+def whole(both: Both) -> int:
+    """How many requests have come to the server as a whole."""
+    data, both.wire.written = both.wire.written, b""
+    both.server.receive_data(data)
+    return sum(getattr(event, "end_stream", False) for event in both.server.events())
+
+
+async def test_what_the_socket_does_not_take_stays_here_but_for_one_write() -> None:
+    both, _ = await slow(count=100)
+    assert len(both.wire.unsent) <= 32 * 1024
+    assert both.connection.room == 0, "and nothing more is taken on"
+    assert whole(both) < 5
+    both.wire.take_on()
+    assert whole(both) >= 95
+    assert not both.connection._held.some
+
+
+async def test_nothing_more_is_handed_to_the_socket_once_sending_is_not_allowed() -> None:
+    both, requests = await slow()
+    taken = whole(both)
+    both.allowed = False
+    both.wire.take_on()
+    assert (both.wire.written, both.connection.state) == (b"", State.LOST)
+    assert 0 < taken < 5
+    lost = {request.failure.unknown for request in both.done if request.failure}
+    assert lost == {True}, "what was written, in whole or in part, may have arrived"
+    assert sorted(map(id, [*both.done, *both.again])) == sorted(map(id, requests))
+    assert both.again == [request for request in requests if request in both.again], "in their order"
+    assert len(both.again) > 10, "of which the body was not written"
+
+
+async def test_a_connection_that_holds_unsent_bytes_ends_within_a_second_after_sending_was_forbidden() -> None:
+    both, requests = await slow()
+    both.check(asyncio.get_running_loop().time())
+    assert both.connection.state is State.ACTIVE
+    both.allowed = False
+    both.check(asyncio.get_running_loop().time())
+    assert (both.connection.state, both.wire.closed) == (State.LOST, True)
+    assert len(both.done) + len(both.again) == len(requests)
+
+
+async def test_a_request_that_waits_for_a_slow_reader_can_be_withdrawn() -> None:
+    both, requests = await slow()
+    both.unwanted = requests[15:]
+    both.wire.take_on()
+    assert whole(both) == 15
+    assert {request.failure and request.failure.kind for request in both.done} == {FailureKind.WITHDRAWN}
+    assert both.done == requests[15:]
+    assert both.connection.state is State.ACTIVE, "the others are not disturbed"
+    assert both.connection.in_flight == 15
+
+
+async def test_a_request_that_was_written_in_part_takes_its_connection_with_it_when_it_is_revoked() -> None:
+    both, requests = await slow()
+    taken = whole(both)
+    both.forbidden = both.connection._held.at_risk[-1:]
+    assert both.forbidden
+    both.wire.take_on()
+    assert both.connection.state is State.LOST
+    assert whole(both) == 0
+    assert taken < len(requests)
+
+
+async def test_a_revoked_request_that_the_socket_has_long_taken_disturbs_nobody() -> None:
+    both, _ = await slow(count=3, taken=10**6)
+    both.wire.most = len(both.wire.written) + 20_000
+    early = list(both.connection._streams.values())
+    await both.send(20, BODY)
+    assert both.wire.unsent
+    both.forbidden = early
+    both.wire.take_on()
+    assert (both.connection.state, whole(both)) == (State.ACTIVE, 23)
+
+
+async def test_a_request_whose_body_waits_for_the_peers_window_can_be_withdrawn() -> None:
+    both = Both(window_bytes=0)
+    both.to_server()
+    both.to_client()
+    requests = await both.send(2)
+    both.to_server()
+    both.unwanted = requests[:1]
+    both.server.update_settings({Setting.INITIAL_WINDOW_SIZE: 1000})
+    both.to_client()
+    assert whole(both) == 1
+    assert both.done == requests[:1]
+
+
+async def test_what_was_not_written_when_the_connection_is_lost_may_be_sent_again() -> None:
+    both, requests = await slow()
+    both.connection.connection_lost(None)
+    assert len(both.again) > 10
+    assert all(request.failure is None for request in both.again)
+    assert all(request.failure is not None and request.failure.unknown for request in both.done)
+    assert len(both.done) + len(both.again) == len(requests)
+
+
+async def test_a_slow_reader_gets_everything_once_part_by_part() -> None:
+    both, requests = await slow()
+    got = whole(both)
+    while both.wire.unsent:
+        both.wire.take_on(10_000)
+        got += whole(both)
+    assert got == len(requests)
+    for stream_id in range(1, 2 * len(requests), 2):
+        both.server.send_response(stream_id, [(b":status", b"200")], end_stream=True)
+    both.to_client()
+    assert [request.status for request in both.done] == [200] * len(requests)

@@ -186,6 +186,9 @@ class Dispatcher:
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return self._sending.withdrawn(pushes)
 
+    def revoked(self, pushes: Iterable[Push]) -> bool:
+        return self._sending.revoked(pushes)
+
     def may_send(self) -> bool:
         return self._queue.may_send()
 

@@ -114,15 +114,27 @@ class Sending:
 
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         """See `base.DispatcherPort`."""
-        now_ms, cancellations = self._now_ms(), self._cancellations
-        if not cancellations.marks and self._loop.time() > self._some_lost_until:
+        now_ms = self._now_ms()
+        if self._none_is_revoked():
             return [push for push in pushes if push.content.event.expires_ms <= now_ms]
         # Every push that providers have is a delivery: it was made in `expanding.py`.
         return [
             delivery
             for delivery in cast(Iterable[Delivery], pushes)
-            if delivery.content.event.expires_ms <= now_ms or delivery.device in cancellations or delivery.item.lost
+            if delivery.content.event.expires_ms <= now_ms or self._is_revoked(delivery)
         ]
+
+    def revoked(self, pushes: Iterable[Push]) -> bool:
+        """See `base.DispatcherPort`."""
+        if self._none_is_revoked():
+            return False
+        return any(self._is_revoked(delivery) for delivery in cast(Iterable[Delivery], pushes))
+
+    def _none_is_revoked(self) -> bool:
+        return not self._cancellations.marks and self._loop.time() > self._some_lost_until
+
+    def _is_revoked(self, delivery: Delivery) -> bool:
+        return delivery.device in self._cancellations or delivery.item.lost
 
     def lost(self, kept_s: float) -> None:
         """Ownership of some items was lost; for `kept_s` from now deliveries of them may be on their way."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, Protocol, cast
 
 import ngh2
@@ -25,9 +26,11 @@ from ngh2 import (
     StreamClosed,
 )
 
+from tocsin.http2.held import Held
 from tocsin.http2.messages import Failure, FailureKind, R
 from tocsin.http2.resets import may_be_resent
 from tocsin.http2.state import State
+from tocsin.http2.tls_transport import Asked
 
 _WINDOW_BYTES: Final = 16 * 1024 * 1024
 _STREAM_WINDOW_BYTES: Final = 1024 * 1024
@@ -39,9 +42,10 @@ _ANSWER_LIMIT_BYTES: Final = 64 * 1024
 _BURST_BYTES: Final = 4 * 1024 * 1024
 _PER_SECOND_BYTES: Final = 64 * 1024
 _PER_ANSWER_BYTES: Final = _ANSWER_LIMIT_BYTES + 32 * 1024
-_WRITE_BUFFER_BYTES: Final = 1024 * 1024
+_WRITE_BYTES: Final = 32 * 1024
+"""What is written at a time: about as much as the answers of one read bring about. What the engine has beyond that can
+still be taken back."""
 _SLICE: Final = 64
-_ABORT_AFTER_S: Final = 5.0
 _A_MOMENT_S: Final = 1.0
 _FEW_ANSWERS: Final = 10
 _SUSPECT_AFTER_S: Final = 1.0
@@ -60,6 +64,12 @@ class Owner(Protocol[R]):
     def resend(self, requests: list[R]) -> None:
         """These were certainly not processed and may be sent again, here or elsewhere (RFC 9113, 8.7)."""
 
+    def withdrawn(self, requests: list[R]) -> Sequence[R]:
+        """Which of these, of which nothing or not all was written, are no longer wanted."""
+
+    def revoked(self, requests: list[R]) -> bool:
+        """Whether one of these, which may be written in part, must not reach the peer if that can still be helped."""
+
     def changed(self, connection: Connection[R]) -> None:
         """There may be more or less room, or the state has changed."""
 
@@ -74,7 +84,7 @@ class Owner(Protocol[R]):
         """The connection is closed; nothing more is reported of it."""
 
 
-class Connection(asyncio.Protocol, Generic[R]):
+class Connection(Asked, Generic[R]):
     """The client's side of one connection.
 
     The peer's SETTINGS_MAX_CONCURRENT_STREAMS is obeyed as it changes (RFC 9113, 5.1.2).
@@ -99,6 +109,7 @@ class Connection(asyncio.Protocol, Generic[R]):
         # The next two are about writing, in whatever state the connection is: no part of `state`.
         self._writable = True
         self._flush_scheduled = False
+        self._held: Held[R] = Held(self._streams, self._engine.queued_body_size)
         self._without_streams: float | None = None
         """Since when the peer allows no stream at all (`loop.time()`)."""
         self._allowed_bytes = _BURST_BYTES
@@ -121,7 +132,6 @@ class Connection(asyncio.Protocol, Generic[R]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
         self._engine.initiate_connection({Setting.ENABLE_PUSH: 0, Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW_BYTES})
         self._engine.set_local_window_size(_WINDOW_BYTES)
         self._flush()
@@ -153,7 +163,12 @@ class Connection(asyncio.Protocol, Generic[R]):
 
     def resume_writing(self) -> None:
         self._writable = True
+        self._flush()
         self._owner.changed(self)
+
+    def may_go_on(self) -> bool:
+        """See `Asked`. The rest of a write may hold parts of requests."""
+        return self._may_send() and not (self._held.at_risk and self._owner.revoked(self._held.at_risk))
 
     def eof_received(self) -> bool:
         return False
@@ -214,6 +229,8 @@ class Connection(asyncio.Protocol, Generic[R]):
                 self._owner.resend(list(requests[index:]))
                 break
             streams[stream_id] = request
+        if stream_id:
+            self._held.newest_id = stream_id
         if stream_id > _LAST_STREAM_ID:
             self._drain("")
         if not self._flush_scheduled:
@@ -239,6 +256,9 @@ class Connection(asyncio.Protocol, Generic[R]):
             return
         if not self._engine.want_read:
             self._ended_by_engine()
+            return
+        if not self._writable and not self._may_send():
+            self._end(State.LOST, "the peer has not taken all that was written, and nothing may be sent any more")
             return
         self._allowed_bytes = min(self._allowed_bytes + _PER_SECOND_BYTES, _BURST_BYTES)
         late: list[R] = []
@@ -278,9 +298,10 @@ class Connection(asyncio.Protocol, Generic[R]):
             self._loop.call_soon(self.close)
 
     def close(self) -> None:
-        """Send GOAWAY and close; what is in flight fails as lost."""
+        """Send GOAWAY and close; what is in flight fails as lost, or is given back where it was not written."""
         if self.is_closed:
             return
+        self._give_back_unwritten()
         try:
             self._engine.send_goaway(0)
         except NGH2Error:
@@ -393,31 +414,81 @@ class Connection(asyncio.Protocol, Generic[R]):
             self._owner.useless(self, why)
 
     def _flush(self) -> None:
-        """Write what the engine has.
+        """Hand to the socket what the engine has, a part at a time, as long as the socket takes all of it.
 
-        Guaranteed: while `may_send` says no, no byte of a request is given to the transport (what was given to it
-        before may still be in its buffer, or in the kernel's). The pool asks before it sends, but the engine may hold a
-        request, or a part of its body, for longer: until the next turn of the loop, until a stream ends (the peer has
-        lowered its limit), until the peer opens its flow-control window. The engine writes all that it can, so a
-        connection with requests in flight writes nothing then, not even an acknowledgement, until the next `resume`,
-        `check` or read.
+        Guaranteed: while `may_send` says no, no byte of a request is handed to the socket. The pool asks before it
+        sends, but the engine may hold a request, or a part of its body, for longer: until the next turn of the loop,
+        until the socket takes more, until a stream ends (the peer has lowered its limit), until the peer opens its
+        flow-control window. So it is asked again here, and also which of such requests are no longer wanted. The
+        engine writes all that it can, so a connection with requests in flight writes nothing while it may not send, not
+        even an acknowledgement, until the next `resume`, `check` or read.
         """
         self._flush_scheduled = False
         transport = self._transport
-        if transport is None or (self._streams and not self._may_send()):
+        if transport is None or not self._writable:
+            return
+        held = self._held
+        if (self._streams or held.at_risk) and not self._may_send():
+            return
+        if held.some and not self._held_is_wanted():
             return
         try:
-            data = self._engine.data_to_send()
+            data = self._engine.data_to_send(_WRITE_BYTES)
+            while data:
+                transport.write(data)
+                if len(data) < _WRITE_BYTES or not self._writable or not self._may_send():
+                    break
+                data = self._engine.data_to_send(_WRITE_BYTES)
         except NGH2Error as error:
             self._end(State.LOST, f"protocol error: {error}")
             return
-        if data:
-            transport.write(data)
+        stopped = len(data) == _WRITE_BYTES or not self._writable
+        if stopped or held.some or self._engine.queued_body_size():
+            held.note(stopped=stopped)
+        else:
+            held.nothing()
         if self.state not in _USABLE and self._streams:
             # Requests that a GOAWAY overtook, unwritten: the engine turns them back when it is asked for what to write.
             self._handle(self._engine.events())
             if not self._streams:
                 self._loop.call_soon(self.close)
+
+    def _held_is_wanted(self) -> bool:
+        """Take back what is held and no longer wanted; returns whether the connection may go on."""
+        if self._held.at_risk and self._owner.revoked(self._held.at_risk):
+            self._end(State.LOST, "a request was revoked that may be written in part")
+            return False
+        waiting = self._held.waiting()
+        unwanted = set(self._owner.withdrawn(list(waiting.values()))) if waiting else ()
+        if unwanted:
+            for stream_id, request in waiting.items():
+                if request in unwanted:
+                    self._take_back(stream_id)
+                    request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)
+            self._owner.finished([request for request in waiting.values() if request in unwanted])
+        return not self.is_closed
+
+    def _unwritten(self) -> list[int]:
+        """The streams whose requests the engine has not wholly written, and the peer has not begun to answer."""
+        bytes_left = self._engine.queued_body_size
+        if not bytes_left():
+            return []
+        return [id for id, request in self._streams.items() if not request.status and bytes_left(id)]
+
+    def _take_back(self, stream_id: int) -> None:
+        """A request that was not wholly written, without its stream."""
+        with suppress(NGH2Error):
+            self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
+        del self._streams[stream_id]
+
+    def _give_back_unwritten(self) -> None:
+        """None of these was processed: they may be sent again."""
+        unwritten = self._unwritten()
+        requests = [self._streams[id] for id in unwritten]
+        for id in unwritten:
+            self._take_back(id)
+        if requests:
+            self._owner.resend(requests)
 
     def _ended_by_engine(self) -> None:
         """It reads nothing any more: there was a GOAWAY and no request is open, or the peer has broken a rule."""
@@ -432,6 +503,7 @@ class Connection(asyncio.Protocol, Generic[R]):
         if state is State.LOST:
             self._drain(why)
         self.state = state
+        self._give_back_unwritten()
         lost = list(self._streams.values())
         self._streams.clear()
         for request in lost:
@@ -440,8 +512,6 @@ class Connection(asyncio.Protocol, Generic[R]):
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
-            # A peer that no longer reads would keep the transport open for ever.
-            self._loop.call_later(_ABORT_AFTER_S, transport.abort)
         if lost:
             self._owner.finished(lost)
         self._owner.ended(self)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
-ConnectionType = TypeVar("ConnectionType", bound=asyncio.Protocol)
+from tocsin.http2.tls_transport import Asked, handshake
+
+ConnectionType = TypeVar("ConnectionType", bound=Asked)
 _PROXY_ANSWER_LIMIT_BYTES: Final = 16 * 1024
 _CUT: Final = "the connection was closed during the TLS handshake"
 
@@ -57,32 +59,29 @@ async def dial(
     Raises:
         DialError: unreachable, refused by the proxy, certificate not verified, or ALPN did not choose `h2`.
     """
-    loop = asyncio.get_running_loop()
-    made: list[ConnectionType] = []
-
-    def make() -> ConnectionType:
-        made.append(factory())
-        return made[-1]
-
+    sock: socket.socket | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            if proxy is None:
-                transport, _ = await loop.create_connection(make, host, port, ssl=tls, server_hostname=host)
-            else:
-                tunnel = await _tunnel(host, port, proxy)
-                transport, _ = await loop.create_connection(make, sock=tunnel, ssl=tls, server_hostname=host)
-    except TimeoutError:
-        raise DialError(f"{host}:{port}: no connection within {timeout_s:g} s") from None
-    except ssl.SSLCertVerificationError as error:
-        raise DialError(f"{host}:{port}: certificate not verified: {error.verify_message}") from None
-    except (OSError, ssl.SSLError) as error:
-        # asyncio's error has no text where the peer ends the connection during the handshake without a TLS alert.
-        raise DialError(f"{host}:{port}: {str(error) or _CUT}") from None
-    chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
-    if chosen != "h2":
-        transport.abort()
-        raise DialError(f"{host}:{port}: does not speak HTTP/2 (ALPN chose {chosen!r})")
-    return made[0]
+            sock = await (_connected(host, port) if proxy is None else _tunnel(host, port, proxy))
+            transport = await handshake(sock, tls, host)
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        if chosen != "h2":
+            raise DialError(f"{host}:{port}: does not speak HTTP/2 (ALPN chose {chosen!r})")
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        match error:
+            case TimeoutError():
+                raise DialError(f"{host}:{port}: no connection within {timeout_s:g} s") from None
+            case ssl.SSLCertVerificationError():
+                raise DialError(f"{host}:{port}: certificate not verified: {error.verify_message}") from None
+            case OSError():
+                # It has no text where the peer ends the connection during the handshake without a TLS alert.
+                raise DialError(f"{host}:{port}: {str(error) or _CUT}") from None
+        raise
+    made = factory()
+    transport.start(made)
+    return made
 
 
 async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
@@ -99,7 +98,10 @@ async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         lines.append(f"Proxy-Authorization: Basic {base64.b64encode(credentials.encode()).decode()}")
     loop = asyncio.get_running_loop()
-    tunnel = await _connected(parts.hostname, parts.port or 3128)
+    try:
+        tunnel = await _connected(parts.hostname, parts.port or 3128)
+    except OSError as error:
+        raise DialError(f"proxy {parts.hostname}:{parts.port}: {error}") from None
     try:
         await loop.sock_sendall(tunnel, ("\r\n".join(lines) + "\r\n\r\n").encode())
         head = b""
@@ -122,13 +124,18 @@ async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
 
 
 async def _connected(host: str, port: int) -> socket.socket:
-    """A TCP connection to the first of the host's addresses that accepts one."""
+    """A TCP connection to the first of the host's addresses that accepts one.
+
+    Raises:
+        OSError: none does, or there is no such host.
+    """
     loop = asyncio.get_running_loop()
     last: OSError | None = None
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(sock, address)
             return sock
         except OSError as error:
@@ -137,4 +144,4 @@ async def _connected(host: str, port: int) -> socket.socket:
         except BaseException:
             sock.close()
             raise
-    raise DialError(f"proxy {host}:{port}: {last}")
+    raise last or OSError(f"{host} has no address")

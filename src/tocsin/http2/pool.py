@@ -36,6 +36,10 @@ def _none_withdrawn(requests: list[R]) -> Sequence[R]:
     return ()
 
 
+def _none_revoked(requests: list[R]) -> bool:
+    return False
+
+
 def _always() -> bool:
     return True
 
@@ -54,7 +58,9 @@ class Pool(Generic[R]):
         options: the pool's limits.
         network: opens the connections.
         withdrawn: asked, as the last thing before they are sent, which of some requests are no longer wanted; these
-            come back as `FailureKind.WITHDRAWN`.
+            come back as `FailureKind.WITHDRAWN`. Asked again before what a connection still holds of them goes on.
+        revoked: asked of requests that may be written in part, before the rest is: whether one of them must not reach
+            the peer, if that can still be helped. Then the rest is dropped, and the connection with it.
         may_send: asked before requests are given to a connection, and before each write that could carry a part of one.
             While it says False requests wait, with their deadlines; they go on after `resume`, or within a second after
             it says True. What is guaranteed is said at `Connection._flush`.
@@ -71,6 +77,7 @@ class Pool(Generic[R]):
         *,
         network: Network,
         withdrawn: Callable[[list[R]], Sequence[R]] = _none_withdrawn,
+        revoked: Callable[[list[R]], bool] = _none_revoked,
         may_send: Callable[[], bool] = _always,
         random: Callable[[], float] = random.random,
         traffic: Traffic | None = None,
@@ -86,7 +93,8 @@ class Pool(Generic[R]):
         self._done = done
         self._options = options
         self._network = network
-        self._withdrawn = withdrawn
+        self.withdrawn = withdrawn
+        self.revoked = revoked
         self._may_send = may_send
         self._loop = asyncio.get_running_loop()
         self._pending: Waiting[R] = Waiting()
@@ -277,7 +285,7 @@ class Pool(Generic[R]):
 
     def _give(self, connection: Connection[R], count: int) -> None:
         batch = self._pending.take(count, self._free())
-        if unwanted := self._withdrawn(batch):
+        if unwanted := self.withdrawn(batch):
             self._pending.returned(unwanted)
             for request in unwanted:
                 request.failure = Failure(FailureKind.WITHDRAWN, "no longer wanted", unknown=False)

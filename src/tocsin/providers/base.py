@@ -126,6 +126,10 @@ class DispatcherPort(Protocol):
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         """Which of these must not be sent any more: their token was deleted meanwhile, or their lifetime has ended."""
 
+    def revoked(self, pushes: Iterable[Push]) -> bool:
+        """Whether one of these must not reach its device if that can still be helped: its token was deleted meanwhile,
+        or the event belongs to another node by now. A lifetime that has ended is no such reason."""
+
     def may_send(self) -> bool:
         """Whether anything may be sent now."""
 

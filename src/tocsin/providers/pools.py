@@ -35,6 +35,9 @@ def open_pool(
         pushes = set(dispatcher.withdrawn([request.push for request in requests]))
         return [request for request in requests if request.push in pushes] if pushes else ()
 
+    def revoked(requests: Sequence[R]) -> bool:
+        return dispatcher.revoked([request.push for request in requests])
+
     return Pool(
         origin,
         tls,
@@ -42,6 +45,7 @@ def open_pool(
         options,
         network=context.network,
         withdrawn=withdrawn,
+        revoked=revoked,
         may_send=dispatcher.may_send,
         random=context.random.random,
         traffic=context.traffic.setdefault(origin, Traffic()),

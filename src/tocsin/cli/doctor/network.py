@@ -38,6 +38,9 @@ class _NothingIsSent:
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return ()
 
+    def revoked(self, pushes: Iterable[Push]) -> bool:
+        return False
+
     def may_send(self) -> bool:
         return False
 
