@@ -111,7 +111,11 @@ def emulator_alone(environment: Environment, count: int) -> tuple[float, float]:
 
 def _push_from_memory(emulator: dict[str, Any], count: int) -> None:
     provider_token = ProviderToken(
-        Path(emulator["apns_key"]).read_text(), emulator["key_id"], emulator["team_id"], time.time
+        Path(emulator["apns_key"]).read_text(),
+        emulator["key_id"],
+        emulator["team_id"],
+        wall_clock=time.time,
+        monotonic=time.monotonic,
     )
     port = int(emulator["apns"]["production"].rsplit(":", 1)[1])
     body = fax(owner(0))[:-1] + b',"aps":{"content-available":1}}'
