@@ -247,6 +247,6 @@ async def test_a_refusal_is_logged_with_its_event_its_lane_and_the_field_that_go
         with capture_logs() as lines:
             await line.append(event)
             await line.attempted(event)
-        (told,) = [one for one in lines if one["event"].startswith("refused by the provider")]
+        (told,) = [one for one in lines if one["event"] == "delivery failed"]
         assert (told["event_id"], told["lane"], told["fields"]) == (event.id, FCM_LANE, ("message.data",))
         assert device.token not in str(lines)

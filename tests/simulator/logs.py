@@ -15,7 +15,9 @@ from tocsin.store.ports import StorageFailure, WriteFailure
 
 _FAILS_WITH_ITS_STORAGE: Final = (StorageFailure, WriteFailure)
 """What may be logged with an exception where the storage fails."""
-_MISTAKES: Final = frozenset({"a request failed unexpectedly", "refused by the provider"})
+_MISTAKE: Final = "a request failed unexpectedly"
+_REFUSED: Final = "delivery failed"
+"""At level error: tocsin should not have sent it."""
 _UNKNOWN: Final = ": unknown answer"
 
 
@@ -34,8 +36,12 @@ def check_log(world: World, method: str, said: str, more: Mapping[str, Any], err
     if error is not None:
         if not (world.storage_may_fail and isinstance(error, _FAILS_WITH_ITS_STORAGE)):
             world.judge.violated(Invariant.RUNS, f"{life or 'the world'}: {said}: {error!r}")
-    elif (said in _MISTAKES or said.endswith(_UNKNOWN)) and not _was_told(world, said, more):
+    elif _is_mistake(method, said) and not _was_told(world, said, more):
         world.judge.violated(Invariant.RUNS, f"{life or 'the world'} ({method}): {said}: {dict(more)}")
+
+
+def _is_mistake(method: str, said: str) -> bool:
+    return said == _MISTAKE or said.endswith(_UNKNOWN) or (said == _REFUSED and method == "error")
 
 
 def _was_told(world: World, said: str, more: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from tests.support.line import APPLICATION, apns_device, make_event
 
 from tocsin.delivery.cancellations import Cancellations
+from tocsin.delivery.failure_log import FailureLog
 from tocsin.delivery.lane import LaneOptions
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.open_items import Delivery, OpenItem
@@ -42,7 +43,7 @@ def delivery() -> Delivery:
 async def test_the_place_of_a_delivery_that_is_not_sent_is_filled_without_waiting_for_an_answer() -> None:
     loop = asyncio.get_running_loop()
     lanes = LaneBook(LaneOptions(2, 100, 2), loop.time, lambda: 0.5)
-    receipts = Receipts(Metrics(), lambda item: None)
+    receipts = Receipts(Metrics(), FailureLog(loop.time), lambda item: None)
     cancellations = Cancellations(loop.time, 240.0)
     sending = Sending(lanes, receipts, cancellations, lambda: 0, lambda: True, asyncio.Event(), lambda: None)
     provider = Provider()

@@ -12,6 +12,10 @@ from tocsin.domain.outcomes import TokenDead
 from tocsin.store.ports import Registry, WriteFailure
 from tocsin.store.records import DeadToken
 
+Removed = Callable[[Delivery, TokenDead, bool, bool], None]
+"""What became of a token: whether it was registered again since, for which it is kept, and whether it went into
+quarantine."""
+
 
 class _Dead(Struct):
     delivery: Delivery
@@ -36,10 +40,8 @@ class DeadTokens:
     def add(self, delivery: Delivery, outcome: TokenDead) -> None:
         self._waiting.append(_Dead(delivery, outcome))
 
-    async def remove(self, removed: Callable[[Delivery, TokenDead, bool], None]) -> None:
-        """Remove, or quarantine where the fuse has blown.
-
-        `removed` is told of each, and whether it was registered again since, for which it is kept.
+    async def remove(self, removed: Removed) -> None:
+        """Remove, or quarantine where the fuse has blown; `removed` is told of each.
 
         Raises:
             WriteFailure: those of whom nothing was told wait for the next time.
@@ -59,7 +61,7 @@ class DeadTokens:
                 kept = await self._registry.remove_dead([dead.token() for dead in deaths], quarantine=quarantine)
                 parted[quarantine] = []
                 for dead, registered_again in zip(deaths, kept, strict=True):
-                    removed(dead.delivery, dead.outcome, registered_again)
+                    removed(dead.delivery, dead.outcome, registered_again, quarantine)
         except WriteFailure:
             self._waiting = parted[False] + parted[True] + self._waiting
             raise

@@ -18,6 +18,7 @@ from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.claiming import CLAIM_ITEMS, Claiming
 from tocsin.delivery.dead_tokens import DeadTokens
 from tocsin.delivery.expanding import Expanding, portions
+from tocsin.delivery.failure_log import FailureLog
 from tocsin.delivery.lane import LaneOptions
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.learning import Learning
@@ -81,7 +82,8 @@ class Dispatcher:
         self._topics = TopicNotes(store.registry, self.lanes, loop.time)
         dead_tokens = DeadTokens(store.registry, lambda delivery: self.lanes[delivery.route.lane].fuse)
         self._settling = Settling(store.queue, dead_tokens, self._learning, metrics, self._room, traces)
-        self._receipts = Receipts(metrics, self._settling.finished)
+        self._failures = FailureLog(loop.time)
+        self._receipts = Receipts(metrics, self._failures, self._settling.finished)
         self._claiming = Claiming(store.queue, store.schedule, self.lanes, metrics, store.now_ms, self._room)
         self._most_deliveries = max(1, min(_PORTION_DELIVERIES, options.lane.waiting // 8))
         self._expanding = Expanding(self._providers, self._receipts)
@@ -232,6 +234,7 @@ class Dispatcher:
         if self._could_send and not could_send:
             self._sending.resume()
         self._cancellations.forget_old()
+        self._failures.write_counted()
         await self._settling.extend(self._loop.time() + self._expanding.in_time_s)
         await self._learning.write_noted()
         await self._topics.write()
@@ -250,6 +253,7 @@ class Dispatcher:
         while self._receipts.out and self._loop.time() < deadline:
             await self._claiming.wait_for_room()
         self._settling.something.set()
+        self._failures.write_counted(all=True)
         with suppress(WriteFailure):
             await self._learning.write_noted()
             await self._topics.write()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from tocsin.delivery.failure_log import Failed
 from tocsin.delivery.memory import DELIVERY_BYTES
 from tocsin.delivery.open_items import NEVER, Delivery, OpenItem
 from tocsin.delivery.receipts import Receipts
@@ -88,4 +89,5 @@ class Expanding:
     def _note_all(self, open_item: OpenItem, keys: Iterable[str], result: Result, reason: str, now_ms: int) -> None:
         lane, number = open_item.item.lane or "", open_item.item.tries + 1
         for key in keys:
-            self._receipts.note(open_item, key, lane, result, now_ms, number, reason=reason)
+            failed = Failed.EXPIRED if result is Result.EXPIRED else None
+            self._receipts.note(open_item, key, lane, result, now_ms, number, reason=reason, failed=failed)

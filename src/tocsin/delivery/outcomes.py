@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-import structlog
-
 from tocsin.delivery.breaker import LINK
 from tocsin.delivery.dead_tokens import DeadTokens
 from tocsin.delivery.expanding import DELETED, EXPIRED
+from tocsin.delivery.failure_log import Failed
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.learning import NOTED_EVERY_MS, Learning
@@ -32,8 +31,6 @@ from tocsin.domain.outcomes import (
 from tocsin.domain.routes import Route
 from tocsin.providers.base import Push, Sender
 from tocsin.store.records import Attempt, Result
-
-log = structlog.get_logger(__name__)
 
 _STILL_DEAD: Final = MISCONFIGURED
 """For a token that the provider calls dead since before it was registered, again and again. All attempts count, those
@@ -164,16 +161,11 @@ class Outcomes:
                 due_ms = now_ms + int(delay_s(MISCONFIGURED, delivery.tries, 0.0) * 1000)
                 self._receipts.again(delivery, Result.MISCONFIGURED, answer, due_ms, now_ms)
             case Refused():
-                if outcome.our_bug:
-                    log.error(
-                        "refused by the provider; the event is a dead letter",
-                        event_id=delivery.content.event.id,
-                        lane=lane.name,
-                        status=answer.status,
-                        reason=answer.reason,
-                        **({"fields": outcome.fields} if outcome.fields else {}),
-                    )
-                self._receipts.end(delivery, Result.REFUSED, now_ms, status=answer.status, reason=answer.reason)
+                failed = Failed.OUR_BUG if outcome.our_bug else Failed.REFUSED
+                status, reason, fields = answer.status, answer.reason, outcome.fields
+                self._receipts.end(
+                    delivery, Result.REFUSED, now_ms, status=status, reason=reason, failed=failed, fields=fields
+                )
             case TokenDead():
                 self._dead_tokens.add(delivery, outcome)
             case Withdrawn():
@@ -200,14 +192,15 @@ class Outcomes:
 
     def _withdrawn(self, delivery: Delivery, now_ms: int) -> None:
         if delivery.content.event.expires_ms <= now_ms:
-            self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED)
+            self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED, failed=Failed.EXPIRED)
         elif delivery.item.lost:
             self._receipts.park(delivery, now_ms)
         else:
             self._receipts.end(delivery, Result.CANCELLED, now_ms, reason=DELETED)
 
-    def token_removed(self, delivery: Delivery, outcome: TokenDead, registered_again: bool) -> None:
-        """The registry has removed a dead token, or keeps it because it was registered again since."""
+    def token_removed(self, delivery: Delivery, outcome: TokenDead, registered_again: bool, quarantined: bool) -> None:
+        """The registry has removed a dead token, `quarantined` or not, or keeps it because it was registered again
+        since."""
         now_ms, answer = self._now_ms(), outcome.answer
         if registered_again:
             # At once the first time; where the provider says so again, ever more slowly.
@@ -215,4 +208,6 @@ class Outcomes:
             self._receipts.again(delivery, Result.RETRY, answer, now_ms + int(wait_s * 1000), now_ms)
         else:
             self._metrics.token_removed(delivery.route.lane)
-            self._receipts.end(delivery, Result.TOKEN_DEAD, now_ms, status=answer.status, reason=answer.reason)
+            failed = Failed.QUARANTINED if quarantined else Failed.TOKEN_DEAD
+            status, reason = answer.status, answer.reason
+            self._receipts.end(delivery, Result.TOKEN_DEAD, now_ms, status=status, reason=reason, failed=failed)

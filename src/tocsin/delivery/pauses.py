@@ -151,7 +151,7 @@ class Pauses:
         pause = self.of_lane.setdefault(Cause.PROVIDER, Pause(Cause.PROVIDER))
         reason = "the provider or the link to it failed too often"
         for_s = pause.begin(self._begin_of_lane(), reason, _BREAKER, share=0.5 + 0.5 * self._random())
-        log.warning("breaker opened", lane=self._lane, for_s=round(for_s, 1))
+        log.warning("breaker opened", lane=self._lane, next_try_in_s=round(for_s, 1))
 
     def slow_down(self, reason: str, backoff: Backoff, least_s: float, renewals: int) -> None:
         """A rate was exceeded; `renewals` is how often it was shortly before."""
@@ -160,14 +160,13 @@ class Pauses:
             pause = self.of_lane[Cause.RATE] = Pause(Cause.RATE)
             pause.renewals = renewals
         for_s = pause.begin(self._begin_of_lane(), reason, backoff, least_s=least_s)
-        log.warning("lane pauses", lane=self._lane, for_s=round(for_s, 1), reason=reason)
+        log.warning("lane pauses", lane=self._lane, reason=reason, next_try_in_s=round(for_s, 1))
 
     def misconfigured(self, reason: str) -> None:
         """The lane's credential, application or project: the operator must act."""
-        if Cause.CREDENTIAL not in self.of_lane:
-            log.error("lane paused: misconfigured", lane=self._lane, reason=reason)
         pause = self.of_lane.setdefault(Cause.CREDENTIAL, Pause(Cause.CREDENTIAL))
-        pause.begin(self._begin_of_lane(), reason, MISCONFIGURED)
+        again_s = pause.begin(self._begin_of_lane(), reason, MISCONFIGURED)
+        log.error("lane paused: misconfigured", lane=self._lane, reason=reason, next_try_in_s=round(again_s, 1))
 
     def topic_misconfigured(self, topic: str, reason: str, *, speakers: Iterable[tuple[str, str]] = ()) -> None:
         """`speakers`: the devices (owner, token) that are said not to belong to it, where that is why it is paused."""
@@ -175,11 +174,11 @@ class Pauses:
         if pause is None:
             if len(self.topics) >= _MOST_TOPICS:
                 return
-            log.error("topic misconfigured", lane=self._lane, topic=topic, reason=reason)
             pause = self.topics[topic] = Pause(Cause.TOPIC)
             pause.by_devices = bool(speakers)
         pause.speakers.update(speakers)
-        pause.begin(self._clock(), reason, MISCONFIGURED)
+        again_s = pause.begin(self._clock(), reason, MISCONFIGURED)
+        log.error("topic misconfigured", lane=self._lane, topic=topic, reason=reason, next_try_in_s=round(again_s, 1))
         self._let_go(pause)
 
     def device_misconfigured(self, token: str, reason: str) -> None:

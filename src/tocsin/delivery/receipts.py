@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tocsin.delivery.failure_log import Failed, FailureLog
 from tocsin.delivery.metrics import DeliveryMetrics
 from tocsin.delivery.open_items import Delivery, OpenItem
 from tocsin.domain.outcomes import Answer
@@ -11,8 +12,9 @@ from tocsin.store.records import Attempt, Result
 
 
 class Receipts:
-    def __init__(self, metrics: DeliveryMetrics, finished: Callable[[OpenItem], None]) -> None:
+    def __init__(self, metrics: DeliveryMetrics, failures: FailureLog, finished: Callable[[OpenItem], None]) -> None:
         self._metrics = metrics
+        self._failures = failures
         self._finished = finished
         self.out = 0
         """Deliveries that are out: in a lane, or at a provider."""
@@ -34,23 +36,41 @@ class Receipts:
         number: int,
         status: int = 0,
         reason: str = "",
+        failed: Failed | None = None,
+        fields: Sequence[str] = (),
     ) -> None:
-        """A receipt for a device, by its key, that needs no further attempt."""
+        """A receipt for a device, by its key, that needs no further attempt. `failed`: it is logged, with the fields of
+        the request that the provider has named."""
         round = item.item.round
         item.attempts.append(Attempt(now_ms, device, lane, result, status, reason, "", None, round, number))
         self._metrics.attempt(lane, result, label(status, reason) if status else "")
+        if failed is not None:
+            self._failures.failed(item.item.event.id, device, lane, result, status, reason, failed, fields)
 
-    def end(self, delivery: Delivery, result: Result, now_ms: int, *, status: int = 0, reason: str = "") -> None:
-        """The delivery has its final outcome."""
+    def end(
+        self,
+        delivery: Delivery,
+        result: Result,
+        now_ms: int,
+        *,
+        status: int = 0,
+        reason: str = "",
+        failed: Failed | None = None,
+        fields: Sequence[str] = (),
+    ) -> None:
+        """The delivery has its final outcome. See `note`."""
         lane, key = delivery.route.lane, delivery.device.key
-        self.note(delivery.item, key, lane, result, now_ms, delivery.tries + 1, status, reason)
+        self.note(delivery.item, key, lane, result, now_ms, delivery.tries + 1, status, reason, failed, fields)
         self.one_less(delivery.item)
 
     def again(self, delivery: Delivery, result: Result, answer: Answer, due_ms: int, now_ms: int) -> None:
         """The attempt failed: a receipt, and the delivery is parked until `due_ms`."""
         due_ms = min(due_ms, delivery.item.item.event.expires_ms)
         self.attempted(delivery, result, answer, due_ms, now_ms)
-        self._metrics.attempt(delivery.route.lane, result, label(answer.status, answer.reason))
+        lane, event = delivery.route.lane, delivery.item.item.event
+        self._metrics.attempt(lane, result, label(answer.status, answer.reason))
+        in_s = (due_ms - now_ms) / 1000
+        self._failures.again(event.id, delivery.device.key, lane, result, answer.status, answer.reason, in_s)
         self.park(delivery, due_ms)
 
     def attempted(self, delivery: Delivery, result: Result, answer: Answer, retry_at_ms: int, now_ms: int) -> None:

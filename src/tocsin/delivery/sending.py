@@ -10,6 +10,7 @@ import structlog
 
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.expanding import DELETED, EXPIRED
+from tocsin.delivery.failure_log import Failed
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.open_items import Delivery
@@ -88,7 +89,7 @@ class Sending:
         for delivery in taken:
             if delivery.content.event.expires_ms <= now_ms:
                 lane.not_sent(delivery)
-                self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED)
+                self._receipts.end(delivery, Result.EXPIRED, now_ms, reason=EXPIRED, failed=Failed.EXPIRED)
             elif cancelled and delivery.device in self._cancellations:
                 lane.not_sent(delivery)
                 self._receipts.end(delivery, Result.CANCELLED, now_ms, reason=DELETED)

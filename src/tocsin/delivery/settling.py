@@ -8,12 +8,11 @@ from typing import Final
 
 import structlog
 
-from tocsin.delivery.dead_tokens import DeadTokens
+from tocsin.delivery.dead_tokens import DeadTokens, Removed
 from tocsin.delivery.learning import Learning
 from tocsin.delivery.metrics import DeliveryMetrics
-from tocsin.delivery.open_items import Delivery, OpenItem
+from tocsin.delivery.open_items import OpenItem
 from tocsin.delivery.tracing import DeliveryTraces
-from tocsin.domain.outcomes import TokenDead
 from tocsin.store.ports import EventQueue, WriteFailure
 from tocsin.store.records import Item, Result
 
@@ -89,7 +88,7 @@ class Settling:
         if ending:
             await self._queue.extend([item.item for item in ending])
 
-    async def run(self, removed: Callable[[Delivery, TokenDead, bool], None], until: Callable[[], bool]) -> None:
+    async def run(self, removed: Removed, until: Callable[[], bool]) -> None:
         """Settle whenever there is something, until `until` says so. `removed` is told of dead tokens."""
         while not until():
             await self.something.wait()
@@ -100,7 +99,7 @@ class Settling:
                 self.something.set()
                 await asyncio.sleep(_RETRY_S)
 
-    async def _settle(self, removed: Callable[[Delivery, TokenDead, bool], None]) -> None:
+    async def _settle(self, removed: Removed) -> None:
         """One turn: dead tokens are removed, what was learned is noted, items are settled. What fails is kept for the
         next turn; where it is not known whether it succeeded, it is repeated, which the store takes for the same."""
         if self._dead_tokens:
