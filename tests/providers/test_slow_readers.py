@@ -183,6 +183,23 @@ async def test_of_a_revoked_request_that_the_transport_has_nothing_more_is_hande
     await sent.pool.close()
 
 
+async def test_closing_the_pool_drops_what_the_socket_has_not_taken(
+    reader: tuple[SlowReader, EvilServer], files: Files
+) -> None:
+    peer, server = reader
+    sent = Sent(server.url, files)
+    await sent.send()
+    waiting = sent.unwritten
+    await sent.pool.close()
+    peer.read_on.set()
+    await within(peer.ended.is_set)
+    assert not waiting & set(peer.paths)
+    assert len(sent.done) == COUNT
+    unknown = {request.path for request in sent.done if request.failure and request.failure.unknown}
+    assert not waiting & unknown, "these were certainly not sent"
+    assert unknown >= set(peer.paths), "the others may have been"
+
+
 def test_a_process_that_was_stopped_hands_nothing_more_to_the_socket_when_it_may_not_send(
     reader: tuple[SlowReader, EvilServer], files: Files
 ) -> None:

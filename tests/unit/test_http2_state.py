@@ -247,6 +247,17 @@ async def test_nothing_is_written_for_requests_while_sending_is_not_allowed(acti
     assert active.to_server().count(ngh2.RequestReceived) == 2
 
 
+async def test_a_request_that_waits_for_permission_can_be_withdrawn(active: Both) -> None:
+    active.to_server()
+    active.allowed = False
+    requests = await active.send(2)
+    active.unwanted = requests[:1]
+    active.allowed = True
+    active.connection.resume()
+    assert active.to_server().count(ngh2.RequestReceived) == 1
+    assert active.done == requests[:1]
+
+
 async def test_without_requests_in_flight_acknowledgements_are_written_all_the_same(active: Both) -> None:
     active.to_server()
     active.allowed = False
@@ -538,3 +549,14 @@ async def test_a_slow_reader_gets_everything_once_part_by_part() -> None:
         both.server.send_response(stream_id, [(b":status", b"200")], end_stream=True)
     both.to_client()
     assert [request.status for request in both.done] == [200] * len(requests)
+
+
+async def test_a_request_whose_last_frame_was_cut_is_at_risk_until_its_rest_is_with_the_socket() -> None:
+    """Of 4000 bytes each, 32 KiB end within a body; its rest is in the next write."""
+    both, _ = await slow(count=40, taken=1000)
+    cut = both.connection._held.at_risk
+    both.wire.take_on(0)
+    assert set(map(id, cut)) < set(map(id, both.connection._held.at_risk))
+    both.forbidden = cut[-1:]
+    both.wire.take_on()
+    assert both.connection.state is State.LOST

@@ -429,6 +429,7 @@ class Connection(Asked, Generic[R]):
             return
         held = self._held
         if (self._streams or held.at_risk) and not self._may_send():
+            held.add_new()  # they wait, and may be withdrawn until this is asked again
             return
         if held.some and not self._held_is_wanted():
             return
@@ -458,6 +459,7 @@ class Connection(Asked, Generic[R]):
         if self._held.at_risk and self._owner.revoked(self._held.at_risk):
             self._end(State.LOST, "a request was revoked that may be written in part")
             return False
+        self._held.add_new()
         waiting = self._held.waiting()
         unwanted = set(self._owner.withdrawn(list(waiting.values()))) if waiting else ()
         if unwanted:

@@ -24,6 +24,7 @@ class Held(Generic[R]):
         self._body_bytes = body_bytes
         self._noted_id = -1
         self._waiting: dict[int, R] = {}
+        self._written_last: list[R] = []
         self.newest_id = -1
         """The newest stream, told by the connection."""
         self.at_risk: list[R] = []
@@ -37,16 +38,23 @@ class Held(Generic[R]):
 
     def note(self, *, stopped: bool) -> None:
         """Not everything was written; `stopped`: because the socket has not taken what was written last."""
-        streams = self._streams
-        given = dict(self._waiting)
+        self.add_new()
+        waiting = self.waiting()
+        self._waiting = {id: request for id, request in waiting.items() if self._body_bytes(id)}
+        written = [request for id, request in waiting.items() if id not in self._waiting]
+        # The last frame that was written may be cut, and its rest be in the next write.
+        self.at_risk = [*self._written_last, *written] if stopped else []
+        self._written_last = written if stopped else []
+        self.some = bool(self._waiting or self.at_risk)
+
+    def add_new(self) -> None:
+        """What was given to the engine since is held as well."""
         for id in range(self._noted_id + 2, self.newest_id + 1, 2):
-            if id in streams:
-                given[id] = streams[id]
+            if id in self._streams:
+                self._waiting[id] = self._streams[id]
         self._noted_id = self.newest_id
-        self._waiting = {id: request for id, request in given.items() if id in streams and self._body_bytes(id)}
-        self.at_risk = [request for id, request in given.items() if id not in self._waiting] if stopped else []
         self.some = bool(self._waiting or self.at_risk)
 
     def waiting(self) -> dict[int, R]:
-        """Those whose body the engine has not wholly written, by stream: they can be taken back."""
+        """Those that the engine has not wholly written, by stream: they can be taken back."""
         return {id: request for id, request in self._waiting.items() if id in self._streams}
