@@ -17,7 +17,8 @@ _READ_BYTES: Final = 64 * 1024
 _RECORD_BYTES: Final = 16 * 1024
 """The most that one TLS record carries (RFC 8446, 5.1)."""
 _LINGER_S: Final = 5.0
-"""A peer that does not end its side of a closed connection would keep the socket for ever."""
+_LINGER_BYTES: Final = 256 * 1024
+"""How long, and for how much more that it sends, the end of the peer's side of a closed connection is waited for."""
 
 
 class Asked(asyncio.Protocol):
@@ -81,6 +82,7 @@ class TlsTransport(asyncio.Transport):
         self._closing = False
         self._closed = False
         self._lingering: asyncio.TimerHandle | None = None
+        self._linger_bytes = _LINGER_BYTES
 
     def start(self, protocol: Asked) -> None:
         """Give the connection to its protocol."""
@@ -182,6 +184,10 @@ class TlsTransport(asyncio.Transport):
         elif not self._closing:
             self._incoming.write(self._buffer[:count])
             self._decrypt()
+        else:
+            self._linger_bytes -= count
+            if self._linger_bytes < 0:
+                self.abort()
 
     def _decrypt(self) -> None:
         """Everything whole that has come, to the protocol in one piece."""
