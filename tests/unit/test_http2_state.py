@@ -272,6 +272,7 @@ async def test_a_request_that_ends_unwritten_at_its_deadline_is_never_written(ac
     await active.send(2)
     active.check(asyncio.get_running_loop().time() + 31)
     assert [request.failure and request.failure.kind for request in active.done] == [FailureKind.TIMEOUT] * 2
+    assert not any(request.failure and request.failure.unknown for request in active.done)
     assert ngh2.RequestReceived not in active.to_server()
     active.allowed = True
     active.connection.resume()

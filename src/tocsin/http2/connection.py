@@ -265,6 +265,7 @@ class Connection(Asked, Generic[R]):
         for stream_id, request in list(self._streams.items()):
             if request.started > now - request_timeout_s:
                 continue
+            written = not self._engine.queued_body_size(stream_id)
             try:
                 self._engine.reset_stream(stream_id, ErrorCode.CANCEL)
             except NGH2Error as error:
@@ -272,7 +273,7 @@ class Connection(Asked, Generic[R]):
                 self._end(State.LOST, f"protocol error: {error}")
                 return
             del self._streams[stream_id]
-            request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {request_timeout_s:g} s", unknown=True)
+            request.failure = Failure(FailureKind.TIMEOUT, f"no answer within {request_timeout_s:g} s", unknown=written)
             late.append(request)
         silent_s = now - self._heard
         if self._pinged is not None:
