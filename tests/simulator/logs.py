@@ -48,7 +48,7 @@ def _was_told(world: World, said: str, more: Mapping[str, Any]) -> bool:
     """Whether a trouble has the provider answer so: then tocsin takes for its own mistake what is none."""
     provider = str(more.get("lane") or said).partition(":")[0].partition("/")[0]
     return any(
-        rule.status == more.get("status") and rule.reason == more.get("reason")
+        rule.status == more.get("status") and rule.reason == more.get("reason", "")
         for trouble in world.all_troubles
         if (rule := trouble.rule or trouble.answer) is not None and trouble.provider == provider
     )
