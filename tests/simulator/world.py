@@ -15,7 +15,7 @@ from tests.simulator.clocks import Clocks
 from tests.simulator.disk import Disk, copy_of_what_was_synced
 from tests.simulator.judge import Invariant, Judge
 from tests.simulator.loop import VirtualLoop
-from tests.simulator.model import Model
+from tests.simulator.model import Model, Standing
 from tests.simulator.network import ProcessNetwork, SimulatedNetwork
 from tests.simulator.phones import OTHER_PROJECT, PROJECT, Phone
 from tests.simulator.plan import Plan
@@ -27,6 +27,7 @@ from tests.simulator.trace import Trace
 from tests.simulator.troubles import Trouble, draw_trouble, rules
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import DeviceToken
 from tocsin.emulator.faults import Latency, Script
 from tocsin.emulator.options import EmulatorOptions
 from tocsin.emulator.run import Emulator, start
@@ -35,6 +36,7 @@ from tocsin.providers.apns.credentials import ApnsCredential
 from tocsin.providers.fcm.credentials import stored
 from tocsin.settings import Store
 from tocsin.store.ports import StorageFailure, WriteFailure
+from tocsin.store.records import TokenDeleted
 
 T = TypeVar("T")
 
@@ -175,7 +177,18 @@ class World:
         path = copy_of_what_was_synced(self.process.path, self._directory / f"life{self._lives + 1}")
         await self.process.kill()
         await self._start_process(path)
+        await self._hear_of_removals()
         self.end(trouble)
+
+    async def _hear_of_removals(self) -> None:
+        """Tell the judge of tokens whose removal was committed right before a crash, and of which nobody was told."""
+        asked_s, standing = self.loop.time(), self.model.standing(Standing.REGISTERED)
+        owners = list(dict.fromkeys([one.owner for one in standing]))
+        found = await self.ask(lambda process: process.store.registry.devices_of(owners))
+        there = {(device.owner, device.key) for devices in found.values() for device in devices}
+        for one in standing:
+            if one.since_s <= asked_s and (one.owner, one.phone.key) not in there:
+                self.judge.signalled(TokenDeleted(one.owner, one.phone.provider, DeviceToken(one.phone.token)))
 
     async def restart(self) -> None:
         """Stop tocsin in order, and start it again."""
