@@ -12,7 +12,7 @@ from tests.postgres.nodes import FRESH_S, Nodes, event_of, owners, until
 from tests.support.postgres import connections_are_gone
 
 from tocsin.domain.devices import DeviceToken
-from tocsin.store.ports import StoreUnavailable, WriteFailure
+from tocsin.store.ports import BacklogFull, StoreUnavailable, WriteFailure
 from tocsin.store.postgres.fresh import Stream
 from tocsin.store.postgres.heartbeats import Heartbeats
 from tocsin.store.postgres.places import LOGS, log_of
@@ -486,3 +486,12 @@ async def test_what_waits_is_known_to_a_process_that_holds_none_of_the_logs(node
     await node.queue.settle([parked(item, node.now_ms()) for item in items if item.event.id == first.id])
     found = await command.queue.whole_backlog()
     assert (found.events, found.oldest_ms) == (1, first.accepted_ms)
+
+
+async def test_the_backlog_has_its_bound_also_while_no_process_delivers(nodes: Nodes) -> None:
+    api = await nodes.open(delivers=False, max_events=30)
+    await api.queue.append([event_of(api, owner) for owner in owners(20)])
+    await api.look_after()
+    with pytest.raises(BacklogFull):
+        await api.queue.append([event_of(api, owner) for owner in owners(20)])
+    await api.queue.append([event_of(api, owner) for owner in owners(10)])

@@ -241,7 +241,8 @@ def count_new(t: Transaction, streams: Sequence[int], since: int, first_day: int
 def count_others(t: Transaction, own: int) -> Rows:
     since_s = t.database.clock() - 10
     rows = [row for row in t.all(t.database.node) if row.number != own and row.beat_at > since_s]
-    return [(sum(row.backlog_events for row in rows), sum(row.backlog_bytes for row in rows))]
+    events, size = sum(row.backlog_events for row in rows), sum(row.backlog_bytes for row in rows)
+    return [(events, size, any(row.delivers for row in rows))]
 
 
 # -- settle ------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,12 @@ _PARKED: Final = """SELECT coalesce(count(*), 0), coalesce(sum(size), 0) FROM (
 _NEW: Final = f"""SELECT {_XMIN}, count(event.id), coalesce(sum(event.size) FILTER (WHERE event.id IS NOT NULL), 0)
     FROM unnest($1::smallint[]) AS own(stream) JOIN event ON event.stream = own.stream
         AND event.xid >= $2 AND event.xid < {_XMIN} AND event.day >= $3"""
-_OTHERS: Final = """SELECT coalesce(sum(backlog_events), 0)::bigint, coalesce(sum(backlog_bytes), 0)::bigint FROM node
+_OTHERS: Final = """SELECT coalesce(sum(backlog_events), 0)::bigint, coalesce(sum(backlog_bytes), 0)::bigint,
+        coalesce(bool_or(delivers), false) FROM node
     WHERE number <> $1 AND beat_at > clock_timestamp() - interval '10 s'"""
+_COUNT_ALL_EVERY_S: Final = 5.0
+_COUNT_ALL_SHARE: Final = 0.1
+"""Of the time at most as much is spent with counting everything."""
 _BEYOND: Final = 2**62
 ALL_STREAMS: Final = [stream for log in range(LOGS) for stream in streams_of(log)]
 
@@ -43,6 +47,8 @@ class PostgresBacklog(BacklogBound):
         self._appended: list[tuple[int, int, int]] = []
         """What this process has appended since: the transaction's number, events and bytes."""
         self._others = (0, 0)
+        self._all_again_at = float("-inf")
+        """When everything is counted again, while no node delivers (monotonic)."""
         self._day = 0
         self._counting = asyncio.Lock()
         """What is counted, and up to which transaction, changes together."""
@@ -96,8 +102,17 @@ class PostgresBacklog(BacklogBound):
             self._bytes -= size
         self._appended = [one for one in self._appended if one[0] >= to]
 
-    async def ask_others(self, node: int) -> None:
-        events, size = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))
+    async def ask_others(self, node: int, *, delivers: bool) -> None:
+        """`delivers`: whether this node does. Where none does, nobody counts what the logs hold: then it is all
+        counted, now and then."""
+        events, size, others_deliver = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))
+        if not (delivers or others_deliver):
+            began = self._monotonic()
+            if began < self._all_again_at:
+                return
+            events, size = await self._database.read(count_all)
+            ended = self._monotonic()
+            self._all_again_at = max(began + _COUNT_ALL_EVERY_S, ended + (ended - began) / _COUNT_ALL_SHARE)
         self._events += events - self._others[0]
         self._bytes += size - self._others[1]
         self._others = (events, size)

@@ -364,7 +364,7 @@ class PostgresStore:
         await session.run(self._fresh.write_low_water)
         await self.schedule.wake_here()
         await self.queue.backlog()
-        await self._backlog.ask_others(self.ownership.node)
+        await self._backlog.ask_others(self.ownership.node, delivers=self._options.delivers)
         await self.database.read(self._horizons.read)
         today = day_of(self.now_ms())
         if self._ahead_to < today + partitions.AHEAD_DAYS:
