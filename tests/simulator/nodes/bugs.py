@@ -136,7 +136,7 @@ BUGS: Final = (
     NodesBug("the signals of other nodes are not read", by(PostgresSignals, "notice", _unheard),
         (Invariant.SILENT, *_LEFT), 40, troubles=_kinds("operator")),
     NodesBug("a new session is used before it is taken up", by(Session, "taken_up", _nothing_kept_off),
-        (Invariant.OWNED, *_TWICE), 60, troubles=_kinds("cuts", "rolling")),
+        (Invariant.OWNED, *_TWICE), 20, troubles=_kinds("cuts", "rolling", "drops", "ended")),
     NodesBug("what a lost answer has settled is settled again", by(settle_sql, "on_record", _none_of_them), _TWICE, 20,
         troubles=_kinds("swallowed")),
 )  # fmt: skip
