@@ -61,7 +61,8 @@ async def make_something_to_do(
     for device in devices:
         device.periods[-1].end_sent = time.time()
         device.refuses = True
-    now_ms = int(time.time() * 1000)
+    # Not in the millisecond in which the last of them was registered: it would be kept.
+    now_ms = int(time.time() * 1000) + 1
     refused: list[Rule] = [
         {"match": {"token": device.token}, "status": 400, "reason": "PayloadEmpty"} for device in devices[:_REFUSED]
     ]

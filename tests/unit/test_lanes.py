@@ -83,10 +83,10 @@ def test_urgent_ones_that_are_parked_may_be_claimed_for_a_lane_that_others_fill(
     lane = make_lane(Clock(), in_flight=1, waiting=80)
     lane.offer([delivery() for _ in range(80)])
     assert (lane.room, lane.room_for_urgent) == (0, 10), "an eighth of the lane"
-    lane.offer([delivery("dialplan_callreverse_start") for _ in range(55)])
-    assert (lane.room, lane.room_for_urgent) == (0, 5), "a quarter is kept for the others"
+    lane.offer([delivery("dialplan_callreverse_start") for _ in range(15)])
+    assert (lane.room, lane.room_for_urgent) == (0, 5), "a quarter of what waits"
     lane.offer([delivery("dialplan_callreverse_start") for _ in range(10)])
-    assert (lane.room, lane.room_for_urgent) == (0, 0)
+    assert (lane.room, lane.room_for_urgent) == (0, 0), "urgent ones have their share"
 
 
 def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> None:

@@ -100,13 +100,13 @@ class Lane:
 
     @property
     def room_for_urgent(self) -> int:
-        """How many urgent ones of them may be claimed where there is room for no others: there are free places, and
-        others make way for them (`_take_places`). Else they would wait for the end of a flood of others."""
+        """How many urgent ones of them may be claimed where there is room for no others, which make way for them
+        (`_take_places`): until a quarter of what waits is urgent. Else they would wait for the end of a flood of
+        others. In a flood of urgent ones none is claimed so: the others that are parked have their turn, too."""
         if self.pauses.room() is not None:
             return 0
-        urgent, others, most = len(self._urgent), len(self._others), self._options.waiting
-        make_way = max(0, others - reserved(urgent + others, 0))
-        return min(most // 8, max(0, most - self.waiting) + make_way)
+        urgent = len(self._urgent)
+        return max(0, min(self._options.waiting // 8, (urgent + len(self._others)) // 4 - urgent))
 
     @property
     def room_bytes(self) -> int:
