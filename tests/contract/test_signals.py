@@ -150,9 +150,7 @@ async def test_what_was_signalled_before_a_server_began_is_not_heard_again(store
 async def test_who_claims_an_event_has_heard_of_the_registrations_before_it(stores: Stores, clocks: Clocks) -> None:
     """What was heard of an earlier deletion would keep the event from the device."""
     if isinstance(stores, SqliteStores):
-        pytest.skip(
-            reason="one process registers and accepts there; it notices within a second what a command has changed"
-        )
+        pytest.skip(reason="one process registers and accepts; it notices within a second what a command has changed")
     server, command = await stores.open(), await stores.open(server=False)
     await register(server, "a")
     await command.registry.delete(OWNER, "apns", TOKEN)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import ngh2
 import pytest
+import pytest_asyncio
 from ngh2 import Configuration, Role, Setting
 from tests.support.cut_off_sender import BODY, COUNT, FRESH_S
 from tests.support.evil_server import EvilConnection, EvilServer, evil_server
@@ -81,6 +82,11 @@ def reader(files: Files) -> Iterator[tuple[SlowReader, EvilServer]]:
         reader.read_on.set()
 
 
+@pytest.fixture
+def peer(reader: tuple[SlowReader, EvilServer]) -> SlowReader:
+    return reader[0]
+
+
 class Sent:
     """A thousand requests on one connection that nobody reads; `allowed`, `unwanted` and `revoked` are what delivery
     would say."""
@@ -120,6 +126,15 @@ class Sent:
         return {connection._streams[id].path for id in connection._unwritten()}
 
 
+@pytest_asyncio.fixture
+async def sent(reader: tuple[SlowReader, EvilServer], files: Files) -> AsyncIterator[Sent]:
+    """As much as the socket takes, and the rest held."""
+    sent = Sent(reader[1].url, files)
+    await sent.send()
+    yield sent
+    await sent.pool.close()
+
+
 async def within(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WITHIN_S):
         while not condition():
@@ -127,11 +142,8 @@ async def within(condition: Callable[[], bool]) -> None:
 
 
 async def test_what_the_socket_has_not_taken_is_dropped_when_nothing_may_be_sent_and_sent_again_later(
-    reader: tuple[SlowReader, EvilServer], files: Files
+    peer: SlowReader, sent: Sent
 ) -> None:
-    peer, server = reader
-    sent = Sent(server.url, files)
-    await sent.send()
     waiting = sent.unwritten
     assert len(waiting) > 50
     sent.allowed = False
@@ -146,15 +158,9 @@ async def test_what_the_socket_has_not_taken_is_dropped_when_nothing_may_be_sent
     await within(lambda: len(sent.done) == COUNT)
     assert {request.path for request in sent.done if request.status == 200} >= waiting
     assert len(peer.paths) == len(set(peer.paths))
-    await sent.pool.close()
 
 
-async def test_what_waits_for_a_slow_reader_is_withdrawn_and_the_rest_arrives(
-    reader: tuple[SlowReader, EvilServer], files: Files
-) -> None:
-    peer, server = reader
-    sent = Sent(server.url, files)
-    await sent.send()
+async def test_what_waits_for_a_slow_reader_is_withdrawn_and_the_rest_arrives(peer: SlowReader, sent: Sent) -> None:
     sent.unwanted = set(sorted(sent.unwritten)[:20])
     assert len(sent.unwanted) == 20
     peer.read_on.set()
@@ -164,15 +170,11 @@ async def test_what_waits_for_a_slow_reader_is_withdrawn_and_the_rest_arrives(
     assert {request.failure.kind for request in sent.done if request.failure} == {FailureKind.WITHDRAWN}
     assert set(peer.paths) == {request.path for request in sent.requests} - sent.unwanted
     assert sent.pool.opened == 1
-    await sent.pool.close()
 
 
 async def test_of_a_revoked_request_that_the_transport_has_nothing_more_is_handed_to_the_socket(
-    reader: tuple[SlowReader, EvilServer], files: Files
+    peer: SlowReader, sent: Sent
 ) -> None:
-    peer, server = reader
-    sent = Sent(server.url, files)
-    await sent.send()
     [connection] = sent.pool._connections
     sent.revoked = sent.unwanted = {request.path for request in connection._held.at_risk[-1:]}
     assert sent.revoked
@@ -180,15 +182,9 @@ async def test_of_a_revoked_request_that_the_transport_has_nothing_more_is_hande
     await within(lambda: len(sent.done) == COUNT)
     assert not sent.revoked & set(peer.paths)
     assert sent.pool.opened == 2, "its connection has ended, for some of it may have been sent"
-    await sent.pool.close()
 
 
-async def test_closing_the_pool_drops_what_the_socket_has_not_taken(
-    reader: tuple[SlowReader, EvilServer], files: Files
-) -> None:
-    peer, server = reader
-    sent = Sent(server.url, files)
-    await sent.send()
+async def test_closing_the_pool_drops_what_the_socket_has_not_taken(peer: SlowReader, sent: Sent) -> None:
     waiting = sent.unwritten
     await sent.pool.close()
     peer.read_on.set()

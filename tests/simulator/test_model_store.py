@@ -13,10 +13,10 @@ import pytest
 
 from tests.simulator.model_store.connection import ModelConnection, Way
 from tests.simulator.model_store.database import ModelDatabase
-from tocsin.store.postgres import backlog, nodes, positions, wakes
+from tocsin.store.postgres import nodes, places, positions, wakes
 from tocsin.store.postgres.session import NODE_LOCKS
 
-GET, SET, XMIN = positions._GET, positions._SET, f"SELECT {backlog._XMIN}"
+GET, SET, XMIN = positions._GET, positions._SET, f"SELECT {places.XMIN}"
 
 
 @pytest.fixture

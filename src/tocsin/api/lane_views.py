@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType
 
+from tocsin.api.control import DeliveryControl
 from tocsin.api.timestamps import rfc3339
+from tocsin.domain.cluster import lanes_of_all, others
 from tocsin.domain.explanations import Code, Explanation, of_answer
 from tocsin.domain.nodes import NodeStatus
 from tocsin.domain.routes import LaneStatus, PauseStatus
@@ -67,6 +70,11 @@ class NodeView(Struct, frozen=True, kw_only=True):
     """What waits in the logs from which it delivers."""
     oldest_at: str | None = None
     """When the oldest of that was accepted."""
+
+
+def lanes_everywhere(delivery: DeliveryControl, nodes: Sequence[NodeStatus], now_ms: int) -> list[LaneStatus]:
+    """Those of all living nodes: of this process as they are, of the others as each has told last."""
+    return lanes_of_all(delivery.lanes(), others(nodes, delivery.node, now_ms), now_ms)
 
 
 def lane_view(lane: LaneStatus, rules: RuleBook, at_ms: int) -> LaneView:

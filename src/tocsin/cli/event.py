@@ -11,7 +11,7 @@ from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import CommandError
 from tocsin.cli.opening import in_store, require_store, settings_of
 from tocsin.cli.outcomes import in_words
-from tocsin.cli.output import print_json, print_table, utc
+from tocsin.cli.output import print_json, print_table, utc, utc_of
 from tocsin.domain.cluster import lanes_of_all, others
 from tocsin.domain.events import EventId
 from tocsin.providers.rules import RULES
@@ -95,7 +95,7 @@ def _registered(device: DeviceTimeline) -> str:
 
 def _time(at: str | UnsetType) -> str:
     """A time of the API as tables show it."""
-    return f"{at[:10]} {at[11:19]} UTC" if isinstance(at, str) else "-"
+    return utc_of(at) if isinstance(at, str) else "-"
 
 
 def _answer(attempt: Attempt) -> str:

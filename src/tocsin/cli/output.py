@@ -121,9 +121,12 @@ def remark(text: str) -> None:
 
 def utc(ms: int | None) -> str:
     """Unix milliseconds, to the second, as tables show a time; None is `never`."""
-    if ms is None:
-        return "never"
-    day, _, time = rfc3339(ms).partition("T")
+    return "never" if ms is None else utc_of(rfc3339(ms))
+
+
+def utc_of(at: str) -> str:
+    """A time of the API (RFC 3339, UTC), to the second, as tables show it."""
+    day, _, time = at.partition("T")
     return f"{day} {time[:8]} UTC"
 
 

@@ -106,7 +106,7 @@ class Lane:
         if self.pauses.room() is not None:
             return 0
         urgent = len(self._urgent)
-        return max(0, min(self._options.waiting // 8, (urgent + len(self._others)) // 4 - urgent))
+        return max(0, min(self._options.waiting // 8, reserved(urgent + len(self._others), 0) - urgent))
 
     @property
     def room_bytes(self) -> int:

@@ -10,7 +10,6 @@ from typing import Final
 import structlog
 
 from tocsin import __version__
-from tocsin.api.counted import Counted
 from tocsin.delivery.dispatcher import Dispatcher
 from tocsin.domain.cluster import oldest_ms, others, unserved_since_ms
 from tocsin.domain.credentials import Credential
@@ -20,6 +19,7 @@ from tocsin.providers.configured import Providers
 from tocsin.service.complaints import quarantine_complaining
 from tocsin.service.periodic import Duty
 from tocsin.settings import Settings
+from tocsin.store.counted import Counted
 from tocsin.store.ports import Store
 from tocsin.store.records import CredentialsChanged, QuarantineChanged, Retention, Signal
 from tocsin.telemetry import Metrics

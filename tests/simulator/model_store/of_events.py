@@ -11,7 +11,7 @@ import asyncpg
 from tests.simulator.model_store.rows import Row
 from tests.simulator.model_store.transactions import Transaction
 from tests.simulator.model_store.vocabulary import Rows, does
-from tocsin.store.postgres import append_sql, backlog, event_log, fresh, origin, queue, settle_sql
+from tocsin.store.postgres import append_sql, backlog, event_log, fresh, origin, places, queue, settle_sql
 from tocsin.store.postgres.fresh import CLAIM_BYTES
 
 Place = tuple[int, int, int]
@@ -220,7 +220,7 @@ def count_parked(t: Transaction, streams: Sequence[int]) -> Rows:
     return [(len(waiting), sum(size for *_, size in waiting))]
 
 
-@does(f"SELECT {backlog._XMIN}")
+@does(f"SELECT {places.XMIN}")
 def oldest_running(t: Transaction) -> Rows:
     return [(t.oldest_running(),)]
 

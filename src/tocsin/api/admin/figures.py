@@ -19,14 +19,14 @@ from tocsin import __version__
 from tocsin.api import documentation as doc
 from tocsin.api.capped import capped
 from tocsin.api.control import DeliveryControl, Latency
-from tocsin.api.counted import Counted
-from tocsin.api.lane_views import LaneView, NodeView, lane_view, node_view
+from tocsin.api.lane_views import LaneView, NodeView, lane_view, lanes_everywhere, node_view
 from tocsin.api.problems import Kind, RequestError
 from tocsin.api.shared import Shared
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.cluster import lanes_of_all, oldest_ms, others, unserved_since_ms
+from tocsin.domain.cluster import oldest_ms, others, unserved_since_ms
 from tocsin.domain.nodes import NodeStatus
 from tocsin.providers.rules import RuleBook
+from tocsin.store.counted import Counted
 from tocsin.store.ports import Store, WriteFailure
 from tocsin.store.records import WholeBacklog
 
@@ -129,7 +129,7 @@ class FigureRoutes(Shared):
 
     def _lanes(self, nodes: Sequence[NodeStatus]) -> list[LaneView]:
         now_ms = self._store.now_ms()
-        lanes = lanes_of_all(self._delivery.lanes(), others(nodes, self._delivery.node, now_ms), now_ms)
+        lanes = lanes_everywhere(self._delivery, nodes, now_ms)
         return [lane_view(lane, self._rules, now_ms) for lane in lanes]
 
     def _nodes(self, nodes: Sequence[NodeStatus]) -> list[NodeView]:

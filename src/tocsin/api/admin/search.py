@@ -15,15 +15,15 @@ from tocsin.api.admission import caller_of
 from tocsin.api.control import DeliveryControl
 from tocsin.api.delivery_search import SearchAnswer, SearchRequest, search
 from tocsin.api.json_body import JsonBodies
+from tocsin.api.lane_views import lanes_everywhere
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import SEARCH
 from tocsin.api.shared import Shared
 from tocsin.api.timeline import Around, Timeline, timeline
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.cluster import lanes_of_all, others, unserved_since_ms
+from tocsin.domain.cluster import unserved_since_ms
 from tocsin.domain.events import EventId
 from tocsin.domain.nodes import NodeStatus
-from tocsin.domain.routes import LaneStatus
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import SearchUnavailable, Store, UnknownCursor
 
@@ -75,7 +75,7 @@ class SearchRoutes(Shared):
         around = Around(
             rules=self._rules,
             now_ms=now_ms,
-            lanes=self._lanes(nodes, now_ms),
+            lanes={lane.name: lane for lane in lanes_everywhere(self._delivery, nodes, now_ms)},
             unserved_since=self._unserved_since(nodes, now_ms),
             preview=self._delivery.preview,
             shows_content=include == "content",
@@ -86,10 +86,6 @@ class SearchRoutes(Shared):
         """See `explanations.Facts`."""
         since_ms = unserved_since_ms(nodes, self._delivery.node, self._delivery.delivers, now_ms)
         return since_ms if since_ms is None else rfc3339(since_ms) if since_ms else ""
-
-    def _lanes(self, nodes: Sequence[NodeStatus], now_ms: int) -> dict[str, LaneStatus]:
-        lanes = lanes_of_all(self._delivery.lanes(), others(nodes, self._delivery.node, now_ms), now_ms)
-        return {lane.name: lane for lane in lanes}
 
 
 def _check_may_read_content(request: Request[Any, Any, Any]) -> None:

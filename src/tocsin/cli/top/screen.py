@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tocsin.api.admin.figures import FiguresView
 from tocsin.api.lane_views import LaneView
-from tocsin.cli.output import cut_middle
+from tocsin.cli.output import cut_middle, utc_of
 from tocsin.domain.routes import LaneState
 
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -34,7 +34,7 @@ class Screen:
 
     def _parts(self, width: int) -> list[RenderableType]:
         figures = self._figures
-        head = f"tocsin {figures.version}  {self._url}  {figures.at[:10]} {figures.at[11:19]} UTC"
+        head = f"tocsin {figures.version}  {self._url}  {utc_of(figures.at)}"
         parts: list[RenderableType] = [Text(head, style="bold", no_wrap=True, overflow="ellipsis")]
         if self._trouble:
             parts.append(Text(f"no newer figures: {self._trouble}", style="bold red"))

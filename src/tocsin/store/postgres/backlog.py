@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tocsin.store.backlog import BacklogBound
+from tocsin.store.counted import Counted
 from tocsin.store.postgres.connections import Connection, Database
-from tocsin.store.postgres.places import LOGS, streams_of
+from tocsin.store.postgres.places import LOGS, XMIN, streams_of
 from tocsin.store.postgres.session import Session
 
-_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 # Everything of these streams that is neither settled nor parked, below a transaction's number.
 _FRESH: Final = """SELECT coalesce(count(*), 0), coalesce(sum(event.size), 0) FROM low_water AS low
     JOIN event ON event.stream = low.stream AND (event.xid, event.seq) > (low.xid, low.seq) AND event.day >= low.day - 1
@@ -21,15 +21,12 @@ _FRESH: Final = """SELECT coalesce(count(*), 0), coalesce(sum(event.size), 0) FR
             AND settlement.seq = event.seq AND settlement.unit = 0)"""
 _PARKED: Final = """SELECT coalesce(count(*), 0), coalesce(sum(size), 0) FROM (
     SELECT DISTINCT stream, xid, seq, size FROM parked WHERE stream = ANY($1::smallint[])) AS waiting"""
-_NEW: Final = f"""SELECT {_XMIN}, count(event.id), coalesce(sum(event.size) FILTER (WHERE event.id IS NOT NULL), 0)
+_NEW: Final = f"""SELECT {XMIN}, count(event.id), coalesce(sum(event.size) FILTER (WHERE event.id IS NOT NULL), 0)
     FROM unnest($1::smallint[]) AS own(stream) JOIN event ON event.stream = own.stream
-        AND event.xid >= $2 AND event.xid < {_XMIN} AND event.day >= $3"""
+        AND event.xid >= $2 AND event.xid < {XMIN} AND event.day >= $3"""
 _OTHERS: Final = """SELECT coalesce(sum(backlog_events), 0)::bigint, coalesce(sum(backlog_bytes), 0)::bigint,
         coalesce(bool_or(delivers), false) FROM node
     WHERE number <> $1 AND beat_at > clock_timestamp() - interval '10 s'"""
-_COUNT_ALL_EVERY_S: Final = 5.0
-_COUNT_ALL_SHARE: Final = 0.1
-"""Of the time at most as much is spent with counting everything."""
 _BEYOND: Final = 2**62
 ALL_STREAMS: Final = [stream for log in range(LOGS) for stream in streams_of(log)]
 
@@ -47,8 +44,7 @@ class PostgresBacklog(BacklogBound):
         self._appended: list[tuple[int, int, int]] = []
         """What this process has appended since: the transaction's number, events and bytes."""
         self._others = (0, 0)
-        self._all_again_at = float("-inf")
-        """When everything is counted again, while no node delivers (monotonic)."""
+        self._all = Counted(lambda: database.read(count_all))
         self._day = 0
         self._counting = asyncio.Lock()
         """What is counted, and up to which transaction, changes together."""
@@ -60,7 +56,7 @@ class PostgresBacklog(BacklogBound):
 
     async def start(self, day: int) -> None:
         self._day = day
-        self._counted_to = await self._database.read(lambda one: one.fetchval(f"SELECT {_XMIN}"))
+        self._counted_to = await self._database.read(lambda one: one.fetchval(f"SELECT {XMIN}"))
         self.is_followed = True
 
     async def taken(self, streams: Sequence[int], sign: int = 1) -> None:
@@ -74,7 +70,7 @@ class PostgresBacklog(BacklogBound):
         settles: no settlement is done and not noted meanwhile. Nothing is changed where it fails."""
 
         async def look(connection: Connection) -> tuple[int, int, int]:
-            to: int = await connection.fetchval(f"SELECT {_XMIN}")
+            to: int = await connection.fetchval(f"SELECT {XMIN}")
             return to, *await count(connection, streams(), to)
 
         async with self._counting:
@@ -107,12 +103,7 @@ class PostgresBacklog(BacklogBound):
         counted, now and then."""
         events, size, others_deliver = await self._database.read(lambda one: one.fetchrow(_OTHERS, node))
         if not (delivers or others_deliver):
-            began = self._monotonic()
-            if began < self._all_again_at:
-                return
-            events, size = await self._database.read(count_all)
-            ended = self._monotonic()
-            self._all_again_at = max(began + _COUNT_ALL_EVERY_S, ended + (ended - began) / _COUNT_ALL_SHARE)
+            events, size = await self._all.get()
         self._events += events - self._others[0]
         self._bytes += size - self._others[1]
         self._others = (events, size)

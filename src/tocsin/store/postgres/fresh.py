@@ -18,17 +18,16 @@ from tocsin.store.leases import Leases
 from tocsin.store.postgres.connections import Connection, Database
 from tocsin.store.postgres.contents import Contents
 from tocsin.store.postgres.ownership import Ownership
-from tocsin.store.postgres.places import LogLease
+from tocsin.store.postgres.places import XMIN, LogLease
 from tocsin.store.records import Item
 
 CLAIM_BYTES: Final = 8 * 1024 * 1024
 """How much content is claimed at a time; always one event, however large it is."""
 _FEWEST_OF_A_STREAM: Final = 16
 
-_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 # Behind a takeover (below `until`) some may be settled already, which nobody here remembers.
 _READ: Final = f"""SELECT day, stream, xid, seq, id::text, owner::text, message, accepted_ms, expires_ms,
-        content_key, body, xid < {_XMIN} AS is_in_order, found
+        content_key, body, xid < {XMIN} AS is_in_order, found
     FROM (
         SELECT following.*, sum(size) OVER (ORDER BY xid, seq ROWS UNBOUNDED PRECEDING) AS total,
             count(*) OVER () AS found

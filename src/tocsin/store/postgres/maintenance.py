@@ -15,7 +15,7 @@ from tocsin.store.postgres.connections import Connection, Target, connect
 from tocsin.store.postgres.failures import sentence
 from tocsin.store.postgres.hosts import Hosts
 from tocsin.store.postgres.old_days import REMEMBERED_MS, date_of
-from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.places import XMIN, day_of
 from tocsin.store.postgres.session import NODE_LOCKS
 
 _OLDEST_TRANSACTION_S: Final = 60.0
@@ -32,10 +32,9 @@ _DURABILITY: Final = {
 _SERVED: Final = f"""SELECT EXISTS (SELECT 1 FROM pg_locks held JOIN node ON node.number = held.objid::bigint
     WHERE held.locktype = 'advisory' AND held.classid = {NODE_LOCKS} AND held.objsubid = 2 AND held.granted
         AND node.delivers AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
-_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 # What may not be read yet is seen by everybody; who is to blame, only with the right to.
 _HELD_UP: Final = f"""SELECT min(first.accepted_ms) FROM low_water AS low CROSS JOIN LATERAL (
-    SELECT accepted_ms FROM event WHERE event.stream = low.stream AND event.xid >= {_XMIN} AND event.id IS NOT NULL
+    SELECT accepted_ms FROM event WHERE event.stream = low.stream AND event.xid >= {XMIN} AND event.id IS NOT NULL
     ORDER BY xid, seq LIMIT 1) AS first"""
 _MAY_SEE: Final = "SELECT pg_has_role('pg_read_all_stats', 'USAGE')"
 _OLDEST: Final = """SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8

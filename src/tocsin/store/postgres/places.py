@@ -11,6 +11,8 @@ from tocsin.store.leases import Lease
 LOGS: Final = 64
 """So many logs there are, for ever: an owner's events stay in one of them."""
 DAY_MS: Final = 24 * 3600 * 1000
+XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+"""In a statement: all transactions below this number have ended, so nothing comes before what is there of them."""
 
 
 def log_of(owner: UserId) -> int:

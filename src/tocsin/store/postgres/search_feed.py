@@ -21,7 +21,7 @@ from tocsin.domain.events import UserId
 from tocsin.store.postgres import reading
 from tocsin.store.postgres.connections import Connection
 from tocsin.store.postgres.horizons import Horizons
-from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.places import XMIN, day_of
 from tocsin.store.postgres.reading import Spot, at_place, parked_of
 from tocsin.store.postgres.schema import LOCK_SPACE
 from tocsin.store.records import IndexState, State
@@ -45,10 +45,9 @@ _HOLD_OFF: Final = f"SELECT pg_advisory_xact_lock_shared({LOCK_SPACE}, {_FILLING
 # What is filled in is lost together with how far it was filled, and is filled in again: nobody need wait for the disk,
 # nor for a standby.
 _NEED_NOT_LAST: Final = "SET LOCAL synchronous_commit = off"
-_XMIN: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 _FOLLOWING: Final = f"""(SELECT stream, day, xid, seq, id, owner, message, accepted_ms FROM event
         WHERE event.stream = own.stream AND (event.xid, event.seq) > (own.xid, own.seq)
-            AND event.day >= {{first_day}}::int AND event.xid < {_XMIN}
+            AND event.day >= {{first_day}}::int AND event.xid < {XMIN}
         ORDER BY event.xid, event.seq LIMIT {{most}})"""
 _OF_EVENT: Final = f"settlement.day >= e.day AND {at_place('settlement', 'e')}"
 _IS_SEEN: Final = "(SELECT true FROM seen WHERE seen.seq = e.seq AND seen.day = e.day LIMIT 1) IS NOT NULL"

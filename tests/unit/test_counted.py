@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tocsin.api.counted import Counted
+from tocsin.store.counted import Counted
 
 
 @pytest.mark.parametrize(("takes_s", "again_after_s"), [(0.01, 5.0), (3.0, 33.0)])
