@@ -173,8 +173,7 @@ class Judge:
             accepted.event.id, one, self._loop.time(), bound_s, invariant, accepted.event.expires_ms
         )
         if troubles:
-            for trouble in troubles:
-                self._hold_up(key, expectation, trouble)
+            self._hold_up(key, expectation, troubles)
         else:
             self.expectations += 1
             self._arm(key, expectation)
@@ -189,7 +188,7 @@ class Judge:
         for key, expectation in [*self._expected.items(), *self._held_up.items()]:
             if trouble.affects(expectation.one.phone):
                 self._expected.pop(key, None)
-                self._hold_up(key, expectation, trouble)
+                self._hold_up(key, expectation, [trouble])
 
     def phone_changed(self, phone: Phone) -> None:
         """It died, or somebody registers or deletes it: what is on its way to it may end otherwise."""
@@ -199,11 +198,13 @@ class Judge:
                     expectation.void = True
                     del expectations[key]
 
-    def _hold_up(self, key: tuple[str, str], expectation: Expectation, trouble: Trouble) -> None:
+    def _hold_up(self, key: tuple[str, str], expectation: Expectation, troubles: Sequence[Trouble]) -> None:
+        """All of `troubles` affect it from now on."""
         expectation.void = True
-        if self.goes_on and not (trouble.refuses or trouble.kills):
+        if self.goes_on and not any(trouble.refuses or trouble.kills for trouble in troubles):
             # What is refused has its end, and what goes into quarantine is brought back when somebody notices.
-            again_s = _AFTER_FAILURES_S if trouble.recovery_s <= _FAILURES_RECOVER_S else _AFTER_LONG_S
+            recovery_s = max(trouble.recovery_s for trouble in troubles)
+            again_s = _AFTER_FAILURES_S if recovery_s <= _FAILURES_RECOVER_S else _AFTER_LONG_S
             expectation.again_s = max(expectation.again_s, again_s)
             self._held_up[key] = expectation
         else:
