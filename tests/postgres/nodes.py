@@ -32,9 +32,10 @@ class Nodes:
     async def open(
         self, *, server: bool = True, duties: bool = False, fresh_s: float = FRESH_S, **how: Any
     ) -> PostgresStore:
-        if self._through is not None:
+        url = how.pop("through", self._through) or self.url
+        if url != self.url:
             how = {"session_url": self.url} | how
-        store = await open_store(options(self._through or self.url, None, fresh_s=fresh_s, **how), server=server)
+        store = await open_store(options(url, None, fresh_s=fresh_s, **how), server=server)
         self._life.push_async_callback(store.close)
         if server:
             await store.start()

@@ -72,14 +72,28 @@ async def test_two_nodes_behind_pgbouncer_go_on_when_it_has_been_killed_and_star
     with pytest.raises(WriteFailure):
         await one.queue.append([event_of(one, everyone[0])])
     assert one.failures()
-    # The session goes past it: what is on the wire is settled.
+    # The session goes past it: what is on the wire is settled, also after heartbeats with which nothing could be read.
+    await until(lambda: not (one.queue.may_send() or other.queue.may_send()))
     for store, items in in_hand.items():
         assert all(await store.queue.settle([done(item) for item in items]))
     pgbouncer.start()
     events = [event_of(one, owner) for owner in everyone]
     await one.queue.append(events)
     assert sorted(await deliver_all([one, other], 200)) == sorted(event.id for event in events)
-    assert one.failures() == other.failures() == []
+    await until(lambda: one.failures() == other.failures() == [])
+
+
+async def test_what_a_node_holds_whose_own_pgbouncer_is_down_is_delivered_by_another(
+    pooled: Nodes, pgbouncer: PgBouncer
+) -> None:
+    down, other = await pooled.open(duties=True), await pooled.open(through=pooled.url, duties=True)
+    await until(lambda: len(down.ownership.held) == len(other.ownership.held))
+    pgbouncer.kill()
+    events = [event_of(other, owner) for owner in owners(200)]
+    await other.queue.append(events)
+    assert sorted(await deliver_all([other], 200)) == sorted(event.id for event in events)
+    pgbouncer.start()
+    await until(lambda: down.queue.may_send() and len(down.ownership.held) == len(other.ownership.held))
 
 
 async def test_without_a_way_past_pgbouncer_a_store_is_refused_and_the_setting_is_named(

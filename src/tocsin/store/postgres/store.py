@@ -52,6 +52,8 @@ _BEAT_EVERY_S: Final = 0.25
 _LOOK_AFTER_EVERY_S: Final = 1.0
 _STUCK_S: Final = 5.0
 """A settlement that takes longer is not waited for any more: its server acknowledges nothing."""
+_UNREAD_S: Final = 6.0
+"""A node that cannot read signals for so long sends nothing: others take its logs, with its session."""
 _BEATS_TO_BE_TRUSTED: Final = 8
 """A node whose own heartbeats have succeeded so often in a row may end the session of one that sends none."""
 
@@ -149,6 +151,8 @@ class PostgresStore:
         self._ahead_to = 0
         self._reads_elsewhere: str | None = None
         """Why what is read is of no use, since the last heartbeat."""
+        self._noticed_at = options.monotonic()
+        """When all signals before a heartbeat were read last."""
         self._changing_hands = asyncio.Lock()
         """Held while logs are taken, given up, or taken up on a new session: one of them after the other."""
         self._is_counted = True
@@ -243,6 +247,17 @@ class PostgresStore:
 
     async def beat(self) -> None:
         """One heartbeat, and all signals that were committed before it. Raises WriteFailure."""
+        try:
+            sent_at, database_s = await self._send_heartbeat()
+            await self._notice_before(database_s)
+        except BaseException:
+            self.freshness.failed()
+            raise
+        self.freshness.acknowledged(sent_at)
+        self.queue.look_again()
+
+    async def _send_heartbeat(self) -> tuple[float, float]:
+        """When it was sent, and when it was acknowledged: seconds of the monotonic clock, and of the database's."""
         session = self.session
         assert session is not None
         sent_at = 0.0
@@ -257,25 +272,34 @@ class PostgresStore:
 
         try:
             database_s = await session.run(beat, transaction=False, wait_s=_STUCK_S)
-            self.clock.seen(database_s, sent_at)
-            await self.notice_signals(database_s)
-        except BaseException as error:
-            self.freshness.failed()
-            if isinstance(error, ReadElsewhere) and self._options.session_url is not None:
-                # The session is right: PgBouncer is not.
+        except WriteFailure:
+            self._leave_this_host("it acknowledged no heartbeat in time")
+            raise
+        self.clock.seen(database_s, sent_at)
+        return sent_at, database_s
+
+    async def _notice_before(self, beat: float) -> None:
+        """What was signalled before this heartbeat. Where it cannot be read, the session stays for a while, so that
+        what is on its way is settled on it: PgBouncer may be down, which the session goes past."""
+        now = self._options.monotonic()
+        try:
+            await self.notice_signals(beat)
+        except StoreUnavailable as error:
+            if isinstance(error, ReadElsewhere):
                 self._reads_elsewhere = str(error)
                 self.database.renew()
-            elif isinstance(error, WriteFailure):
-                self._leave_this_host()
+                if self._options.session_url is None:
+                    self._leave_this_host(str(error))
+            if now - self._noticed_at > _UNREAD_S:
+                assert self.session is not None
+                self.session.end("what other processes have changed cannot be read")
             raise
-        self._reads_elsewhere = None
-        self.freshness.acknowledged(sent_at)
-        self.queue.look_again()
+        self._reads_elsewhere, self._noticed_at = None, now
 
-    def _leave_this_host(self) -> None:
-        """It has acknowledged no heartbeat: it may be an old primary that is cut off."""
+    def _leave_this_host(self, why: str) -> None:
+        """It may be an old primary that is cut off."""
         assert self.session is not None
-        self.session.end("it acknowledged no heartbeat in time")
+        self.session.end(why)
         self._session_target.hosts.leave()
         self.database.renew()
 
