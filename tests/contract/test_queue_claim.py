@@ -521,14 +521,23 @@ async def test_of_some_lanes_only_what_is_urgent_is_claimed(store: Store, clocks
     for lane in (LANE, OTHER_LANE):
         await park(store, clocks, 3, lane=lane)
         await park(store, clocks, 2, lane=lane, urgent=True)
-    items = await store.schedule.claim_due(EVERYTHING, only_urgent=[LANE])
+    items = await store.schedule.claim_due(EVERYTHING, only={LANE: True})
     assert sorted((item.lane, item.event.urgent) for item in items) == sorted(
         [(LANE, True)] * 2 + [(OTHER_LANE, True)] * 2 + [(OTHER_LANE, False)] * 3
     )
     due = await store.schedule.due()
     assert (due[LANE] <= clocks.now_ms, OTHER_LANE in due) == (True, False), "the rest of the lane is due as before"
-    assert await store.schedule.claim_due(EVERYTHING, only_urgent=[LANE]) == []
+    assert await store.schedule.claim_due(EVERYTHING, only={LANE: True}) == []
     assert [item.event.urgent for item in await store.schedule.claim_due(EVERYTHING)] == [False] * 3
+
+
+async def test_of_some_lanes_only_what_is_not_urgent_is_claimed(store: Store, clocks: Clocks) -> None:
+    await park(store, clocks, 3)
+    await park(store, clocks, 2, urgent=True)
+    items = await store.schedule.claim_due(EVERYTHING, only={LANE: False})
+    assert [item.event.urgent for item in items] == [False] * 3
+    assert (await store.schedule.due())[LANE] <= clocks.now_ms
+    assert [item.event.urgent for item in await store.schedule.claim_due(EVERYTHING)] == [True] * 2
 
 
 async def test_what_was_woken_and_is_not_urgent_is_not_forgotten_where_only_urgent_ones_are_claimed(
@@ -537,7 +546,7 @@ async def test_what_was_woken_and_is_not_urgent_is_not_forgotten_where_only_urge
     await park(store, clocks, 3, due_in_s=600)
     await park(store, clocks, 2, urgent=True, due_in_s=600)
     await store.schedule.wake([LANE])
-    assert len(await store.schedule.claim_due(EVERYTHING, only_urgent=[LANE])) == 2
+    assert len(await store.schedule.claim_due(EVERYTHING, only={LANE: True})) == 2
     assert (await store.schedule.due())[LANE] <= clocks.now_ms
     assert len(await store.schedule.claim_due(EVERYTHING)) == 3
 

@@ -82,11 +82,22 @@ def test_the_others_keep_a_quarter_of_a_lane_that_urgent_events_fill() -> None:
 def test_urgent_ones_that_are_parked_may_be_claimed_for_a_lane_that_others_fill() -> None:
     lane = make_lane(Clock(), in_flight=1, waiting=80)
     lane.offer([delivery() for _ in range(80)])
-    assert (lane.room, lane.room_for_urgent) == (0, 10), "an eighth of the lane"
+    assert (lane.room, lane.room_for_the_fewer) == (0, (True, 10)), "an eighth of the lane"
     lane.offer([delivery("dialplan_callreverse_start") for _ in range(15)])
-    assert (lane.room, lane.room_for_urgent) == (0, 5), "a quarter of what waits"
+    assert (lane.room, lane.room_for_the_fewer) == (0, (True, 5)), "a quarter of what waits"
     lane.offer([delivery("dialplan_callreverse_start") for _ in range(10)])
-    assert (lane.room, lane.room_for_urgent) == (0, 0), "urgent ones have their share"
+    assert (lane.room, lane.room_for_the_fewer) == (0, (True, 0)), "urgent ones have their share"
+
+
+def test_others_that_are_parked_may_be_claimed_for_a_lane_that_urgent_ones_fill() -> None:
+    """They came back only when the flood was over, while others that were new found their places."""
+    lane = make_lane(Clock(), in_flight=1, waiting=80)
+    lane.offer([delivery("dialplan_callreverse_start") for _ in range(80)])
+    assert (lane.room, lane.room_for_the_fewer) == (0, (False, 10)), "an eighth of the lane"
+    assert len(lane.offer([delivery() for _ in range(10)])) == 10, "urgent ones make way"
+    assert (lane.room, lane.room_for_the_fewer) == (0, (False, 10))
+    lane.offer([delivery() for _ in range(10)])
+    assert (lane.room, lane.room_for_the_fewer) == (0, (False, 0)), "the others have their share"
 
 
 def test_a_probe_that_is_not_sent_after_all_leaves_room_for_the_next_one() -> None:

@@ -61,16 +61,17 @@ class Claiming:
             return []
         now_ms = self._now_ms()
         rooms = {lane: self._lanes.room(lane) for lane, due_ms in due.items() if due_ms <= now_ms}
-        only_urgent = {lane for lane, room in rooms.items() if not room}
-        rooms |= {lane: self._lanes.room_for_urgent(lane) for lane in only_urgent}
+        only: dict[str, bool] = {}
+        for lane in [lane for lane, room in rooms.items() if not room]:
+            only[lane], rooms[lane] = self._lanes.room_for_the_fewer(lane)
         rooms = {lane: room for lane, room in rooms.items() if room}
         if not rooms:
             return []
         share = _DUE_DELIVERIES // len(rooms)
-        # A lane that is full of others leaves no bytes; that is no reason to claim less for the rest.
-        size_bytes = min([self._lanes.room_bytes(lane) for lane in rooms if lane not in only_urgent], default=0)
+        # A lane that is full leaves no bytes; that is no reason to claim less for the rest.
+        size_bytes = min([self._lanes.room_bytes(lane) for lane in rooms if lane not in only], default=0)
         wanted = {lane: max(1, min(room, share)) for lane, room in rooms.items()}
-        return await self._schedule.claim_due(wanted, size_bytes, only_urgent)
+        return await self._schedule.claim_due(wanted, size_bytes, only)
 
     async def give_back(self, items: Sequence[Item], kept: int) -> None:
         """There is no room for these, only for `kept` of those that came with them: they are claimed again when there

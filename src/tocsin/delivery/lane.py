@@ -99,14 +99,15 @@ class Lane:
         return max(1, min(self._options.waiting // 4, self.room_bytes // DELIVERY_BYTES))
 
     @property
-    def room_for_urgent(self) -> int:
-        """How many urgent ones of them may be claimed where there is room for no others, which make way for them
-        (`_take_places`): until a quarter of what waits is urgent. Else they would wait for the end of a flood of
-        others. In a flood of urgent ones none is claimed so: the others that are parked have their turn, too."""
+    def room_for_the_fewer(self) -> tuple[bool, int]:
+        """Where there is no room for both kinds: whether fewer urgent ones wait than others, and how many of the kind
+        of which fewer wait may be claimed, until they are a quarter. What is more makes way for them (`_take_places`).
+        Else what is parked would wait for the end of a flood of the other kind."""
+        urgent, others = len(self._urgent), len(self._others)
         if self.pauses.room() is not None:
-            return 0
-        urgent = len(self._urgent)
-        return max(0, min(self._options.waiting // 8, reserved(urgent + len(self._others), 0) - urgent))
+            return True, 0
+        room = reserved(urgent + others, 0) - min(urgent, others)
+        return urgent < others, max(0, min(self._options.waiting // 8, room))
 
     @property
     def room_bytes(self) -> int:

@@ -51,9 +51,9 @@ class LaneBook:
         lane = self._lanes.get(name)
         return max(1, self._options.waiting // 4) if lane is None else lane.room
 
-    def room_for_urgent(self, name: str) -> int:
-        """How many of them may be claimed that are urgent, where there is room for no others."""
-        return self._lanes[name].room_for_urgent if name in self._lanes else 0
+    def room_for_the_fewer(self, name: str) -> tuple[bool, int]:
+        """Where there is no room: see `Lane.room_for_the_fewer`."""
+        return self._lanes[name].room_for_the_fewer if name in self._lanes else (True, 0)
 
     def room_bytes(self, name: str) -> int:
         """How much content may be claimed with them."""

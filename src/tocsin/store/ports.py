@@ -12,7 +12,7 @@ Every operation is a batch, atomic, and durable when it returns. What two hosts 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from tocsin.domain.credentials import Check, Credential
@@ -213,11 +213,11 @@ class Schedule(Protocol):
         """
 
     async def claim_due(
-        self, lanes: Mapping[str, int], size_bytes: int = 2**31, only_urgent: Collection[str] = ()
+        self, lanes: Mapping[str, int], size_bytes: int = 2**31, only: Mapping[str, bool] = {}
     ) -> list[Item]:
         """Take, of each lane named, items that are due: with up to that many targets and `size_bytes` of content
-        together, and one item in any case where the number is not 0. Urgent ones first; the others never starve, but
-        of the lanes `only_urgent` none of the others is taken.
+        together, and one item in any case where the number is not 0. Urgent ones first; the others never starve. Of a
+        lane in `only` nothing is taken but what is urgent (True), or nothing but what is not (False).
 
         What a store takes at a time may have a bound of its own, of which each lane has its share.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
@@ -126,9 +126,9 @@ class PostgresSchedule:
         return self._due
 
     async def claim_due(
-        self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES, only_urgent: Collection[str] = ()
+        self, lanes: Mapping[str, int], size_bytes: int = CLAIM_BYTES, only: Mapping[str, bool] = {}
     ) -> list[Item]:
-        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes, only_urgent))
+        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes, only))
 
     async def expire(self, limit: int) -> list[Item]:
         return await self._claims.to_the_end(self._expire(limit))
@@ -217,7 +217,7 @@ class PostgresSchedule:
         finally:
             self._meanwhile.remove(meanwhile)
 
-    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int, only_urgent: Collection[str]) -> list[Item]:
+    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int, only: Mapping[str, bool]) -> list[Item]:
         async with self.claiming:
             await self._claims.prepare()
             await self._claims.move_with_the_clock(self.bring_forward)
@@ -229,20 +229,18 @@ class PostgresSchedule:
             found: list[_Claimed] = []
             with self._watching() as meanwhile:
                 for lane, room in wanted.items():
-                    which = None if lane in only_urgent else turn
-                    look = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms, turn=which)
-                    found.append(await self._database.read(look))
+                    of_lane = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms)
+                    found.append(await self._database.read(partial(of_lane, turn=turn, only=only.get(lane))))
             # Where a look has failed nothing is out, and nothing has changed.
             return self._leases.grant([item for one in found for item in self._taken(one, meanwhile, now_ms)])
 
     async def _look(
-        self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int | None
+        self, connection: Connection, lane: str, room: int, size_bytes: int, now_ms: int, turn: int, only: bool | None
     ) -> _Claimed:
-        """`turn`: None where only what is urgent is wanted."""
         claimed = self._claimed.get(lane, ())
         asked = Due(lane, self._streams(), now_ms, self._woken.get(lane, 0), claimed, self._contents)
         of_lane = _DueOfALane(connection, asked, room, size_bytes)
-        items = self._owned(await (of_lane.claim_urgent() if turn is None else of_lane.claim(turn)))
+        items = self._owned(await (of_lane.claim(turn) if only is None else of_lane.claim_only(urgent=only)))
         asked.claimed = [*claimed, *(lease.parked_id for lease in leases_of(items, LogLease))]
         earliest_ms = await asked.earliest(connection)
         return _Claimed(lane, items, of_lane.is_exhausted, earliest_ms)
@@ -319,9 +317,9 @@ class _DueOfALane:
         self.is_exhausted = no_urgent_left and no_others_left
         return urgent + reserved_for_others + others
 
-    async def claim_urgent(self) -> list[Item]:
-        urgent, _ = await self._take(1, self._room, whole=True)
-        return urgent
+    async def claim_only(self, *, urgent: bool) -> list[Item]:
+        items, _ = await self._take(int(urgent), self._room, whole=True)
+        return items
 
     async def _take(self, urgent: int, most: int, *, whole: bool) -> tuple[list[Item], bool]:
         """Up to `most` targets, and whether there are no more. `whole`: the first item of all is taken however many it

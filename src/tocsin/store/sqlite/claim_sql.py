@@ -6,7 +6,7 @@ What is claimed at a time is bounded by number and by size.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -73,7 +73,7 @@ def claim_due(
     contents: Contents,
     lanes: Mapping[str, int],
     size_bytes: int,
-    only_urgent: Collection[str],
+    only: Mapping[str, bool],
     now_ms: int,
     turn: int,
 ) -> tuple[list[Item], dict[str, int | None]]:
@@ -82,7 +82,7 @@ def claim_due(
     share = min(size_bytes, CLAIM_BYTES // len(lanes))
     for lane, room in lanes.items():
         of_lane = _DueOfALane(driver, contents, lane, now_ms, room, share)
-        items += of_lane.claim_urgent() if lane in only_urgent else of_lane.claim(turn)
+        items += of_lane.claim(turn) if lane not in only else of_lane.claim_only(urgent=only[lane])
     return items, {lane: earliest(driver, lane) for lane in lanes}
 
 
@@ -116,11 +116,11 @@ class _DueOfALane:
         """Urgent first, but some room is reserved for the others: in every fourth turn for one that needs more."""
         room = self._room
         others = self._take(0, reserved(room, turn), whole=reserved(1, turn) > 0)
-        urgent = self.claim_urgent()
+        urgent = self._take(1, room, whole=True)
         return urgent + others + self._take(0, room, whole=True)
 
-    def claim_urgent(self) -> list[Item]:
-        return self._take(1, self._room, whole=True)
+    def claim_only(self, *, urgent: bool) -> list[Item]:
+        return self._take(int(urgent), self._room, whole=True)
 
     def _take(self, urgent: int, most: int, *, whole: bool) -> list[Item]:
         """Up to `most` targets. `whole`: the first item of all is taken however many it has."""

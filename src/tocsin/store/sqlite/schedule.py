@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -73,9 +73,9 @@ class SqliteSchedule:
         return self._due
 
     async def claim_due(
-        self, lanes: Mapping[str, int], size_bytes: int = claim_sql.CLAIM_BYTES, only_urgent: Collection[str] = ()
+        self, lanes: Mapping[str, int], size_bytes: int = claim_sql.CLAIM_BYTES, only: Mapping[str, bool] = {}
     ) -> list[Item]:
-        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes, only_urgent))
+        return await self._claims.to_the_end(self._claim_due(lanes, size_bytes, only))
 
     async def expire(self, limit: int) -> list[Item]:
         return await self._claims.to_the_end(self._expire(limit))
@@ -105,7 +105,7 @@ class SqliteSchedule:
             )
         self.refresh(await self._database.write(look))
 
-    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int, only_urgent: Collection[str]) -> list[Item]:
+    async def _claim_due(self, lanes: Mapping[str, int], size_bytes: int, only: Mapping[str, bool]) -> list[Item]:
         async with self._claiming:
             await self._claims.prepare()
             await self._claims.move_with_the_clock(self.bring_forward)
@@ -115,9 +115,7 @@ class SqliteSchedule:
                 return []
             turn = self._turns.next()
             found, earliest = await self._database.write(
-                lambda driver: claim_sql.claim_due(
-                    driver, self._contents, wanted, size_bytes, only_urgent, now_ms, turn
-                )
+                lambda driver: claim_sql.claim_due(driver, self._contents, wanted, size_bytes, only, now_ms, turn)
             )
             for lane, due_ms in earliest.items():
                 if due_ms is None:
