@@ -20,6 +20,7 @@ from tocsin.delivery import dead_tokens, lane
 from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.lane import Lane
+from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.pauses import Pauses
 from tocsin.delivery.ramp import Ramp
 from tocsin.delivery.settling import Settling
@@ -136,6 +137,9 @@ BUGS: Final = (
         _STUCK, 20, troubles=frozenset(), skew_s=45.0),
     Bug("what is urgent waits where its lane is full", replaced(Lane, "_take_places", m.no_place),
         (Invariant.URGENT, Invariant.STARVING), 20, first=2,
+        troubles=_kinds("floods")),
+    Bug("what made way for another waits until its lane is not full",
+        replaced(LaneBook, "room_for_the_fewer", m.no_room), (Invariant.STARVING,), 20, first=21,
         troubles=_kinds("floods")),
     Bug("nothing is kept for what is not urgent", replaced(lane, "divide", m.only_urgent), (Invariant.STARVING,),
         20, first=3,

@@ -19,6 +19,7 @@ from tocsin.delivery.breaker import Breaker
 from tocsin.delivery.cancellations import Cancellations
 from tocsin.delivery.expanding import Expanding
 from tocsin.delivery.lane import Lane
+from tocsin.delivery.lane_book import LaneBook
 from tocsin.delivery.pauses import Pauses
 from tocsin.delivery.sending import Sending
 from tocsin.domain.outcomes import Backoff
@@ -227,6 +228,11 @@ def no_place(lane: Lane, deliveries: Sequence[Any]) -> list[Any]:
     """What comes to a lane that is full is parked, urgent or not."""
     lane.unsent(*deliveries)
     return list(deliveries)
+
+
+def no_room(self: LaneBook, name: str) -> tuple[bool, int]:
+    """As `LaneBook.room_for_the_fewer`, for every lane that is full."""
+    return True, 0
 
 
 def only_urgent(room: int, urgent: int, others: int, turn: int) -> tuple[int, int]:
