@@ -198,6 +198,15 @@ class Judge:
                     expectation.void = True
                     del expectations[key]
 
+    def lifetimes_end(self) -> None:
+        """Tocsin's clock is wrong: what has outlived its lifetime by that clock may be settled as expired."""
+        now_ms = self._clocks.now_ms()
+        for expectations in (self._expected, self._held_up):
+            for key, expectation in list(expectations.items()):
+                if expectation.expires_ms <= now_ms:
+                    expectation.void = True
+                    del expectations[key]
+
     def _hold_up(self, key: tuple[str, str], expectation: Expectation, troubles: Sequence[Trouble]) -> None:
         """All of `troubles` affect it from now on."""
         expectation.void = True

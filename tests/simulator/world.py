@@ -335,7 +335,9 @@ class World:
         """Tocsin's alone."""
         self.trace("clock", f"tocsin's alone is set to {offset_s:+.1f} s")
         self.judge.waits.brought_forward.append(self.loop.time())
+        self.judge.lifetimes_end()
         self.clocks.own_offset_s = offset_s
+        self.judge.lifetimes_end()
 
     @property
     def clocks_agree(self) -> bool:
