@@ -90,12 +90,11 @@ async def test_an_api_server_accepts_what_another_process_delivers(
     async def told() -> bool:
         nonlocal figures
         figures = await operator.get("/figures")
-        return bool(figures["per_second"]["sent"] and figures["latency_ms"]["samples"])
+        return bool(figures["latency_ms"]["samples"] and any(moment["sent"] for moment in figures["history"]))
 
     await eventually(told, 20, system.explain)
     assert len(figures["of_nodes"]) == 2
     assert figures["totals"]["sent"] >= figures["totals"]["accepted"] == 30
-    assert any(moment["sent"] for moment in (await operator.get("/figures"))["history"])
     assert [lane["name"] for lane in await operator.get("/lanes")] == [LANE]
     assert sorted(node["delivers"] for node in await operator.get("/nodes")) == [False, True]
     await system.faults({"status": 503})

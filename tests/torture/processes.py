@@ -39,16 +39,25 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(paths)} | dict(extra or {})
 
 
+_given: Final[set[int]] = set()
+"""The ports that were given out: whoever has one listens later, or stops listening for a while."""
+
+
 def free_ports(count: int) -> int:
-    """The first of `count` consecutive ports that are free now, below those that the system assigns by itself."""
+    """The first of `count` consecutive ports that are free now, below those that the system assigns by itself. None is
+    given out twice in a process."""
     for _ in range(200):
         base = secrets.randbelow(20_000) + 11_000
+        ports = range(base, base + count)
+        if not _given.isdisjoint(ports):
+            continue
         with contextlib.ExitStack() as held:
             try:
-                for port in range(base, base + count):
+                for port in ports:
                     held.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.update(ports)
             return base
     raise DidNotStart(f"no {count} consecutive ports are free")
 
