@@ -44,6 +44,23 @@ def test_the_figures_of_several_nodes_are_added_up_on_each_of_them() -> None:
     assert (latest.accepted, latest.sent, latest.failed, latest.backlog) == (50, 40, 2, 7)
 
 
+def test_what_a_node_has_sent_between_two_looks_is_in_the_history_though_it_has_published_more_often() -> None:
+    """It published what the last second had: a second that nobody looked at was missing."""
+    api, node = Node("api"), Node("node")
+    node.second(0, 0, 0)
+    api.second(0, 0, 0, node.status())
+    node.second(0, 30, 0)
+    node.second(0, 0, 0)
+    published = node.status()
+    api.second(0, 0, 0, published)
+    assert api.book.history[-1].sent == 15
+    api.second(0, 0, 0, published)
+    assert api.book.history[-1].sent == 15, "nothing was published since"
+    node.second(0, 0, 0)
+    api.second(0, 0, 0, node.status())
+    assert api.book.history[-1].sent == 0
+
+
 def test_latency_over_several_nodes_is_right_within_a_tenth() -> None:
     api, node, other = Node("api"), Node("node"), Node("other")
     node.book.took(range(1, 1001))

@@ -58,8 +58,6 @@ class NodeFigures(Struct, frozen=True, omit_defaults=True):
     """Since its start."""
     per_s: tuple[float, float, float]
     """Over the last seconds, as many as `service.figures.WINDOW_S`."""
-    lately_per_s: tuple[float, float, float]
-    """Over the last second."""
     took: list[tuple[int, int]] = []
     """How long deliveries took within the last minute: for each bucket of `service.figures` that has any, its number
     and their count."""

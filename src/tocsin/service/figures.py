@@ -38,8 +38,9 @@ class FigureBook:
         self._seconds: deque[tuple[int, tuple[int, int, int]]] = deque(maxlen=WINDOW_S + 1)
         self._samples: deque[tuple[int, int]] = deque(maxlen=_MOST_SAMPLES)
         """When, and how many milliseconds it took."""
-        self._lately: Triple = (0.0, 0.0, 0.0)
         self._others: dict[str, tuple[NodeStatus, NodeFigures]] = {}
+        self._lately: dict[str, Triple] = {}
+        """Of each of them, the rates between what it has published last and what it had published before."""
         self.history: deque[Moment] = deque(maxlen=HISTORY_S)
 
     def took(self, milliseconds: Sequence[int]) -> None:
@@ -50,20 +51,34 @@ class FigureBook:
     def look(self, backlog: int, nodes: Iterable[NodeStatus] = ()) -> None:
         """Called once a second, with what waits and what each node has published last."""
         now_ms, totals = self._now_ms(), self._totals()
-        self._others = {
-            one.node: (one, one.figures) for one in nodes if one.figures is not None and one.node != self._node
-        }
+        self._look_at_others(nodes)
         if self._seconds:
-            self._lately = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001)
-            accepted, sent, failed = _sum([self._lately, *(one.lately_per_s for one in self._living())])
+            own = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001)
+            lately = [self._lately[name] for name, (status, _) in self._others.items() if self._lives(status)]
+            accepted, sent, failed = _sum([own, *lately])
             p99 = self._latency(WINDOW_S).p99
             self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
         self._seconds.append((now_ms, totals))
 
+    def _look_at_others(self, nodes: Iterable[NodeStatus]) -> None:
+        before, lately = self._others, self._lately
+        self._others, self._lately = {}, {}
+        for status in nodes:
+            if status.figures is None or status.node == self._node:
+                continue
+            rates: Triple = (0.0, 0.0, 0.0)
+            if status.node in before:
+                known, figures = before[status.node]
+                if known.at_ms == status.at_ms:
+                    rates = lately[status.node]  # it has published nothing since
+                else:
+                    rates = _per_s((known.at_ms, figures.totals), (status.at_ms, status.figures.totals))
+            self._others[status.node], self._lately[status.node] = (status, status.figures), rates
+
     def own(self) -> NodeFigures:
         """Those of this process, to be published."""
         took, lately = (_counts(self._took(window_s)) for window_s in (LATENCY_WINDOW_S, WINDOW_S))
-        return NodeFigures(self._totals(), _rounded(self._own_per_s()), _rounded(self._lately), took, lately)
+        return NodeFigures(self._totals(), _rounded(self._own_per_s()), took, lately)
 
     def figures(self) -> Figures:
         """Those of all living nodes that tell theirs, as they are now."""
