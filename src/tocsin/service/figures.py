@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Final
 
 from tocsin.api.control import Figures, Latency, Moment
@@ -36,8 +36,9 @@ class FigureBook:
         self._now_ms = now_ms
         self._totals = totals
         self._seconds: deque[tuple[int, tuple[int, int, int]]] = deque(maxlen=WINDOW_S + 1)
-        self._samples: deque[tuple[int, int]] = deque(maxlen=_MOST_SAMPLES)
-        """When, and how many milliseconds it took."""
+        self._samples: deque[tuple[int, Sequence[int]]] = deque()
+        """When, and how many milliseconds each of some deliveries took: the newest `_MOST_SAMPLES`, or a few more."""
+        self._sampled = 0
         self._others: dict[str, tuple[NodeStatus, NodeFigures]] = {}
         self._lately: dict[str, Triple] = {}
         """Of each of them, the rates between what it has published last and what it had published before."""
@@ -45,8 +46,12 @@ class FigureBook:
 
     def took(self, milliseconds: Sequence[int]) -> None:
         """See `delivery.metrics`."""
-        now_ms = self._now_ms()
-        self._samples.extend([(now_ms, one) for one in milliseconds])
+        if not milliseconds:
+            return
+        self._samples.append((self._now_ms(), milliseconds))
+        self._sampled += len(milliseconds)
+        while self._sampled - len(self._samples[0][1]) >= _MOST_SAMPLES:
+            self._sampled -= len(self._samples.popleft()[1])
 
     def look(self, backlog: int, nodes: Iterable[NodeStatus] = ()) -> None:
         """Called once a second, with what waits and what each node has published last."""
@@ -102,7 +107,7 @@ class FigureBook:
 
     def _took(self, window_s: int) -> list[int]:
         since_ms = self._now_ms() - window_s * 1000
-        return sorted(ms for at_ms, ms in self._samples if at_ms >= since_ms)
+        return sorted(chain.from_iterable([took for at_ms, took in self._samples if at_ms >= since_ms]))
 
     def _latency(self, window_s: int) -> Latency:
         took = self._took(window_s)
