@@ -55,6 +55,8 @@ def against_embedded(sizes: Sizes) -> Figures:
             environment.start_server()
             warm_up(environment, environment.groups[0])
             loads.append(load.batches(environment, sizes.events, environment.groups[0]))
+            # Each device is reached for the first time, which is noted: it happens once in the life of a device.
+            load.deliver(environment, loads[-1], sizes.events)
         for _ in range(sizes.rounds):
             rounds = [
                 _round(environment, requests, sizes.events)
