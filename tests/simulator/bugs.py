@@ -135,7 +135,7 @@ BUGS: Final = (
     Bug("provider tokens are made half a minute early", line_replaced(ProviderToken, "_regular",
         "int(self._wall_clock()) // ISSUED_EVERY_S * ISSUED_EVERY_S", "int(self._wall_clock()) + 30"),
         _STUCK, 20, troubles=frozenset(), skew_s=45.0),
-    Bug("what is urgent waits where its lane is full", replaced(Lane, "_take_places", m.no_place),
+    Bug("what is urgent waits where its lane is full", m.urgent_waits,
         (Invariant.URGENT, Invariant.STARVING), 20, first=2,
         troubles=_kinds("floods")),
     Bug("what made way for another waits until its lane is not full",

@@ -224,10 +224,15 @@ def global_bound(patches: ExitStack) -> None:
     patches.enter_context(patch.object(SqliteQueue, "settle", settled))
 
 
-def no_place(lane: Lane, deliveries: Sequence[Any]) -> list[Any]:
-    """What comes to a lane that is full is parked, urgent or not."""
-    lane.unsent(*deliveries)
-    return list(deliveries)
+def urgent_waits(patches: ExitStack) -> None:
+    """What comes to a lane that is full is parked, urgent or not, and not claimed as long as that lane is full."""
+
+    def no_place(lane: Lane, deliveries: Sequence[Any]) -> list[Any]:
+        lane.unsent(*deliveries)
+        return list(deliveries)
+
+    replaced(Lane, "_take_places", no_place)(patches)
+    replaced(LaneBook, "room_for_the_fewer", no_room)(patches)
 
 
 def no_room(self: LaneBook, name: str) -> tuple[bool, int]:
