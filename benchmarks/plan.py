@@ -23,11 +23,11 @@ ANSWER_S: Final = 0.1
 RETENTION_DAYS: Final = 1
 
 # -- measured ----------------------------------------------------------------------------------------------------------
-DELIVERY_US: Final = 24.50 * 1.061 * 1.058
-"""CPU of tocsin per delivery: docs/performance.md (`cpu_us_per_delivery`, the ciphers, the search's index)."""
-POSTS_PER_S: Final = 8_399
+DELIVERY_US: Final = 36.8
+"""CPU of tocsin per delivery, in a slow hour of the machine: docs/performance.md (`cpu_us_per_delivery`)."""
+POSTS_PER_S: Final = 8_691
 """Requests of one event on two cores, which PostgreSQL shares (docs/performance.md, `postgres_single_post_per_s`)."""
-EVENTS_PER_S: Final = 21_339
+EVENTS_PER_S: Final = 21_865
 """From ingest to receipt, on two cores that PostgreSQL shares with everything else (`postgres_per_s`). What one on a
 machine of its own can do was not measured, so no cell is given more."""
 POSTGRES_US: Final = 25

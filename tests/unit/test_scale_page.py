@@ -27,9 +27,7 @@ def test_the_capacity_in_the_handbook_is_what_was_measured() -> None:
 def test_the_measurements_of_the_plan_are_those_of_the_page_about_performance() -> None:
     measured = (PAGE.parent / "performance.md").read_text()
     rows = _medians(measured)
-    assert float(rows["cpu_us_per_delivery"]) * 1.061 * 1.058 == plan.DELIVERY_US
-    for factor in ("1.061", "1.058"):
-        assert f"takes {factor} of the CPU" in measured
+    assert float(rows["cpu_us_per_delivery"]) == plan.DELIVERY_US
     assert float(rows["postgres_single_post_per_s"].replace(",", "")) == plan.POSTS_PER_S
     assert float(rows["postgres_per_s"].replace(",", "")) == plan.EVENTS_PER_S
     assert f"A delivery takes some {plan.POSTGRES_US} µs of PostgreSQL's own CPU" in measured
