@@ -459,6 +459,17 @@ def test_a_topics_probe_that_finds_the_lane_full_leaves_room_for_the_next_one() 
     assert line.lane.status().misconfigured_topics == {}
 
 
+def test_a_probe_that_is_to_go_by_another_route_goes_at_once() -> None:
+    """It was parked, which forgets what it has tried: a dead token was tried by the first route again and again."""
+    line, device = Line(), apns_device()
+    line.answer(NOT_FOR_TOPIC, *line.sent(push("voip", device)))
+    line.clock.now = max(pause.until for pause in line.lane.pauses.devices.values()) + 0.001
+    (probe,) = line.sent(push("voip", device))
+    line.answer(RetryLater(Answer(400, "BadDeviceToken"), Backoff(0.0, 0.0), next_route=_route("voip")), probe)
+    again = push("voip", device)
+    assert line.sent(again) == [again]
+
+
 def test_a_topic_goes_on_when_the_last_device_that_paused_it_is_deleted() -> None:
     line, devices = Line(), [apns_device() for _ in range(2)]
     line.answer(WRONG_TOPIC, *line.sent(*[push("voip", device) for device in devices]))

@@ -14,7 +14,7 @@ import structlog
 from tocsin.delivery.open_items import Delivery
 from tocsin.delivery.pause import Cause, Pause
 from tocsin.delivery.retry import MISCONFIGURED
-from tocsin.domain.outcomes import Backoff, Outcome, Withdrawn
+from tocsin.domain.outcomes import Backoff, Outcome, RetryLater, Withdrawn
 from tocsin.domain.routes import PauseStatus
 
 log = structlog.get_logger(__name__)
@@ -132,9 +132,11 @@ class Pauses:
             self._end_of_lane(pause)
 
     def not_spoken_of(self, pause: Pause, outcome: Outcome) -> None:
-        """The answer to its probe neither ends nor renews the pause: another probe decides."""
+        """The answer to its probe neither ends nor renews the pause: another probe decides. At once where the delivery
+        is to be tried by another route: what it has tried is known only as long as it is not parked."""
         now = self._clock()
-        pause.release_probe(now if isinstance(outcome, Withdrawn) else now + _NEXT_PROBE_S)
+        by_another = isinstance(outcome, RetryLater) and outcome.next_route is not None
+        pause.release_probe(now if by_another or isinstance(outcome, Withdrawn) else now + _NEXT_PROBE_S)
         self._let_go(pause)
 
     def unsent(self, deliveries: Iterable[Delivery]) -> None:
