@@ -113,3 +113,26 @@ async def test_no_more_complaints_are_held_than_the_bound(monkeypatch: pytest.Mo
         taught.complained(device(token), ROUTE, NOT_FOR_TOPIC, 7)
     await taught.write_noted()
     assert [one.device.token for one in registry.learned] == ["a", "b"]
+
+
+async def test_what_could_not_be_noted_is_noted_the_next_time_but_no_complaint_of_who_was_reached_since() -> None:
+    """A device that was reached again, which could not be noted, went into quarantine for its complaint."""
+    registry = Registry()
+    taught = Learning(registry)  # type: ignore[arg-type]
+    taught.reached(device("a"), 7)
+    taught.complained(device("b"), ROUTE, NOT_FOR_TOPIC, 7)
+    taught.complained(device("c"), ROUTE, NOT_FOR_TOPIC, 7)
+    registry.fails = True
+    with pytest.raises(StoreUnavailable):
+        await taught.write_noted()
+    taught.reached(device("b"), 8)
+    with pytest.raises(StoreUnavailable):
+        await taught.write_noted()
+    registry.fails = False
+    await taught.write_noted()
+    await taught.write_noted()
+    assert [(one.device.token, one.success_ms, one.complaint) for one in registry.learned] == [
+        ("a", 7, None),
+        ("b", 8, None),
+        ("c", None, said(7, 7)),
+    ]

@@ -56,12 +56,23 @@ class Learning:
         """Who was reached, and who was complained of. Many at a time: each on its own would write a page for every
         device.
 
-        What fails is noted when it happens again. Raises WriteFailure.
+        Raises WriteFailure; they are kept for the next time: else a device would go into quarantine for its complaint,
+        though it was reached since.
         """
         reached, self._reached = self._reached, {}
         complaints, self._complaints = self._complaints, {}
-        if reached:
-            await self._registry.learn([Learned(device, None, at_ms) for device, at_ms in reached.items()])
-        # Afterwards: a device in both was reached before it was complained of.
-        if complaints:
-            await self._registry.learn([Learned(device, complaint=said) for device, said in complaints.items()])
+        try:
+            if reached:
+                await self._registry.learn([Learned(device, None, at_ms) for device, at_ms in reached.items()])
+                reached = {}
+            # Afterwards: a device in both was reached before it was complained of.
+            if complaints:
+                await self._registry.learn([Learned(device, complaint=said) for device, said in complaints.items()])
+                complaints = {}
+        finally:
+            if complaints:
+                # But for those that were reached meanwhile.
+                kept = {device: said for device, said in complaints.items() if device not in self._reached}
+                self._complaints = kept | self._complaints
+            if reached:
+                self._reached = reached | self._reached
