@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
             return 1
         operations = recorder.record(library, directory / "run", stories, rounds=rounds, fault=arguments.fault)
         shutil.rmtree(directory / "run")
-        result = asyncio.run(judge_all(operations, directory, seed, bounds))
+        result = asyncio.run(judge_all(operations, directory, seed, bounds, _print_story))
     _print(result)
     made_shorter = arguments.quick or arguments.choices or arguments.minutes or arguments.story or arguments.fault
     least = 1 if made_shorter else LEAST_STATES
@@ -92,9 +92,11 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if result.failures else 0
 
 
+def _print_story(story: str, result: Result) -> None:
+    print(f"  {story:<24}{result.cuts[story]:>6} cuts {result.states[story]:>8,} states", flush=True)
+
+
 def _print(result: Result) -> None:
-    for story, states in result.states.items():
-        print(f"  {story:<24}{result.cuts[story]:>6} cuts {states:>8,} states")
     states, cpu_s = result.states.total(), time.process_time()
     print(f"{states:,} different states of {result.cuts.total():,} cuts, judged {result.judged:,} times,", end=" ")
     print(f"in {result.took_s:.0f} s ({cpu_s:.0f} s of CPU).")

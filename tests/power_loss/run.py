@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -86,14 +86,25 @@ def cuts_of(operations: Sequence[Operation]) -> Iterator[Cut]:
             disk, story = Disk(), ""
 
 
-async def judge_all(operations: Sequence[Operation], directory: Path, seed: int, bounds: Bounds) -> Result:
-    """Start on all states that are tried of every cut. `directory` is where they are laid out, one after the other."""
+async def judge_all(
+    operations: Sequence[Operation],
+    directory: Path,
+    seed: int,
+    bounds: Bounds,
+    tried: Callable[[str, Result], None] = lambda story, result: None,
+) -> Result:
+    """Start on all states that are tried of every cut. `directory` is where they are laid out, one after the other;
+    `tried` is called after each story."""
     result = Result(Counter(), Counter(), 0, [])
     began, random = time.monotonic(), Random(seed)
     seen: dict[bytes, Found] = {}
     alike: dict[bytes, Found] = {}
+    story = ""
     for cut in cuts_of(operations):
-        result.cuts[cut.story] += 1
+        if story and cut.story != story:
+            tried(story, result)
+        story = cut.story
+        result.cuts[story] += 1
         for state in _states(cut, random, bounds):
             if bounds.until is not None and time.monotonic() > bounds.until:
                 result.complete = False
@@ -110,6 +121,7 @@ async def judge_all(operations: Sequence[Operation], directory: Path, seed: int,
                 break
         if not result.complete or len(result.failures) >= bounds.failures:
             break
+    tried(story, result)
     result.took_s = time.monotonic() - began
     return result
 
