@@ -24,7 +24,7 @@ from tests.power_loss.faults import FAULTS
 from tests.power_loss.run import QUICK, Bounds, Result, judge_all
 from tests.power_loss.stories import STORIES
 
-_SAMPLES, _ROUNDS = 50, 16
+_SAMPLES, _ROUNDS = 20, 16
 LEAST_STATES: Final = 100_000
 """Of a run that nothing has made shorter."""
 
