@@ -192,18 +192,17 @@ class Judge:
 
     def phone_changed(self, phone: Phone) -> None:
         """It died, or somebody registers or deletes it: what is on its way to it may end otherwise."""
-        for expectations in (self._expected, self._held_up):
-            for key, expectation in list(expectations.items()):
-                if expectation.one.phone is phone:
-                    expectation.void = True
-                    del expectations[key]
+        self._drop(lambda expectation: expectation.one.phone is phone)
 
     def lifetimes_end(self) -> None:
         """Tocsin's clock is wrong: what has outlived its lifetime by that clock may be settled as expired."""
         now_ms = self._clocks.now_ms()
+        self._drop(lambda expectation: expectation.expires_ms <= now_ms)
+
+    def _drop(self, which: Callable[[Expectation], bool]) -> None:
         for expectations in (self._expected, self._held_up):
             for key, expectation in list(expectations.items()):
-                if expectation.expires_ms <= now_ms:
+                if which(expectation):
                     expectation.void = True
                     del expectations[key]
 

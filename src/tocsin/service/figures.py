@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain
 from typing import Final
 
+from msgspec import Struct
+
 from tocsin.api.control import Figures, Latency, Moment
 from tocsin.domain.nodes import NodeFigures, NodeStatus
 
@@ -27,6 +29,15 @@ A percentile over several nodes is the middle of its bucket, so it is right with
 Triple = tuple[float, float, float]
 
 
+class _Other(Struct, frozen=True):
+    """Another node, as it has told last."""
+
+    status: NodeStatus
+    figures: NodeFigures
+    lately_per_s: Triple
+    """The rates between what it has told last and what it had told before."""
+
+
 class FigureBook:
     """`node` is what this process is called, `now_ms` the store's time; `totals` are those of accepted events, and of
     attempts that the provider took and that it did not, since the start."""
@@ -39,9 +50,7 @@ class FigureBook:
         self._samples: deque[tuple[int, Sequence[int]]] = deque()
         """When, and how many milliseconds each of some deliveries took: the newest `_MOST_SAMPLES`, or a few more."""
         self._sampled = 0
-        self._others: dict[str, tuple[NodeStatus, NodeFigures]] = {}
-        self._lately: dict[str, Triple] = {}
-        """Of each of them, the rates between what it has published last and what it had published before."""
+        self._others: dict[str, _Other] = {}
         self.history: deque[Moment] = deque(maxlen=HISTORY_S)
 
     def took(self, milliseconds: Sequence[int]) -> None:
@@ -59,26 +68,23 @@ class FigureBook:
         self._look_at_others(nodes)
         if self._seconds:
             own = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001)
-            lately = [self._lately[name] for name, (status, _) in self._others.items() if self._lives(status)]
-            accepted, sent, failed = _sum([own, *lately])
+            accepted, sent, failed = _sum([own, *(one.lately_per_s for one in self._living())])
             p99 = self._latency(WINDOW_S).p99
             self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
         self._seconds.append((now_ms, totals))
 
     def _look_at_others(self, nodes: Iterable[NodeStatus]) -> None:
-        before, lately = self._others, self._lately
-        self._others, self._lately = {}, {}
+        before, self._others = self._others, {}
         for status in nodes:
             if status.figures is None or status.node == self._node:
                 continue
-            rates: Triple = (0.0, 0.0, 0.0)
-            if status.node in before:
-                known, figures = before[status.node]
-                if known.at_ms == status.at_ms:
-                    rates = lately[status.node]  # it has published nothing since
-                else:
-                    rates = _per_s((known.at_ms, figures.totals), (status.at_ms, status.figures.totals))
-            self._others[status.node], self._lately[status.node] = (status, status.figures), rates
+            known, rates = before.get(status.node), (0.0, 0.0, 0.0)
+            if known is not None and known.status.at_ms == status.at_ms:
+                rates = known.lately_per_s  # it has published nothing since
+            elif known is not None:
+                then, now = (known.status.at_ms, known.figures.totals), (status.at_ms, status.figures.totals)
+                rates = _per_s(then, now)
+            self._others[status.node] = _Other(status, status.figures, rates)
 
     def own(self) -> NodeFigures:
         """Those of this process, to be published."""
@@ -88,18 +94,15 @@ class FigureBook:
     def figures(self) -> Figures:
         """Those of all living nodes that tell theirs, as they are now."""
         others = self._living()
-        totals = [self._totals(), *(one.totals for one in others)]
+        totals = [self._totals(), *(one.figures.totals for one in others)]
         accepted, sent, failed = (sum(column) for column in zip(*totals, strict=True))
-        per_s = _rounded(_sum([self._own_per_s(), *(one.per_s for one in others)]))
-        nodes = sorted([self._node, *(name for name, (status, _) in self._others.items() if self._lives(status))])
+        per_s = _rounded(_sum([self._own_per_s(), *(one.figures.per_s for one in others)]))
+        nodes = sorted([self._node, *(one.status.node for one in others)])
         return Figures(accepted, sent, failed, *per_s, WINDOW_S, self._latency(LATENCY_WINDOW_S), nodes)
 
-    def _living(self) -> list[NodeFigures]:
-        """The others' figures; those of a node that is gone stand for nothing any more."""
-        return [figures for status, figures in self._others.values() if self._lives(status)]
-
-    def _lives(self, status: NodeStatus) -> bool:
-        return not status.is_gone(self._now_ms())
+    def _living(self) -> list[_Other]:
+        """The figures of a node that is gone stand for nothing any more."""
+        return [one for one in self._others.values() if not one.status.is_gone(self._now_ms())]
 
     def _own_per_s(self) -> Triple:
         now = self._now_ms(), self._totals()
@@ -113,7 +116,7 @@ class FigureBook:
         took = self._took(window_s)
         of_others = Counter[int]()
         for one in self._living():
-            for bucket, count in one.took if window_s == LATENCY_WINDOW_S else one.took_lately:
+            for bucket, count in one.figures.took if window_s == LATENCY_WINDOW_S else one.figures.took_lately:
                 of_others[bucket] += count
         if not of_others:
             return _percentiles(len(took), lambda place: float(took[place]), window_s)

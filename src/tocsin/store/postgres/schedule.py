@@ -229,8 +229,16 @@ class PostgresSchedule:
             found: list[_Claimed] = []
             with self._watching() as meanwhile:
                 for lane, room in wanted.items():
-                    of_lane = partial(self._look, lane=lane, room=room, size_bytes=share, now_ms=now_ms)
-                    found.append(await self._database.read(partial(of_lane, turn=turn, only=only.get(lane))))
+                    look = partial(
+                        self._look,
+                        lane=lane,
+                        room=room,
+                        size_bytes=share,
+                        now_ms=now_ms,
+                        turn=turn,
+                        only=only.get(lane),
+                    )
+                    found.append(await self._database.read(look))
             # Where a look has failed nothing is out, and nothing has changed.
             return self._leases.grant([item for one in found for item in self._taken(one, meanwhile, now_ms)])
 

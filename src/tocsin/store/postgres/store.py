@@ -287,9 +287,10 @@ class PostgresStore:
         except StoreUnavailable as error:
             if isinstance(error, ReadElsewhere):
                 self._reads_elsewhere = str(error)
-                self.database.renew()
                 if self._options.session_url is None:
                     self._leave_this_host(str(error))
+                else:
+                    self.database.renew()
             if now - self._noticed_at > _UNREAD_S:
                 assert self.session is not None
                 self.session.end("what other processes have changed cannot be read")
