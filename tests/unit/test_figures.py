@@ -61,6 +61,17 @@ def test_what_a_node_has_sent_between_two_looks_is_in_the_history_though_it_has_
     assert api.book.history[-1].sent == 0
 
 
+def test_a_node_that_has_just_started_shows_what_others_have_sent_just_before() -> None:
+    """What was sent before its first look was in no history that it told, though nothing was sent after it."""
+    api, node = Node("api"), Node("node")
+    node.second(0, 0, 0)
+    node.second(0, 30, 0)
+    api.second(0, 0, 0, node.status())
+    node.second(0, 0, 0)
+    api.second(0, 0, 0, node.status())
+    assert [moment.sent for moment in api.book.history] == [30, 0]
+
+
 def test_latency_over_several_nodes_is_right_within_a_tenth() -> None:
     api, node, other = Node("api"), Node("node"), Node("other")
     node.book.took(range(1, 1001))

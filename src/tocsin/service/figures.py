@@ -35,7 +35,7 @@ class _Other(Struct, frozen=True):
     status: NodeStatus
     figures: NodeFigures
     lately_per_s: Triple
-    """The rates between what it has told last and what it had told before."""
+    """The rates between what it has told last and what it had told before; at first, those that it tells itself."""
 
 
 class FigureBook:
@@ -66,11 +66,10 @@ class FigureBook:
         """Called once a second, with what waits and what each node has published last."""
         now_ms, totals = self._now_ms(), self._totals()
         self._look_at_others(nodes)
-        if self._seconds:
-            own = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001)
-            accepted, sent, failed = _sum([own, *(one.lately_per_s for one in self._living())])
-            p99 = self._latency(WINDOW_S).p99
-            self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
+        own = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001) if self._seconds else (0.0, 0.0, 0.0)
+        accepted, sent, failed = _sum([own, *(one.lately_per_s for one in self._living())])
+        p99 = self._latency(WINDOW_S).p99
+        self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
         self._seconds.append((now_ms, totals))
 
     def _look_at_others(self, nodes: Iterable[NodeStatus]) -> None:
@@ -78,10 +77,12 @@ class FigureBook:
         for status in nodes:
             if status.figures is None or status.node == self._node:
                 continue
-            known, rates = before.get(status.node), (0.0, 0.0, 0.0)
-            if known is not None and known.status.at_ms == status.at_ms:
+            known = before.get(status.node)
+            if known is None:
+                rates = status.figures.per_s
+            elif known.status.at_ms == status.at_ms:
                 rates = known.lately_per_s  # it has published nothing since
-            elif known is not None:
+            else:
                 then, now = (known.status.at_ms, known.figures.totals), (status.at_ms, status.figures.totals)
                 rates = _per_s(then, now)
             self._others[status.node] = _Other(status, status.figures, rates)
