@@ -31,8 +31,8 @@ class SimulatedWay(Way):
         """When what was sent last arrives, by connection and direction."""
         self._cut_until_s = 0.0
         self._dead = False
-        self.swallows_next = False
-        """The answer to the next commit is lost."""
+        self.swallows_next: Callable[[], None] | None = None
+        """The answer to the next commit is lost; called when it is."""
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
 
@@ -78,8 +78,10 @@ class SimulatedWay(Way):
             self._at(connection, False, call, connection.context)
 
     def swallows_commit(self, connection: ModelConnection) -> bool:
-        swallows, self.swallows_next = self.swallows_next, False
-        return swallows
+        swallowed, self.swallows_next = self.swallows_next, None
+        if swallowed is not None:
+            swallowed()
+        return swallowed is not None
 
     def forget(self, connection: ModelConnection) -> None:
         self._connections.pop(connection, None)

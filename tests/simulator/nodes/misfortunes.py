@@ -76,8 +76,7 @@ async def _swallow(world: NodesWorld, random: Random) -> None:
     """The answer to a commit is lost, with its connection."""
     if (node := any_node(world, random)) is not None:
         trouble = world.begin(trouble_of(node, "loses an answer"))
-        world.repeats()
-        node.way.swallows_next = True
+        node.way.swallows_next = world.repeats
         await asyncio.sleep(random.uniform(0.1, 2))
         world.repeats()
         world.end(trouble)

@@ -208,9 +208,13 @@ class NodesWorld(World):
                     self._check_process(node, node.life)
 
     def waits(self) -> list[str]:
-        """What is neither settled nor has expired: read from the tables themselves."""
+        """What is neither settled nor has expired: read from the tables themselves, as it is committed."""
         database = self.database
-        settled = {(row.stream, row.xid, row.seq) for row in database.settlement.all() if row.unit == 0}
+        settled = {
+            (row.stream, row.xid, row.seq)
+            for row in database.settlement.all()
+            if row.unit == 0 and row.made_by not in database.active
+        }
         events = [row for row in database.event.all() if row.id is not None]
         fresh = [row.id for row in events if (row.stream, row.xid, row.seq) not in settled]
         return fresh + [f"parked {row.lane} {row.seq}" for row in database.parked.all()]
