@@ -128,11 +128,11 @@ class NodesJudge(Judge):
     def _check_order(self, event_id: str, owner: str, token: str, now_s: float) -> None:
         """Of an owner's urgent events the one that was accepted first is sent first: a call is not ended before it has
         begun. What is sent again may come later, and what was parked. So may what was accepted before the device was
-        registered: whoever takes a log over sends it to those that are registered by then."""
+        registered (the last time): whoever takes a log over sends it to those that are registered by then."""
         accepted = self._model.accepted.get(event_id)
         if accepted is None or accepted.event.message not in URGENT or (event_id, token) in self._first_sent:
             return
-        if all(one.phone.token != token for one in accepted.targets):
+        if not any(one.phone.token == token and one.since_s <= accepted.asked_s for one in accepted.targets):
             return
         if self._places[event_id] in self._settled:
             return
