@@ -7,8 +7,10 @@ import asyncio
 from tests.contract.support import OWNER, TOKEN, claim, done, ids, registration
 from tests.postgres.nodes import Nodes, event_of, owners
 
+from tocsin.domain.devices import DeviceToken
 from tocsin.store.postgres.append_sql import _INSERT
-from tocsin.store.postgres.places import day_of
+from tocsin.store.postgres.places import day_of, log_of
+from tocsin.store.records import TokenDeleted
 
 
 async def test_an_event_whose_commit_ends_after_a_later_one_is_read(nodes: Nodes) -> None:
@@ -82,6 +84,42 @@ async def test_an_event_after_a_registration_elsewhere_finds_the_device(nodes: N
     assert len(await claim(node, 10, {})) == 1
     devices = (await node.registry.devices_of([OWNER]))[OWNER]
     assert [device.token for device in devices] == ["b", "a"]
+
+
+async def test_what_was_registered_before_a_takeover_is_known_to_a_node_that_had_the_log_before(nodes: Nodes) -> None:
+    """It passes over the marks in the log. It has to hear of a deletion before: heard of later, it would keep from the
+    device what was accepted after the registration that followed."""
+    node, other, writer = await nodes.open(), await nodes.open(), await nodes.open(server=False)
+    await nodes.share(node, other)
+    owner = next(owner for owner in owners(100) if log_of(owner) in other.ownership.held)
+    await node.registry.add(registration("b", owner=owner), 100)
+    assert len((await node.registry.devices_of([owner]))[owner]) == 1
+    await other.close()
+    await node.beat()
+    signals: list[object] = []
+    node.signals.subscribe(signals.append)
+    await writer.registry.add(registration("a", owner=owner), 100)
+    await writer.registry.delete(owner, "apns", DeviceToken("a"))
+    await writer.registry.add(registration("a", owner=owner), 100)
+    await writer.queue.append([event_of(node, owner)])
+    await node.rebalance()
+    assert len(await claim(node, 10, {})) == 1
+    assert TokenDeleted(owner, "apns", DeviceToken("a")) in signals
+    devices = (await node.registry.devices_of([owner]))[owner]
+    assert [device.token for device in devices] == ["b", "a"]
+
+
+async def test_an_event_behind_very_many_registrations_is_found_at_once_when_its_log_is_taken_over(
+    nodes: Nodes,
+) -> None:
+    """After an import of a million devices the first event waited for half a minute: each of them was read."""
+    writer = await nodes.open(server=False)
+    for n in range(60):
+        await writer.registry.add(registration(f"{n}"), 100)
+    event = event_of(writer, OWNER)
+    await writer.queue.append([event])
+    node = await nodes.open()
+    assert ids(await claim(node, 1, {})) == [event.id]
 
 
 async def test_a_signal_that_commits_late_is_heard(nodes: Nodes) -> None:

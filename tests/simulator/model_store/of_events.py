@@ -143,9 +143,15 @@ def low_water(t: Transaction, streams: Sequence[int]) -> Rows:
     return [(row.stream, row.day, row.xid, row.seq) for row in rows if row is not None]
 
 
-@does(fresh._NEXT_XID)
-def next_number(t: Transaction) -> Rows:
-    return [(t.database.next_number,)]
+@does(fresh._BEGIN)
+def begin(t: Transaction, streams: Sequence[int]) -> Rows:
+    found = []
+    for stream, day, xid, seq in low_water(t, streams):
+        following = t.database.event.after(stream, xid, seq)
+        event = next((row for row in following if row.id is not None and row.day >= day - 1 and t.sees(row)), None)
+        first = (None, None, None) if event is None else (event.day, event.xid, event.seq)
+        found.append((stream, day, xid, seq, *first, t.oldest_running(), t.database.next_number))
+    return found
 
 
 @does(origin._NUMBERS)

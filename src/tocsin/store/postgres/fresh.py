@@ -46,7 +46,13 @@ _READ: Final = f"""SELECT day, stream, xid, seq, id::text, owner::text, message,
     ) AS bounded
     WHERE total - size < {CLAIM_BYTES} ORDER BY xid, seq"""
 LOW_WATER: Final = "SELECT stream, day, xid, seq FROM low_water WHERE stream = ANY($1::smallint[])"
-_NEXT_XID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+# Each stream's low water, and the first event that may follow it: very many changes of the registry may lie between.
+_BEGIN: Final = f"""SELECT low.stream, low.day, low.xid, low.seq, event.day, event.xid, event.seq,
+        {XMIN}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    FROM low_water AS low LEFT JOIN LATERAL (
+        SELECT day, xid, seq FROM event WHERE event.stream = low.stream AND (event.xid, event.seq) > (low.xid, low.seq)
+            AND event.day >= low.day - 1 AND event.id IS NOT NULL ORDER BY event.xid, event.seq LIMIT 1
+    ) AS event ON true WHERE low.stream = ANY($1::smallint[])"""
 _SET_LOW: Final = """UPDATE low_water SET day = t.day, xid = t.xid, seq = t.seq
     FROM unnest($1::smallint[], $2::int[], $3::bigint[], $4::bigint[]) AS t(stream, day, xid, seq)
     WHERE low_water.stream = t.stream"""
@@ -72,6 +78,24 @@ class Stream(Struct, eq=False):
             return self.day, self.xid, self.seq
         (xid, seq), day = next(iter(self.open.items()))
         return min(day, self.day), xid, seq - 1
+
+
+def _begun(
+    number: int,
+    low_day: int,
+    low_xid: int,
+    low_seq: int,
+    day: int | None,
+    xid: int | None,
+    seq: int | None,
+    ended_below: int,
+    until: int,
+) -> Stream:
+    """A stream at the first event that may follow its low water; or, where that comes later, where transactions begin
+    that have not ended: what they change of the registry is not to be passed over."""
+    if day is not None and xid is not None and seq is not None and xid < ended_below:
+        return Stream(number, day, xid, seq - 1, until, open={})
+    return Stream(number, low_day, *max((low_xid, low_seq), (ended_below, 0)), until, open={})
 
 
 class HeldUp(Struct, frozen=True):
@@ -115,17 +139,15 @@ class FreshEvents:
     # -- which streams -------------------------------------------------------------------------------------------------
 
     async def look(self, streams: Sequence[int]) -> list[Stream]:
-        """From where these are to be read, which become this node's: everything before is settled."""
-
-        async def look(connection: Connection) -> tuple[int, Sequence[tuple[int, int, int, int]]]:
-            return await connection.fetchval(_NEXT_XID), await connection.fetch(LOW_WATER, streams)
-
-        until, rows = await self._database.read(look)
-        return [Stream(number, day, xid, seq, until, open={}) for number, day, xid, seq in rows]
+        """From where these are to be read, which become this node's: everything before is settled, or is a change of
+        the registry. Those that are passed over here are to be heard of as signals before anything is given out."""
+        rows = await self._database.read(lambda one: one.fetch(_BEGIN, streams))
+        return [_begun(*row) for row in rows]
 
     def take(self, streams: Iterable[Stream]) -> None:
         """These are this node's from now on."""
         self._streams.update({stream.number: stream for stream in streams})
+        self.has_passed_marks = True
 
     def drop(self, streams: Collection[int]) -> None:
         for number in streams:

@@ -190,10 +190,7 @@ class PostgresQueue:
             try:
                 for _ in range(_LOOKS):
                     await self._fresh.claim(items, limit)
-                    if self._fresh.has_passed_marks:
-                        # Else an earlier deletion could keep an event from a device that was registered before it.
-                        await self._notice_signals()
-                        self._fresh.has_passed_marks = False
+                    await self._hear_of_marks()
                     if items:
                         break
                     if self._fresh.is_held_up:
@@ -207,6 +204,16 @@ class PostgresQueue:
             if self._fresh.may_have_more:
                 self._claims.something.set()
         return items
+
+    async def _hear_of_marks(self) -> None:
+        """Else an earlier deletion could keep an event from a device that was registered before it."""
+        if self._fresh.has_passed_marks:
+            self._fresh.has_passed_marks = False  # unless logs are taken over meanwhile
+            try:
+                await self._notice_signals()
+            except BaseException:
+                self._fresh.has_passed_marks = True
+                raise
 
     async def extend(self, items: Sequence[Item]) -> None:
         self._leases.extend(items)
