@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from tests.simulator.api import push_body
+from tests.simulator.judge import Invariant
 from tests.simulator.model import Registered, Standing
 from tests.simulator.phones import make_phone, owner_of
 from tests.simulator.world import World
 
+_KNOWN_WITHIN_S: Final = 1.0
+"""An application to which one node was given a credential is known to all of them."""
+
 
 async def register(world: World, one: Registered) -> None:
-    phone = one.phone
+    phone, began_s = one.phone, world.loop.time()
     world.model.registering(one)
     world.judge.phone_changed(phone)
     world.revive(phone)
-    await world.request("POST", "/api/push", world.secrets.sessions[one.owner], push_body(phone, "add"))
+    session, body = world.secrets.sessions[one.owner], push_body(phone, "add")
+    while failure := await world.request("POST", "/api/push", session, body):
+        if world.loop.time() > began_s + _KNOWN_WITHIN_S:
+            world.judge.violated(Invariant.ANSWERS, f"{phone!r} of {one.owner} cannot be registered: {failure}")
+        await asyncio.sleep(0.1)
     world.model.was_registered(one)
     world.trace("user", f"{one.owner[-4:]} has registered {phone!r}")
 
