@@ -40,6 +40,7 @@ from tocsin.store.opening import open_store
 from tocsin.store.records import Role
 
 _TIMES: Final = 5
+_STARTS: Final = 4
 _REST_S: Final = 1.0
 """The index of the search is filled up to so much later: what that takes is counted with the delivery."""
 _FOR_EVER: Final = "9999d"
@@ -76,25 +77,30 @@ def pages_on_postgres(sizes: Sizes, attempts: int | None = None) -> Figures:
 def cpu(sizes: Sizes) -> Figures:
     """CPU of a delivery with the search on, and the console's live overview open, over that without both.
 
-    What the console's own process takes meanwhile is counted, too.
+    What the console's own process takes meanwhile is counted, too. One process of the same code differs from the next
+    by some hundredths: so both are started again after every few rounds, each of them first in half of the starts.
     """
     figures = Figures()
-    with prepared([Group(sizes.users)]) as plain, prepared([Group(sizes.users)]) as watched:
+    for start in range(_STARTS):
+        _by_turns(sizes, figures, watched_first=start % 2 == 1)
+    return figures
+
+
+def _by_turns(sizes: Sizes, figures: Figures, *, watched_first: bool) -> None:
+    with prepared([Group(sizes.users)]) as first, prepared([Group(sizes.users)]) as second:
+        plain, watched = (second, first) if watched_first else (first, second)
         plain.start_server(TOCSIN_STORE__SEARCH="false")
         watched.start_server()
-        for environment in (plain, watched):
+        for environment in (first, second):
             warm_up(environment, environment.groups[0])
         with _console(watched) as (process, client), _looking(client, "/live"):
-            loads = {
-                environment.url: load.batches(environment, sizes.events, environment.groups[0])
-                for environment in (plain, watched)
-            }
-            for _ in range(2 * sizes.rounds):
-                without = _round(plain, loads[plain.url], sizes.events, plain.server)
-                figures.add(
-                    "console_cpu", _round(watched, loads[watched.url], sizes.events, watched.server, process) / without
-                )
-    return figures
+            processes = {plain.url: (plain.server,), watched.url: (watched.server, process)}
+            loads = [
+                (one, load.batches(one, sizes.events, one.groups[0]), processes[one.url]) for one in (first, second)
+            ]
+            for _ in range(max(1, sizes.rounds // 2)):
+                spent = {one.url: _round(one, requests, sizes.events, *own) for one, requests, own in loads}
+                figures.add("console_cpu", spent[watched.url] / spent[plain.url])
 
 
 def _round(environment: Environment, requests: list[bytes], events: int, *processes: Process | None) -> float:
