@@ -44,6 +44,24 @@ async def test_a_token_deleted_while_its_push_waits_for_a_stream_is_not_rung(tmp
         assert len(line.emulator.inbox.find()) <= deleted_at + 1
 
 
+async def test_what_waits_for_an_access_token_goes_before_what_was_accepted_later(tmp_path: Path) -> None:
+    """The place of a push that was withdrawn meanwhile was given to a later event, which was sent before those that had
+    waited: the end of a call before its beginning."""
+    async with running_line(tmp_path, lane=LaneOptions(2, 40)) as line:
+        gone, device = fcm_device(), fcm_device()
+        await line.register(gone, device)
+        line.script(Rule(match=Match(provider="oauth"), delay_s=0.7))
+        kinds = ["dialplan_callreverse_start", "dialplan_callreverse_stop"]
+        events = [make_event(message=kind) for kind in kinds]
+        await line.append(events[0])
+        await asyncio.sleep(0.3)
+        await delete(line, "fcm", gone.token)
+        await line.append(events[1])
+        await line.finished(*events)
+        bodies = [str(push["body"]) for push in line.emulator.inbox.find()]
+        assert [next(kind for kind in kinds if kind in body) for body in bodies] == kinds
+
+
 async def test_a_token_deleted_while_its_push_waits_for_an_access_token_is_not_rung(tmp_path: Path) -> None:
     async with running_line(tmp_path) as line:
         device = fcm_device()

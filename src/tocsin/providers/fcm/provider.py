@@ -81,7 +81,8 @@ class Fcm:
                 reason = f"FCM project {name or '(default)'} is not registered; add it with `tocsin fcm add`"
                 failed += [(push, Misconfigured(Answer(0, reason))) for push in own]
                 continue
-            authorization = project.access.header()
+            # Behind those that wait: the token may be there already, and they are not on their way yet.
+            authorization = project.access.header() if project.getting_ready is None else None
             if authorization is None:
                 project.waiting += own
                 if project.getting_ready is None:
@@ -112,18 +113,22 @@ class Fcm:
             # Whatever became of the old account: the new one delivers what has waited for it.
             self.send(waiting)
             return
-        if withdrawn := set(self._context.dispatcher.withdrawn(waiting)):
-            self._report([(push, WITHDRAWN) for push in waiting if push in withdrawn])
-            waiting = [push for push in waiting if push not in withdrawn]
+        withdrawn = set(self._context.dispatcher.withdrawn(waiting))
+        outcomes: list[tuple[Push, Outcome]] = [(push, WITHDRAWN) for push in waiting if push in withdrawn]
+        waiting = [push for push in waiting if push not in withdrawn]
         if authorization is not None:
-            if failed := self._send(project, authorization, waiting):
-                self._report(failed)
-            return
-        answer = Answer(0, f"no access token: {project.access.error}")
-        outcome: Outcome = (
-            Misconfigured(answer) if project.access.rejected else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True)
-        )
-        self._report([(push, outcome) for push in waiting])
+            # Before anything is reported: the lane sends others in place of what has ended, and they come after these.
+            outcomes += self._send(project, authorization, waiting)
+        else:
+            answer = Answer(0, f"no access token: {project.access.error}")
+            outcome: Outcome = (
+                Misconfigured(answer)
+                if project.access.rejected
+                else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True)
+            )
+            outcomes += [(push, outcome) for push in waiting]
+        if outcomes:
+            self._report(outcomes)
 
     def _send(self, project: Project, authorization: bytes, pushes: Sequence[Push]) -> list[tuple[Push, Outcome]]:
         """Returns those that could not be rendered."""
