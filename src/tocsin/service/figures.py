@@ -64,13 +64,13 @@ class FigureBook:
 
     def look(self, backlog: int, nodes: Iterable[NodeStatus] = ()) -> None:
         """Called once a second, with what waits and what each node has published last."""
-        now_ms, totals = self._now_ms(), self._totals()
+        now = now_ms, _ = self._now_ms(), self._totals()
         self._look_at_others(nodes)
-        own = _per_s(self._seconds[-1], (now_ms, totals), least_s=0.001) if self._seconds else (0.0, 0.0, 0.0)
+        own = _per_s(self._seconds[-1] if self._seconds else now, now, least_s=0.001)
         accepted, sent, failed = _sum([own, *(one.lately_per_s for one in self._living())])
         p99 = self._latency(WINDOW_S).p99
         self.history.append(Moment(now_ms, round(accepted, 1), round(sent, 1), round(failed, 1), backlog, p99))
-        self._seconds.append((now_ms, totals))
+        self._seconds.append(now)
 
     def _look_at_others(self, nodes: Iterable[NodeStatus]) -> None:
         before, self._others = self._others, {}

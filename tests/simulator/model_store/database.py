@@ -101,6 +101,10 @@ class ModelDatabase:
         self.next_number += 1
         self.active[transaction.number] = transaction.backend
 
+    def is_committed(self, row: Row) -> bool:
+        """Whoever has made it has ended."""
+        return row.made_by not in self.active
+
     def ended(self, transaction: Transaction) -> None:
         if transaction.number:
             del self.active[transaction.number]

@@ -147,8 +147,7 @@ def low_water(t: Transaction, streams: Sequence[int]) -> Rows:
 def begin(t: Transaction, streams: Sequence[int]) -> Rows:
     found = []
     for stream, day, xid, seq in low_water(t, streams):
-        following = t.database.event.after(stream, xid, seq)
-        event = next((row for row in following if row.id is not None and row.day >= day - 1 and t.sees(row)), None)
+        event = next(_events_after(t, stream, day, xid, seq), None)
         first = (None, None, None) if event is None else (event.day, event.xid, event.seq)
         found.append((stream, day, xid, seq, *first, t.oldest_running(), t.database.next_number))
     return found
@@ -187,10 +186,14 @@ def _unsettled(t: Transaction, stream: int, below: int = 2**63) -> Iterator[Row]
     return takewhile(lambda row: row.xid < below, _unsettled_after(t, stream, low.day, low.xid, low.seq))
 
 
-def _unsettled_after(t: Transaction, stream: int, day: int, xid: int, seq: int) -> Iterator[Row]:
+def _events_after(t: Transaction, stream: int, day: int, xid: int, seq: int) -> Iterator[Row]:
     for row in t.database.event.after(stream, xid, seq):
-        if row.id is not None and row.day >= day - 1 and t.sees(row) and not is_settled(t, place(row)):
+        if row.id is not None and row.day >= day - 1 and t.sees(row):
             yield row
+
+
+def _unsettled_after(t: Transaction, stream: int, day: int, xid: int, seq: int) -> Iterator[Row]:
+    return (row for row in _events_after(t, stream, day, xid, seq) if not is_settled(t, place(row)))
 
 
 def event_at(t: Transaction, day: int, at: Place) -> Row | None:

@@ -79,9 +79,10 @@ class SimulatedWay(Way):
 
     def swallows_commit(self, connection: ModelConnection) -> bool:
         swallowed, self.swallows_next = self.swallows_next, None
-        if swallowed is not None:
-            swallowed()
-        return swallowed is not None
+        if swallowed is None:
+            return False
+        swallowed()
+        return True
 
     def forget(self, connection: ModelConnection) -> None:
         self._connections.pop(connection, None)

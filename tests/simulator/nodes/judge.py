@@ -117,7 +117,7 @@ class NodesJudge(Judge):
     def _check_alone(self, node: int, owner: UserId) -> None:
         """Who lost a log may still send for a moment, and nobody else does meanwhile."""
         log = log_of(owner)
-        row = next(row for row in self._database.log.with_key(log) if row.made_by not in self._database.active)
+        row = next(filter(self._database.is_committed, self._database.log.with_key(log)))
         if row.node == node:
             self._epochs[log] = row.epoch
         elif self._epochs.get(log) == row.epoch:

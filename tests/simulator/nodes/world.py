@@ -213,7 +213,7 @@ class NodesWorld(World):
         settled = {
             (row.stream, row.xid, row.seq)
             for row in database.settlement.all()
-            if row.unit == 0 and row.made_by not in database.active
+            if row.unit == 0 and database.is_committed(row)
         }
         events = [row for row in database.event.all() if row.id is not None]
         fresh = [row.id for row in events if (row.stream, row.xid, row.seq) not in settled]

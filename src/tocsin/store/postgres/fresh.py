@@ -80,22 +80,15 @@ class Stream(Struct, eq=False):
         return min(day, self.day), xid, seq - 1
 
 
-def _begun(
-    number: int,
-    low_day: int,
-    low_xid: int,
-    low_seq: int,
-    day: int | None,
-    xid: int | None,
-    seq: int | None,
-    ended_below: int,
-    until: int,
-) -> Stream:
+def _begun(row: Any) -> Stream:
     """A stream at the first event that may follow its low water; or, where that comes later, where transactions begin
     that have not ended: what they change of the registry is not to be passed over."""
-    if day is not None and xid is not None and seq is not None and xid < ended_below:
-        return Stream(number, day, xid, seq - 1, until, open={})
-    return Stream(number, low_day, *max((low_xid, low_seq), (ended_below, 0)), until, open={})
+    number, day, xid, seq, event_day, event_xid, event_seq, ended_below, until = row
+    if event_xid is not None and event_xid < ended_below:
+        day, xid, seq = event_day, event_xid, event_seq - 1
+    else:
+        xid, seq = max((xid, seq), (ended_below, 0))
+    return Stream(number, day, xid, seq, until, open={})
 
 
 class HeldUp(Struct, frozen=True):
@@ -142,7 +135,7 @@ class FreshEvents:
         """From where these are to be read, which become this node's: everything before is settled, or is a change of
         the registry. Those that are passed over here are to be heard of as signals before anything is given out."""
         rows = await self._database.read(lambda one: one.fetch(_BEGIN, streams))
-        return [_begun(*row) for row in rows]
+        return [_begun(row) for row in rows]
 
     def take(self, streams: Iterable[Stream]) -> None:
         """These are this node's from now on."""
