@@ -89,5 +89,6 @@ async def test_what_had_come_when_it_is_left_can_be_given_back_and_goes_to_the_n
             again: list[bytes] = []
             while messages := await other.take():
                 again += [message.data for message in messages]
-        assert again == [b"0", b"1", b"2"]
+        # In any order: the server puts a message that it could not give to the request that was left at the end.
+        assert sorted(again) == [b"0", b"1", b"2"]
         assert await pull.take() == []
