@@ -43,7 +43,7 @@ from tocsin.store.sqlite.housekeeping import Housekeeping
 from tocsin.store.sqlite.queue import SqliteQueue
 from tocsin.store.sqlite.registry import SqliteRegistry
 from tocsin.store.sqlite.schedule import SqliteSchedule
-from tocsin.store.sqlite.search_feed import Recent
+from tocsin.store.sqlite.search_feed import Batch, Recent
 from tocsin.store.sqlite.transactions import Writes
 from tocsin.store.sqlite.worker import Job
 
@@ -118,10 +118,17 @@ async def replay(log: SqliteEventLog, ids: Any) -> int:
     return await log.replay(ids, 60_000)
 
 
-def every_other(recent: Recent, id: int, settlements: Sequence[Any], leases: Sequence[Any]) -> None:
+def every_other(recent: Recent, id: int, settlements: Sequence[Any], leases: Sequence[Any]) -> Callable[[], None]:
     """Of what was settled together, the search gets to know the first one only."""
-    _settled(recent, id, settlements[:1], leases[:1])
-    recent._batches[id] *= len(leases)
+    keep, kept = _settled(recent, id, settlements[:1], leases[:1]), recent._kept.batches
+
+    def keep_the_first() -> None:
+        keep()
+        if id in kept:
+            first = kept[id]
+            kept[id] = Batch(first.values * len(leases), first.others * len(leases))
+
+    return keep_the_first
 
 
 _settled: Final = Recent.settled

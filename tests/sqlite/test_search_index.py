@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 from tests.contract import test_search as contract
-from tests.contract.support import OWNER, done, keep, make_event
+from tests.contract.support import OWNER, done, keep, make_event, parked
 from tests.support.clocks import Clocks
 from tests.support.open_files import open_files
 from tests.support.sqlite import SqliteStores
 
+from tocsin.store.leases import leases_of
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
-from tocsin.store.records import Query
+from tocsin.store.records import Query, Settlement
+from tocsin.store.search_shapes import Alike, owner_key
 from tocsin.store.sqlite import search_index, search_look
+from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.maintenance import backup, files, restore
 from tocsin.store.sqlite.opening import open_store
+from tocsin.store.sqlite.search_feed import Recent
 from tocsin.store.sqlite.search_index import SearchIndex, index_path
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
 
@@ -118,7 +122,7 @@ async def test_an_index_that_cannot_be_opened_is_closed_though_the_error_is_kept
     index = index_path(stores.path)
     index.write_bytes(b"no database" * 1000)
     with pytest.raises(sqlite3.DatabaseError) as kept:
-        SearchIndex(stores.path)
+        SearchIndex(stores.path, Recent())
     assert open_files(index) == []
     assert kept.value.__traceback__ is not None
 
@@ -284,3 +288,54 @@ async def test_a_store_whose_search_is_off_keeps_no_feed_and_says_so(
     store = await stores.open()
     await contract.filled(store)
     assert len(await found(store)) == 7, "it is made again from the store"
+
+
+async def test_what_was_settled_here_is_not_read_again(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    items = await contract.appended(store, *(make_event(clocks) for _ in range(3)))
+    one, two, three = items.values()
+    retried = parked(three, clocks.now_ms + 60_000)
+    settlements = [done(one), contract.refused(two, "BadDeviceToken"), retried]
+    seqs = [lease.seq for lease in leases_of(items.values(), FileLease)]
+    known = alike(settlements[0])
+    recent = Recent()
+    recent.begin({known: -2})
+    recent.settled(7, settlements, leases_of(items.values(), FileLease))()
+    batch = recent.take(7)
+    assert batch.values == [seqs[0], owner_key(one.event.owner), -2]
+    assert [seen[0] for seen in batch.others] == [seqs[1]], "its shape has no number; something waits for the third"
+    assert len(batch) == 2
+    assert len(recent.take(7)) == 0
+
+
+async def test_what_was_numbered_for_an_index_that_is_gone_is_not_taken(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    items = await contract.appended(store, make_event(clocks))
+    settlements, leases = [done(item) for item in items.values()], leases_of(items.values(), FileLease)
+    recent = Recent()
+    recent.begin({alike(settlements[0]): -2})
+    recent.settled(7, settlements, leases)()
+    committing = recent.settled(8, settlements, leases)
+    recent.begin({})
+    committing()
+    assert [len(recent.take(row)) for row in (7, 8)] == [0, 0]
+    recent.settled(9, settlements, leases)()
+    assert len(recent.take(9)) == 1
+
+
+async def test_no_more_is_kept_than_there_is_room_for(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    items = await contract.appended(store, *(make_event(clocks) for _ in range(10)))
+    settlements, leases = [done(item) for item in items.values()], leases_of(items.values(), FileLease)
+    recent = Recent()
+    for row in range(10_000):
+        recent.settled(row, settlements, leases)()
+    kept = [len(recent.take(row)) for row in range(10_000)]
+    assert sum(kept) == 20_000
+    recent.settled(10_000, settlements, leases)()
+    assert len(recent.take(10_000)) == 10, "there is room again"
+
+
+def alike(settlement: Settlement) -> Alike:
+    (one,) = settlement.attempts
+    return (settlement.item.event.message, one.lane, one.result, one.reason, one.status)

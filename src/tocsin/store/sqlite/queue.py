@@ -125,16 +125,17 @@ class SqliteQueue:
 
     async def _record(self, settlements: Sequence[Settlement], now_ms: int) -> None:
         leases = leases_of([settlement.item for settlement in settlements], FileLease)
+        recent = self._recent
 
-        def settle(driver: sqlite3.Connection) -> tuple[set[int], int | None]:
+        def settle(driver: sqlite3.Connection) -> tuple[set[int], Callable[[], None]]:
             done = settle_sql.settle(driver, settlements, leases, now_ms)
-            return done, None if self._recent is None else search_feed.note(
-                driver, {lease.seq for lease in leases}, now_ms
-            )
+            if recent is None:
+                return done, search_feed.nothing
+            id = search_feed.note(driver, {lease.seq for lease in leases}, now_ms)
+            return done, recent.settled(id, settlements, leases)
 
-        done, fed = await self._database.write(settle)
-        if self._recent is not None and fed is not None:
-            self._recent.settled(fed, settlements, leases)
+        done, keep = await self._database.write(settle)
+        keep()
         finished: dict[int, int] = {}
         for settlement, lease in zip(settlements, leases, strict=True):
             if settlement.parked:

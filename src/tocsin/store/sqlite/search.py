@@ -38,8 +38,9 @@ NO_INDEX: Final = "there is no index of the search yet: the server makes it; sta
 class _Jobs:
     """See `worker.Jobs`: the index is opened by the first job, and again after it was found damaged."""
 
-    def __init__(self, store: Path, *, read_only: bool) -> None:
+    def __init__(self, store: Path, recent: Recent, *, read_only: bool) -> None:
         self._store = store
+        self._recent = recent
         self._read_only = read_only
         self._index: SearchIndex | None = None
         self._failing = False
@@ -60,7 +61,7 @@ class _Jobs:
 
     def _opened(self) -> SearchIndex:
         if self._index is None:
-            self._index = SearchIndex(self._store, read_only=self._read_only)
+            self._index = SearchIndex(self._store, self._recent, read_only=self._read_only)
         return self._index
 
     def _delete(self) -> None:
@@ -146,8 +147,8 @@ class SqliteSearch:
     async def fill(self, for_s: float) -> bool:
         if self._recent is None:
             return False
-        recent, until = self._recent, self._monotonic() + for_s
-        while await self._submit(lambda index: index.step(recent)):
+        until = self._monotonic() + for_s
+        while await self._submit(SearchIndex.step):
             if self._monotonic() >= until:
                 return True
         return False
@@ -180,7 +181,7 @@ class SqliteSearch:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         if self._worker is None:
-            jobs: Any = _Jobs(self._path, read_only=not self._server)
+            jobs: Any = _Jobs(self._path, self._recent or Recent(), read_only=not self._server)
             self._worker = self._start_worker("tocsin-search", jobs)
         future: asyncio.Future[tuple[T, bool]] = asyncio.get_running_loop().create_future()
         self._worker.submit(Job(call, future))  # type: ignore[arg-type]

@@ -17,13 +17,12 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct
 
 from tocsin.store.records import Attempt, IndexState, Parked, State
-from tocsin.store.search_shapes import Alike, Shapes, owner_key
+from tocsin.store.search_shapes import Shapes, owner_key
 from tocsin.store.searching import Combination, Shape
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.connection import connect, file_uri
@@ -124,8 +123,9 @@ def files_of(store: Path) -> list[Path]:
 class SearchIndex:
     """The index on one connection, with the store attached to it read-only. Runs on one thread."""
 
-    def __init__(self, store: Path, *, read_only: bool = False) -> None:
+    def __init__(self, store: Path, recent: Recent, *, read_only: bool = False) -> None:
         self._store = store
+        self._recent = recent
         self._read_only = read_only
         self.driver = self._open()
         self._shapes = Shapes({}, self._write_shape)
@@ -177,7 +177,7 @@ class SearchIndex:
         self.position = position
         self._parts = {}
         self.rebuilt, self.rebuild_until = meta["rebuilt"], meta["rebuild_until"]
-        self._shapes = Shapes({shape: id for id, shape in shapes_of(driver).items()}, self._write_shape)
+        self._number({shape: id for id, shape in shapes_of(driver).items()})
         for n, shapes in driver.execute("SELECT n, shapes FROM part").fetchall():
             self._parts[n] = set(msgspec.json.decode(shapes, type=list[int]))
 
@@ -193,9 +193,15 @@ class SearchIndex:
             driver.execute(statement)
         (newest,) = driver.execute("SELECT coalesce(max(seq), 0) FROM store.event").fetchone()
         self.position, self.rebuilt, self.rebuild_until = position, 0, newest
-        self._shapes, self._parts = Shapes({}, self._write_shape), {}
+        self._parts = {}
+        self._number({})
         self._write_meta("format", FORMAT)
         self._commit()
+
+    def _number(self, shapes: dict[Shape, int]) -> None:
+        """Shapes have these numbers from now on, and no others."""
+        self._shapes = Shapes(shapes, self._write_shape)
+        self._recent.begin(self._shapes.alike)
 
     def _commit(self) -> None:
         for name in ("position", "rebuilt", "rebuild_until"):
@@ -207,17 +213,17 @@ class SearchIndex:
 
     # -- filling -------------------------------------------------------------------------------------------------------
 
-    def step(self, recent: Recent) -> bool:
+    def step(self) -> bool:
         """Look at some hundred events that something has happened to; whether there may be more."""
         feed = _first(_decode_feed(self.driver.execute(_FEED, (self.position,)).fetchone()[0]))
         if not feed and self.rebuilt >= self.rebuild_until:
-            recent.forget(self.position)
+            self._recent.forget(self.position)
             return False
         driver = self.driver
         driver.execute("BEGIN IMMEDIATE")
         try:
             if feed:
-                self._write_fed(feed, recent)
+                self._write_fed(feed)
                 self.position = feed[-1][0]
             else:
                 end, text = driver.execute(_RANGE, (self.rebuilt, self.rebuild_until)).fetchone()
@@ -234,14 +240,15 @@ class SearchIndex:
             self.make_durable()
         return True
 
-    def _write_fed(self, feed: Sequence[tuple[int, int, str]], recent: Recent) -> None:
-        known: list[Seen] = []
+    def _write_fed(self, feed: Sequence[tuple[int, int, str]]) -> None:
+        known = list[int]()
         to_read: list[str] = []
         for id, count, seqs in feed:
-            seen = recent.take(id)
-            known += seen
-            if len(seen) < count:
-                have = {one[0] for one in seen}
+            batch = self._recent.take(id)
+            known += batch.values
+            known += self._values(batch.others)
+            if len(batch) < count:
+                have = {*batch.values[::3], *(one[0] for one in batch.others)}
                 to_read += [seq for seq in seqs.split(",") if int(seq) not in have]
         self._insert(known)
         if to_read:
@@ -264,50 +271,41 @@ class SearchIndex:
             (parked_text,) = self.driver.execute(PARKED, (_encode(waiting).decode(),)).fetchone()
             for seq, one in decode_parked(parked_text):
                 parked.setdefault(seq, []).append(one)
-        alike: list[Seen] = []
+        values = list[int]()
         for row in found:
             attempts = cast(list[Attempt], row.attempts)
             if row.waits:
                 waits = parked.get(row.seq, ())
-                n = row.seq // PART_EVENTS
                 shape = self._shapes.waiting(row.message, row.accepted_ms, attempts, waits, State(row.state))
-                self._insert_into(n, {shape}, [row.seq, owner_key(row.owner), shape])
             else:
-                alike.append((row.seq, row.owner, row.message, row.accepted_ms, attempts))
-        self._insert(alike)
+                shape = self._shapes.settled(row.message, row.accepted_ms, attempts)
+            values += (row.seq, owner_key(row.owner), shape)
+        self._insert(values)
         return {row.seq for row in found}
 
-    def _insert(self, seen: Sequence[Seen]) -> None:
-        """Events for which nothing waits. Most have one attempt, like the one before them."""
-        by_part: dict[int, list[int]] = {}
-        shapes: dict[int, set[int]] = {}
-        values, low, high = list[int](), 0, 0
-        last: Alike | None = None
-        shape, last_shape = 0, 0
-        known = self._shapes.alike.get
+    def _values(self, seen: Sequence[Seen]) -> list[int]:
+        values = list[int]()
         for seq, owner, message, accepted_ms, attempts in seen:
-            if not low <= seq < high:
-                n = seq // PART_EVENTS
-                low, high = n * PART_EVENTS, (n + 1) * PART_EVENTS
-                values, last_shape = by_part.setdefault(n, []), 0
-                shapes.setdefault(n, set())
-            if len(attempts) == 1:
-                one = attempts[0]
-                alike = (message, one.lane, one.result, one.reason, one.status)
-                if alike != last:
-                    last = alike
-                    shape = known(alike) or self._shapes.settled(message, accepted_ms, attempts)
-            else:
-                last, shape = None, self._shapes.settled(message, accepted_ms, attempts)
-            if shape != last_shape:
-                last_shape = shape
-                shapes[seq // PART_EVENTS].add(shape)
-            values += (seq, crc32(owner.encode()), shape)
-        for n, found in by_part.items():
-            self._insert_into(n, shapes[n], found)
+            values += (seq, owner_key(owner), self._shapes.settled(message, accepted_ms, attempts))
+        return values
 
-    def _insert_into(self, n: int, shapes: set[int], values: Sequence[int]) -> None:
-        self._note_shapes(n, shapes)
+    def _insert(self, values: Sequence[int]) -> None:
+        """Rows one behind the other: an event's number, its owner's key, and its shape's number."""
+        if not values:
+            return
+        seqs = values[::3]
+        first, last = min(seqs) // PART_EVENTS, max(seqs) // PART_EVENTS
+        if first == last:
+            self._insert_into(first, values)
+            return
+        by_part: dict[int, list[int]] = {}
+        for at, seq in enumerate(seqs):
+            by_part.setdefault(seq // PART_EVENTS, []).extend(values[3 * at : 3 * at + 3])
+        for n in sorted(by_part):
+            self._insert_into(n, by_part[n])
+
+    def _insert_into(self, n: int, values: Sequence[int]) -> None:
+        self._note_shapes(n, set(values[2::3]))
         rows.execute_flat(self.driver, _INSERT.format(n=n), 3, values)
 
     def _write_shape(self, id: int, shape: Shape) -> None:
