@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 from msgspec import Struct, field
@@ -82,6 +82,7 @@ class Model(Struct):
     clock: Callable[[], float]
     registered: dict[tuple[str, str], Registered] = field(default_factory=dict)
     """By owner and key."""
+    by_owner: dict[UserId, list[Registered]] = field(default_factory=dict)
     accepted: dict[str, Accepted] = field(default_factory=dict)
     arrivals: dict[tuple[str, str], list[Arrival]] = field(default_factory=dict)
     """By event id and token."""
@@ -99,10 +100,14 @@ class Model(Struct):
     """Dead letters whose discarding was answered, and that were not replayed since."""
 
     def of(self, owner: UserId, phone: Phone) -> Registered:
-        return self.registered.setdefault((owner, phone.key), Registered(owner, phone))
+        one = self.registered.get((owner, phone.key))
+        if one is None:
+            one = self.registered[owner, phone.key] = Registered(owner, phone)
+            self.by_owner.setdefault(owner, []).append(one)
+        return one
 
-    def of_owner(self, owner: UserId) -> list[Registered]:
-        return [one for one in self.registered.values() if one.owner == owner]
+    def of_owner(self, owner: UserId) -> Sequence[Registered]:
+        return self.by_owner.get(owner, ())
 
     def standing(self, standing: Standing) -> list[Registered]:
         return [one for one in self.registered.values() if one.standing is standing]
