@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sqlite3
 from contextlib import AsyncExitStack
@@ -212,6 +213,54 @@ async def test_what_a_power_cut_took_from_the_index_is_still_in_the_feed(stores:
     store = await stores.open()
     state = await store.search.state()
     assert (state.rebuilding, state.waiting_events) == (False, 5)
+    await contract.filled(store)
+    assert await found(store) == ids
+
+
+async def test_a_damaged_index_is_gone_before_its_log_is_and_both_before_it_is_made_again(
+    stores: SqliteStores, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may leave the file as a checkpoint that failed has left it, and only its log makes it whole."""
+    store = await stores.open()
+    ids = await deliver(store, clocks, 5)
+    await contract.filled(store)
+    file, log, *_ = search_index.files_of(stores.path)
+    there: list[tuple[bool, bool]] = []
+
+    def sync_fails(path: Path) -> None:
+        there.append((file.exists(), log.exists()))
+        if len(there) in (1, 3):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(search_index, "make_name_durable", sync_fails)
+
+    def corrupt(index: SearchIndex) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    with pytest.raises(StoreUnavailable):
+        await store.search._submit(corrupt)
+    assert there == [(False, True)], "the log stays until the file is gone for good"
+    with pytest.raises(StoreUnavailable, match="Input/output error"):
+        await store.search.fill(1.0)
+    assert there[1:] == [(False, True), (False, False)]
+    await contract.filled(store)
+    assert there[3:5] == [(False, False), (False, False)], "it is not made before the log is gone for good"
+    assert await found(store) == ids
+
+
+async def test_what_a_power_cut_left_of_a_deleted_index_is_deleted(stores: SqliteStores, clocks: Clocks) -> None:
+    store = await stores.open()
+    ids = await deliver(store, clocks, 5)
+    await contract.filled(store)
+    file, log, *_ = search_index.files_of(stores.path)
+    kept = log.read_bytes()
+    await stores.close()
+    file.unlink()
+    log.write_bytes(kept)
+    store = await stores.open()
+    ids += await deliver(store, clocks, 5)
     await contract.filled(store)
     assert await found(store) == ids
 

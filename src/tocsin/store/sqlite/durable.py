@@ -37,16 +37,21 @@ def make_directory(path: Path) -> None:
     while not there.exists():
         missing.append(there)
         there = there.parent
-    _make_name_durable(there)
+    make_name_durable(there)
     for directory in reversed(missing[1:]):
         directory.mkdir(exist_ok=True)
-        _make_name_durable(directory)
+        make_name_durable(directory)
     path.mkdir(exist_ok=True, mode=0o700)
     if missing:
-        _make_name_durable(path)
+        make_name_durable(path)
 
 
-def _make_name_durable(path: Path) -> None:
+def make_name_durable(path: Path) -> None:
+    """That it is there, or is not there any more, where the file system can sync a directory.
+
+    Raises:
+        OSError: the directory cannot be synced.
+    """
     try:
         make_durable(path.parent)
     except OSError as error:

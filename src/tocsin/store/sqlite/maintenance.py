@@ -16,12 +16,11 @@ from tocsin.store.audit_chain import Action, Change, Ends
 from tocsin.store.content_keys import OVERHEAD_BYTES
 from tocsin.store.envelope import TRACE_BYTES
 from tocsin.store.ports import StoreError
-from tocsin.store.sqlite import audit, locks, sealed_rows
+from tocsin.store.sqlite import audit, locks, sealed_rows, search_index
 from tocsin.store.sqlite.connection import close, file_uri, open_connection, raw
 from tocsin.store.sqlite.durable import make_directory, make_durable
 from tocsin.store.sqlite.failures import is_unreadable, os_sentence, sentence
 from tocsin.store.sqlite.migrations import MigrationError, head, is_current
-from tocsin.store.sqlite.search_index import files_of
 
 _MOST_FINDINGS: Final = 20
 _BUSY_TIMEOUT_S: Final = 5.0
@@ -91,7 +90,7 @@ def files(path: Path) -> list[Path]:
     """The files of the store at `path` that are there: the database, its log, the search index, and the locks."""
     file = Path(os.path.realpath(path))
     beside = [_beside(file, suffix) for suffix in ("", "-wal", "-shm", "-journal", ".lock", ".migrate-lock")]
-    return [one for one in (*beside, *files_of(file)) if os.path.exists(one)]
+    return [one for one in (*beside, *search_index.files_of(file)) if os.path.exists(one)]
 
 
 def used_keys(path: Path) -> list[str]:
@@ -254,8 +253,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
     if path.exists():
         _write_log_into_file(path)
     # A new store beside the index or the log of an old one would take them for its own.
-    for file in files_of(path):
-        file.unlink(missing_ok=True)
+    search_index.delete(path)
     aside = _set_aside(path)
     make_durable(path.parent)
     try:

@@ -19,10 +19,9 @@ from tocsin.store.records import Cursor, Findings, IndexState, Query
 from tocsin.store.search_page import OFF, Page
 from tocsin.store.sqlite import search_feed
 from tocsin.store.sqlite.database import Database
-from tocsin.store.sqlite.durable import make_durable
 from tocsin.store.sqlite.failures import is_corruption, is_failed_sync, os_sentence, sentence
 from tocsin.store.sqlite.search_feed import Recent
-from tocsin.store.sqlite.search_index import SearchIndex, files_of, index_path
+from tocsin.store.sqlite.search_index import SearchIndex, delete, index_path
 from tocsin.store.sqlite.search_look import Look
 from tocsin.store.sqlite.worker import Job, StartWorker, Worker
 
@@ -43,6 +42,7 @@ class _Jobs:
         self._recent = recent
         self._read_only = read_only
         self._index: SearchIndex | None = None
+        self._to_delete = False
         self._failing = False
 
     def run(self, jobs: list[Job]) -> None:
@@ -60,17 +60,18 @@ class _Jobs:
             self._index = None
 
     def _opened(self) -> SearchIndex:
+        if self._to_delete:
+            self._delete()
         if self._index is None:
             self._index = SearchIndex(self._store, self._recent, read_only=self._read_only)
         return self._index
 
     def _delete(self) -> None:
-        """The names go first, and for good: when the index is closed, SQLite moves the log into the file, and after a
-        power cut the log might be there again, without what was not synced."""
-        with contextlib.suppress(OSError):
-            for file in files_of(self._store):
-                file.unlink(missing_ok=True)
-            make_durable(index_path(self._store).parent)
+        """Nothing is done with the index until it is gone for good. It is closed last: then SQLite moves the log into
+        the file, and deletes it."""
+        self._to_delete = True
+        delete(self._store)
+        self._to_delete = False
         with contextlib.suppress(sqlite3.Error):
             self.close()
         self._index = None
@@ -82,7 +83,8 @@ class _Jobs:
             # It has nothing that the store has not.
             if not self._failing:
                 log.warning("the index of the search is damaged; it is made again", error=str(error))
-            self._delete()
+            with contextlib.suppress(OSError):
+                self._delete()
         elif not self._failing:
             log.warning("the index of the search cannot be used; what is delivered is not affected", error=str(error))
         self._failing = True

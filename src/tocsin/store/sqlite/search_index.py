@@ -26,6 +26,7 @@ from tocsin.store.search_shapes import Shapes, owner_key
 from tocsin.store.searching import Combination, Shape
 from tocsin.store.sqlite import rows
 from tocsin.store.sqlite.connection import connect, file_uri
+from tocsin.store.sqlite.durable import make_name_durable
 from tocsin.store.sqlite.search_feed import Recent, Seen
 
 FORMAT: Final = 1
@@ -115,9 +116,28 @@ def index_path(store: Path) -> Path:
 
 
 def files_of(store: Path) -> list[Path]:
-    """The index's files: they can be deleted at any time while nobody has them open."""
     path = index_path(store)
-    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
+    return [path, *_beside(path)]
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+
+
+def delete(store: Path) -> None:
+    """Delete the index for good: no power cut brings anything back.
+
+    The file is gone before its log is touched. While the log is moved into the file, some pages of a step are there
+    before others: without the log, the file might name a position and lack what leads to it.
+
+    Raises:
+        OSError: it cannot be deleted, or nobody knows what a power cut would leave. It has to be repeated.
+    """
+    path = index_path(store)
+    for files in ([path], _beside(path)):
+        for file in files:
+            file.unlink(missing_ok=True)
+        make_name_durable(path)
 
 
 class SearchIndex:
@@ -144,6 +164,8 @@ class SearchIndex:
         path = index_path(self._store)
         # Only where there is none: to close a file gives back the locks that the process has on it (fcntl(2)).
         if not self._read_only and not path.exists():
+            # A power cut may have come between the file and its log.
+            delete(self._store)
             # Like the store: nobody but its user may read it.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         return connect(path, self._prepare, read_only=self._read_only)
