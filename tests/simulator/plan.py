@@ -30,6 +30,8 @@ _DELIVERIES_A_SECOND_BESIDE_A_FLOOD: Final = 3.0
 _FLOOD_DELIVERIES_A_SECOND: Final = 30.0
 _MOST_POOR, _MOST_RICH = 25, 3
 MOST_OWNERS: Final = _MOST_POOR + _MOST_RICH
+_MOST_QUIET_OF_RICH_S: Final = 24 * 3600.0
+"""What waits is tried again every hour, to every phone."""
 _SHORT_S: Final = (8.0, 30.0)
 _MOST_OWNERS_OF_SHORT: Final = 8
 _MOST_PHONES_OF_SHORT: Final = 30
@@ -200,6 +202,7 @@ def fitted(plan: Plan) -> Plan:
         # It takes 200 attempts within a minute at one account, and tokens that are left when it has blown.
         plan = replace(plan, rich_owners=_MOST_RICH, rich_phones=100, body_bytes=20, event_every_s=1.5)
         plan = replace(plan, most_events_at_once=1, fault_s=max(plan.fault_s, _LONG_ENOUGH_S))
+        plan = replace(plan, quiet_s=min(plan.quiet_s, _MOST_QUIET_OF_RICH_S))
     if "quotas" in plan.troubles:
         every_s = (plan.most_phones + 1) / 2 * PRODUCERS / _DELIVERIES_A_SECOND_TO_COUNT
         plan = replace(plan, fault_s=max(plan.fault_s, _SOME_MINUTES_S), rich_owners=0, most_events_at_once=1)
