@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from litestar import Litestar
 from prometheus_client import CollectorRegistry
+from tests.support.new_store import lay_out
 
 from tocsin.api.app import create_app
 from tocsin.api.control import Figures, Latency, Moment
@@ -198,7 +199,9 @@ async def opened(
         audit=audit or Audit(),
     )
     options = SqliteOptions(max_events=max_events, max_bytes=10**8, lease_s=60, wall_clock=clock, search=True)
-    store = await open_store(directory / f"{convention}.db", options, server=True)
+    path = directory / f"{convention}.db"
+    lay_out(path)
+    store = await open_store(path, options, server=True)
     try:
         await store.start()
         await store.credentials.put(ApnsCredential(p256_key(), "ABC123DEFG").stored(APPLICATION, 0))

@@ -13,6 +13,8 @@ from tests.api.raw_http import Answer, serving
 from tocsin.api import connections as policy
 from tocsin.api import refusal_log
 
+pytestmark = pytest.mark.slow
+
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: tocsin\r\n\r\n"
 WITHIN_S = 10
 ELSEWHERE = "127.0.0.2"

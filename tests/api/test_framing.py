@@ -13,6 +13,8 @@ from tests.api.raw_http import exchange, serving
 
 from tocsin.api.framing import refusal
 
+pytestmark = pytest.mark.slow
+
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: tocsin\r\n\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 

@@ -11,6 +11,8 @@ from tests.api.raw_http import serving
 
 from tocsin.settings import Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def port(api):

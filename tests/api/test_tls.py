@@ -16,6 +16,8 @@ from tocsin.api import tls_listener
 from tocsin.api.tls import ServerTls, TlsError
 from tocsin.emulator.credentials import write_credentials
 
+pytestmark = pytest.mark.slow
+
 WITHIN_S = 10
 
 

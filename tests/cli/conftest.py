@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from msgspec import Struct
 from tests.cli.server import Server
+from tests.support.new_store import lay_out
 from tests.support.postgres import execute
 from tests.support.postgres_server import shared_server
 
@@ -64,6 +65,7 @@ def store(run: Run) -> Path:
     async def nothing(store: Store) -> None: ...
 
     settings = load()
+    lay_out(settings.store.path)
     in_store(settings, nothing, create=True)
     return settings.store.path
 

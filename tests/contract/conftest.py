@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tests.contract.factories import FACTORIES, Stores
+from tests.contract.factories import FACTORIES, KINDS, Stores
 from tests.support.clocks import Clocks
 
 from tocsin.store.ports import Store
@@ -24,7 +24,7 @@ def clocks() -> Clocks:
     return Clocks()
 
 
-@pytest.fixture(params=sorted(FACTORIES))
+@pytest.fixture(params=KINDS)
 async def stores(request: pytest.FixtureRequest, tmp_path: Path, clocks: Clocks) -> AsyncIterator[Stores]:
     if request.param == "model" and request.module.__name__.endswith("test_search"):
         pytest.skip(reason="the index of the search is SQL alone, which the model of the database leaves out")

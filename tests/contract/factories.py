@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
 from tests.support.clocks import Clocks
 from tests.support.model_postgres import ModelStores
 from tests.support.postgres import PostgresStores
@@ -41,3 +42,6 @@ FACTORIES: dict[str, Callable[[Path, Clocks, AsyncExitStack], Stores]] = {
     "postgres": PostgresStores,
     "sqlite": SqliteStores,
 }
+
+KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind == "postgres" else kind for kind in sorted(FACTORIES)]
+"""As parameters of a test. For PostgreSQL a server has to be started."""

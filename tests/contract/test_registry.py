@@ -468,6 +468,7 @@ def leave(store: Store, action: str) -> Coroutine[Any, Any, int]:
     return registry.release_quarantine(ACCOUNT, 100) if action == "release" else registry.purge_quarantine(ACCOUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["release", "purge"])
 async def test_what_is_appended_while_many_leave_the_quarantine_is_accepted_before_all_have(
     store: Store, clocks: Clocks, action: str
@@ -488,6 +489,7 @@ async def test_what_is_appended_while_many_leave_the_quarantine_is_accepted_befo
     assert len(await registry.history(token=DeviceToken("17"))) == (0 if action == "release" else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["release", "purge"])
 async def test_a_release_that_was_interrupted_goes_on_when_it_is_called_again(stores: Stores, action: str) -> None:
     store = await stores.open()
@@ -505,6 +507,7 @@ async def test_a_release_that_was_interrupted_goes_on_when_it_is_called_again(st
     assert await registered(store) == (tokens if action == "release" else set())
 
 
+@pytest.mark.slow
 async def test_what_comes_into_quarantine_during_a_release_stays(store: Store) -> None:
     """The operator has decided about what was there."""
     await quarantine_many(store)

@@ -18,6 +18,7 @@ from tocsin.providers.fcm.oauth import HttpOAuthClient, TokenRefused, TokenUnava
 from tocsin.sign_in.exchange import Exchange, ExchangeFailed
 
 TIMEOUT_S = 2.0
+pytestmark = pytest.mark.slow
 WITHIN_S = 10.0
 MOST_BYTES = 24 * 1024 * 1024
 MOST_MEMORY_BYTES = 100 * 1024 * 1024

@@ -264,6 +264,7 @@ async def a_command_beside(directory: Path) -> AsyncIterator[Store]:
         await store.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removed_by", ["server", "command"])
 @pytest.mark.parametrize("back_by", ["restore by the server", "restore by a command", "registration"])
 async def test_what_waits_for_a_removed_token_is_delivered_once_the_token_is_back(

@@ -55,6 +55,7 @@ def _run(what: str, path: Path, **environment: str) -> str:
     return ran.stdout.splitlines()[-1]  # before it, a master key is told of
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from Linux's /proc")
 def test_a_migration_does_not_hold_all_devices_in_memory(many_devices: Path, tmp_path: Path) -> None:
     path = tmp_path / "tocsin.db"
@@ -62,6 +63,7 @@ def test_a_migration_does_not_hold_all_devices_in_memory(many_devices: Path, tmp
     assert int(_run("measure", path)) < MOST_GROWN_KIB
 
 
+@pytest.mark.slow
 def test_a_migration_that_finds_no_room_to_sort_changes_nothing_and_says_so(many_devices: Path, tmp_path: Path) -> None:
     path = tmp_path / "tocsin.db"
     shutil.copy(many_devices, path)

@@ -55,6 +55,7 @@ async def told(directory: Path, seed: int) -> tuple[str, list[str]]:
         return answers, [line for line in left.iterdump() if line.startswith("INSERT INTO")]
 
 
+@pytest.mark.slow
 async def test_the_same_clocks_and_seed_make_the_same_answers_and_the_same_rows(tmp_path: Path) -> None:
     first, again = await told(tmp_path / "1", 42), await told(tmp_path / "2", 42)
     assert first == again
@@ -71,6 +72,7 @@ print(answers, *rows, sep="\\n")
 """
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_the_order_in_which_a_process_hashes_strings(tmp_path: Path) -> None:
     printed = []
     for seed in ("1", "2"):
@@ -81,6 +83,7 @@ def test_nothing_depends_on_the_order_in_which_a_process_hashes_strings(tmp_path
     assert printed[0]
 
 
+@pytest.mark.slow
 async def test_another_seed_makes_other_generations_and_other_ids_of_jobs(tmp_path: Path) -> None:
     first, other = await told(tmp_path / "1", 42), await told(tmp_path / "2", 43)
     assert "job_" in first[0]

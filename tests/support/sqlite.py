@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.support.clocks import Clocks
+from tests.support.new_store import lay_out
 from tocsin.store.master_keys import KeyFile
 from tocsin.store.sqlite.opening import open_store
 from tocsin.store.sqlite.store import SqliteOptions, SqliteStore
@@ -43,6 +44,7 @@ class SqliteStores:
             wall_clock=self.clocks.wall,
             monotonic=self.clocks.monotonic,
         )
+        lay_out(self.path)
         store = await open_store(self.path, options, server=server)
         self._life.push_async_callback(store.close)
         if server:
