@@ -32,6 +32,8 @@ _QUICK_S: Final = 45.0
 _SHRINK_RUNS: Final = 60
 _SHRINK_S: Final = 90.0
 _YEAR_DAYS: Final = 365.25
+_COLLECTED_SEEDS: Final = 50
+"""Garbage is collected after so many: each leaves half a megabyte of it."""
 
 
 class Kind(Struct, frozen=True):
@@ -109,6 +111,8 @@ def _many(kind: Kind, seeds: Iterable[int], first: int, bug: Bug | None, *, unti
             return 1
         if until_s is not None and time.monotonic() - started_s > until_s:
             break
+        if runs % _COLLECTED_SEEDS == 0:
+            gc.collect()
     took_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
     print(
         f"{runs:.0f} seeds, {_long(virtual_s)} of simulated time in {took_s:.0f} s ({cpu_s:.0f} s of CPU, "
