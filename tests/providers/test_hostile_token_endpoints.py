@@ -17,8 +17,9 @@ from tocsin.providers.fcm.credentials import read_service_account
 from tocsin.providers.fcm.oauth import HttpOAuthClient, TokenRefused, TokenUnavailable
 from tocsin.sign_in.exchange import Exchange, ExchangeFailed
 
-TIMEOUT_S = 2.0
 pytestmark = pytest.mark.slow
+
+TIMEOUT_S = 2.0
 WITHIN_S = 10.0
 MOST_BYTES = 24 * 1024 * 1024
 MOST_MEMORY_BYTES = 100 * 1024 * 1024

@@ -30,7 +30,8 @@ _DELIVERIES_A_SECOND_BESIDE_A_FLOOD: Final = 3.0
 _FLOOD_DELIVERIES_A_SECOND: Final = 30.0
 _MOST_POOR, _MOST_RICH = 25, 3
 MOST_OWNERS: Final = _MOST_POOR + _MOST_RICH
-_MOST_QUIET_OF_RICH_S: Final = 24 * 3600.0
+DAY_S: Final = 24 * 3600.0
+_MOST_QUIET_OF_RICH_S: Final = DAY_S
 """What waits is tried again every hour, to every phone."""
 _SHORT_S: Final = (8.0, 30.0)
 _MOST_OWNERS_OF_SHORT: Final = 8
@@ -40,9 +41,6 @@ _TROUBLES_OF_SHORT: Final = 4
 _LONG_ENOUGH_S: Final = 60.0
 _SOME_MINUTES_S: Final = 150.0
 _MILD: Final = ("devices", "deaths", "topics", "applications", "provider", "network", "operator")
-
-
-DAY_S: Final = 24 * 3600.0
 
 
 class Size(StrEnum):

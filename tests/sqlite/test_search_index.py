@@ -18,7 +18,7 @@ from tests.support.sqlite import SqliteStores
 from tocsin.store.leases import leases_of
 from tocsin.store.ports import SearchUnavailable, StoreUnavailable
 from tocsin.store.records import Query, Settlement
-from tocsin.store.search_shapes import Alike, owner_key
+from tocsin.store.search_shapes import Alike, alike, owner_key
 from tocsin.store.sqlite import search_index, search_look
 from tocsin.store.sqlite.leases import FileLease
 from tocsin.store.sqlite.maintenance import backup, files, restore
@@ -346,7 +346,7 @@ async def test_what_was_settled_here_is_not_read_again(stores: SqliteStores, clo
     retried = parked(three, clocks.now_ms + 60_000)
     settlements = [done(one), contract.refused(two, "BadDeviceToken"), retried]
     seqs = [lease.seq for lease in leases_of(items.values(), FileLease)]
-    known = alike(settlements[0])
+    known = alike_of(settlements[0])
     recent = Recent()
     recent.begin({known: -2})
     recent.settled(7, settlements, leases_of(items.values(), FileLease))()
@@ -362,7 +362,7 @@ async def test_what_was_numbered_for_an_index_that_is_gone_is_not_taken(stores: 
     items = await contract.appended(store, make_event(clocks))
     settlements, leases = [done(item) for item in items.values()], leases_of(items.values(), FileLease)
     recent = Recent()
-    recent.begin({alike(settlements[0]): -2})
+    recent.begin({alike_of(settlements[0]): -2})
     recent.settled(7, settlements, leases)()
     committing = recent.settled(8, settlements, leases)
     recent.begin({})
@@ -385,6 +385,5 @@ async def test_no_more_is_kept_than_there_is_room_for(stores: SqliteStores, cloc
     assert len(recent.take(10_000)) == 10, "there is room again"
 
 
-def alike(settlement: Settlement) -> Alike:
-    (one,) = settlement.attempts
-    return (settlement.item.event.message, one.lane, one.result, one.reason, one.status)
+def alike_of(settlement: Settlement) -> Alike:
+    return alike(settlement.item.event.message, settlement.attempts[0])

@@ -26,6 +26,11 @@ def owner_key(owner: str) -> int:
     return crc32(owner.encode())
 
 
+def alike(message: str, attempt: Attempt) -> Alike:
+    """Of an event that has this attempt alone."""
+    return (message, attempt.lane, attempt.result, attempt.reason, attempt.status)
+
+
 def wanted(shapes: Mapping[int, Shape], query: Query) -> set[int]:
     """The numbers of the shapes that events may have which are looked for."""
     return {id for id, shape in shapes.items() if may_match(shape, query)} | {ANY_SHAPE}
@@ -45,16 +50,15 @@ class Shapes:
 
     def settled(self, message: str, accepted_ms: int, attempts: Sequence[Attempt]) -> int:
         """The shape of an event for which nothing waits."""
-        alike: Alike | None = None
+        key: Alike | None = None
         if len(attempts) == 1 and attempts[0].lane:
             # A lane belongs to one provider.
-            one = attempts[0]
-            alike = (message, one.lane, one.result, one.reason, one.status)
-            if (known := self.alike.get(alike)) is not None:
+            key = alike(message, attempts[0])
+            if (known := self.alike.get(key)) is not None:
                 return known
         shape = self.number(shape_of(message, states_of(attempts, (), accepted_ms, State.DONE)))
-        if alike is not None and len(self.alike) < MOST_SHAPES:
-            self.alike[alike] = shape
+        if key is not None and len(self.alike) < MOST_SHAPES:
+            self.alike[key] = shape
         return shape
 
     def waiting(

@@ -183,7 +183,8 @@ class SqliteSearch:
         if self._closed:
             raise StoreUnavailable("the store is closed")
         if self._worker is None:
-            jobs: Any = _Jobs(self._path, self._recent or Recent(), read_only=not self._server)
+            assert self._recent is not None, "where it is switched off nobody comes here"
+            jobs: Any = _Jobs(self._path, self._recent, read_only=not self._server)
             self._worker = self._start_worker("tocsin-search", jobs)
         future: asyncio.Future[tuple[T, bool]] = asyncio.get_running_loop().create_future()
         self._worker.submit(Job(call, future))  # type: ignore[arg-type]

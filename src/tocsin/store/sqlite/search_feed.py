@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from tocsin.store.records import Attempt, Settlement
-from tocsin.store.search_shapes import Alike, owner_key
+from tocsin.store.search_shapes import Alike, alike, owner_key
 from tocsin.store.sqlite.leases import FileLease
 
 _NOTE: Final = "INSERT INTO search_feed(seqs, count, at_ms) VALUES (?, ?, ?)"
@@ -101,10 +101,9 @@ class Recent:
             event, attempts = one.item.event, one.attempts
             if len(attempts) == 1:
                 # Most events have one attempt, like the one before them.
-                attempt = attempts[0]
-                alike = (event.message, attempt.lane, attempt.result, attempt.reason, attempt.status)
-                if alike != last:
-                    last, shape = alike, known(alike)
+                key = alike(event.message, attempts[0])
+                if key != last:
+                    last, shape = key, known(key)
                 if shape is not None:
                     values += (lease.seq, owner_key(event.owner), shape)
                     continue

@@ -116,12 +116,9 @@ def index_path(store: Path) -> Path:
 
 
 def files_of(store: Path) -> list[Path]:
+    """The index's file, and after it what SQLite may lay beside it."""
     path = index_path(store)
-    return [path, *_beside(path)]
-
-
-def _beside(path: Path) -> list[Path]:
-    return [path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal")]
+    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))]
 
 
 def delete(store: Path) -> None:
@@ -133,11 +130,11 @@ def delete(store: Path) -> None:
     Raises:
         OSError: it cannot be deleted, or nobody knows what a power cut would leave. It has to be repeated.
     """
-    path = index_path(store)
-    for files in ([path], _beside(path)):
-        for file in files:
-            file.unlink(missing_ok=True)
-        make_name_durable(path)
+    file, *beside = files_of(store)
+    for files in ([file], beside):
+        for one in files:
+            one.unlink(missing_ok=True)
+        make_name_durable(file)
 
 
 class SearchIndex:
