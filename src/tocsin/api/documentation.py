@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from litestar import Request
@@ -80,9 +79,9 @@ def with_body(**content: Schema) -> type[Operation]:
         content={media_types[name]: OpenAPIMediaType(schema=schema) for name, schema in content.items()}, required=True
     )
 
-    @dataclass
     class WithBody(Operation):
-        def __post_init__(self) -> None:
+        def __init__(self, **fields: Any) -> None:
+            super().__init__(**fields)
             self.request_body = body
 
     return WithBody
@@ -151,11 +150,11 @@ _MORE: Final = ResponseHeader(
 )
 
 
-@dataclass
 class _Capped(Operation):
     """An operation whose answer is a list of at most `MOST` rows. Litestar cannot derive that."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
         for media_type in ((self.responses or {})["200"].content or {}).values():  # type: ignore[union-attr]
             assert isinstance(media_type.schema, Schema)
             media_type.schema.max_items = MOST
