@@ -54,6 +54,9 @@ _MOST_HELD: Final = {
     "requests": 40_000,
 }
 """Of what is under way: the bounds of its parts, and somewhat more, for what was taken when there was room for it."""
+_COMPLAINT: Final = "DeviceTokenNotForTopic"
+_COMPLAINED_FOR_S: Final = (7 * 24 - 6) * 3600.0
+"""After a week of complaints a device goes into quarantine. Tocsin's clock may be wrong by five hours."""
 _EVENT_ID: Final = re.compile(rb"e0000000-0000-4000-8000-[0-9]{12}")
 
 
@@ -322,8 +325,10 @@ class Judge:
         one = self._model.registered.get((signal.owner, f"{signal.provider}:{signal.token}"))
         if one is None or one.standing is not Standing.REGISTERED:
             return  # its user has asked for it, or it was gone
-        if any(trouble.kills and trouble.affects(one.phone) for trouble in self._troubles()):
+        one.is_unfit = self._was_complained_of(one)
+        if one.is_unfit or any(trouble.kills and trouble.affects(one.phone) for trouble in self._troubles()):
             one.standing, one.was_deleted, one.falsely_dead = Standing.GONE, False, True
+            self.phone_changed(one.phone)
             self._trace("removed", f"{one.phone!r} of {one.owner}, which lives")
             return
         dead_s = one.phone.dead_from_s
@@ -331,6 +336,21 @@ class Judge:
             self.violated(Invariant.LIVING, f"{one.phone!r} of {one.owner} was removed, and no answer said it is dead")
         one.standing, one.was_deleted, one.gone_s = Standing.GONE, False, self._loop.time()
         self._trace("removed", f"{one.phone!r} of {one.owner}")
+
+    def _was_complained_of(self, one: Registered) -> bool:
+        """Whether its provider has said for a week that it is not for its topic, and took no push for it meanwhile; it
+        need not say so any more."""
+        model = self._model
+        own = [(id, one.phone.token) for id, accepted in model.accepted.items() if accepted.event.owner == one.owner]
+        reached_s = max((model.arrivals[key][-1].at_s for key in own if key in model.arrivals), default=0.0)
+        from_s = max(reached_s, one.there_from_s)
+        said_s = [
+            answer.answered_s
+            for key in own
+            for answer in model.refusals.get(key, ())
+            if answer.reason == _COMPLAINT and answer.answered_s > from_s
+        ]
+        return bool(said_s) and max(said_s) - min(said_s) > _COMPLAINED_FOR_S
 
     # -- bounds --------------------------------------------------------------------------------------------------------
 

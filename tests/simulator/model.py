@@ -34,6 +34,8 @@ class Registered(Struct, eq=False):
     """Its user has deleted it, and that was answered."""
     falsely_dead: bool = False
     """Its provider has called it dead, and it was not."""
+    is_unfit: bool = False
+    """It is in quarantine, as its provider has said for a week that it is not for its topic."""
     restored_s: float = 0.0
     """When an operator's bringing it back was answered."""
 

@@ -103,8 +103,13 @@ async def letters(world: World) -> None:
 
 
 async def mend_false_deaths(world: World, trouble: Trouble) -> None:
-    """The provider has called living tokens dead: bring them back, from quarantine and from the history."""
-    lost = [one for one in world.model.standing(Standing.GONE) if one.falsely_dead and trouble.affects(one.phone)]
+    """The provider has called living tokens dead: bring them back, from quarantine and from the history. With them
+    comes back what is in quarantine for another reason."""
+    lost = [
+        one
+        for one in world.model.standing(Standing.GONE)
+        if one.falsely_dead and (one.is_unfit or trouble.affects(one.phone))
+    ]
     for one in lost:
         one.standing = Standing.CHANGING
     removed = [token for token in dict.fromkeys([one.phone.token for one in lost]) if await _is_removed(world, token)]
