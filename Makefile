@@ -88,14 +88,15 @@ torture-cluster-quick: $(STAMP)  ## the same, for a minute
 
 SEEDS ?= 10000
 FIRST ?= 1
-simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, about half a second of CPU each
-	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --first $(FIRST)
+JOBS ?= 1
+simulate: $(STAMP)  ## the line in virtual time: SEEDS seeds from FIRST on, in JOBS processes, less than a second of CPU each
+	@$(BIN)/python -m tests.simulator --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
 simulate-quick: $(STAMP)  ## the same for 45 seconds, with other seeds each time
 	@$(BIN)/python -m tests.simulator --quick
 
 simulate-nodes: $(STAMP)  ## the same with several nodes on one database: SEEDS seeds from FIRST on
-	@$(BIN)/python -m tests.simulator --nodes --seeds $(SEEDS) --first $(FIRST)
+	@$(BIN)/python -m tests.simulator --nodes --seeds $(SEEDS) --first $(FIRST) --jobs $(JOBS)
 
 power-loss: $(STAMP)  ## more than 100,000 states in which a power cut could leave the disk, each opened and checked
 	$(BIN)/python -m tests.power_loss

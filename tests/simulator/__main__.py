@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
+import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from shlex import quote
 from typing import Final
@@ -34,6 +39,9 @@ _SHRINK_S: Final = 90.0
 _YEAR_DAYS: Final = 365.25
 _COLLECTED_SEEDS: Final = 50
 """Garbage is collected after so many: each leaves half a megabyte of it."""
+_TOLD_SEEDS: Final = 500
+_tried: Final = count(1)
+"""Of the seeds that this process has tried."""
 
 
 class Kind(Struct, frozen=True):
@@ -59,6 +67,7 @@ def main() -> int:
     which.add_argument("--seeds", type=int, metavar="COUNT", help="so many, from --first on")
     which.add_argument("--quick", action="store_true", help=f"other seeds each time, for {_QUICK_S:g} s")
     parser.add_argument("--first", type=int, default=1, help="the first of --seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="so many processes, which share --seeds")
     parser.add_argument("--minutes", type=float, help="end --seeds early, with what was tried by then")
     parser.add_argument("--trace", action="store_true", help="print the whole trace of --seed")
     parser.add_argument("--with", dest="by", metavar="JSON", help="what of the plan of --seed is another")
@@ -74,7 +83,9 @@ def main() -> int:
     first = secrets.randbelow(10**9) if given.quick else given.first
     seeds = count(first) if given.quick else range(first, first + given.seeds)
     minutes_s = None if given.minutes is None else 60 * given.minutes
-    return _many(kind, seeds, first, bug, until_s=_QUICK_S if given.quick else minutes_s)
+    return _many(
+        kind, seeds, first, bug, until_s=_QUICK_S if given.quick else minutes_s, jobs=1 if given.quick else given.jobs
+    )
 
 
 def _one(kind: Kind, seed: int, bug: Bug | None, by: str, *, trace: bool) -> int:
@@ -95,25 +106,61 @@ def _collect_garbage_rarely() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _many(kind: Kind, seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None) -> int:
-    started_s, cpu_s = time.monotonic(), time.process_time()
+def _try(nodes: bool, bug_name: str | None, seed: int) -> Run:
+    """One seed of many. What it gets can be sent to another process."""
+    kind = _NODES if nodes else _ONE_NODE
+    bug = kind.bugs[bug_name] if bug_name else None
+    with seeded(bug):
+        run = kind.run_seed(seed, plan=kind.plan(seed, bug))
+    if next(_tried) % _COLLECTED_SEEDS == 0:
+        gc.collect()
+    return run
+
+
+@contextmanager
+def _trying(kind: Kind, seeds: Iterable[int], bug: Bug | None, jobs: int) -> Iterator[Iterator[Run]]:
+    """The seeds' runs, in order. At the end those that have begun are waited for."""
+    one = partial(_try, kind is _NODES, bug.name if bug else None)
+    if jobs == 1:
+        yield map(one, seeds)
+        return
+    # Forked, they have all that was worked out once.
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"))
+    try:
+        yield pool.map(one, seeds)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def _many(
+    kind: Kind, seeds: Iterable[int], first: int, bug: Bug | None, *, until_s: float | None, jobs: int = 1
+) -> int:
+    started_s, cpu_s = time.monotonic(), _cpu_s()
     print(f"seeds from {first} on", flush=True)
     runs = virtual_s = events = arrived = expected = 0.0
     longest_s = 0.0
-    for seed in seeds:
-        with seeded(bug):
-            run = kind.run_seed(seed, plan=kind.plan(seed, bug))
-        runs, virtual_s, events = runs + 1, virtual_s + run.virtual_s, events + run.events
-        arrived, expected = arrived + run.arrived, expected + run.expectations
-        longest_s = max(longest_s, run.longest_wait_s)
-        if run.violation is not None:
-            _report(kind, run, bug)
-            return 1
-        if until_s is not None and time.monotonic() - started_s > until_s:
-            break
-        if runs % _COLLECTED_SEEDS == 0:
-            gc.collect()
-    took_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
+    failed: Run | None = None
+    with _trying(kind, seeds, bug, jobs) as tried:
+        for run in tried:
+            runs, virtual_s, events = runs + 1, virtual_s + run.virtual_s, events + run.events
+            arrived, expected = arrived + run.arrived, expected + run.expectations
+            longest_s = max(longest_s, run.longest_wait_s)
+            if runs % _TOLD_SEEDS == 0:
+                print(f"{runs:.0f} seeds in {time.monotonic() - started_s:.0f} s", flush=True)
+            if run.violation is not None:
+                failed = run
+                break
+            if until_s is not None and time.monotonic() - started_s > until_s:
+                break
+    if failed is not None:
+        _report(kind, failed, bug)
+        return 1
+    took_s, cpu_s = time.monotonic() - started_s, _cpu_s() - cpu_s
     print(
         f"{runs:.0f} seeds, {_long(virtual_s)} of simulated time in {took_s:.0f} s ({cpu_s:.0f} s of CPU, "
         f"{cpu_s / runs:.2f} a seed), {events:.0f} events, {arrived:.0f} pushes arrived.\n"

@@ -87,8 +87,11 @@ class Invariant(StrEnum):
 
 class Violation(Exception):  # noqa: N818 (it says what is so)
     def __init__(self, invariant: Invariant, what: str) -> None:
-        super().__init__(f"{invariant.value}: {what}")
+        super().__init__(invariant, what)  # so it can be sent to another process
         self.invariant = invariant
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 class Expectation(Struct, eq=False):
