@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 
-import pytest
-
-from tests.simulator import __main__ as command
-from tests.simulator.bugs import BY_NAME
+from tests.simulator.assertions import output_of
+from tests.simulator.bugs import BY_NAME, seeded
+from tests.simulator.run import run_seed
 
 _TIMES = re.compile(r" in \d+ s \(.* a seed\)")
 BUG = BY_NAME["one bound of memory for all"]
 
 
-def _said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["simulator", *arguments])
-    return command.main(), _TIMES.sub("", capsys.readouterr().out)
+def _said(*arguments: str) -> tuple[int, str]:
+    code, printed = output_of([sys.executable, "-m", "tests.simulator", "--seeds", "6", *arguments], longest_s=120.0)
+    return code, _TIMES.sub("", printed)
 
 
-def test_two_processes_find_what_one_finds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    alone = _said(monkeypatch, capsys, "--seeds", "6")
+def test_two_processes_find_what_one_finds() -> None:
+    alone = _said()
     assert alone[0] == 0
     assert "6 seeds" in alone[1]
-    assert _said(monkeypatch, capsys, "--seeds", "6", "--jobs", "2") == alone
+    assert _said("--jobs", "2") == alone
 
 
-def test_a_seed_that_fails_in_another_process_is_told_with_its_trace(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command, "_SHRINK_RUNS", 1)
-    arguments = ["--seeds", "2", "--first", "2", "--bug", BUG.name]
-    alone = _said(monkeypatch, capsys, *arguments)
-    assert alone[0] == 1
-    assert "VIOLATION" in alone[1]
-    shared = _said(monkeypatch, capsys, *arguments, "--jobs", "2")
-    real = re.compile(r" simulated seconds in [\d.]+ s")
-    assert (shared[0], real.sub("", shared[1])) == (1, real.sub("", alone[1]))
+def test_what_a_seed_violates_can_be_told_by_another_process() -> None:
+    with seeded(BUG):
+        run = run_seed(2, plan=BUG.plan(2))
+    assert run.violation is not None
+    told = pickle.loads(pickle.dumps(run))
+    assert (str(told.violation), told.violation.invariant) == (str(run.violation), run.violation.invariant)
+    assert told.lines == run.lines
