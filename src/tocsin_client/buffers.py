@@ -31,6 +31,8 @@ class AsyncBuffer:
         self._client = client
         self._waiting: asyncio.Queue[tuple[Event, asyncio.Future[str]] | None] = asyncio.Queue(most_waiting)
         self._task: asyncio.Task[None] | None = None
+        self._putting = 0
+        self._all_put = asyncio.Event()
 
     async def put(self, event: Event) -> asyncio.Future[str]:
         """Hand in an event; the future has its id when it is durable, or a TocsinError.
@@ -41,7 +43,13 @@ class AsyncBuffer:
         if self._task is None:
             raise RuntimeError("the buffer is not open: use it in `async with`")
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        await self._waiting.put((event, future))
+        self._putting += 1
+        try:
+            await self._waiting.put((event, future))
+        finally:
+            self._putting -= 1
+            if not self._putting:
+                self._all_put.set()
         return future
 
     async def send(self, event: Event) -> str:
@@ -59,6 +67,10 @@ class AsyncBuffer:
     async def __aexit__(self, *_: object) -> None:
         task, self._task = self._task, None
         if task is not None:
+            # From here on `put` refuses; those that wait in it come before the end.
+            while self._putting:
+                self._all_put.clear()
+                await self._all_put.wait()
             await self._waiting.put(None)
             await task
 
@@ -94,13 +106,22 @@ class Buffer:
         self._client = client
         self._waiting: queue.Queue[tuple[Event, Future[str]] | None] = queue.Queue(most_waiting)
         self._thread: threading.Thread | None = None
+        self._putting = 0
+        self._all_put = threading.Condition()
 
     def put(self, event: Event) -> Future[str]:
         """See `AsyncBuffer.put`."""
-        if self._thread is None:
-            raise RuntimeError("the buffer is not open: use it in `with`")
+        with self._all_put:
+            if self._thread is None:
+                raise RuntimeError("the buffer is not open: use it in `with`")
+            self._putting += 1
         future: Future[str] = Future()
-        self._waiting.put((event, future))
+        try:
+            self._waiting.put((event, future))
+        finally:
+            with self._all_put:
+                self._putting -= 1
+                self._all_put.notify_all()
         return future
 
     def send(self, event: Event) -> str:
@@ -113,7 +134,9 @@ class Buffer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        thread, self._thread = self._thread, None
+        with self._all_put:
+            thread, self._thread = self._thread, None
+            self._all_put.wait_for(lambda: not self._putting)
         if thread is not None:
             self._waiting.put(None)
             thread.join()

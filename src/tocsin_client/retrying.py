@@ -16,6 +16,8 @@ REPEATABLE: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed: tocsin's own, and those of a proxy before it."""
 _FIRST_S: Final = 0.1
 _LONGEST_S: Final = 10.0
+_GROWING_TRIES: Final = 10
+"""After so many tries a pause has its full length; two to the power of all tries would not be a number for long."""
 
 
 class Patience:
@@ -39,7 +41,7 @@ class Patience:
         What the server asks for (`Retry-After`) is the least, and a little is added so that not all clients return at
         once.
         """
-        longest = min(_LONGEST_S, _FIRST_S * 2.0**self._tries)
+        longest = min(_LONGEST_S, _FIRST_S * 2.0 ** min(self._tries, _GROWING_TRIES))
         self._tries += 1
         jitter = self._uniform(0.0, longest)
         pause = jitter if retry_after_s is None else retry_after_s + jitter / 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -63,3 +64,53 @@ async def test_a_buffer_that_is_not_open_says_so(tocsin: LocalTocsin) -> None:
     async with AsyncClient(tocsin.url, tocsin.key) as client:
         with pytest.raises(RuntimeError, match="async with"):
             await AsyncBuffer(client).send(a_fax())
+
+
+class _Held:
+    """A client whose first batch waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.get_running_loop().create_future()
+
+    async def send_each(self, events: list[Any]) -> list[str]:
+        await self.let_go
+        return ["durable"] * len(events)
+
+
+async def test_who_waits_for_a_place_when_the_block_is_left_gets_an_answer() -> None:
+    client: Any = _Held()
+    async with AsyncBuffer(client, most_waiting=2) as buffer:
+        tasks = [asyncio.create_task(buffer.send(a_fax())) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        client.let_go.set_result(None)
+        await asyncio.sleep(0)  # the buffer has taken two, and who waits for their places has not run yet
+    assert await asyncio.wait_for(asyncio.gather(*tasks), timeout=10) == ["durable"] * 10
+
+
+async def test_who_waits_for_a_place_and_gives_up_does_not_keep_the_block_from_being_left(tocsin: LocalTocsin) -> None:
+    async with AsyncClient(tocsin.url, tocsin.key) as client:
+        async with AsyncBuffer(client, most_waiting=1) as buffer:
+            tasks = [asyncio.create_task(buffer.put(a_fax())) for _ in range(20)]
+            await asyncio.sleep(0)
+            for task in tasks[5:]:
+                task.cancel()
+        ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=30)
+    futures = [end for end in ends if isinstance(end, asyncio.Future)]
+    assert len(futures) >= 5
+    assert all(future.done() for future in futures)
+
+
+def test_threads_that_wait_for_a_place_when_the_block_is_left_get_an_answer(tocsin: LocalTocsin) -> None:
+    started = threading.Barrier(21)
+
+    def send(buffer: Buffer) -> str:
+        started.wait()
+        return buffer.send(a_fax())
+
+    with Client(tocsin.url, tocsin.key) as client, ThreadPoolExecutor(20) as pool:
+        with Buffer(client, most_waiting=1) as buffer:
+            ends = [pool.submit(send, buffer) for _ in range(20)]
+            started.wait()
+        found = [end.exception(timeout=30) or end.result() for end in ends]
+    # Who came when it was closed already is told so.
+    assert all(isinstance(one, (str, RuntimeError)) for one in found)

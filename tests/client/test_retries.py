@@ -104,3 +104,12 @@ def test_pauses_grow_up_to_ten_seconds_and_never_undercut_what_the_server_asks()
     assert (patience.pause_s(retry_after_s=30.0) or 0.0) >= 30.0
     now[0] = 995.0
     assert patience.pause_s() is None
+
+
+def test_a_client_goes_on_for_hours() -> None:
+    now = 0.0
+    patience = Patience(24 * 3600.0, monotonic=lambda: now, uniform=lambda least, most: most)
+    while (pause := patience.pause_s()) is not None:
+        assert pause <= 10.0
+        now += pause
+    assert now > 24 * 3600 - 10
