@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,42 @@ def test_an_export_never_overwrites(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_text("mine")
     refused = run("device", "export", str(tmp_path / "out.csv"))
     assert (refused.status, (tmp_path / "out.csv").read_text()) == (2, "mine")
+
+
+def test_an_export_that_fails_leaves_no_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    failed = run("device", "export", str(tmp_path / "out.csv"), "--config", str(tmp_path / "none.toml"))
+    assert failed.status != 0
+    assert not (tmp_path / "out.csv").exists()
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here, which is never anything but full")
+def test_a_full_disk_is_told_with_the_name_of_the_file(
+    run: Run, write_file: WriteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run("device", "import", write_file(APNS, {**FCM, "system": "x"}), "--refused", str(FULL))
+    assert (done.status, done.err.count("Traceback")) == (1, 0)
+    assert f"--refused {FULL}: No space left on device" in done.err
+    monkeypatch.setattr(os, "fdopen", lambda number, *_, **__: (os.close(number), FULL.open("w"))[1])
+    failed = run("device", "export", str(tmp_path / "out.csv"))
+    assert (failed.status, failed.err) == (
+        1,
+        f"tocsin: {tmp_path / 'out.csv'}: No space left on device; what was written is not complete\n",
+    )
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["{}", "./{}", "{}.progress"])
+def test_what_is_imported_is_not_overwritten_by_its_own_report(
+    run: Run, write_file: WriteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = Path(write_file(APNS))
+    before = file.read_bytes()
+    monkeypatch.chdir(file.parent)
+    refused = run("device", "import", str(file), "--refused", name.format(file.name))
+    assert (refused.status, "the import itself reads this file" in refused.err) == (2, True)
+    assert file.read_bytes() == before

@@ -159,7 +159,7 @@ def write(devices: Iterable[Device], format: Format, rules: RuleBook, file: IO[s
     columns = ("owner", "system", "device_token", *sorted(rules.fields), "registered")
     described = [_described(device, rules, columns) for device in devices]
     if format is Format.NDJSON:
-        file.writelines(_encode(one).decode() + "\n" for one in described)
+        file.write("".join(_encode(one).decode() + "\n" for one in described))
         return
     table = csv.DictWriter(file, columns, lineterminator="\n")
     if names:

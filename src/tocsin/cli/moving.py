@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, Final, TextIO
+from typing import IO, Annotated, Any, Final, TextIO
 
 import msgspec
 import typer
@@ -26,6 +26,7 @@ from tocsin.cli.errors import CommandError, InputError
 from tocsin.cli.opening import in_store, settings_of
 from tocsin.cli.output import print_json, remark
 from tocsin.cli.progress import working
+from tocsin.cli.streams import Output
 from tocsin.providers.rules import RULES
 from tocsin.store.ports import Store
 
@@ -74,6 +75,8 @@ def import_(
         source: IO[bytes] = sys.stdin.buffer if str(file) == "-" else life.enter_context(_opened(file))
         progress = None if dry_run or source is sys.stdin.buffer else file.with_name(file.name + ".progress")
         counts = _begin(source, progress)
+        if refused is not None and (_is(refused, file) or (progress is not None and _is(refused, progress))):
+            raise InputError(f"--refused {refused}: the import itself reads this file; name another")
         report = life.enter_context(_Report.open(refused, append=counts.lines > 0))
         shown = life.enter_context(_shown(source))
         operation = _Import(counts, report, progress, settings.push_api.max_tokens_per_user, dry_run=dry_run)
@@ -107,8 +110,7 @@ def export(
     if format is None:
         raise InputError("--format: say csv or ndjson, as the name of the file does not")
     with ExitStack() as life:
-        target: TextIO = sys.stdout if standard_output else life.enter_context(_created(file))
-
+        target: Any = sys.stdout if standard_output else life.enter_context(_created(file))
         work = life.enter_context(working("exporting devices"))
 
         async def run(store: Store) -> int:
@@ -129,7 +131,8 @@ def export(
 class _Report:
     """The lines that were refused: into a file, or the first few of them to the terminal. No token stands in it."""
 
-    def __init__(self, file: TextIO | None) -> None:
+    def __init__(self, file: Any) -> None:
+        """`file`: where to write, or None."""
         self._table = None if file is None else csv.writer(file, lineterminator="\n")
         self._shown = 0
 
@@ -143,8 +146,8 @@ class _Report:
             file = path.open("a" if append else "w", encoding="utf-8", newline="")
         except OSError as error:
             raise InputError(f"--refused {path}: {error.strerror}; name another file") from None
-        with file:
-            report = cls(file)
+        with _written(file, f"--refused {path}") as target:
+            report = cls(target)
             if not append and report._table is not None:
                 report._table.writerow(("line", "field", "reason"))
             yield report
@@ -257,13 +260,44 @@ def _opened(file: Path) -> IO[bytes]:
         raise InputError(f"{file}: {error.strerror}; name another file") from None
 
 
-def _created(file: Path) -> TextIO:
-    """A new file that only its owner may read."""
+@contextlib.contextmanager
+def _created(file: Path) -> Iterator[Any]:
+    """A new file that only its owner may read. Where the command fails, it is gone again: it would not be complete."""
     try:
         number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; name a file that does not exist yet") from None
-    return os.fdopen(number, "w", encoding="utf-8", newline="")
+    try:
+        with _written(os.fdopen(number, "w", encoding="utf-8", newline=""), str(file)) as target:
+            yield target
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _written(file: TextIO, name: str) -> Iterator[Any]:
+    """The file, as something to write to; it is closed afterwards.
+
+    Raises:
+        CommandError: it could not be written, for want of space, say.
+    """
+    target = Output(file, remarks=False)
+    try:
+        yield target
+        target.flush()
+    except OSError as error:
+        if error is not target.failure:
+            raise
+        raise CommandError(f"{name}: {error.strerror}; what was written is not complete") from None
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written is tried once more
+            file.close()
+
+
+def _is(one: Path, other: Path) -> bool:
+    """Whether both name the same file."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and os.path.samefile(one, other))
 
 
 def _say(counts: Counts, *, dry_run: bool, as_json: bool) -> None:

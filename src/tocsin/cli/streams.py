@@ -12,7 +12,7 @@ _NAMES: Final = ("stdin", "stdout", "stderr")
 
 
 class Output:
-    """A standard stream that knows why it could not be written. All else is the stream's own.
+    """A stream that knows why it could not be written. All else is the stream's own.
 
     Where it is for `remarks`, such as logs, what cannot be written is left out: no command and no server fails for it.
     """
