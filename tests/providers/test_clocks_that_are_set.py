@@ -161,3 +161,27 @@ async def test_an_access_token_that_is_refused_as_the_clock_was_set_on_the_way_i
     assert await access.ready() == b"Bearer a token"
     assert not access.rejected
     assert Google.asked_at == [clocks.wall_s - by_s, clocks.wall_s]
+
+
+async def test_google_is_asked_for_access_tokens_however_often_it_could_not_be_reached() -> None:
+    """A link that is down for days fails some thousand times in a row."""
+    clocks = Clocks()
+
+    class Google:
+        is_there = False
+
+        async def token(self, account: ServiceAccount, now_s: float) -> Token:
+            if not self.is_there:
+                raise TokenUnavailable("no route to host")
+            return Token("ya29", 3600.0)
+
+        async def close(self) -> None: ...
+
+    google = Google()
+    access = AccessToken(ServiceAccount(), google, wall_clock=clocks.wall, monotonic=clocks.monotonic)
+    for _ in range(1100):
+        assert await access.ready() is None
+        clocks.pass_time(60.0)
+    google.is_there = True
+    assert await access.ready() == b"Bearer ya29"
+    await access.close()

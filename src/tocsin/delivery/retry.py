@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tocsin.domain.backoff import doubled_s
 from tocsin.domain.outcomes import Backoff, RetryLater
 
 MISCONFIGURED: Final = Backoff(60.0, 900.0, jitter=False)
@@ -18,7 +19,7 @@ def delay_s(backoff: Backoff, tries: int, random: float) -> float:
         if tries == 0:
             return 0.0
         first, exponent = _SECOND_AT_ONCE_S, tries - 1
-    bound = min(backoff.cap_s, first * 2.0 ** min(exponent, 30))
+    bound = doubled_s(first, backoff.cap_s, exponent)
     if not backoff.jitter:
         return bound
     return backoff.floor_s + max(0.0, bound - backoff.floor_s) * random

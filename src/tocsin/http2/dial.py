@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from aiohappyeyeballs import start_connection
+
 from tocsin.http2.tls_transport import Asked, handshake
 
 ConnectionType = TypeVar("ConnectionType", bound=Asked)
 _PROXY_ANSWER_LIMIT_BYTES: Final = 16 * 1024
+_NEXT_ADDRESS_S: Final = 0.25
+"""An address that has not answered for so long has the next one tried beside it (RFC 8305, 5)."""
 _CUT: Final = "the connection was closed during the TLS handshake"
 
 
@@ -124,24 +128,17 @@ async def _tunnel(host: str, port: int, proxy: str) -> socket.socket:
 
 
 async def _connected(host: str, port: int) -> socket.socket:
-    """A TCP connection to the first of the host's addresses that accepts one.
+    """A TCP connection to the first of the host's addresses that accepts one, IPv6 and IPv4 by turns (RFC 8305).
 
     Raises:
         OSError: none does, or there is no such host.
     """
-    loop = asyncio.get_running_loop()
-    last: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        sock.setblocking(False)
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, address)
-            return sock
-        except OSError as error:
-            sock.close()
-            last = error
-        except BaseException:
-            sock.close()
-            raise
-    raise last or OSError(f"{host} has no address")
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    if not addresses:
+        raise OSError(f"{host} has no address")
+    try:
+        sock = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
+    except RuntimeError as error:  # uvloop's, in place of an OSError
+        raise OSError(str(error)) from None
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

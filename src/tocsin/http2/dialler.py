@@ -11,6 +11,8 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from tocsin.domain.backoff import doubled_s
+
 log = structlog.get_logger(__name__)
 
 _BACKOFF_FIRST_S: Final = 0.5
@@ -62,7 +64,7 @@ class Dialler(Generic[C]):
     def back_off(self, why: str) -> None:
         """Count a failure: the next dial waits up to 0.5 s, doubled with each failure in a row, at most 60 s."""
         self.failures += 1
-        bound = min(_BACKOFF_CAP_S, _BACKOFF_FIRST_S * 2 ** (self.failures - 1))
+        bound = doubled_s(_BACKOFF_FIRST_S, _BACKOFF_CAP_S, self.failures - 1)
         self._not_before = self._loop.time() + bound * self._random()
         log.warning("connection failed", origin=self._origin, error=why, failures=self.failures)
 

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
+from tocsin.domain.backoff import doubled_s
 from tocsin.ingest.batch import Ingest
 from tocsin.ingest.tracing import IngestTraces
 from tocsin.settings import Nats, Settings
@@ -248,9 +249,8 @@ class NatsSource:
             log.warning("events cannot be taken from NATS", part=part, reason=sentence)
 
     async def _pause(self) -> None:
-        first_s, most_s = _AGAIN_S
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(most_s, first_s * 2 ** min(self._failures, 10))):
+            async with asyncio.timeout(doubled_s(*_AGAIN_S, self._failures)):
                 await self._stop.wait()
 
 

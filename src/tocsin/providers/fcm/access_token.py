@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from tocsin.domain.backoff import doubled_s
 from tocsin.providers.fcm.credentials import ServiceAccount
 from tocsin.providers.fcm.oauth import OAuthClient, Token, TokenRefused, TokenUnavailable
 
@@ -145,6 +146,5 @@ class AccessToken:
     def _failed(self, error: str, *, rejected: bool) -> None:
         self.error, self.rejected = error, rejected
         self._failures += 1
-        first, cap = _RETRY_S
-        self._not_before = self._monotonic() + min(cap, first * 2**self._failures)
+        self._not_before = self._monotonic() + doubled_s(*_RETRY_S, self._failures)
         log.error("no access token", account=self._account.client_email, error=error)
