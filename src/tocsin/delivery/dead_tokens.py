@@ -39,6 +39,7 @@ class DeadTokens:
 
     def add(self, delivery: Delivery, outcome: TokenDead) -> None:
         self._waiting.append(_Dead(delivery, outcome))
+        self._fuse_of(delivery).undecided += 1
 
     async def remove(self, removed: Removed) -> None:
         """Remove, or quarantine where the fuse has blown; `removed` is told of each.
@@ -55,12 +56,13 @@ class DeadTokens:
             for quarantine, deaths in parted.items():
                 if not deaths:
                     continue
-                if quarantine:
-                    for dead in deaths:
-                        self._fuse_of(dead.delivery).hold()
                 kept = await self._registry.remove_dead([dead.token() for dead in deaths], quarantine=quarantine)
                 parted[quarantine] = []
                 for dead, registered_again in zip(deaths, kept, strict=True):
+                    fuse = self._fuse_of(dead.delivery)
+                    fuse.undecided -= 1
+                    if quarantine:
+                        fuse.hold()
                     removed(dead.delivery, dead.outcome, registered_again, quarantine)
         except WriteFailure:
             self._waiting = parted[False] + parted[True] + self._waiting

@@ -37,6 +37,8 @@ class Fuse:
         self._blown_at = 0.0
         self.holding = False
         """Whether tokens went into quarantine since it blew; once none is left there, the operator has decided."""
+        self.undecided = 0
+        """Dead tokens of which the registry has not said yet what has become of them."""
 
     def count(self, attempts: int, dead: int) -> bool:
         """Count attempts; whether the fuse blew just now."""
@@ -80,8 +82,9 @@ class Fuse:
         self.holding = True
 
     def may_be_reset(self) -> bool:
-        """Asked when nothing is in quarantine: the operator has decided, or there was nothing left to hold back."""
-        return self.blown and (self.holding or self._clock() - self._blown_at > _WINDOW_S)
+        """Asked when nothing is in quarantine: the operator has decided, or there was nothing left to hold back. While
+        some are still to go there it is neither: reset, it would let them be removed."""
+        return self.blown and not self.undecided and (self.holding or self._clock() - self._blown_at > _WINDOW_S)
 
     def reset(self) -> None:
         self._started = self._attempts = self._dead = self._attempts_elsewhere = self._dead_elsewhere = 0
