@@ -141,3 +141,37 @@ async def test_a_request_without_a_stream_gets_a_connection_before_the_next_peri
             await asyncio.sleep(0.005)
         assert (pool.in_flight, pool.next_check_at) == (2, checked_at)
         await pool.close()
+
+
+async def test_new_connections_that_fail_are_opened_ever_more_slowly_while_an_older_one_works(tmp_path: Path) -> None:
+    """As behind a proxy that allows so many tunnels, and no more."""
+    peer = Peer()
+    peer.max_streams = 1
+
+    def only_the_first(exchange: Exchange) -> None:
+        if exchange.connection is peer.connections[0]:
+            asyncio.get_running_loop().call_later(0.03, exchange.reply, Reply(200, [], b"ok"))
+        else:
+            exchange.connection.goaway(0)
+
+    peer.handler = only_the_first
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(max_connections=4)
+        async with asyncio.timeout(30):
+            while pool._dialler.failures < 3:
+                pool.send([request(pool) for _ in range(5)])
+                await gather(answers, 5, timeout_s=10)
+        await pool.close()
+
+
+async def test_what_is_asked_for_on_a_connection_that_was_opened_for_it_retires_that_connection(tmp_path: Path) -> None:
+    """Apple's `Shutdown`, say, as the answer to a request that had waited for its connection."""
+    peer = Peer()
+    peer.handler = lambda _: Reply(503, [], b'{"reason":"Shutdown"}')
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool()
+        pool.send([request(pool)])
+        (answered,) = await gather(answers, 1)
+        pool.retire(opened_until=answered.connection_opened, why="Shutdown")
+        assert not pool.room, "the next one needs another connection"
+        await pool.close()

@@ -341,6 +341,7 @@ class Connection(Asked, Generic[R]):
                 if request is None:
                     continue
                 request.response_body += event.data
+                request.connection_opened = self.opened_at
                 if not event.end_stream:
                     if len(request.response_body) < _ANSWER_LIMIT_BYTES:
                         continue

@@ -6,8 +6,8 @@ The back-off is exponential with full jitter: Apple treats rapid reconnecting as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -19,6 +19,18 @@ _BACKOFF_FIRST_S: Final = 0.5
 _BACKOFF_CAP_S: Final = 60.0
 
 C = TypeVar("C")
+
+
+class Used(Protocol):
+    """A connection, as far as the dialler looks at it."""
+
+    @property
+    def opened_at(self) -> float:
+        """`loop.time()`."""
+
+    @property
+    def answered(self) -> int:
+        """Requests that got a status."""
 
 
 class Dialler(Generic[C]):
@@ -50,22 +62,26 @@ class Dialler(Generic[C]):
         self.task: asyncio.Task[None] | None = None
         """Opens a connection, or waits for the end of the back-off to do so; None while no dial is under way."""
         self._not_before = 0.0
+        self._failed_at = 0.0
         self.failures = 0
-        """In a row, without a success between them."""
+        """In a row, without a connection of use between them."""
 
     def start(self) -> None:
         """Open a connection; only while none is being opened."""
         self.task = self._loop.create_task(self._dial())
 
-    def succeeded(self) -> None:
-        """A request succeeded: the next failure is the first again."""
-        self.failures = 0
+    def succeeded(self, connections: Iterable[Used]) -> None:
+        """A request succeeded on one of these. Where one that was opened since the last failure has been of use, the
+        next failure is the first again; what still works on an older one says nothing of new ones."""
+        if any(connection.answered and connection.opened_at > self._failed_at for connection in connections):
+            self.failures = 0
 
     def back_off(self, why: str) -> None:
         """Count a failure: the next dial waits up to 0.5 s, doubled with each failure in a row, at most 60 s."""
         self.failures += 1
         bound = doubled_s(_BACKOFF_FIRST_S, _BACKOFF_CAP_S, self.failures - 1)
-        self._not_before = self._loop.time() + bound * self._random()
+        self._failed_at = self._loop.time()
+        self._not_before = self._failed_at + bound * self._random()
         log.warning("connection failed", origin=self._origin, error=why, failures=self.failures)
 
     async def close(self) -> None:

@@ -75,6 +75,8 @@ class Request(Struct, eq=False, gc=False):
     """When it was given to the pool (`loop.time()`): its deadline counts from then, whatever it waits for."""
     given: float = 0.0
     """When it was given to a connection (`loop.time()`), where it is one of those whose time is looked at; else 0."""
+    connection_opened: float = 0.0
+    """When the connection was opened on which its answer came (`loop.time()`), where that has a body."""
 
     def response_header(self, name: bytes) -> bytes | None:
         """The first value of a response header field; None where it is absent."""

@@ -156,14 +156,14 @@ class Pool(Generic[R]):
             connection.resume()
         self._pump()
 
-    def retire(self, *, opened_before: float = float("inf"), why: str = "") -> None:
-        """New requests go to new connections; those in flight finish on the old ones (opened before that loop time).
+    def retire(self, *, opened_until: float = float("inf"), why: str = "") -> None:
+        """New requests go to new connections; those in flight finish on the old ones (opened until that loop time).
 
         `why`: the peer has asked for it in an answer. Where it asks on every connection, they are opened ever more
         slowly.
         """
         for connection in self._connections:
-            if connection.opened_at < opened_before:
+            if connection.opened_at <= opened_until:
                 connection.drain(why)
 
     def wind_up(self) -> None:
@@ -190,7 +190,7 @@ class Pool(Generic[R]):
 
     def finished(self, requests: list[R]) -> None:
         if self._dialler.failures and any(200 <= request.status < 300 for request in requests):
-            self._dialler.succeeded()
+            self._dialler.succeeded(self._connections)
         self._pending.returned(requests)
         if timed := [request.given for request in requests if request.given and request.status]:
             now = self._loop.time()

@@ -70,7 +70,7 @@ class ApnsJudge:
                 return RetryLater(answer, row.backoff, after_s, failure=row.failure)
             case Act.RETRY_NEW_CONNECTION:
                 # The one it came on, and older ones: each of its neighbours on that connection gets this answer too.
-                channel.pool.retire(opened_before=request.started, why=answer.reason)
+                channel.pool.retire(opened_until=request.connection_opened, why=answer.reason)
                 return RetryLater(answer, AT_ONCE)
             case Act.NEW_PROVIDER_TOKEN:
                 if channel.token is not None and channel.token.expired(authorization_of(request)):
