@@ -17,7 +17,7 @@ from tocsin.store.postgres.fresh import Stream
 from tocsin.store.postgres.heartbeats import Heartbeats
 from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
-from tocsin.store.records import Item, Signal, TokenDeleted, TokenRegistered
+from tocsin.store.records import Item, JobState, Signal, TokenDeleted, TokenRegistered
 
 
 def of(store: PostgresStore, everyone: list) -> list:  # type: ignore[type-arg]
@@ -111,6 +111,19 @@ async def test_what_a_dead_node_had_is_taken_over_and_nothing_of_it_is_lost_or_r
     assert sorted(ids(again)) == sorted(set(ids(theirs)) - set(ids(settled)))
     assert await one.queue.settle([done(item) for item in [*mine, *again]]) == [True] * (len(mine) + len(again))
     assert (await one.queue.backlog()).events == 0
+
+
+async def test_a_job_that_another_node_has_taken_over_is_ended_by_that_node_alone(nodes: Nodes) -> None:
+    one = await nodes.open()
+    job = await one.jobs.create("replay", b"{}")
+    assert await one.jobs.take(["replay"]) is not None
+    await terminate(nodes, one)
+    other = await nodes.open()
+    assert await other.jobs.take(["replay"]) is not None
+    assert not await one.jobs.progress(job.id, "", done=1)
+    assert (await one.jobs.finish(job.id, "an error of the node that has lost it")).state is JobState.RUNNING
+    assert await other.jobs.progress(job.id, "", done=1)
+    assert (await other.jobs.finish(job.id)).state is JobState.DONE
 
 
 async def test_a_node_whose_session_was_ended_settles_nothing_that_another_has_taken_over(nodes: Nodes) -> None:

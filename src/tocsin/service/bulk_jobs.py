@@ -12,7 +12,7 @@ from tocsin.domain.actors import Actor, ActorKind
 from tocsin.store.acting import acting
 from tocsin.store.bulk import LETTERS, PAGE, Action, Plan, matching_letter, matching_removal
 from tocsin.store.ports import Store, WriteFailure
-from tocsin.store.records import Cursor, Job
+from tocsin.store.records import ENDED, Cursor, Job
 
 log = structlog.get_logger(__name__)
 
@@ -115,4 +115,7 @@ class BulkJobs:
                 break
             except WriteFailure:
                 await asyncio.sleep(_STORE_RETRY_S)
+        if ended.state not in ENDED:
+            log.info("another node goes on with a bulk action", job=job.id, kind=job.kind)
+            return
         log.info("bulk action ended", job=job.id, kind=job.kind, state=ended.state.value, done=ended.done)

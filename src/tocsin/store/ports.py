@@ -522,10 +522,11 @@ class Jobs(Protocol):
         """
 
     async def progress(self, id: str, position: str, *, done: int, skipped: int = 0) -> bool:
-        """Note how far it is; whether it is to go on (False: somebody has asked it to stop)."""
+        """Note how far it is; whether it is to go on (False: somebody has asked it to stop, or another node has it)."""
 
     async def finish(self, id: str, error: str = "") -> Job:
-        """It has ended: done, stopped where that was asked for, or failed where there is an error.
+        """It has ended: done, stopped where that was asked for, or failed where there is an error. Where another node
+        has taken it over nothing is changed, and the job is returned as it is: that node ends it.
 
         Raises:
             KeyError: there is no such job.
