@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
-from tests.contract.support import OWNER, TOKEN, claim, done, ids, parked, registration
+from tests.contract.support import EVERYTHING, OWNER, TOKEN, claim, done, ids, parked, registration
 from tests.postgres.nodes import FRESH_S, Nodes, event_of, owners, until
 from tests.support.postgres import connections_are_gone
 
@@ -17,7 +17,7 @@ from tocsin.store.postgres.fresh import Stream
 from tocsin.store.postgres.heartbeats import Heartbeats
 from tocsin.store.postgres.places import LOGS, log_of
 from tocsin.store.postgres.store import PostgresStore
-from tocsin.store.records import Item, JobState, Signal, TokenDeleted, TokenRegistered
+from tocsin.store.records import Item, JobState, Result, Signal, TokenDeleted, TokenRegistered
 
 
 def of(store: PostgresStore, everyone: list) -> list:  # type: ignore[type-arg]
@@ -508,3 +508,53 @@ async def test_the_backlog_has_its_bound_also_while_no_process_delivers(nodes: N
     with pytest.raises(BacklogFull):
         await api.queue.append([event_of(api, owner) for owner in owners(20)])
     await api.queue.append([event_of(api, owner) for owner in owners(10)])
+
+
+async def test_what_another_process_has_changed_is_told_also_where_the_table_cannot_be_read_at_first(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await nodes.open(), await nodes.open()
+    told: list[Signal] = []
+    other.signals.subscribe(told.append)
+    await one.registry.add_many([registration("gone")], 10)
+    await other.notice_signals()
+    told.clear()
+    await one.registry.delete(OWNER, "apns", DeviceToken("gone"))
+    corrections = other.signals._corrections
+
+    async def away(signals: Any) -> Any:
+        monkeypatch.setattr(other.signals, "_corrections", corrections)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(other.signals, "_corrections", away)
+    with pytest.raises(StoreUnavailable):
+        await other.notice_signals()
+    await other.notice_signals()
+    assert told == [TokenDeleted(OWNER, "apns", DeviceToken("gone"))]
+
+
+async def test_what_was_replayed_elsewhere_is_claimed_also_where_what_is_due_cannot_be_read_at_first(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = await nodes.open(), await nodes.open()
+    await nodes.share(one, other)
+    everyone = owners(50)
+    await one.queue.append([event_of(one, owner) for owner in everyone])
+    for node in (one, other):
+        node.queue.look_again()
+        await node.queue.settle([done(item, Result.REFUSED) for item in await claim(node, 100, {})])
+    letters = [letter.event.id for letter in (await one.log.dead_letters(100)).letters]
+    assert len(letters) == 50
+    await one.log.replay(letters, 3_600_000)
+    refresh = other.schedule.refresh
+
+    async def away() -> None:
+        monkeypatch.setattr(other.schedule, "refresh", refresh)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(other.schedule, "refresh", away)
+    with pytest.raises(StoreUnavailable):
+        await other.notice_signals()
+    await other.rebalance()
+    found = [*await claim(one, 100, EVERYTHING), *await claim(other, 100, EVERYTHING)]
+    assert sorted(ids(found)) == sorted(letters)

@@ -101,6 +101,8 @@ class PostgresSignals:
         self._gaps = Gaps(0)
         self._read: deque[tuple[float, int]] = deque()
         """When (monotonic) up to which id was read."""
+        self._untold: list[Signal] = []
+        """What was read and is to be told of, when the table could be read as well."""
         self._watching: dict[int, set[Registration]] = {}
         """Of which registrations something was told while others were looked up: a set for each look, by its identity,
         since two that are empty are equal."""
@@ -161,7 +163,7 @@ class PostgresSignals:
         last_beat = float(rows.pop(0)["body"]) if rows and rows[0]["id"] == 0 else 0.0
         if last_beat < beat:
             raise ReadElsewhere("store.url leads to another server than the session with the database")
-        if not rows:
+        if not rows and not self._untold:
             return self._forget()
         signals: list[Signal] = []
         for id, body in rows:
@@ -175,13 +177,18 @@ class PostgresSignals:
                 self._within(signal)
             else:
                 signals.append(signal)
-        self._read.append((self._monotonic(), rows[-1][0]))
+        if rows:
+            self._read.append((self._monotonic(), rows[-1][0]))
         for signal in signals:
             for receive in self._elsewhere:
                 receive(signal)
-        corrections = await self._corrections(signals)
+        # They are not read again: where the table cannot be read now, they are told of the next time.
+        self._untold += signals
+        untold = list(self._untold)
+        corrections = await self._corrections(untold)
+        del self._untold[: len(untold)]
         self.noticed += 1
-        self.publish([*signals, *corrections])
+        self.publish([*untold, *corrections])
         self._forget()
 
     async def correct(self, signals: Sequence[Signal]) -> None:

@@ -315,9 +315,8 @@ class PostgresStore:
         """Raises as `PostgresSignals.notice`, which says what `beat` is."""
         async with self._noticing:
             await self.signals.notice(self.ownership.node, beat)
-            told = self._told[:]
-            self._told.clear()
-            for one in told:
+            while self._told:
+                one = self._told.pop(0)
                 if isinstance(one, Revived):
                     await self._revive(one)
                 else:
@@ -454,16 +453,20 @@ class PostgresStore:
         self._is_counted = True
         try:
             await self._backlog.recount(session, self._fresh.numbers)
+            await self.schedule.refresh()
         except Exception:
             self._is_counted = False
             raise
-        await self.schedule.refresh()
 
     async def _revive(self, revived: Revived) -> None:
         own = [counted for number, counted in revived.logs.items() if number in self.ownership.held]
         if own:
             self._backlog.revived(sum(events for events, _ in own), sum(size for _, size in own))
-            await self.schedule.refresh()
+            try:
+                await self.schedule.refresh()
+            except Exception:
+                self._is_counted = False  # it is looked at again, or nobody would claim them
+                raise
 
     def _notified(self, payload: str) -> None:
         """Another process has told of logs, or of signals."""
