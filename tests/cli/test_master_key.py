@@ -37,9 +37,11 @@ def everything_under(directory: Path) -> bytes:
 
 
 async def serving() -> None:
-    """Whether a server starts on the store."""
-    async with open_store(load(), server=True):
-        pass
+    """Whether a server starts on the store. What it has to look at for the search is looked at."""
+    async with open_store(load(), server=True) as opened:
+        await opened.start()
+        while await opened.search.fill(1):
+            pass
 
 
 def new_line() -> str:
@@ -142,6 +144,7 @@ def send(run: Run) -> str:
 def test_what_a_lost_key_encrypts_is_given_up_and_all_the_rest_is_used_again(run: Run, credentials: Files) -> None:
     add_key(run, credentials)
     id = send(run)
+    asyncio.run(serving())
     assert run("session", "create", "--owner", OWNER).status == 0
     keys = configured(load()).read()
     assert keys is not None
@@ -161,6 +164,8 @@ def test_what_a_lost_key_encrypts_is_given_up_and_all_the_rest_is_used_again(run
     assert OWNER in run("session", "list").out
     shown = run("event", "show", id)
     assert (shown.status, "done" in shown.out) == (0, True)
+    found = run("deliveries", "search", "--owner", OWNER, "--json").json
+    assert [one["state"] for one in found["deliveries"]] == ["done"]
     add_key(run, credentials)
     send(run)
 

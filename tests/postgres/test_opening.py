@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.contract.support import ACCOUNT, OWNER
 from tests.postgres.nodes import Nodes, event_of
 from tests.support.postgres import MASTER_KEY, options
@@ -220,3 +222,13 @@ async def test_connections_are_recognized_on_the_server() -> None:
         assert await watched.connection.fetchval("SHOW idle_in_transaction_session_timeout") == "10s"
     finally:
         watched.connection.terminate()
+
+
+async def test_a_command_has_the_databases_time_from_the_beginning(nodes: Nodes) -> None:
+    """On a host whose clock is wrong, what it hands in lives as long as it should, and lies in the day that it is."""
+    wrong = replace(options(nodes.url, None), host_clock=lambda: time.time() - 3 * 86_400)
+    store = await open_store(wrong)
+    try:
+        assert store.now_ms() == pytest.approx(time.time() * 1000, abs=2000)
+    finally:
+        await store.close()

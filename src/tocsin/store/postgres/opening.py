@@ -57,7 +57,7 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
     keys = options.keys.read()
     connection = (await connected(session_target, name)).connection
     try:
-        await _prepare(connection, name, options)
+        ahead_s = await _prepare(connection, name, options)
         used = await used_keys(connection)
     except StoreError:
         raise
@@ -75,7 +75,11 @@ async def open_store(options: PostgresOptions, *, server: bool = False) -> Postg
         refuse_missing(keys, used)
     sealer = Sealer(options.keys, keys, options.random.randbytes, options.say, used=used)
     database = Database(target, options.connections if server else _COMMAND_CONNECTIONS, options.monotonic)
-    return PostgresStore(name, database, session_target, options, sealer, server=server)
+    store = PostgresStore(name, database, session_target, options, sealer, server=server)
+    # A command has no heartbeat, which a server asks the time with.
+    now_s = options.monotonic()
+    store.clock.seen(now_s + ahead_s, now_s)
+    return store
 
 
 async def connected(target: Target, name: str) -> Watched:
@@ -122,7 +126,8 @@ def _why(error: BaseException) -> str:
     return sentence(error)
 
 
-async def _prepare(connection: Connection, name: str, options: PostgresOptions) -> None:
+async def _prepare(connection: Connection, name: str, options: PostgresOptions) -> float:
+    """Returns by how much the store's time (Unix seconds) is ahead of this host's monotonic clock."""
     major = connection.get_server_version().major
     if major < _OLDEST_SERVER:
         raise StoreError(f"{name}: PostgreSQL {_OLDEST_SERVER} or newer is needed, and this is {major}")
@@ -130,11 +135,14 @@ async def _prepare(connection: Connection, name: str, options: PostgresOptions) 
     await schema.refuse_moving(connection, name)
     if (wrong := await origin.wrong_with(connection)) is not None:
         raise StoreError(f"{name}: {wrong}")
+    asked_at = options.monotonic()
     if options.wall_clock is not None:
-        now_ms = int(options.wall_clock() * 1000)
+        now_s = options.wall_clock()
     else:
-        now_ms = int(1000 * await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8"))
-    today = day_of(now_ms)
+        now_s = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    ahead_s = now_s - (asked_at + options.monotonic()) / 2
+    today = day_of(int(now_s * 1000))
     make = partial(partitions.make, first_day=today, last_day=today + partitions.AHEAD_DAYS)
     async with connection.transaction():
         await make(connection)
+    return ahead_s
