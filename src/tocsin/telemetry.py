@@ -61,7 +61,7 @@ class Metrics:
             "tocsin_leases_lost", "Settlements that came after ownership of their item had ended.", registry=registry
         )
         self._tokens_removed = Counter(
-            "tocsin_dead_tokens", "Device tokens that a provider declared dead.", ["lane"], registry=registry
+            "tocsin_dead_tokens", "Deliveries whose device token a provider declared dead.", ["lane"], registry=registry
         )
         self.backlog = Gauge("tocsin_backlog_events", "Events accepted and not finished.", registry=registry)
         self.backlog_bytes = Gauge("tocsin_backlog_bytes", "Bytes of those events.", registry=registry)
