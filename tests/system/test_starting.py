@@ -145,6 +145,32 @@ async def test_a_server_that_starts_on_a_locked_file_serves_once_it_is_released(
     assert await system.problems() == []
 
 
+@pytest.mark.parametrize("convention", ["document", "platform"])
+async def test_while_the_store_cannot_be_opened_api_push_is_refused_in_its_own_convention(
+    tmp_path: Path, convention: str
+) -> None:
+    system = RunningSystem(tmp_path, {"push_api": {"convention": convention}})
+    try:
+        await system.open()
+        system.server.kill()
+        other = sqlite3.connect(system.server.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await _start_again(system)
+        refused = await system.get("/api/push")
+        elsewhere = await system.get(EVENTS)
+        other.close()
+    finally:
+        system.close()
+    assert refused.headers["retry-after"].isdigit()
+    if convention == "platform":
+        assert (refused.status, refused.headers["content-type"]) == (200, "application/json")
+        assert refused.json()["status"] == "fail"
+        assert "The store cannot be used" in refused.json()["message"]
+    else:
+        assert (refused.status, refused.json()["type"]) == (503, "urn:tocsin:problem:store-unavailable")
+    assert (elsewhere.status, elsewhere.headers["content-type"]) == (503, "application/problem+json")
+
+
 async def test_sigterm_ends_a_server_that_waits_for_its_disk(system: RunningSystem) -> None:
     _break(system, "no space left")
     assert (await _start_again(system)).status == 503

@@ -1,4 +1,5 @@
-"""Answers for a service that cannot start yet: 503 to every request, until its store can be used.
+"""Answers for a service that cannot start yet: 503 to every request, until its store can be used. `/api/push` answers
+in its own convention.
 
 It parses only the first line of a request, and accepts nothing.
 """
@@ -12,10 +13,11 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from tocsin.api.failures import problem_of
+from tocsin.api.failures import Respond, problem_of
 from tocsin.api.final_response import final_response
 from tocsin.api.health import Live, Ready
 from tocsin.api.problems import problem_response, response_headers
+from tocsin.api.push import PATH
 from tocsin.api.tls import ServerTls
 from tocsin.store.ports import StoreUnavailable
 
@@ -38,11 +40,18 @@ class Unavailable:
     """The server until then, on a socket that listens already. At the end of `async with` another may use the socket.
 
     `/health/ready` tells `reason`; without one it tells nobody, for no key can be looked up. With `tls` it speaks TLS,
-    with the certificate as it was read last.
+    with the certificate as it was read last. `push_refused` answers for `/api/push`.
     """
 
-    def __init__(self, sock: socket.socket, reason: Reason | None = None, tls: ServerTls | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        reason: Reason | None = None,
+        tls: ServerTls | None = None,
+        push_refused: Respond = problem_response,
+    ) -> None:
         self._sock = sock
+        self._push_refused = push_refused
         self._reason = reason
         self._tls = tls
         self.connections: set[asyncio.Transport] = set()
@@ -69,8 +78,8 @@ class Unavailable:
 
     def answer(self, method: str, path: str) -> bytes:
         """The whole HTTP/1.1 response. The connection ends after it."""
-        response = problem_response(_PROBLEM)
-        status, media_type, body = HTTPStatus.SERVICE_UNAVAILABLE, str(response.media_type), response.content
+        response = (self._push_refused if path == PATH else problem_response)(_PROBLEM)
+        status, media_type, body = HTTPStatus(response.status_code or 200), str(response.media_type), response.content
         match path:
             case "/health/live":  # To restart the process would not help.
                 status, media_type, body = HTTPStatus.OK, "application/json", msgspec.json.encode(Live())

@@ -12,11 +12,13 @@ from typing import Final
 
 import structlog
 
+from tocsin.api.conventions import convention
 from tocsin.api.tls import ServerTls, TlsError
 from tocsin.api.unavailable import Reason, Unavailable
 from tocsin.domain.nodes import NodeRole
 from tocsin.library_logs import take_over_library_logs
 from tocsin.providers.configured import MakeProviders
+from tocsin.providers.rules import RULES
 from tocsin.service.wiring import MissingExtra, Service
 from tocsin.settings import Settings
 from tocsin.sign_in.configured import SignInError
@@ -101,7 +103,8 @@ async def _when_mended(
     wait_s = _OPEN_AGAIN_S
     reason = Reason(failure.reason)
     async with contextlib.AsyncExitStack() as answering:
-        await answering.enter_async_context(Unavailable(sock, tls=tls))
+        push_refused = convention(settings.push_api.convention, RULES).refused
+        await answering.enter_async_context(Unavailable(sock, tls=tls, push_refused=push_refused))
         if private is not None:
             await answering.enter_async_context(Unavailable(private, reason))
         while not await _set_within(stop, wait_s):
