@@ -433,6 +433,57 @@ async def test_figures_are_streamed_each_second_to_so_many_at_a_time(api: Any, m
     assert chunks[0].endswith(b"\n\n")
 
 
+def streaming(api: Any, key: str) -> asyncio.Task[Any]:
+    """A stream of figures with this key, for as long as it lasts."""
+
+    ended = asyncio.Event()
+
+    async def receive() -> Any:
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            ended.set()
+
+    headers = [(b"host", b"t"), (b"authorization", f"Bearer {key}".encode())]
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/api/admin/figures/stream"}
+    scope |= {"raw_path": b"", "query_string": b"", "root_path": "", "scheme": "http", "client": None, "server": None}
+    return asyncio.create_task(api.app(scope | {"headers": headers}, receive, send))
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_a_stream_of_figures_ends_with_its_key(open_api: Any, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(figure_routes, "_EVERY_S", 0.01)
+    now = [1_700_000_000.0]
+    async with open_api(clock=lambda: now[0]) as api:
+        expires_ms = api.store.now_ms() + 60_000
+        secret, key = await api.store.access.create_key(Role.ADMIN, "short", expires_ms)
+        stream = streaming(api, secret)
+        assert (await asyncio.wait({stream}, timeout=0.2))[1], "it ended while the key was valid"
+        if how == "revoked":
+            await api.store.access.revoke_key(key.id)
+        else:
+            now[0] += 61
+        async with asyncio.timeout(10):
+            await stream
+
+
+async def test_one_key_cannot_take_all_the_streams(api: Any) -> None:
+    streams = [streaming(api, api.admin) for _ in range(figure_routes.MOST_STREAMS_OF_A_KEY)]
+    try:
+        await asyncio.sleep(0.3)
+        refused = await api.operate("GET", "/figures/stream")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+        other, _ = await api.store.access.create_key(Role.ADMIN, "other", None)
+        streams.append(streaming(api, other))
+        assert not (await asyncio.wait(streams, timeout=0.3))[0]
+    finally:
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+
 # -- accounts, keys, sessions ------------------------------------------------------------------------------------------
 
 

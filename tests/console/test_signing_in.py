@@ -261,6 +261,45 @@ def test_signing_out_ends_what_is_streamed_to_other_windows(operator: Browser) -
         assert not any("Overview" in line for line in lines)
 
 
+@pytest.mark.parametrize("address", ["/live", "/phones/live", "/jobs/live"])
+def test_what_is_streamed_ends_when_the_session_was_not_used_for_too_long(service: Service, address: str) -> None:
+    env = service.environment
+    started = Options(env.url, None, timedelta(seconds=3), emulator_url=service.control)
+    with TestClient(console(started)) as client:
+        page = client.get("/sign-in").text
+        csrf = re.findall(r'name="csrf" value="([0-9a-f]{64})"', page)[0]
+        assert client.post("/sign-in", data={"csrf": csrf, "key": service.admin_key}).status_code < 400
+        with client.stream("GET", address) as stream:
+            assert [line for line in stream.iter_lines() if line][-2:] == ["event: end", "data:"]
+        assert client.get(address).status_code == 401
+
+
+def test_a_stream_that_the_browser_asks_for_again_is_no_use_of_the_session() -> None:
+    now = [0.0]
+    sessions = Sessions(timedelta(minutes=10), lambda: now[0])
+    cookie, session = sessions.create("key")
+    now[0] = 599
+    assert sessions.find(cookie, use=False) is session
+    assert not sessions.is_over(session)
+    now[0] = 601
+    assert sessions.is_over(session)
+    assert sessions.find(cookie) is None
+
+
+def test_a_session_that_was_dropped_has_ended() -> None:
+    now = [0.0]
+    sessions = Sessions(timedelta(minutes=10), lambda: now[0])
+    cookie, idle = sessions.create("key")
+    now[0] = 601
+    assert sessions.find(cookie) is None
+    assert idle.ended
+    _, displaced = sessions.create("key")
+    assert not displaced.ended
+    for _ in range(1000):
+        sessions.create("key")
+    assert displaced.ended
+
+
 def test_a_session_ends_when_it_is_not_used() -> None:
     now = [0.0]
     sessions = Sessions(timedelta(minutes=10), lambda: now[0])

@@ -40,7 +40,7 @@ class Session:
         """The areas of the admin API that the key may change."""
         self.last_used_s = now_s
         self.ended = False
-        """Whether its owner has signed out: what is streamed to other windows ends."""
+        """Whether it is over: its owner has signed out, did nothing for too long, or it gave way to another."""
         self.streams = 0
         """How many live streams it has open."""
         self.held: dict[str, str] = {}
@@ -77,23 +77,31 @@ class Sessions:
         session = Session(key, self.csrf(cookie), self._now_s(), read_only=read_only, key_name=key_name, may=may)
         self._sessions[_digest(cookie)] = session
         while len(self._sessions) > _MOST:
-            self._sessions.popitem(last=False)
+            _, displaced = self._sessions.popitem(last=False)
+            displaced.ended = True
         return cookie, session
 
-    def find(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None where there is none, or it was unused for too long."""
+    def find(self, cookie: str | None, *, use: bool = True) -> Session | None:
+        """The session of a cookie; None where there is none, or it was unused for too long. With `use` it is used."""
         if not cookie:
             return None
-        digest, now_s = _digest(cookie), self._now_s()
+        digest = _digest(cookie)
         session = self._sessions.get(digest)
         if session is None:
             return None
-        if now_s - session.last_used_s > self._idle_s:
+        if self.is_over(session):
             del self._sessions[digest]
             return None
-        session.last_used_s = now_s
-        self._sessions.move_to_end(digest)
+        if use:
+            session.last_used_s = self._now_s()
+            self._sessions.move_to_end(digest)
         return session
+
+    def is_over(self, session: Session) -> bool:
+        """Whether a session has ended, or was unused for too long."""
+        if self._now_s() - session.last_used_s > self._idle_s:
+            session.ended = True
+        return session.ended
 
     def end(self, cookie: str | None) -> None:
         """Forget the session of this cookie, and its key."""

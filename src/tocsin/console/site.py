@@ -19,6 +19,7 @@ from tocsin.console.sessions import Session, Sessions, new_cookie
 AnyRequest = Request[Any, Any, Any]
 
 THEMES: Final = ("auto", "light", "dark")
+UNCHANGED: Final = ""
 _MOST_STREAMS: Final = 8
 _HTML: Final = "text/html"
 
@@ -65,9 +66,11 @@ class Site:
 
     async def require_session(self, request: AnyRequest) -> Response[Any] | None:
         """Run before every page: who has not signed in is sent there, and a form must be the console's own."""
-        session = self.sessions.find(request.cookies.get(self.cookies.session))
+        # A browser asks for a stream again by itself, so that is no use of the session.
+        live = request.url.path.endswith("/live")
+        session = self.sessions.find(request.cookies.get(self.cookies.session), use=not live)
         if session is None:
-            if request.method != "GET" or request.url.path.endswith("/live"):
+            if request.method != "GET" or live:
                 return Response("Sign in first.", status_code=401, media_type="text/plain")
             if request.headers.get("sec-fetch-site") == "cross-site":
                 # The cookie is not sent along a link on another site. From this page it is.
@@ -112,7 +115,8 @@ class Site:
         return Redirect(f"/sign-in{why}", status_code=303, cookies=[self.cookies.ended(self.cookies.session)])
 
     def stream(self, request: AnyRequest, fragments: Callable[[Session], AsyncIterator[str]]) -> Response[Any]:
-        """A page's parts as they change, as server-sent events."""
+        """A page's parts as they change, as server-sent events. `fragments` has `UNCHANGED` where there is nothing new:
+        the stream ends with the session, which is looked at each time."""
         session = self.session(request)
         if session.streams >= _MOST_STREAMS:
             return Response("Too many pages are open.", status_code=429, media_type="text/plain")
@@ -127,8 +131,10 @@ class Site:
         try:
             yield "retry: 3000\n\n"
             async for html in fragments(session):
-                if session.ended:
+                if self.sessions.is_over(session):
                     break
+                if html == UNCHANGED:
+                    continue
                 lines = "".join(f"data: {line}\n" for line in html.splitlines())
                 yield f"event: parts\n{lines}\n"
             yield "event: end\ndata:\n\n"

@@ -6,17 +6,20 @@ Source of the stream's form: WHATWG, "HTML", Server-sent events.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-from litestar import Response, get
+from litestar import Request, Response, get
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Struct, UnsetType
 
 from tocsin import __version__
 from tocsin.api import documentation as doc
+from tocsin.api.admission import caller_of
+from tocsin.api.auth import bearer
 from tocsin.api.capped import capped
 from tocsin.api.control import DeliveryControl, Latency
 from tocsin.api.lane_views import LaneView, NodeView, lane_view, lanes_everywhere, node_view
@@ -31,6 +34,7 @@ from tocsin.store.ports import Store, WriteFailure
 from tocsin.store.records import WholeBacklog
 
 MOST_STREAMS: Final = 20
+MOST_STREAMS_OF_A_KEY: Final = 8
 _EVERY_S: Final = 1.0
 _RETRY_AFTER_S: Final = 10
 _KEPT_S: Final = 0.5
@@ -102,7 +106,8 @@ class FigureRoutes(Shared):
         self._store = store
         self._rules = rules
         self._delivery = delivery
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
+        """How many there are of each key, by its id."""
         self._last: tuple[float, FiguresView] | None = None
         self._dead_letters = Counted(lambda: store.log.count_dead_letters())
         self._unserved = Counted(lambda: store.queue.whole_backlog())
@@ -143,23 +148,35 @@ class FigureRoutes(Shared):
         ]
         return msgspec.structs.replace(await self._now(), history=history)
 
-    async def stream(self) -> Stream:
-        if self._streams >= MOST_STREAMS:
+    async def stream(self, request: Request[Any, Any, Any]) -> Stream:
+        key, secret = caller_of(request.scope).key, bearer(request.scope)
+        assert key is not None
+        assert secret is not None
+        if self._streams[key.id] >= MOST_STREAMS_OF_A_KEY:
+            detail = f"This key has {MOST_STREAMS_OF_A_KEY} streams already. Close one, or use another key."
+            raise RequestError(Kind.THROTTLED, detail, retry_after_s=_RETRY_AFTER_S)
+        if self._streams.total() >= MOST_STREAMS:
             detail = f"There are {MOST_STREAMS} streams already. Close one, or ask for /api/admin/figures instead."
             raise RequestError(Kind.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
-        return Stream(self._events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return Stream(
+            self._events(key.id, secret), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
 
-    async def _events(self) -> AsyncIterator[bytes]:
-        self._streams += 1
+    async def _events(self, key_id: str, secret: str) -> AsyncIterator[bytes]:
+        """Until the key is not valid any more."""
+        self._streams[key_id] += 1
         try:
             while True:
                 try:
+                    if await self._store.access.key(secret) is None:
+                        return
                     yield b"event: figures\ndata: " + _encode(await self._now()) + b"\n\n"
                 except WriteFailure:
                     yield b": the store cannot be read at present\n\n"
                 await asyncio.sleep(_EVERY_S)
         finally:
-            self._streams -= 1
+            self._streams[key_id] -= 1
+            self._streams += Counter()  # Forgets the keys that have none.
 
     async def _now(self) -> FiguresView:
         now = asyncio.get_running_loop().time()

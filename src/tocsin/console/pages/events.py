@@ -14,7 +14,7 @@ from litestar.types import ControllerRouterHandler
 from tocsin.console.admin_api import ApiError
 from tocsin.console.records import EventTimeline
 from tocsin.console.sessions import Session
-from tocsin.console.site import AnyRequest, Pages, see
+from tocsin.console.site import UNCHANGED, AnyRequest, Pages, see
 
 _LOOK_EVERY_S: Final = 0.4
 _LOOK_SLOWLY_S: Final = 2.0
@@ -65,6 +65,8 @@ class EventPages(Pages):
                 if event != before:
                     before, looks = event, 0
                     yield self._site.renderer.render("parts/event.html", event=event, shown=shown)
+                else:
+                    yield UNCHANGED
                 looks += 1
                 pause_s = _LOOK_EVERY_S if looks < _QUICK_LOOKS else _LOOK_SLOWLY_S
                 ended_for_s = ended_for_s + pause_s if event.ended else 0.0

@@ -15,7 +15,7 @@ from tocsin.console.admin_api import ApiError
 from tocsin.console.records import Job, Jobs, Preview
 from tocsin.console.searching import Conditions, conditions
 from tocsin.console.sessions import Session
-from tocsin.console.site import AnyRequest, Pages, see, text_of
+from tocsin.console.site import UNCHANGED, AnyRequest, Pages, see, text_of
 
 _FIELDS: Final = ("owner", "message", "outcome", "system", "account", "reason", "from", "until")
 _LOOK_EVERY_S: Final = 0.5
@@ -59,6 +59,8 @@ class JobPages(Pages):
                 if listed != before:
                     before = listed
                     yield self._site.renderer.render("parts/jobs.html", listed=listed, start=None)
+                else:
+                    yield UNCHANGED
                 await asyncio.sleep(2 * _LOOK_EVERY_S)
 
         return self._site.stream(request, parts)
@@ -113,6 +115,8 @@ class JobPages(Pages):
                 if found != before:
                     before = found
                     yield self._site.renderer.render("parts/job.html", job=found, csrf=session.csrf, session=session)
+                else:
+                    yield UNCHANGED
                 await asyncio.sleep(_LOOK_EVERY_S)
 
         return self._site.stream(request, parts)

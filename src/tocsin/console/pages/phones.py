@@ -12,7 +12,7 @@ from litestar.types import ControllerRouterHandler
 
 from tocsin.console.emulator import EmulatorPhones, Screen
 from tocsin.console.sessions import Session
-from tocsin.console.site import AnyRequest, Pages, Site
+from tocsin.console.site import UNCHANGED, AnyRequest, Pages, Site
 
 _LOOK_EVERY_S: Final = 0.4
 
@@ -38,6 +38,8 @@ class PhonePages(Pages):
                 if screens != before:
                     before = screens
                     yield self._site.renderer.render("parts/phones.html", **_values(screens))
+                else:
+                    yield UNCHANGED
                 await asyncio.sleep(_LOOK_EVERY_S)
 
         return self._site.stream(request, parts)
