@@ -10,12 +10,21 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tocsin.domain.events import MESSAGES, URGENT
@@ -116,6 +125,22 @@ def _origin(text: str) -> str:
     return f"{scheme}://{host}" + (port if port and port != _DEFAULT_PORTS[scheme] else "")
 
 
+def _network(given: object) -> IPv4Network | IPv6Network:
+    """Said here in one sentence: a union has a message of its own for each of its types."""
+    if isinstance(given, IPv4Network | IPv6Network):
+        return given
+    rule = "must be an address or a network, as 10.0.0.7 or 10.0.0.0/8"
+    try:
+        network = ip_network(str(given), strict=False)
+    except ValueError:
+        raise ValueError(rule) from None
+    try:
+        return ip_network(str(given))
+    except ValueError:
+        behind = f"/{network.prefixlen}"
+        raise ValueError(f"{rule}; {given} has bits set behind the {behind}: the network is {network}") from None
+
+
 def _host_and_port(text: str) -> str:
     found = _HOST_AND_PORT.fullmatch(text)
     if found is None or int(found[2]) > 65535:
@@ -181,7 +206,7 @@ class Server(Section):
     """Only where it is known whose address it is: see `trusted_proxies`."""
     request_timeout_s: Seconds = 20.0
     """How long a client may take to send one request, headers and body."""
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] | None = None
+    trusted_proxies: tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...] | None = None
     """The networks of the proxies in front, whose word on the client's address counts. Empty: clients come directly.
     None: nobody has said so, and there are no limits by address."""
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"

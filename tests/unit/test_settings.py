@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -64,10 +65,14 @@ def test_a_private_address_without_one_of_both_is_refused(given: str) -> None:
         Server(private_host=given)
 
 
-@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy", "10.0.0.0/33"])
-def test_a_proxy_that_is_no_network_is_refused(wrong: str) -> None:
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "fd00::1/8", "proxy", "10.0.0.0/33", 8, ""])
+def test_a_proxy_that_is_no_network_is_refused_in_one_sentence(wrong: Any) -> None:
+    with pytest.raises(ValidationError) as raised:
         Server.model_validate({"trusted_proxies": [wrong]})
+    (error,) = raised.value.errors()
+    assert "must be an address or a network, as 10.0.0.7 or 10.0.0.0/8" in error["msg"]
+    if wrong == "10.0.0.1/8":
+        assert "10.0.0.1/8 has bits set behind the /8: the network is 10.0.0.0/8" in error["msg"]
 
 
 @pytest.mark.parametrize(
