@@ -88,6 +88,13 @@ def test_an_address_that_is_none_is_refused(run: Run, url: str) -> None:
     assert ran.err.startswith("tocsin: --api ")
 
 
+def test_a_name_that_cannot_be_in_the_dns_is_no_server(run: Run, store: Path) -> None:
+    ran = run("status", "--api", "http://tocsin..local:8080")
+    assert ran.status == 1
+    assert "http://tocsin..local:8080" in ran.err + ran.out
+    assert "Traceback" not in ran.err
+
+
 def test_a_server_that_is_not_well_says_why(run: Run, tmp_path: Path) -> None:
     """Its lane waits for a key: what the device needs was removed."""
     emulator = tmp_path / "emulator"

@@ -63,7 +63,7 @@ class ServerApi:
             answer = self._http.get(path)
         except httpx.TimeoutException:
             raise NoAnswerError(f"{self.url}: no answer within {_TIMEOUT_S:g} s") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, UnicodeError) as error:  # The latter is about a name that cannot be in the DNS.
             raise NoAnswerError(f"{self.url}: {error}") from None
         return answer.status_code, answer.content
 

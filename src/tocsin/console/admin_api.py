@@ -156,7 +156,7 @@ class AdminApi:
                 content = await _read(response)
             finally:
                 await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise self._unreachable(error) from None
         if not response.is_success:
             raise _refused(response.status_code, content)
@@ -184,7 +184,7 @@ class AdminApi:
                         data = []
         except msgspec.MsgspecError as error:
             raise ApiError(502, "", f"{path}: the answer is not what this console expects ({error})") from None
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, UnicodeError) as error:
             raise self._unreachable(error) from None
 
     def _unreachable(self, error: Exception) -> ApiError:

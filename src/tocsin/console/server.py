@@ -89,10 +89,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # The latter is about a name that cannot be in the DNS.
+        reason = getattr(error, "strerror", None) or error
         raise ConsoleError(
-            f"console.host {host}, console.port {port}: {error.strerror or error}; choose another with --port or in"
-            " [console]"
+            f"console.host {host}, console.port {port}: {reason}; choose another with --host, --port or in [console]"
         ) from None
     return listening
 
