@@ -208,8 +208,10 @@ def _refused(status: int, content: bytes) -> ApiError:
         problem = msgspec.json.decode(content, type=_Problem)
     except msgspec.MsgspecError:
         return ApiError(status, "", f"The answer was {status}, and no problem that tocsin describes.")
-    fields = "; ".join(f"{one.at}: {one.reason}" for one in problem.errors)
-    message = " ".join(part for part in (problem.detail or problem.title, fields) if part)
+    said = problem.detail or problem.title
+    violations = (f"{one.at}: {one.reason}" for one in problem.errors)
+    # `detail` is the first violation already, where there are some.
+    message = "; ".join(part for part in (said, *(one for one in violations if one not in said)) if part)
     return ApiError(status, problem.type.rpartition(":")[2], message, problem.errors)
 
 
