@@ -87,6 +87,8 @@ async def test_a_job_that_waits_is_stopped_at_once(api: Any) -> None:
         ({"action": "release"}, "$.filter.account"),
         ({"action": "purge", "filter": {"account": "a", "reason": "x"}}, "$.filter.reason"),
         ({"action": "restore", "filter": {"outcome": "refused"}}, "$.filter.outcome"),
+        ({"action": "restore", "filter": {"system": "apsn"}}, "$.filter.system"),
+        ({"action": "replay", "filter": {"message": "fax"}}, "$.filter.message"),
         ({"action": "replay", "filter": {"outcome": "delivered"}}, "$.filter.outcome"),
         ({"action": "replay", "filter": {"owner": "me"}}, "$.filter.owner"),
         ({"action": "replay", "filter": {"from": "now"}}, "$.filter.from"),

@@ -147,6 +147,8 @@ async def test_pages_are_gone_through_by_an_opaque_cursor(api: Any) -> None:
         ({"from": "yesterday"}, "$.from"),
         ({"from": "2026-01-01T00:00:00"}, "$.from"),
         ({"owner": "me"}, "$.owner"),
+        ({"system": "apsn"}, "$.system"),
+        ({"message": "fax"}, "$.message"),
         ({"token": "secret-token"}, "$.token"),
     ],
 )

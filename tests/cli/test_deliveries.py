@@ -125,6 +125,8 @@ def test_more_is_a_page_away(run: Run, served: Any) -> None:
         (["--owner", "me"], "--owner me: not a UUID"),
         (["--event", "1"], "--event 1: not a UUID"),
         (["--outcome", "lost"], "--outcome:"),
+        (["--system", "apsn"], "--system apsn: must be apns or fcm"),
+        (["--message", "fax"], "--message fax: none of fax_new,"),
         (["--from", "yesterday"], "--from yesterday: must be a day"),
         (["--until", "2026-11-26T08:00:00"], "must be a day (2026-11-26) or a time with its zone"),
         (["--start", "x"], "--start x: no page begins there"),

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tocsin.api.timestamps import rfc3339
-from tocsin.domain.events import EventId, UserId
+from tocsin.domain.events import MESSAGES, EventId, UserId
 from tocsin.providers.rules import RuleBook
 from tocsin.store.ports import Store
 from tocsin.store.records import Cursor, DeliveryState, EventRecord, Finding, Findings, IndexState, Query, State
@@ -89,6 +89,16 @@ class SearchAnswer(Struct, frozen=True):
     looked_back_to: str | None
     index: IndexReport
     most: int = MOST
+
+
+def unknown_name(rules: RuleBook, system: str | None, message: str | None) -> tuple[str, str] | None:
+    """The field that names what there is not, and what it must be: nothing could match, and a typing error would look
+    like an answer."""
+    if system is not None and system not in rules:
+        return "system", f"must be {' or '.join(sorted(rules))}"
+    if message is not None and message not in MESSAGES:
+        return "message", f"none of {', '.join(MESSAGES)}"
+    return None
 
 
 async def search(store: Store, rules: RuleBook, request: SearchRequest) -> SearchAnswer:

@@ -110,8 +110,11 @@ def search(
 
 
 def _request(given: dict[str, Any]) -> Any:
-    from tocsin.api.delivery_search import SearchRequest
+    from tocsin.api.delivery_search import SearchRequest, unknown_name
 
+    if unknown := unknown_name(RULES, given["system"], given["message"]):
+        field, rule = unknown
+        raise InputError(f"--{field} {given[field]}: {rule}")
     options = {"event_id": "event", "device_token": "token-file"}
     for name in ("owner", "event_id"):
         if given[name] is not None:

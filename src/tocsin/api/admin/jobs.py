@@ -13,7 +13,7 @@ from litestar.types import ControllerRouterHandler
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tocsin.api import documentation as doc
-from tocsin.api.delivery_search import Moment, unix_ms
+from tocsin.api.delivery_search import Moment, unix_ms, unknown_name
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.problems import Kind, RequestError, bad_input
 from tocsin.api.schemas import JOB, JOB_PREVIEW
@@ -196,6 +196,8 @@ class JobRoutes(Shared):
         for name, allowed in _ONLY.items():
             if getattr(given, name) is not None and action not in allowed:
                 raise bad_input(f"$.filter.{name.rstrip('_')}", f"{action.value} has no such filter")
+        if unknown := unknown_name(self._rules, given.system, given.message):
+            raise bad_input(f"$.filter.{unknown[0]}", unknown[1])
         if action in QUARANTINE and given.account is None:
             raise bad_input("$.filter.account", "missing: name the application or project whose quarantine it is")
         if given.outcome not in (None, "refused", "expired"):

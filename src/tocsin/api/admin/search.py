@@ -13,7 +13,7 @@ from litestar.types import ControllerRouterHandler
 from tocsin.api import documentation as doc
 from tocsin.api.admission import caller_of
 from tocsin.api.control import DeliveryControl
-from tocsin.api.delivery_search import SearchAnswer, SearchRequest, search
+from tocsin.api.delivery_search import SearchAnswer, SearchRequest, search, unknown_name
 from tocsin.api.json_body import JsonBodies
 from tocsin.api.lane_views import lanes_everywhere
 from tocsin.api.problems import Kind, RequestError, bad_input
@@ -56,6 +56,8 @@ class SearchRoutes(Shared):
 
     async def search(self, request: Request[Any, Any, Any]) -> SearchAnswer:
         data = await self._bodies.read(request, SearchRequest)
+        if unknown := unknown_name(self._rules, data.system, data.message):
+            raise bad_input(f"$.{unknown[0]}", unknown[1])
         try:
             return await search(self._store, self._rules, data)
         except UnknownCursor as error:
