@@ -29,6 +29,13 @@ def test_a_key_is_listed_without_its_secret(run: Run) -> None:
     assert created["key"] not in run("key", "list").out
 
 
+def test_what_a_key_is_called_changes_nothing_on_the_terminal(run: Run) -> None:
+    run("key", "create", "admin", "--name", "a\nkey_000000000000\x1b[31m")
+    shown = run("key", "list").out
+    assert "a\\nkey_000000000000\\x1b[31m" in shown
+    assert "\x1b" not in shown
+
+
 LIMITED = [
     (
         ["producer", "--events", "fax_new, chat_message"],

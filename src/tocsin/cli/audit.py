@@ -11,7 +11,7 @@ import typer
 from tocsin.cli.commands import AsJson, Config, command, group
 from tocsin.cli.errors import InputError
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.cli.output import iso, print_json, print_table, remark, utc
+from tocsin.cli.output import iso, print_json, print_table, printable, remark, utc
 from tocsin.cli.pages import Limit, Start, cursor_of, page_of, say_where_to_go_on
 from tocsin.store.audit_chain import Ends, Entry, Recorded, shown
 from tocsin.store.audit_verification import Verified, verify_all
@@ -138,22 +138,22 @@ def _print_table(page: AuditPage) -> None:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    details = "  ".join(f"{name}={_told(value)}" for name, value in entry.details.items() if value is not None)
+    details = "  ".join(
+        f"{name}={printable(_text(value))}" for name, value in entry.details.items() if value is not None
+    )
     return (
         utc(entry.at_ms),
         f"{entry.chain}:{entry.number}",
-        _told(str(entry.actor)),
-        _told(entry.actor.source),
+        printable(str(entry.actor)),
+        printable(entry.actor.source),
         entry.action,
-        _told(entry.subject),
+        printable(entry.subject),
         details,
     )
 
 
-def _told(value: object) -> str:
-    """On one line, whatever somebody has called something."""
-    text = ",".join(value) if isinstance(value, list) else str(value)
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
+def _text(value: object) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _described(recorded: Recorded) -> dict[str, Any]:

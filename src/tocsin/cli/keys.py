@@ -13,7 +13,7 @@ from tocsin.cli.errors import CommandError
 from tocsin.cli.inputs import duration_ms, id_or_secret
 from tocsin.cli.key_limits import described, key_limits, shown
 from tocsin.cli.opening import in_store, settings_of
-from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, remark, utc
+from tocsin.cli.output import iso, kept_if_printed, print_json, print_table, printable, remark, utc
 from tocsin.store.ports import Store
 from tocsin.store.records import ApiKey, Role
 
@@ -77,7 +77,8 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
         print_json([_described(key) for key in found])
         return
     rows = [
-        (one.id, one.role.value, one.name, shown(one.limits), utc(one.created_ms), utc(one.expires_ms)) for one in found
+        (one.id, one.role.value, printable(one.name), shown(one.limits), utc(one.created_ms), utc(one.expires_ms))
+        for one in found
     ]
     columns = ("id", "role", "name", "limits", "created", "expires")
     print_table(columns, rows, empty="No keys; see: tocsin key create --help")

@@ -43,6 +43,11 @@ def print_json(value: Any) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def printable(text: str) -> str:
+    """On one line and without control characters, whatever somebody has called something."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
     """Print columns. In a pipe they are as wide as their widest cell, and nothing is cut, so that a token can be
     copied; on a terminal they fit it (`print_fitting`).
