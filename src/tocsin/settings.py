@@ -510,8 +510,9 @@ class Console(Section):
     """Where the server's admin API is."""
     api_ca_file: FileName | None = None
     """Who may have signed the API's certificate; the system's authorities where absent."""
-    public_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """Where browsers find the console, if that is not its own address: behind a proxy that speaks TLS."""
+    public_url: Annotated[str, AfterValidator(_http_url), AfterValidator(_origin)] | None = None
+    """Where browsers find the console, if that is not its own address: behind a proxy that speaks TLS. As a browser
+    sends it in `Origin`, with which it is compared."""
     session_idle: Duration = timedelta(hours=8)
     """Who did nothing for so long must sign in again."""
 

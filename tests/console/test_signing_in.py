@@ -228,6 +228,26 @@ def test_behind_tls_cookies_are_for_tls_alone() -> None:
     assert not options(Console()).secure
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "https://tocsin.example.com/",
+        "https://Tocsin.Example.com",
+        "https://tocsin.example.com:443",
+        "HTTPS://tocsin.example.com",
+    ],
+)
+def test_one_can_sign_in_however_the_public_address_is_written(given: str) -> None:
+    started = options(Console(public_url=given))
+    assert started.secure
+    with TestClient(console(started), base_url="https://tocsin.example.com") as client:
+        csrf = re.findall(r'name="csrf" value="([0-9a-f]{64})"', client.get("/sign-in").text)[0]
+        form = {"csrf": csrf, "key": "some-key"}
+        answer = client.post("/sign-in", data=form, headers={"origin": "https://tocsin.example.com"})
+        assert "did not come from a page of this console" not in answer.text
+        assert client.post("/sign-in", data=form, headers={"origin": "https://example.com"}).status_code == 403
+
+
 def test_a_revoked_key_ends_its_session_and_says_so(stranger: Browser, service: Service) -> None:
     made = service.api("POST", "/api/admin/keys", {"role": "admin", "name": "short", "expires_in_s": 3600})
     assert stranger.sign_in(made["key"]).status_code == 200
