@@ -489,3 +489,10 @@ def test_the_readme_names_files_that_there_are() -> None:
     assert named
     made = {"deploy/container/master.key"}
     assert [path for path in named if path not in made and not (ROOT / path).exists()] == []
+
+
+def test_the_proxies_let_through_what_the_api_takes() -> None:
+    """nginx's `m` is 1024 times 1024 bytes; Caddy's `MB` would be a million."""
+    assert Settings().ingest.max_bytes == 8 * 1024 * 1024
+    assert re.search(r"client_max_body_size 8m;", (DEPLOY / "nginx/tocsin.conf").read_text())
+    assert re.search(r"max_size 8MiB$", (DEPLOY / "caddy/Caddyfile").read_text(), re.MULTILINE)
