@@ -205,7 +205,7 @@ def test_long_lists_go_on_with_the_cursor_that_the_page_before_says(run: Run, st
     assert second.err == ""
     refused = run("audit", "list", "--start", "x")
     assert refused.status == 2
-    assert "no page begins there" in refused.err
+    assert "not valid: use the value that `tocsin " in refused.err
 
 
 def test_an_export_can_be_verified_with_nothing_but_sha_256(run: Run, store: Path) -> None:

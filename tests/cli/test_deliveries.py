@@ -129,7 +129,7 @@ def test_more_is_a_page_away(run: Run, served: Any) -> None:
         (["--message", "fax"], "--message fax: none of fax_new,"),
         (["--from", "yesterday"], "--from yesterday: must be a day"),
         (["--until", "2026-11-26T08:00:00"], "must be a day (2026-11-26) or a time with its zone"),
-        (["--start", "x"], "--start x: no page begins there"),
+        (["--start", "x"], "--start x: not valid: use the value that `tocsin "),
         (["--token-file", "missing.txt"], "--token-file missing.txt: No such file"),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_page_that_begins_at_an_unknown_cursor_is_refused_with_the_option_name
     asyncio.run(_fail_one(tmp_path / "tocsin.db"))
     ended = _tocsin(tmp_path, "deadletter", "list", "--start", cursor)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert f"--start {cursor}: no page begins there" in ended.stderr
+    assert f"--start {cursor}: not valid: use the value that `tocsin " in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

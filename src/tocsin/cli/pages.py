@@ -35,7 +35,7 @@ def page_of(command: str, start: str | None) -> Iterator[None]:
         yield
     except UnknownCursor:
         raise InputError(
-            f"--start {start}: no page begins there; take what `tocsin {command}` says where there are more"
+            f"--start {start}: not valid: use the value that `tocsin {command}` printed after `--start`"
         ) from None
 
 

@@ -19,5 +19,5 @@ def number_of(cursor: Cursor) -> int:
     # No digits but these; and no more of them than `int` reads quickly.
     number = int(cursor) if cursor.isascii() and cursor.isdigit() and len(cursor) <= _MOST_DIGITS else _LARGEST + 1
     if number > _LARGEST:
-        raise UnknownCursor("not a place where a page begins")
+        raise UnknownCursor("not a valid cursor: use the `next` value of the page before")
     return number

@@ -152,7 +152,7 @@ def _clock(reached: Iterable[Reached]) -> Finding:
         return warning("clock", "not compared: no provider's answer says what time it is", "look at it: `timedatectl`")
     off_s = statistics.median(ahead)
     if abs(off_s) <= _CLOCK_WARNING_S:
-        return ok("clock", "as the providers' within a few seconds")
+        return ok("clock", f"this machine's clock and the providers' differ by at most {_CLOCK_WARNING_S:.0f} seconds")
     told = f"it is {abs(off_s):.0f} seconds {'ahead of' if off_s > 0 else 'behind'} the providers'"
     remedy = "set it by NTP: with a wrong time they refuse what tocsin signs"
     return (problem if abs(off_s) > _CLOCK_PROBLEM_S else warning)("clock", told, remedy)
