@@ -21,12 +21,14 @@ from tocsin.store.sqlite.overview import Overview, look
 from tocsin.store.sqlite.settle_sql import LONGEST_DELAY_MS
 from tocsin.store.sqlite.signals import SqliteSignals
 
-BRING_FORWARD_ROWS: Final = 5000
+STEP_ROWS: Final = 5000
+"""Of what is parked at a time: all other writes wait for a step."""
 
 _BRING_FORWARD = (
     "UPDATE parked SET due_ms = min(due_ms - ?1, ?2) WHERE id > ?3 AND id <= ?4 AND claimed = 0 AND due_ms > ?5"
 )
-_WAKE = "UPDATE parked SET due_ms = ?1 WHERE claimed = 0 AND lane = ?2 AND due_ms > ?1"
+_WAKE = """UPDATE parked SET due_ms = ?1 WHERE id IN (SELECT id FROM parked INDEXED BY parked_due
+    WHERE claimed = 0 AND lane = ?2 AND urgent = ?3 AND due_ms > ?1 AND id <= ?4 ORDER BY due_ms LIMIT ?5)"""
 
 
 class SqliteSchedule:
@@ -81,17 +83,22 @@ class SqliteSchedule:
         return await self._claims.to_the_end(self._expire(limit))
 
     async def wake(self, lanes: Sequence[str]) -> None:
-        now_ms = self._now_ms()
         signal = LanesWoken(tuple(lanes))
+        last = await self._database.write(_newest_parked)
 
-        def wake(driver: sqlite3.Connection) -> list[str]:
+        def wake(driver: sqlite3.Connection) -> tuple[list[str], int, bool]:
             # Not by what memory knows to wait: what is being settled is noted there only after its commit.
-            woken = [lane for lane in lanes if driver.execute(_WAKE, (now_ms, lane)).rowcount > 0]
-            self._signals.write(driver, [signal])
-            return woken
+            now_ms = self._now_ms()
+            woken, more = _wake(driver, lanes, last, now_ms)
+            if not more:
+                self._signals.write(driver, [signal])
+            return woken, now_ms, more
 
-        self._due.update(dict.fromkeys(await self._database.write(wake), now_ms))
-        self._claims.something.set()
+        more = True
+        while more:
+            woken, now_ms, more = await self._database.write(wake)
+            self._due.update(dict.fromkeys(woken, now_ms))
+            self._claims.something.set()
         self._signals.publish([signal])
 
     async def bring_forward(self, by_ms: int) -> None:
@@ -143,10 +150,25 @@ def _newest_parked(driver: sqlite3.Connection) -> int:
     return newest
 
 
+def _wake(driver: sqlite3.Connection, lanes: Sequence[str], last: int, now_ms: int) -> tuple[list[str], bool]:
+    """Make some thousand parked rows of these lanes due, up to `last`, urgent ones first. Returns the lanes that have
+    some of them, and whether there may be more."""
+    woken: list[str] = []
+    left = STEP_ROWS
+    for urgent in (1, 0):
+        for lane in lanes:
+            if number := driver.execute(_WAKE, (now_ms, lane, urgent, last, left)).rowcount:
+                woken.append(lane)
+            left -= number
+            if left == 0:
+                return woken, True
+    return woken, False
+
+
 def _bring_forward(driver: sqlite3.Connection, by_ms: int, after: int, last: int, now_ms: int) -> int:
     """Re-judge the due times of some thousand parked rows after `after`; returns where to go on."""
     row = driver.execute(
-        "SELECT max(id) FROM (SELECT id FROM parked WHERE id > ? ORDER BY id LIMIT ?)", (after, BRING_FORWARD_ROWS)
+        "SELECT max(id) FROM (SELECT id FROM parked WHERE id > ? ORDER BY id LIMIT ?)", (after, STEP_ROWS)
     ).fetchone()
     until = last if row[0] is None else min(last, row[0])
     driver.execute(_BRING_FORWARD, (by_ms, now_ms + LONGEST_DELAY_MS, after, until, now_ms))
