@@ -9,7 +9,7 @@ from typing import Any
 from tests.postgres.nodes import Nodes
 
 from tocsin.store.postgres.connections import Connection
-from tocsin.store.postgres.queue import _OLDEST
+from tocsin.store.postgres.queue import _NEWEST_ACCEPTED, _OLDEST
 from tocsin.store.postgres.registry import _LEARN
 from tocsin.store.postgres.signals import _READ
 
@@ -96,3 +96,24 @@ async def test_signals_are_looked_for_without_looking_at_those_that_were_read(no
     # One of long before is still awaited.
     gaps = ("bigint[]", [last - 10_000, last - 1]), ("bigint[]", [last - 9998, 2**62])
     assert await looked_at(connection, _READ, *gaps, ("int", 7), ("int", 0)) <= 4
+
+
+async def test_a_takeover_does_not_go_through_the_registrations_of_a_log_without_events(nodes: Nodes) -> None:
+    node = await nodes.open()
+    connection = await nodes.connection()
+    # Two streams: one with marks alone, one with an event among its newest rows.
+    await connection.execute(
+        "INSERT INTO event(day, stream, xid, owner, message, accepted_ms, expires_ms, size, body)"
+        " SELECT $1, n % 2, 10, gen_random_uuid(), '', 0, 0, 0, '' FROM generate_series(1, $2::int) AS t(n)",
+        node.now_ms() // 86_400_000,
+        _SETTLED,
+    )
+    await connection.execute(
+        "INSERT INTO event(day, stream, xid, id, owner, message, accepted_ms, expires_ms, size, body)"
+        " VALUES ($1, 1, 10, gen_random_uuid(), gen_random_uuid(), 'fax_new', 7, 7, 0, ''),"
+        " ($1, 1, 10, NULL, gen_random_uuid(), '', 0, 0, 0, '')",
+        node.now_ms() // 86_400_000,
+    )
+    await connection.execute("ANALYZE event")
+    assert await connection.fetchval(_NEWEST_ACCEPTED, [0, 1]) == 7
+    assert await looked_at(connection, _NEWEST_ACCEPTED, ("smallint[]", [0, 1])) <= 200

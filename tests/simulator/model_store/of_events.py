@@ -172,10 +172,8 @@ def set_low_water(t: Transaction, *columns: Sequence[int]) -> Rows:
 def newest_accepted(t: Transaction, streams: Sequence[int]) -> Rows:
     newest: list[int] = []
     for stream in streams:
-        for row in t.database.event.backwards(stream):
-            if row.id is not None and t.sees(row):
-                newest.append(row.accepted_ms)
-                break
+        seen = (row for row in t.database.event.backwards(stream) if t.sees(row))
+        newest += [row.accepted_ms for row in islice(seen, 100) if row.id is not None][:1]
     return [(max(newest, default=None),)]
 
 

@@ -33,9 +33,11 @@ from tocsin.store.settling import Settling
 
 _LOOK_AGAIN_S: Final = 0.002
 _LOOKS: Final = 20
+# Among the newest rows of each stream: where nobody sends urgent events it holds marks alone, and very many of them.
 _NEWEST_ACCEPTED: Final = """SELECT max(one.accepted_ms) FROM unnest($1::smallint[]) AS own(stream) CROSS JOIN LATERAL (
-    SELECT accepted_ms FROM event WHERE event.stream = own.stream AND id IS NOT NULL
-    ORDER BY xid DESC, seq DESC LIMIT 1) AS one"""
+    SELECT accepted_ms FROM (SELECT id, accepted_ms, xid, seq FROM event WHERE event.stream = own.stream
+        ORDER BY xid DESC, seq DESC LIMIT 100) AS newest
+    WHERE id IS NOT NULL ORDER BY xid DESC, seq DESC LIMIT 1) AS one"""
 # Of this node's logs: what is neither settled nor parked, and the events of what is parked. Not by NOT EXISTS: all that
 # is on record would be read.
 _OLDEST: Final = """SELECT least(
