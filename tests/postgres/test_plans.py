@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tests.contract.support import keep
 from tests.postgres.nodes import Nodes
 
 from tocsin.store.postgres.connections import Connection
+from tocsin.store.postgres.housekeeping import _OLD_SIGNALS
 from tocsin.store.postgres.queue import _NEWEST_ACCEPTED, _OLDEST
 from tocsin.store.postgres.registry import _LEARN
 from tocsin.store.postgres.signals import _READ
@@ -28,7 +30,8 @@ async def looked_at(connection: Connection, statement: str, *values: tuple[str, 
     ]
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE looked AS {statement}")
-    explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE looked({', '.join(literals)})")
+    given = f"({', '.join(literals)})" if literals else ""
+    explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE looked{given}")
     await connection.execute("DEALLOCATE looked")
     return busiest(json.loads(explained)[0]["Plan"])
 
@@ -117,3 +120,21 @@ async def test_a_takeover_does_not_go_through_the_registrations_of_a_log_without
     await connection.execute("ANALYZE event")
     assert await connection.fetchval(_NEWEST_ACCEPTED, [0, 1]) == 7
     assert await looked_at(connection, _NEWEST_ACCEPTED, ("smallint[]", [0, 1])) <= 200
+
+
+async def test_old_signals_are_looked_for_without_looking_at_those_of_the_last_day(nodes: Nodes) -> None:
+    node = await nodes.open()
+    connection = await nodes.connection()
+    for count, age in (1200, "2 days"), (_SETTLED, "1 hour"):
+        await connection.execute(
+            "INSERT INTO signal(origin, body, at) SELECT 1, '{}', now() - $2::text::interval"
+            " FROM generate_series(1, $1::int)",
+            count,
+            age,
+        )
+    await connection.execute("ANALYZE signal")
+    while await node.prune(keep(7 * 86_400, 7 * 86_400)):
+        pass
+    assert await connection.fetchval("SELECT count(*) FROM signal WHERE at < now() - interval '1 day'") == 0
+    assert await connection.fetchval("SELECT count(*) FROM signal") >= _SETTLED
+    assert await looked_at(connection, _OLD_SIGNALS) <= 1000

@@ -246,7 +246,8 @@ def old_jobs(t: Transaction, before_ms: int) -> Rows:
 @does(housekeeping._OLD_SIGNALS)
 def old_signals(t: Transaction) -> Rows:
     before_s = t.database.clock() - 24 * 3600
-    return _forget(t, t.database.signal, [row for row in t.all(t.database.signal) if row.at < before_s])
+    oldest = sorted(t.all(t.database.signal), key=lambda row: row.id)[:_ROWS]
+    return _forget(t, t.database.signal, [row for row in oldest if row.at < before_s])
 
 
 @does(old_ids._BLOCKS)

@@ -9,7 +9,8 @@ partition.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -44,10 +45,15 @@ _OLD_SESSIONS: Final = f"""DELETE FROM session WHERE hash IN (SELECT hash FROM s
 _OLD_JOBS: Final = f"""DELETE FROM job WHERE seq IN (SELECT seq FROM job
     WHERE changed_ms < $1 AND state IN ({", ".join(repr(str(state)) for state in sorted(ENDED))})
     LIMIT {_STEP_ROWS}) RETURNING 1"""
-_OLD_SIGNALS: Final = f"""DELETE FROM signal WHERE id IN (SELECT id FROM signal
-    WHERE at < clock_timestamp() - interval '1 day' ORDER BY id LIMIT {_STEP_ROWS}) RETURNING 1"""
+# Of the oldest some: no index has their times.
+_OLD_SIGNALS: Final = f"""DELETE FROM signal WHERE id = ANY(ARRAY(SELECT id FROM (
+        SELECT id, at FROM signal ORDER BY id LIMIT {_STEP_ROWS}) AS oldest
+    WHERE at < clock_timestamp() - interval '1 day')) RETURNING 1"""
 _OLD_KEYS: Final = """DELETE FROM content_key WHERE until_ms < $1
     AND NOT EXISTS (SELECT 1 FROM kept WHERE kept.content_key = content_key.id)"""
+
+_Forget = Callable[[Connection], Awaitable[bool]]
+"""Forgets some rows of one kind; whether there may be more."""
 
 
 class Housekeeping:
@@ -80,7 +86,16 @@ class Housekeeping:
         removed_ms = now_ms - int(retention.removals_s * 1000)
         audit_ms = now_ms - int(retention.audit_s * 1000)
         await self._database.write(lambda one: self._horizons.write(one, done_ms, dead_ms))
-        while await self._database.write(lambda one: _forget_some(one, done_ms, dead_ms, removed_ms, audit_ms)):
+        kinds: list[_Forget] = [
+            partial(_forget, statement=_OLD_LETTERS, before_ms=dead_ms),
+            partial(_forget_kept, done_ms=done_ms),
+            partial(_forget, statement=_OLD_REMOVALS, before_ms=removed_ms),
+            partial(_forget, statement=_OLD_SESSIONS, before_ms=removed_ms),
+            partial(_forget, statement=_OLD_JOBS, before_ms=removed_ms),
+            _forget_signals,
+            partial(audit.forget, before_ms=audit_ms, most=_STEP_ROWS),
+        ]
+        while await self._forget_some(kinds):
             if self._monotonic() >= until:
                 return True
             await asyncio.sleep(_PAUSE_S)
@@ -93,24 +108,33 @@ class Housekeeping:
             await asyncio.sleep(_PAUSE_S)
         return False
 
+    async def _forget_some(self, kinds: Sequence[_Forget]) -> bool:
+        """Forget some of each kind, in a transaction of its own: while one lasts that has written something, no log is
+        read beyond it. Returns whether there may be more."""
+        more = False
+        for forget in kinds:
+            more |= await self._database.write(partial(_in_turn, forget=forget))
+        return more
 
-async def _forget_some(connection: Connection, done_ms: int, dead_ms: int, removed_ms: int, audit_ms: int) -> bool:
-    """Forget some rows; whether there may be more."""
-    if not await connection.fetchval(_TRY):
-        return False
-    letters = await connection.fetch(_OLD_LETTERS, dead_ms)
-    if kept := await connection.fetch(_OLD_KEPT, done_ms, day_of(done_ms)):
+
+async def _in_turn(connection: Connection, forget: _Forget) -> bool:
+    """Do it where no other node is forgetting something just now."""
+    return bool(await connection.fetchval(_TRY)) and await forget(connection)
+
+
+async def _forget(connection: Connection, statement: str, before_ms: int) -> bool:
+    return len(await connection.fetch(statement, before_ms)) == _STEP_ROWS
+
+
+async def _forget_kept(connection: Connection, done_ms: int) -> bool:
+    kept = await connection.fetch(_OLD_KEPT, done_ms, day_of(done_ms))
+    if kept:
         await old_ids.forget_these(connection, [id for (id,) in kept], await _oldest(connection, day_of(done_ms)))
-    forgotten = [
-        letters,
-        kept,
-        await connection.fetch(_OLD_REMOVALS, removed_ms),
-        await connection.fetch(_OLD_SESSIONS, removed_ms),
-        await connection.fetch(_OLD_JOBS, removed_ms),
-        await connection.fetch(_OLD_SIGNALS),
-    ]
-    more = await audit.forget(connection, audit_ms, _STEP_ROWS)
-    return more or any(len(rows) == _STEP_ROWS for rows in forgotten)
+    return len(kept) == _STEP_ROWS
+
+
+async def _forget_signals(connection: Connection) -> bool:
+    return len(await connection.fetch(_OLD_SIGNALS)) == _STEP_ROWS
 
 
 async def _forget_ids(connection: Connection, before_day: int) -> bool:
