@@ -8,9 +8,10 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from nats.js.api import AckPolicy, StreamConfig
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from tests.sources.bus import NORMAL, URGENT, Bus, encoded, eventually, fax, nats_settings, taking
+from tests.sources.bus import NORMAL, STREAM, URGENT, Bus, encoded, eventually, fax, nats_settings, taking
 from tests.support.nats import NatsServer
 
 from tocsin.service.tracing import Tracing
@@ -179,6 +180,55 @@ async def test_a_message_whose_refusal_no_stream_takes_is_kept_and_the_others_go
         await taken.has(1)
         await eventually(lambda: any("no stream takes refused.events" in one for one in taken.source.problems()))
         assert await bus.unacknowledged() == 1
+
+
+async def test_very_many_messages_whose_refusals_no_stream_takes_hold_up_no_other(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    await bus.js.delete_stream("REFUSED")
+    for _ in range(25):
+        await bus.publish(b"no JSON")
+    await bus.publish(encoded(fax(1)))
+    async with taking(tmp_path, nats_settings(server, batch=5)) as taken:
+        await taken.has(1, within_s=15)
+        assert await bus.unacknowledged() == 25
+
+
+@pytest.mark.parametrize(("description", "most"), [("tocsin", None), ("somebody's", 20)])
+async def test_a_consumer_that_an_older_version_made_gets_the_larger_limit_and_nobody_elses_does(
+    bus: Bus, server: NatsServer, tmp_path: Path, description: str, most: int | None
+) -> None:
+    await bus.js.add_consumer(
+        STREAM,
+        durable_name="tocsin",
+        description=description,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=7,
+        max_ack_pending=20,
+        filter_subject=NORMAL,
+    )
+    async with taking(tmp_path, nats_settings(server)) as taken:
+        await bus.publish(encoded(fax(1)))
+        await taken.has(1)
+        config = (await bus.js.consumer_info(STREAM, "tocsin")).config
+        made = (await bus.js.consumer_info(STREAM, "tocsin-urgent")).config
+    assert config.max_ack_pending == (most or made.max_ack_pending)
+    assert config.ack_wait == 7
+
+
+async def test_where_the_servers_allow_fewer_unacknowledged_messages_a_consumer_is_made_with_fewer(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    await bus.js.delete_stream(STREAM)
+    config = StreamConfig(STREAM, subjects=["events.>"]).as_dict() | {"consumer_limits": {"max_ack_pending": 3000}}
+    await bus.client.request(f"$JS.API.STREAM.CREATE.{STREAM}", json.dumps(config).encode())
+    async with taking(tmp_path, nats_settings(server, batch=5)) as taken:
+        await bus.publish(encoded(fax(1)))
+        await taken.has(1)
+        assert (await bus.js.consumer_info(STREAM, "tocsin")).config.max_ack_pending == 20
+    await bus.publish(encoded(fax(2)))
+    async with taking(tmp_path, nats_settings(server, batch=5)) as taken:
+        await taken.has(2)
 
 
 async def test_a_message_that_is_almost_as_large_as_the_server_allows_is_refused_without_its_body(

@@ -17,13 +17,21 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from tocsin.settings import Nats
 
 log = structlog.get_logger(__name__)
 
+_DESCRIPTION: Final = "tocsin"
+"""By this, a consumer is told from one that somebody else has made."""
+_UNACKNOWLEDGED: Final = 100_000
+"""Those that come again later are among them, as where no stream takes their refusals: with so many nothing more is
+delivered. What a process has in hand is bounded by what it asks for."""
 _UNACKNOWLEDGED_BATCHES: Final = 4
+"""Where the servers do not allow so many."""
+_TOO_MANY_UNACKNOWLEDGED: Final = 10121
+"""The servers' code for that."""
 _REPLICAS: Final = 3
 
 
@@ -114,10 +122,39 @@ async def ensure(js: JetStreamContext, settings: Nats, stream: StreamIs, consume
             )
             floor = None
         start = floor + 1 if floor is not None and stream.starts_anywhere else None
-        await js.add_consumer(stream.name, _config(settings, consumer, start))
+        await _make(js, stream, settings, _config(settings, consumer, start))
         log.info("consumer created", stream=stream.name, consumer=consumer.name, first=start or "the first message")
         return 0 if floor is None else floor
+    await _raise_limit(js, stream, found)
     return acknowledged(found)
+
+
+async def _make(js: JetStreamContext, stream: StreamIs, settings: Nats, config: ConsumerConfig) -> None:
+    try:
+        await js.add_consumer(stream.name, config)
+    except APIError as error:
+        if error.err_code != _TOO_MANY_UNACKNOWLEDGED:
+            raise
+        fewer = config.evolve(max_ack_pending=_UNACKNOWLEDGED_BATCHES * settings.batch)
+        await js.add_consumer(stream.name, fewer)
+
+
+async def _raise_limit(js: JetStreamContext, stream: StreamIs, found: ConsumerInfo) -> None:
+    """Earlier versions made consumers that stood still with a few thousand unacknowledged messages."""
+    config = found.config
+    if config.description != _DESCRIPTION or not 0 < (config.max_ack_pending or 0) < _UNACKNOWLEDGED:
+        return
+    try:
+        await js.add_consumer(stream.name, config.evolve(max_ack_pending=_UNACKNOWLEDGED))
+    except Exception as error:
+        # It can be used as it is: the servers may not allow so many, or not allow to change it.
+        log.warning(
+            "a consumer keeps its limit of unacknowledged messages",
+            stream=stream.name,
+            consumer=found.name,
+            limit=config.max_ack_pending,
+            reason=str(error) or type(error).__name__,
+        )
 
 
 async def look_at_consumer(js: JetStreamContext, stream: StreamIs, consumer: Consumer) -> ConsumerInfo | None:
@@ -148,13 +185,13 @@ def _config(settings: Nats, consumer: Consumer, start: int | None) -> ConsumerCo
     one = consumer.subjects[0] if len(consumer.subjects) == 1 else None
     return ConsumerConfig(
         durable_name=consumer.name,
-        description="tocsin",
+        description=_DESCRIPTION,
         deliver_policy=DeliverPolicy.ALL if start is None else DeliverPolicy.BY_START_SEQUENCE,
         opt_start_seq=start,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=settings.ack_wait_s,
         max_deliver=-1,
-        max_ack_pending=_UNACKNOWLEDGED_BATCHES * settings.batch,
+        max_ack_pending=_UNACKNOWLEDGED,
         filter_subject=one,
         filter_subjects=None if one is not None else list(consumer.subjects),
     )
