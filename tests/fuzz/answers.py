@@ -95,7 +95,7 @@ class _Request:
         self.response_headers = ((b"retry-after", after),) if after else ()
         self.headers = ((b"authorization", b"bearer x"),)
         self.push = SimpleNamespace(route=route, tried=())
-        self.started = 0.0
+        self.started = self.connection_opened = 0.0
         for name, value in more.items():
             setattr(self, name, value)
 
