@@ -448,6 +448,19 @@ async def test_a_clock_set_back_while_the_server_was_down_delays_no_retry(stores
     assert ids(await claim(store, 10, EVERYTHING)) == [id]
 
 
+async def test_a_clock_set_back_is_noticed_by_looking_at_what_is_due(stores: Stores, clocks: Clocks) -> None:
+    """Nothing may be claimed between the step and the end of the process, and something be accepted after the step: at
+    the next start nothing tells of it."""
+    store = await stores.open()
+    (id,) = await park(store, clocks, 1, due_in_s=30)
+    clocks.set_wall_clock(by_s=-7200)
+    await store.schedule.due()
+    (newest,) = await append(store, clocks, 1)
+    store = await stores.crash()
+    clocks.pass_time(31)
+    assert sorted(ids(await claim(store, 10, EVERYTHING))) == sorted([id, newest.id])
+
+
 async def test_a_clock_set_back_does_not_hasten_what_is_not_due(store: Store, clocks: Clocks) -> None:
     await park(store, clocks, 1, due_in_s=600)
     clocks.set_wall_clock(by_s=-7200)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
+import time
+from pathlib import Path
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.clocks import Clocks
+from tests.support.line import apns_device, make_event, running_line
 
+from tocsin.emulator.faults import Rule
 from tocsin.providers.apns.provider_token import ProviderToken
 from tocsin.providers.fcm.access_token import AccessToken
 from tocsin.providers.fcm.credentials import ServiceAccount
@@ -185,3 +191,20 @@ async def test_google_is_asked_for_access_tokens_however_often_it_could_not_be_r
     google.is_there = True
     assert await access.ready() == b"Bearer ya29"
     await access.close()
+
+
+async def test_a_clock_that_is_set_back_right_before_a_stop_is_noticed_by_it(tmp_path: Path) -> None:
+    """What is parked would wait until that hour comes again: at the next start nothing may tell of the step."""
+    ahead_s = 7200.0
+    async with running_line(tmp_path, wall_clock=lambda: time.time() + ahead_s) as line:
+        line.script(Rule(status=503, reason="ServiceUnavailable", headers={"retry-after": "60"}))
+        await line.register(apns_device())
+        event = make_event(apns_device().owner, lifetime_s=86_400)
+        await line.append(event)
+        async with asyncio.timeout(20):
+            while not (await line.store.schedule.due()):
+                await asyncio.sleep(0.01)
+        ahead_s = 0.0
+    with contextlib.closing(sqlite3.connect(tmp_path / "tocsin.db")) as driver:
+        (due_ms,) = driver.execute("SELECT max(due_ms) FROM parked").fetchone()
+    assert due_ms < (time.time() + 900) * 1000

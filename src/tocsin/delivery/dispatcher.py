@@ -245,6 +245,9 @@ class Dispatcher:
         """No new work; what is on the wire gets `drain_s` to end, then it goes back to the queue."""
         self._stopping = self._sending.stopping = True
         self._claiming.stop()
+        with suppress(WriteFailure):
+            # A clock that was set back just now is noticed by this: after the next start nobody could know of it.
+            await self._schedule.due()
         now_ms = self._now_ms()
         for lane in self.lanes:
             for delivery in lane.empty():

@@ -28,7 +28,11 @@ class Claims:
         """
         await self.can_settle()
         self._leases.end_overdue()
-        # At every claim: a clock that was set forward and back between two looks would go unnoticed.
+        self.look_at_clock()
+
+    def look_at_clock(self) -> None:
+        """At every claim: a clock that was set forward and back between two looks would go unnoticed. Also before what
+        is due is told: nothing may be claimed for long."""
         self.set_back_ms += self._clock.set_back_ms()
 
     async def move_with_the_clock(self, bring_forward: Callable[[int], Awaitable[None]]) -> None:

@@ -119,6 +119,7 @@ class PostgresSchedule:
     # -- ports.Schedule ------------------------------------------------------------------------------------------------
 
     async def due(self) -> Mapping[str, int]:
+        self._claims.look_at_clock()
         if self._claims.set_back_ms:
             # Here, too: by times that are late by that much, nothing would be claimed.
             async with self.claiming:

@@ -68,6 +68,7 @@ class SqliteSchedule:
                 self._claims.something.set()
 
     async def due(self) -> Mapping[str, int]:
+        self._claims.look_at_clock()
         if self._claims.set_back_ms:
             # Here, too: by times that are late by that much, nothing would be claimed.
             async with self._claiming:
