@@ -510,6 +510,17 @@ async def test_the_backlog_has_its_bound_also_while_no_process_delivers(nodes: N
     await api.queue.append([event_of(api, owner) for owner in owners(10)])
 
 
+def is_away_once(monkeypatch: pytest.MonkeyPatch, reader: Any, method: str) -> None:
+    """The first call finds that the database cannot be read."""
+    read = getattr(reader, method)
+
+    async def away(*_: Any) -> None:
+        monkeypatch.setattr(reader, method, read)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(reader, method, away)
+
+
 async def test_what_another_process_has_changed_is_told_also_where_the_table_cannot_be_read_at_first(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,13 +531,7 @@ async def test_what_another_process_has_changed_is_told_also_where_the_table_can
     await other.notice_signals()
     told.clear()
     await one.registry.delete(OWNER, "apns", DeviceToken("gone"))
-    corrections = other.signals._corrections
-
-    async def away(signals: Any) -> Any:
-        monkeypatch.setattr(other.signals, "_corrections", corrections)
-        raise StoreUnavailable
-
-    monkeypatch.setattr(other.signals, "_corrections", away)
+    is_away_once(monkeypatch, other.signals, "_corrections")
     with pytest.raises(StoreUnavailable):
         await other.notice_signals()
     await other.notice_signals()
@@ -546,13 +551,7 @@ async def test_what_was_replayed_elsewhere_is_claimed_also_where_what_is_due_can
     letters = [letter.event.id for letter in (await one.log.dead_letters(100)).letters]
     assert len(letters) == 50
     await one.log.replay(letters, 3_600_000)
-    refresh = other.schedule.refresh
-
-    async def away() -> None:
-        monkeypatch.setattr(other.schedule, "refresh", refresh)
-        raise StoreUnavailable
-
-    monkeypatch.setattr(other.schedule, "refresh", away)
+    is_away_once(monkeypatch, other.schedule, "refresh")
     with pytest.raises(StoreUnavailable):
         await other.notice_signals()
     await other.rebalance()

@@ -95,7 +95,7 @@ def unknown_name(rules: RuleBook, system: str | None, message: str | None) -> tu
     """The field that names what there is not, and what it must be: nothing could match, and a typing error would look
     like an answer."""
     if system is not None and system not in rules:
-        return "system", f"must be {' or '.join(sorted(rules))}"
+        return "system", rules.must_be
     if message is not None and message not in MESSAGES:
         return "message", f"none of {', '.join(MESSAGES)}"
     return None

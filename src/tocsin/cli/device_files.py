@@ -82,7 +82,7 @@ def _registration(fields: Fields, rules: RuleBook) -> Registration:
         raise FieldError("owner", "must be a UUID") from None
     own = rules.get(system)
     if own is None:
-        raise FieldError("system", f"must be {' or '.join(sorted(rules))}")
+        raise FieldError("system", rules.must_be)
     try:
         parsed: DeviceToken = own.token(token)
     except ValueError as error:

@@ -27,6 +27,11 @@ class RuleBook(Mapping[str, Rules]):
         """Every field that some provider's registrations have."""
         self._always_fits_bytes = min(one.always_fits_bytes for one in self._by_name.values())
 
+    @property
+    def must_be(self) -> str:
+        """The rule that another name breaks, for a message."""
+        return f"must be {' or '.join(sorted(self))}"
+
     def __getitem__(self, name: str) -> Rules:
         return self._by_name[name]
 

@@ -123,13 +123,13 @@ def set_state(t: Transaction, state: str, error: str, at_ms: int, id: str) -> Ro
     return [_job(t.update(t.database.job, row, state=str(state), error=error, changed_ms=at_ms))]
 
 
-@does(jobs._HOLDER)
-def holder_of_job(t: Transaction, id: str) -> Rows:
+@does(jobs._HELD)
+def held_job(t: Transaction, id: str) -> Rows:
     row = t.get(t.database.job, id)
     if row is None:
         return ()
     t.lock(row)
-    return [(row.node,)]
+    return [(*_job(row), row.node)]
 
 
 @does(jobs._GET)

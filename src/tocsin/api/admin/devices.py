@@ -182,7 +182,7 @@ class DeviceRoutes(Shared):
 
     async def remove(self, owner: FromQuery[UUID], system: SYSTEM, token: FromQuery[str]) -> None:
         if system not in self._rules:
-            raise bad_input("?system", f"must be {' or '.join(sorted(self._rules))}")
+            raise bad_input("?system", self._rules.must_be)
         try:
             stored = self._rules[system].token(token)
         except ValueError:
@@ -213,7 +213,7 @@ class DeviceRoutes(Shared):
     async def remove_one(self, request: Request[Any, Any, Any]) -> None:
         data = await self._bodies.read(request, DeviceChoice)
         if data.system not in self._rules:
-            raise bad_input("$.system", f"must be {' or '.join(sorted(self._rules))}")
+            raise bad_input("$.system", self._rules.must_be)
         await self.remove(data.owner, data.system, data.device_token)
 
     async def history(self, owner: OWNER = None, token: TOKEN = None) -> Response[list[RemovalView]]:

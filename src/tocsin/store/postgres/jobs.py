@@ -32,7 +32,7 @@ _PROGRESS: Final = """UPDATE job SET position = $1, done = done + $2, skipped = 
     WHERE id = $5 AND (node IS NULL OR node = $6) RETURNING state"""
 _SET_STATE: Final = f"UPDATE job SET state = $1, error = $2, changed_ms = $3 WHERE id = $4 RETURNING {_COLUMNS}"
 _GET: Final = f"SELECT {_COLUMNS} FROM job WHERE id = $1"
-_HOLDER: Final = "SELECT node FROM job WHERE id = $1 FOR UPDATE"
+_HELD: Final = f"SELECT {_COLUMNS}, node FROM job WHERE id = $1 FOR UPDATE"
 _PAGE: Final = f"SELECT seq, {_COLUMNS} FROM job WHERE seq <= $1 ORDER BY seq DESC LIMIT $2"
 
 
@@ -81,11 +81,11 @@ class PostgresJobs:
 
     async def finish(self, id: str, error: str = "") -> Job:
         async def finish(connection: Connection) -> Any:
-            holder = await connection.fetchrow(_HOLDER, id)
-            if holder is None:
+            held = await connection.fetchrow(_HELD, id)
+            if held is None:
                 raise KeyError(id)
-            before = await connection.fetchrow(_GET, id)
-            if holder[0] not in (None, self._node()):
+            *before, node = held
+            if node not in (None, self._node()):
                 return before
             state = JobState.DONE
             if error:
