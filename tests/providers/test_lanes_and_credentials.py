@@ -359,6 +359,27 @@ async def test_an_access_token_that_google_calls_expired_is_replaced_and_nothing
         assert {record.attempts[-1].result for record in records} == {"delivered"}
 
 
+async def test_a_project_without_an_access_token_waits_as_a_whole_even_where_all_pushes_are_for_one_phone(
+    tmp_path: Path,
+) -> None:
+    """Nothing of the project can be sent: else each push would be tried again and again, and wait longer each time."""
+    async with running_line(tmp_path) as line:
+        await line.register(fcm_device())
+        line.script(Rule(match=Match(provider="oauth"), status=503))
+        events = [make_event() for _ in range(50)]
+        for start in range(0, 50, 10):
+            await line.append(*events[start : start + 10])
+            await asyncio.sleep(0.05)
+        deadline = time.monotonic() + 5
+        while line.lane(f"fcm:{PROJECT}").state is not LaneState.OPEN:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        line.script()
+        for record in await line.finished(*events, timeout_s=30):
+            assert record.attempts[-1].result == Result.DELIVERED
+            assert len(record.attempts) < 8
+
+
 async def test_half_of_twenty_attempts_failing_opens_the_breaker() -> None:
     breaker = Breaker()
     opened = []

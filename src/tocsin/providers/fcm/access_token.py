@@ -18,7 +18,8 @@ from tocsin.providers.fcm.oauth import OAuthClient, Token, TokenRefused, TokenUn
 log = structlog.get_logger(__name__)
 
 _RENEWED_AHEAD_S: Final = 300
-_RETRY_S: Final = (1.0, 60.0)
+_RETRY_S: Final = (1.0, 30.0)
+"""At most the least that a lane waits whose breaker has opened again and again: each of its probes asks anew."""
 _CLOCK_STEP_S: Final = 1.0
 """A wall clock that differs by more from the monotonic one than before was set."""
 

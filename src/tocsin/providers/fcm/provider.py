@@ -124,7 +124,8 @@ class Fcm:
             outcome: Outcome = (
                 Misconfigured(answer)
                 if project.access.rejected
-                else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True)
+                # All pushes of the project fail with it: so it says as much of the provider as a connection that fails.
+                else RetryLater(answer, _NO_TOKEN_BACKOFF, failure=True, shared_failure=True)
             )
             outcomes += [(push, outcome) for push in waiting]
         if outcomes:
