@@ -10,7 +10,7 @@ from tests.contract.support import keep
 from tests.postgres.nodes import Nodes
 
 from tocsin.store.postgres.connections import Connection
-from tocsin.store.postgres.housekeeping import _OLD_SIGNALS
+from tocsin.store.postgres.housekeeping import _OLD_KEPT, _OLD_KEYS, _OLD_SIGNALS
 from tocsin.store.postgres.queue import _NEWEST_ACCEPTED, _OLDEST
 from tocsin.store.postgres.registry import _LEARN
 from tocsin.store.postgres.signals import _READ
@@ -138,3 +138,24 @@ async def test_old_signals_are_looked_for_without_looking_at_those_of_the_last_d
     assert await connection.fetchval("SELECT count(*) FROM signal WHERE at < now() - interval '1 day'") == 0
     assert await connection.fetchval("SELECT count(*) FROM signal") >= _SETTLED
     assert await looked_at(connection, _OLD_SIGNALS) <= 1000
+
+
+async def test_old_events_and_keys_are_looked_for_without_looking_at_dead_letters(nodes: Nodes) -> None:
+    """Dead letters are kept for longer than other events, and there may be very many."""
+    await nodes.open()
+    connection = await nodes.connection()
+    await connection.execute(
+        "INSERT INTO kept(stream, xid, seq, day, id, owner, message, accepted_ms, expires_ms, size, content_key, body,"
+        " dead, settled_ms) SELECT n % 128, 10, n, 1, gen_random_uuid(), gen_random_uuid(), 'fax_new', 0, 0, 0,"
+        " n % 1000, '', n > 10, n FROM generate_series(1, $1::int) AS t(n)",
+        _SETTLED,
+    )
+    await connection.execute(
+        "INSERT INTO content_key(id, from_ms, until_ms, key_id, record) SELECT n, n, n, '', ''"
+        " FROM generate_series(1, 1100) AS t(n)"
+    )
+    await connection.execute("ANALYZE kept, content_key")
+    assert await looked_at(connection, _OLD_KEPT, ("bigint", 10**6), ("int", 2)) <= 100
+    assert await connection.fetchval("SELECT count(*) FROM kept") == _SETTLED - 10
+    assert await looked_at(connection, _OLD_KEYS, ("bigint", 1060)) <= 3000
+    assert await connection.fetchval("SELECT count(*) FROM content_key") == 1100 - 60

@@ -54,8 +54,8 @@ class Step(Struct, frozen=True):
 
 
 def steps() -> list[Step]:
-    names = ("schema.sql", "schema-search.sql", "schema-checks.sql")
-    first, second, third = ((files("tocsin.store.postgres") / name).read_text() for name in names)
+    names = ("schema.sql", "schema-search.sql", "schema-checks.sql", "schema-pruning.sql")
+    first, second, third, fourth = ((files("tocsin.store.postgres") / name).read_text() for name in names)
     logs = f"INSERT INTO log(number) SELECT generate_series(0, {LOGS - 1});"
     streams = f"INSERT INTO low_water(stream, day, xid, seq) SELECT generate_series(0, {2 * LOGS - 1}), 0, 0, 0;"
     cursors = f"INSERT INTO seen_to(stream, day, xid, seq) SELECT generate_series(0, {2 * LOGS - 1}), 0, 0, 0;"
@@ -64,6 +64,7 @@ def steps() -> list[Step]:
         Step(1, 1, f"{first}\n{logs}\n{streams}\nINSERT INTO meta(name, value) VALUES ('logs', {LOGS});"),
         Step(2, 1, f"{second}\n{cursors}\n{rebuilding}"),
         Step(3, 1, third),
+        Step(4, 1, fourth),
     ]
 
 
