@@ -253,7 +253,7 @@ def only_urgent(room: int, urgent: int, others: int, turn: int) -> tuple[int, in
     return first, min(others, room - first)
 
 
-def pauses_everybody(pauses: Pauses, topic: str, reason: str, *, speakers: Any = ()) -> None:
+def pauses_everybody(pauses: Pauses, topic: str, reason: str, *, complaining: Any = ()) -> None:
     pauses.misconfigured(reason)
 
 

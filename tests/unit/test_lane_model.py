@@ -161,7 +161,7 @@ class LaneModel(RuleBasedStateMachine):
         lane = self.lane
         assert lane.in_flight == len(self.out)
         assert self.offered == self.finished + len(self.out) + len(self.parked) + lane.waiting
-        here = [*lane._urgent, *lane._others, *lane.pauses.loose]
+        here = [*lane._urgent, *lane._others, *lane.pauses.released]
         for pause in (*lane.pauses.topics.values(), *lane.pauses.devices.values()):
             here += pause.waiting
             assert pause.probe is not None or not pause.waiting

@@ -232,10 +232,10 @@ class Lane:
     def to_park(self) -> list[Delivery]:
         """Take out what waits while it may not be sent."""
         out = [] if self.may_send else self.empty()
-        if self.pauses.loose:
-            loose, self.pauses.loose = self.pauses.loose, []
-            self.share.give_back(sum([delivery.size_bytes for delivery in loose]))
-            out += self.offer(loose)
+        if self.pauses.released:
+            released, self.pauses.released = self.pauses.released, []
+            self.share.give_back(sum([delivery.size_bytes for delivery in released]))
+            out += self.offer(released)
         return out
 
     def empty(self) -> list[Delivery]:
@@ -296,13 +296,13 @@ class Lane:
                 if delivery.route.topic not in pauses.topics:
                     self._begin(about, delivery, outcome)
                 if (topic := pauses.topics.get(delivery.route.topic)) is not None:
-                    topic.said_by(delivery)
+                    topic.complained_by(delivery)
             case Cause.DEVICE:
                 if delivery.device.token not in pauses.devices:
                     self._begin(about, delivery, outcome)
-                speakers = self.evidence.not_for_topic(delivery, self._clock())
-                if speakers and delivery.route.topic not in pauses.topics:
-                    pauses.topic_misconfigured(delivery.route.topic, outcome.answer.reason, speakers=speakers)
+                complaining = self.evidence.not_for_topic(delivery, self._clock())
+                if complaining and delivery.route.topic not in pauses.topics:
+                    pauses.topic_misconfigured(delivery.route.topic, outcome.answer.reason, complaining=complaining)
 
     def slow_down(self, outcome: RetryLater) -> None:
         """A rate that the lane has part in was exceeded. While the lane pauses for one already, its probe decides."""

@@ -78,7 +78,7 @@ class LaneBook:
         own = [lane for lane in self._lanes.values() if lane.provider == provider]
         for lane in own:
             lane.forget(owner, token)
-        return [lane for lane in own if lane.pauses.loose]
+        return [lane for lane in own if lane.pauses.released]
 
     def topics_are_right(self, reached: Iterable[TopicReached]) -> None:
         """What the registry knows from before the start: on these topics devices were reached with the credential that

@@ -21,7 +21,7 @@ from tocsin.domain.outcomes import (
 )
 from tocsin.domain.routes import PauseStatus
 
-_MOST_SPEAKERS: Final = 100
+_MOST_COMPLAINING: Final = 100
 
 
 class Cause(Enum):
@@ -47,12 +47,12 @@ class Pause:
     __slots__ = (
         "by_devices",
         "cause",
+        "complaining",
         "last_probe",
         "probe",
         "reason",
         "renewals",
         "since",
-        "speakers",
         "until",
         "waiting",
     )
@@ -71,7 +71,7 @@ class Pause:
         """The device of the probe before, by its token."""
         self.waiting: deque[Delivery] = deque()
         """Deliveries to this topic or device that came while the probe was out. A lane's own wait in its queues."""
-        self.speakers: set[tuple[str, str]] = set()
+        self.complaining: set[tuple[str, str]] = set()
         """The devices (owner, token) whose answers began a topic's pause: without them its cause is gone."""
         self.by_devices = False
         """A topic that is paused because many devices were said not to belong to it."""
@@ -100,10 +100,10 @@ class Pause:
         self.probe = None
         self.until = max(self.until, next_at)
 
-    def said_by(self, delivery: Delivery) -> None:
+    def complained_by(self, delivery: Delivery) -> None:
         """The answer to this delivery complained of the topic."""
-        if len(self.speakers) < _MOST_SPEAKERS:
-            self.speakers.add((delivery.device.owner, delivery.device.token))
+        if len(self.complaining) < _MOST_COMPLAINING:
+            self.complaining.add((delivery.device.owner, delivery.device.token))
 
 
 def subject(outcome: Outcome) -> Cause | None:

@@ -43,7 +43,7 @@ class Pauses:
         """By the device's token."""
         self.probes: dict[Delivery, list[Pause]] = {}
         """Deliveries that are a probe, and of which pauses."""
-        self.loose: list[Delivery] = []
+        self.released: list[Delivery] = []
         """Deliveries that no longer wait for a probe: to be given to the lane again."""
         self.since = float("-inf")
         """When a pause of the lane itself began last: what was queued before says nothing of the lane."""
@@ -106,7 +106,7 @@ class Pauses:
     @property
     def waiting(self) -> int:
         """How many deliveries wait for a topic's or a device's probe, or have done so until just now."""
-        return self._held + len(self.loose)
+        return self._held + len(self.released)
 
     def statuses(self) -> list[PauseStatus]:
         """Those of the lane, what the operator can mend first; then some of its topics'."""
@@ -137,14 +137,14 @@ class Pauses:
         now = self._clock()
         by_another = isinstance(outcome, RetryLater) and outcome.next_route is not None
         pause.release_probe(now if by_another or isinstance(outcome, Withdrawn) else now + _NEXT_PROBE_S)
-        self._let_go(pause)
+        self._release_waiting(pause)
 
     def unsent(self, deliveries: Iterable[Delivery]) -> None:
         """Probes that are not sent after all: the next delivery may be it."""
         for delivery in deliveries:
             for pause in self.probed_by(delivery):
                 pause.release_probe(pause.until)
-                self._let_go(pause)
+                self._release_waiting(pause)
 
     # -- a pause begins, or begins again -------------------------------------------------------------------------------
 
@@ -170,18 +170,18 @@ class Pauses:
         again_s = pause.begin(self._begin_of_lane(), reason, MISCONFIGURED)
         log.error("lane paused: misconfigured", lane=self._lane, reason=reason, next_try_in_s=round(again_s, 1))
 
-    def topic_misconfigured(self, topic: str, reason: str, *, speakers: Iterable[tuple[str, str]] = ()) -> None:
-        """`speakers`: the devices (owner, token) that are said not to belong to it, where that is why it is paused."""
+    def topic_misconfigured(self, topic: str, reason: str, *, complaining: Iterable[tuple[str, str]] = ()) -> None:
+        """`complaining`: the devices (owner, token) that are said not to belong to it, where that is why it pauses."""
         pause = self.topics.get(topic)
         if pause is None:
             if len(self.topics) >= _MOST_TOPICS:
                 return
             pause = self.topics[topic] = Pause(Cause.TOPIC)
-            pause.by_devices = bool(speakers)
-        pause.speakers.update(speakers)
+            pause.by_devices = bool(complaining)
+        pause.complaining.update(complaining)
         again_s = pause.begin(self._clock(), reason, MISCONFIGURED)
         log.error("topic misconfigured", lane=self._lane, topic=topic, reason=reason, next_try_in_s=round(again_s, 1))
-        self._let_go(pause)
+        self._release_waiting(pause)
 
     def device_misconfigured(self, token: str, reason: str) -> None:
         """One device alone: nobody else waits."""
@@ -191,7 +191,7 @@ class Pauses:
                 self._end_device(next(iter(self.devices)))
             pause = self.devices[token] = Pause(Cause.DEVICE)
         pause.begin(self._clock(), reason, MISCONFIGURED)
-        self._let_go(pause)
+        self._release_waiting(pause)
 
     # -- a pause whose cause is gone -----------------------------------------------------------------------------------
 
@@ -199,9 +199,9 @@ class Pauses:
         """The device was deleted, or is registered anew: what it said counts no longer."""
         self._end_device(token)
         for topic, pause in list(self.topics.items()):
-            if (owner, token) in pause.speakers:
-                pause.speakers.discard((owner, token))
-                if not pause.speakers:
+            if (owner, token) in pause.complaining:
+                pause.complaining.discard((owner, token))
+                if not pause.complaining:
                     self._end_topic(topic)
 
     def forget_unused(self, *, nothing_waits: bool) -> list[Pause]:
@@ -226,7 +226,7 @@ class Pauses:
         if self.of_lane:
             self.since = self._clock()
             log.info("lane resumes", lane=self._lane)
-        self.loose = self.take_waiting()
+        self.released = self.take_waiting()
         self.of_lane.clear()
         self.topics.clear()
         self.devices.clear()
@@ -236,8 +236,8 @@ class Pauses:
         """Take out all that wait for a topic's or a device's probe."""
         if self._held:
             for pause in (*self.topics.values(), *self.devices.values()):
-                self._let_go(pause)
-        taken, self.loose = self.loose, []
+                self._release_waiting(pause)
+        taken, self.released = self.released, []
         return taken
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -255,18 +255,18 @@ class Pauses:
         log.info("topic resumes", lane=self._lane, topic=topic)
         pause = self.topics.pop(topic)
         pause.probe = None  # its answer, if one is out, concerns nothing here any more
-        self._let_go(pause)
+        self._release_waiting(pause)
 
     def _end_device(self, token: str) -> None:
         pause = self.devices.pop(token, None)
         if pause is not None:
             pause.probe = None
-            self._let_go(pause)
+            self._release_waiting(pause)
 
-    def _let_go(self, pause: Pause) -> None:
+    def _release_waiting(self, pause: Pause) -> None:
         """Nothing waits for this pause's probe any more."""
         self._held -= len(pause.waiting)
-        self.loose += pause.waiting
+        self.released += pause.waiting
         pause.waiting.clear()
 
     def _unfit_as_probe(self, delivery: Delivery) -> tuple[bool, bool]:
