@@ -442,6 +442,36 @@ async def test_a_pool_that_is_wound_up_finishes_and_takes_no_more(tmp_path: Path
         assert got.failure.kind is FailureKind.CONNECT
 
 
+async def test_a_pool_that_is_wound_up_gives_back_what_is_not_on_the_wire_or_was_refused(tmp_path: Path) -> None:
+    peer = Peer()
+    peer.max_streams = 2
+    held: list[Exchange] = []
+    peer.handler = held.append  # type: ignore[assignment]
+    async with listening(tmp_path, peer):
+        pool, answers = peer.pool(max_connections=1)
+        pool.send([request(pool)])
+        while not held:
+            await asyncio.sleep(0.01)
+        held.pop().reply(Reply(200))
+        await gather(answers, 1)
+        pool.send([request(pool) for _ in range(10)])
+        while len(held) < 2:
+            await asyncio.sleep(0.01)
+        pool.wind_up()
+        unsent = await gather(answers, 8)
+        assert {got.failure and got.failure.kind for got in unsent} == {FailureKind.UNSENT}
+        held[0].connection.reset(held[0], 7)  # REFUSED_STREAM
+        held[1].reply(Reply(200))
+        last = await gather(answers, 2)
+        assert sorted((got.status, got.failure and got.failure.kind) for got in last) == [
+            (0, FailureKind.UNSENT),
+            (200, None),
+        ]
+        async with asyncio.timeout(3):
+            while pool.next_check_at is not None:
+                await asyncio.sleep(0.05)
+
+
 def _tls_files(tmp_path: Path) -> tuple[Path, Path]:
     """Certificate and key in files of their own, as nghttpd and nginx want them."""
     files = write_credentials(tmp_path / "peer")

@@ -78,7 +78,9 @@ async def test_a_pool_that_is_wound_up_while_it_dials_closes_what_it_gets(tmp_pa
         pool.send([request(pool)])
         pool.wind_up()
         assert not pool.connections, "it is being opened"
-        assert (await gather(answers, 1))[0].status == 200, "what waits is sent all the same"
+        [unsent] = await gather(answers, 1)
+        assert unsent.failure is not None
+        assert (unsent.failure.kind, unsent.failure.unknown) == (FailureKind.UNSENT, False)
         async with asyncio.timeout(5):
             while not pool.idle:
                 await asyncio.sleep(0.05)

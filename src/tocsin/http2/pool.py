@@ -30,6 +30,7 @@ _TIMED: Final = 16
 """Of so many requests that are given to a connection together, the time of one is looked at."""
 _CHECK_EVERY_S: Final = 1.0
 _CLOSED: Final = Failure(FailureKind.CONNECT, "the pool was closed", unknown=False)
+_WOUND_UP: Final = Failure(FailureKind.UNSENT, "its connections are no longer to be used", unknown=False)
 
 
 def _none_withdrawn(requests: list[R]) -> Sequence[R]:
@@ -167,8 +168,10 @@ class Pool(Generic[R]):
                 connection.drain(why)
 
     def wind_up(self) -> None:
-        """No more requests will come: finish those that are here, then close."""
+        """No more requests will come: what is on the wire is finished, then this closes; what is not there yet comes
+        back at once as `FailureKind.UNSENT`."""
         self._winding_up = True
+        self._fail_pending(_WOUND_UP)
         self.retire()
         if self._checking is None and not self._closed:
             self._check_later()
@@ -206,6 +209,9 @@ class Pool(Generic[R]):
             request.given = 0.0
             if request.resends > _MOST_RESENDS:
                 request.failure = Failure(FailureKind.RESET, f"refused {request.resends} times", unknown=False)
+                failed.append(request)
+            elif self._winding_up:
+                request.failure = _WOUND_UP
                 failed.append(request)
             else:
                 again.append(request)
@@ -314,8 +320,9 @@ class Pool(Generic[R]):
             self._connections.append(connection)
             if self._closed:
                 connection.close()
+            elif self._winding_up:
+                connection.drain()
         self._pump()
-        self._retire_if_done()
 
     def _not_opened(self, error: Exception) -> None:
         if not isinstance(error, DialError):
@@ -329,11 +336,6 @@ class Pool(Generic[R]):
             for request in failed:
                 request.failure = failure
             self._done(failed)
-
-    def _retire_if_done(self) -> None:
-        """Once a pool that winds up has given out all that waited, nothing needs its connections any more."""
-        if self._winding_up and not self._pending:
-            self.retire()
 
     def _check_later(self) -> None:
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)
@@ -364,4 +366,3 @@ class Pool(Generic[R]):
         if late:
             self._done(late)
         self._pump()
-        self._retire_if_done()

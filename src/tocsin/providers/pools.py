@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tocsin.http2.messages import Request
+from tocsin.http2.messages import FailureKind, Request
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.http2.traffic import Traffic
 from tocsin.providers.base import Context, Push
@@ -50,3 +50,16 @@ def open_pool(
         random=context.random.random,
         traffic=context.traffic.setdefault(origin, Traffic()),
     )
+
+
+def take_unsent(requests: list[R]) -> tuple[list[R], list[Push]]:
+    """Of what comes back from a pool whose credential was replaced: those that have ended, and the pushes of those that
+    were not sent. These are to be made anew, with the credential that there is now."""
+    ended: list[R] = []
+    unsent: list[Push] = []
+    for request in requests:
+        if request.failure is not None and request.failure.kind is FailureKind.UNSENT:
+            unsent.append(request.push)
+        else:
+            ended.append(request)
+    return ended, unsent

@@ -34,7 +34,7 @@ from tocsin.providers.base import (
     Push,
     delivery_id,
 )
-from tocsin.providers.pools import open_pool
+from tocsin.providers.pools import open_pool, take_unsent
 
 _MOST_BLOCKS: Final = 10_000
 
@@ -124,9 +124,9 @@ class Apns:
     # -- credentials ---------------------------------------------------------------------------------------------------
 
     def configure(self, credentials: Iterable[Credential]) -> set[str]:
+        # Before, as they hold channels: what a channel that is replaced has not sent is sent with new ones.
+        self._blocks.clear()
         changed = self._channels.configure({one.account: read_stored(one) for one in credentials})
-        if changed:
-            self._blocks.clear()
         return {lane_name(id, sandbox) for id in changed for sandbox in (False, True)}
 
     def pools(self) -> Iterable[Pool[Any]]:
@@ -176,7 +176,11 @@ class Apns:
     def _finished(self, requests: list[ApnsRequest]) -> None:
         judge = self._judge.outcome
         # The answers of one pool: all requests went through one channel.
-        token = requests[0].channel.token
+        channel = requests[0].channel
+        if channel.replaced:
+            requests, unsent = take_unsent(requests)
+            self.send(unsent)
+        token = channel.token
         if token is not None and token.in_doubt:
             note_accepted(requests, token)
         outcomes: list[tuple[Push, Outcome]] = []

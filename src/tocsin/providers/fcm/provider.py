@@ -31,7 +31,7 @@ from tocsin.providers.fcm.payload import data
 from tocsin.providers.fcm.projects import FcmOptions, FcmRequest, Project, Projects
 from tocsin.providers.fcm.routes import lane_name, make_route
 from tocsin.providers.fcm.token_endpoint import origin, why_not
-from tocsin.providers.pools import open_pool
+from tocsin.providers.pools import open_pool, take_unsent
 
 log = structlog.get_logger(__name__)
 
@@ -214,7 +214,10 @@ class Fcm:
     def _finished(self, requests: list[FcmRequest]) -> None:
         judge = self._judge.outcome
         # The answers of one pool: all requests went to one project.
-        access = requests[0].project.access
-        if access.in_doubt:
-            note_accepted(requests, access)
+        project = requests[0].project
+        if project.replaced:
+            requests, unsent = take_unsent(requests)
+            self.send(unsent)
+        if project.access.in_doubt:
+            note_accepted(requests, project.access)
         self._report([(request.push, judged(NAME, judge, request)) for request in requests])
