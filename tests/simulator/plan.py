@@ -54,7 +54,7 @@ class Size(StrEnum):
     WEEKS = "weeks"
 
 
-_SHARES: Final = {Size.SHORT: 0.67, Size.LARGE: 0.15, Size.DAYS: 0.15, Size.WEEKS: 0.03}
+_SHARES: Final = {Size.SHORT: 0.77, Size.LARGE: 0.09, Size.DAYS: 0.12, Size.WEEKS: 0.02}
 
 
 class Plan(Struct, frozen=True, kw_only=True):
