@@ -53,10 +53,10 @@ def test_a_device_that_is_complained_of_for_a_week_goes_into_quarantine_and_come
 
 
 def test_most_seeds_are_short_and_some_go_on_for_weeks() -> None:
-    plans = [make_plan(seed) for seed in range(10_000)]
-    assert sum(plan.quiet_s == 0 for plan in plans) > 8000
-    assert sum(0 < plan.quiet_s <= 8 * DAY_S for plan in plans) > 1000
-    assert sum(plan.quiet_s >= 14 * DAY_S for plan in plans) > 150
+    plans = [make_plan(seed) for seed in range(3000)]
+    assert sum(plan.quiet_s == 0 for plan in plans) > 2400
+    assert sum(0 < plan.quiet_s <= 8 * DAY_S for plan in plans) > 300
+    assert sum(plan.quiet_s >= 14 * DAY_S for plan in plans) > 40
     without_faults = [plan for plan in plans if not plan.troubles]
     assert any(plan.quiet_s >= 14 * DAY_S for plan in without_faults)
 
