@@ -112,8 +112,10 @@ def _check(outcome: Any, status: int) -> None:
 def apns() -> Callable[[bytes], None]:
     """Apple's answers: each has one outcome, and only a 200 is delivered."""
     route = make_route("39JSDKGJ38.de.cospace.app", False, "de.cospace.app")
-    channel = SimpleNamespace(replaced=False, token=None, pool=SimpleNamespace(retire=lambda **_: None))
-    channels: Any = SimpleNamespace(applications_with_the_key_of=lambda account: (account,))
+    channel = SimpleNamespace(token=None, pool=SimpleNamespace(retire=lambda **_: None))
+    channels: Any = SimpleNamespace(
+        applications_with_the_key_of=lambda account: (account,), serves=lambda channel, route: True
+    )
     judge = ApnsJudge(channels, Routes(), lambda: NOW_S)
 
     def run(data: bytes) -> None:

@@ -80,7 +80,7 @@ async def test_a_pool_that_is_wound_up_while_it_dials_closes_what_it_gets(tmp_pa
         assert not pool.connections, "it is being opened"
         [unsent] = await gather(answers, 1)
         assert unsent.failure is not None
-        assert (unsent.failure.kind, unsent.failure.unknown) == (FailureKind.UNSENT, False)
+        assert (unsent.failure.kind, unsent.failure.unknown) == (FailureKind.CONNECT, False)
         async with asyncio.timeout(5):
             while not pool.idle:
                 await asyncio.sleep(0.05)

@@ -152,10 +152,11 @@ async def test_replacing_a_key_under_load_fails_no_delivery(tmp_path: Path) -> N
         assert {record.attempts[0].result for record in records} == {"delivered"}
 
 
-@pytest.mark.parametrize("provider", ["apns", "fcm"])
+@pytest.mark.parametrize(("provider", "shared"), [("apns", False), ("apns", True), ("fcm", False)])
 async def test_what_waits_for_a_connection_when_a_credential_is_replaced_is_sent_with_the_new_one(
-    tmp_path: Path, provider: str
+    tmp_path: Path, provider: str, shared: bool
 ) -> None:
+    """`shared`: another application uses the old one, and goes on to do so."""
     emulator_port = 0
     connections = 0
 
@@ -179,6 +180,9 @@ async def test_what_waits_for_a_connection_when_a_credential_is_replaced_is_sent
         [right] = await line.store.credentials.of(provider)
         if provider == "apns":
             wrong = apns_credential(read_stored(right).key_pem, "WRONGKEYID")
+            if shared:
+                other = apns_credential(read_stored(right).key_pem, "WRONGKEYID", application=f"{APPLICATION}.other")
+                await line.store.credentials.put(other)
         else:
             account = json.loads(line.emulator.files.service_account.read_bytes())
             content = json.dumps(account | {"project_id": "another-project"}).encode()

@@ -33,7 +33,10 @@ class Peer:
         self.ca = Path()
 
     def pool(
-        self, may_send: Callable[[], bool] = lambda: True, **options: object
+        self,
+        may_send: Callable[[], bool] = lambda: True,
+        unsent: Callable[[list[Asked]], None] | None = None,
+        **options: object,
     ) -> tuple[Pool[Asked], asyncio.Queue[Asked]]:
         answers: asyncio.Queue[Asked] = asyncio.Queue()
 
@@ -43,7 +46,9 @@ class Peer:
 
         tls = client_tls(self.ca)
         limits = PoolOptions(**options)  # type: ignore[arg-type]
-        return Pool(self.url, lambda: tls, done, limits, network=SystemNetwork(), may_send=may_send), answers
+        network = SystemNetwork()
+        pool = Pool(self.url, lambda: tls, done, limits, network=network, may_send=may_send, unsent=unsent)
+        return pool, answers
 
 
 @asynccontextmanager

@@ -126,6 +126,9 @@ class _Reported:
     def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
         self.outcomes += outcomes
 
+    def send_anew(self, pushes: Sequence[Push]) -> None:
+        raise AssertionError("no credential is replaced")
+
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return ()
 

@@ -11,7 +11,8 @@ _RATE_FAILURES: Final = 0.5
 
 
 LINK: Final = ""
-"""In place of a device: a connection failed, or none could be opened. Each time counts as another device."""
+"""In place of a device: a connection failed, none could be opened, or the account got no access token. Each time counts
+as another device."""
 
 
 class Breaker:

@@ -185,6 +185,9 @@ class Dispatcher:
         if not self._settling.has_nothing():
             self._settling.something.set()
 
+    def send_anew(self, pushes: Sequence[Push]) -> None:
+        self._sending.send_anew(pushes)
+
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return self._sending.withdrawn(pushes)
 

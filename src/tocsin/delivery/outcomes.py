@@ -90,7 +90,7 @@ class Outcomes:
 
     def _tell_lane(self, lane: Lane, outcomes: Sequence[tuple[Delivery, Outcome]], now_ms: int) -> None:
         """How many of these attempts were answered, failed or were not made; and what each that was not delivered, and
-        each probe, says of the lane. Attempts that failed with one connection are one failure."""
+        each probe, says of the lane. Attempts that failed with one connection or access token are one failure."""
         failed = dead = unsent = 0
         failures: list[str] = []
         telling: list[tuple[Delivery, Outcome]] = []

@@ -78,12 +78,22 @@ class Sending:
         self.pump(lane)
 
     def pump(self, lane: Lane) -> None:
-        """Send what the lane lets go; what may no longer be sent ends here."""
+        """Send what the lane lets go."""
         if not self._may_send():
             return
-        taken = lane.take()
-        if not taken:
-            return
+        if taken := lane.take():
+            self._send_or_end(lane, taken)
+
+    def send_anew(self, pushes: Iterable[Push]) -> None:
+        """See `base.DispatcherPort`."""
+        by_lane: dict[str, list[Delivery]] = {}
+        for delivery in cast(Iterable[Delivery], pushes):
+            by_lane.setdefault(delivery.route.lane, []).append(delivery)
+        for name, own in by_lane.items():
+            self._send_or_end(self._lanes[name], own)
+
+    def _send_or_end(self, lane: Lane, taken: Sequence[Delivery]) -> None:
+        """Give these, which the lane has let go, to their provider; what may no longer be sent ends here."""
         now_ms, now, cancelled = self._now_ms(), self._loop.time(), self._cancellations.marks
         sends: list[Delivery] = []
         for delivery in taken:

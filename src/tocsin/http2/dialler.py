@@ -61,6 +61,7 @@ class Dialler(Generic[C]):
         self._loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None
         """Opens a connection, or waits for the end of the back-off to do so; None while no dial is under way."""
+        self._is_waiting = False
         self._not_before = 0.0
         self._failed_at = 0.0
         self.failures = 0
@@ -84,6 +85,12 @@ class Dialler(Generic[C]):
         self._not_before = self._failed_at + bound * self._random()
         log.warning("connection failed", origin=self._origin, error=why, failures=self.failures)
 
+    def stop_waiting(self) -> None:
+        """Where the end of the back-off is waited for, open no connection after it."""
+        if self.task is not None and self._is_waiting:
+            self.task.cancel()
+            self.task = None
+
     async def close(self) -> None:
         """Cancel the dial that is under way."""
         if self.task is not None:
@@ -95,7 +102,11 @@ class Dialler(Generic[C]):
         try:
             wait_s = self._not_before - self._loop.time()
             if wait_s > 0:
-                await asyncio.sleep(wait_s)
+                self._is_waiting = True
+                try:
+                    await asyncio.sleep(wait_s)
+                finally:
+                    self._is_waiting = False
             connection = await self._connect()
         except Exception as error:
             # Of whatever kind: a credential that does not load fails the requests that wait, and the pool lives on.

@@ -32,8 +32,6 @@ class FailureKind(StrEnum):
     """No answer within the deadline."""
     WITHDRAWN = "withdrawn"
     """The caller no longer wants it, and it was not sent."""
-    UNSENT = "unsent"
-    """It was not sent, and its pool winds up: another one may take it."""
 
 
 class Failure:

@@ -30,7 +30,7 @@ _TIMED: Final = 16
 """Of so many requests that are given to a connection together, the time of one is looked at."""
 _CHECK_EVERY_S: Final = 1.0
 _CLOSED: Final = Failure(FailureKind.CONNECT, "the pool was closed", unknown=False)
-_WOUND_UP: Final = Failure(FailureKind.UNSENT, "its connections are no longer to be used", unknown=False)
+_WOUND_UP: Final = Failure(FailureKind.CONNECT, "the pool winds up", unknown=False)
 
 
 def _none_withdrawn(requests: list[R]) -> Sequence[R]:
@@ -65,6 +65,8 @@ class Pool(Generic[R]):
         may_send: asked before requests are given to a connection, and before each write that could carry a part of one.
             While it says False requests wait, with their deadlines; they go on after `resume`, or within a second after
             it says True. What is guaranteed is said at `Connection._flush`.
+        unsent: gets requests that this pool is not to send any more (`take_back`, `wind_up`), in place of `done`.
+            Without it they end as `FailureKind.CONNECT`.
         random: uniform in [0, 1), for the back-off.
         traffic: where to count; without it the pool has its own.
     """
@@ -80,6 +82,7 @@ class Pool(Generic[R]):
         withdrawn: Callable[[list[R]], Sequence[R]] = _none_withdrawn,
         revoked: Callable[[list[R]], bool] = _none_revoked,
         may_send: Callable[[], bool] = _always,
+        unsent: Callable[[list[R]], None] | None = None,
         random: Callable[[], float] = random.random,
         traffic: Traffic | None = None,
     ) -> None:
@@ -97,6 +100,7 @@ class Pool(Generic[R]):
         self.withdrawn = withdrawn
         self.revoked = revoked
         self._may_send = may_send
+        self._unsent = unsent or self._fail_unsent
         self._loop = asyncio.get_running_loop()
         self._pending: Waiting[R] = Waiting()
         self._connections: list[Connection[R]] = []
@@ -168,13 +172,19 @@ class Pool(Generic[R]):
                 connection.drain(why)
 
     def wind_up(self) -> None:
-        """No more requests will come: what is on the wire is finished, then this closes; what is not there yet comes
-        back at once as `FailureKind.UNSENT`."""
+        """No more requests will come: what connections have is finished, then this closes; what waits is unsent."""
         self._winding_up = True
-        self._fail_pending(_WOUND_UP)
+        self._dialler.stop_waiting()
         self.retire()
         if self._checking is None and not self._closed:
             self._check_later()
+        if unsent := self._pending.take_all():
+            self._unsent(unsent)
+
+    def take_back(self, group: str) -> None:
+        """What waits of this group is unsent."""
+        if unsent := self._pending.take_group(group):
+            self._unsent(unsent)
 
     async def close(self) -> None:
         """Close every connection; what is in flight comes back as lost, what waits as not sent."""
@@ -210,12 +220,13 @@ class Pool(Generic[R]):
             if request.resends > _MOST_RESENDS:
                 request.failure = Failure(FailureKind.RESET, f"refused {request.resends} times", unknown=False)
                 failed.append(request)
-            elif self._winding_up:
-                request.failure = _WOUND_UP
-                failed.append(request)
             else:
                 again.append(request)
-        self._pending.put_back(again)
+        if self._winding_up and not self._closed:
+            if again:
+                self._unsent(again)
+        else:
+            self._pending.put_back(again)
         if failed:
             self._done(failed)
 
@@ -336,6 +347,11 @@ class Pool(Generic[R]):
             for request in failed:
                 request.failure = failure
             self._done(failed)
+
+    def _fail_unsent(self, requests: list[R]) -> None:
+        for request in requests:
+            request.failure = _WOUND_UP
+        self._done(requests)
 
     def _check_later(self) -> None:
         self._checking = self._loop.call_later(_CHECK_EVERY_S, self._check)

@@ -113,6 +113,17 @@ class Waiting(Generic[R]):
             self._forget(group)
         return taken
 
+    def take_group(self, name: str) -> list[R]:
+        """Remove and return those of one group; they get no streams."""
+        group = self._waiting.get(name)
+        if group is None:
+            return []
+        taken = [*group.urgent, *group.others]
+        group.urgent.clear()
+        group.others.clear()
+        self._forget(group)
+        return taken
+
     def overdue(self, since: float) -> list[R]:
         """Remove and return those that were given to the pool before `since` (`loop.time()`)."""
         late: list[R] = []

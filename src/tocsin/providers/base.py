@@ -123,6 +123,9 @@ class DispatcherPort(Protocol):
     def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
         """What became of pushes; each is reported exactly once."""
 
+    def send_anew(self, pushes: Sequence[Push]) -> None:
+        """These were not sent, and their credential was replaced: they are sent with the one that there is now."""
+
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         """Which of these must not be sent any more: their token was deleted meanwhile, or their lifetime has ended."""
 
@@ -229,7 +232,8 @@ class Provider(Sender, Protocol):
     def configure(self, credentials: Iterable[Credential]) -> set[str]:
         """Take over the credentials as they are now; returns the lanes that may send again for it.
 
-        What is in flight under an old credential finishes there; no delivery fails for the change.
+        What connections have got under an old credential finishes there; what waits is sent with the new one. No
+        delivery fails for the change.
 
         Raises:
             CredentialError: one cannot be used; the others are taken over.

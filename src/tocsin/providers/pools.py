@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tocsin.http2.messages import FailureKind, Request
+from tocsin.http2.messages import Request
 from tocsin.http2.pool import Pool, PoolOptions
 from tocsin.http2.traffic import Traffic
 from tocsin.providers.base import Context, Push
@@ -28,7 +28,8 @@ def open_pool(
     finished: Callable[[list[R]], None],
     options: PoolOptions,
 ) -> Pool[R]:
-    """Connections to `origin`, on which nothing is sent that delivery has withdrawn, or while it may not send."""
+    """Connections to `origin`, on which nothing is sent that delivery has withdrawn, or while it may not send. What
+    they are not to send any more, as its credential was replaced, is made anew."""
     dispatcher = context.dispatcher
 
     def withdrawn(requests: Sequence[R]) -> Sequence[R]:
@@ -37,6 +38,9 @@ def open_pool(
 
     def revoked(requests: Sequence[R]) -> bool:
         return dispatcher.revoked([request.push for request in requests])
+
+    def unsent(requests: Sequence[R]) -> None:
+        dispatcher.send_anew([request.push for request in requests])
 
     return Pool(
         origin,
@@ -47,19 +51,7 @@ def open_pool(
         withdrawn=withdrawn,
         revoked=revoked,
         may_send=dispatcher.may_send,
+        unsent=unsent,
         random=context.random.random,
         traffic=context.traffic.setdefault(origin, Traffic()),
     )
-
-
-def take_unsent(requests: list[R]) -> tuple[list[R], list[Push]]:
-    """Of what comes back from a pool whose credential was replaced: those that have ended, and the pushes of those that
-    were not sent. These are to be made anew, with the credential that there is now."""
-    ended: list[R] = []
-    unsent: list[Push] = []
-    for request in requests:
-        if request.failure is not None and request.failure.kind is FailureKind.UNSENT:
-            unsent.append(request.push)
-        else:
-            ended.append(request)
-    return ended, unsent

@@ -35,6 +35,9 @@ class _NothingIsSent:
     def report(self, outcomes: list[tuple[Push, Outcome]]) -> None:
         raise AssertionError("nothing was sent")
 
+    def send_anew(self, pushes: Sequence[Push]) -> None:
+        raise AssertionError("nothing was sent")
+
     def withdrawn(self, pushes: Iterable[Push]) -> Sequence[Push]:
         return ()
 

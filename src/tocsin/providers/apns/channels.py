@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from tocsin.domain.routes import Route
 from tocsin.http2.dial import client_tls
 from tocsin.http2.pool import Pool, PoolOptions
-from tocsin.providers.apns.address import team_id
+from tocsin.providers.apns.address import SANDBOX, team_id
 from tocsin.providers.apns.credentials import ApnsCredential, certificate_tls
 from tocsin.providers.apns.provider_token import ProviderToken
+from tocsin.providers.apns.routes import lane_name
 from tocsin.providers.base import Context, CredentialError
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ class Channel:
     def __init__(self, pool: Pool[ApnsRequest], token: ProviderToken | None) -> None:
         self.pool = pool
         self.token = token
-        self.replaced = False
-        """The credential is no longer in use: what its last answers say of it is no longer true."""
 
     def authorization(self) -> bytes | None:
         """The header's value; None where a certificate speaks for the connection."""
@@ -79,7 +79,17 @@ class Channels:
         changed |= before.keys() - credentials.keys()
         if changed:
             self._retire_unused()
+        for id in changed & before.keys():
+            self._take_back(id, before[id].identity(id))
         return changed
+
+    def serves(self, channel: Channel, route: Route) -> bool:
+        """Whether the route's application uses this channel still: where it does not, its credential was replaced, and
+        what the last answers say of the old one is no longer true of it."""
+        credential = self._credentials.get(route.account)
+        if credential is None:
+            return False
+        return self._channels.get((route.environment == SANDBOX, credential.identity(route.account))) is channel
 
     def applications_with_the_key_of(self, application_id: str) -> list[str]:
         own = self._credentials.get(application_id)
@@ -112,12 +122,17 @@ class Channels:
         wanted = {credential.identity(id) for id, credential in self._credentials.items()}
         for key in [key for key in self._channels if key[1] not in wanted]:
             channel = self._channels.pop(key)
-            channel.replaced = True
-            channel.pool.wind_up()
             self._retired.append(channel.pool)
+            channel.pool.wind_up()
         self._retired = [pool for pool in self._retired if not pool.idle]
         tokens = {channel.token for channel in self._channels.values()}
         self._tokens = {identity: token for identity, token in self._tokens.items() if token in tokens}
+
+    def _take_back(self, application_id: str, identity: str) -> None:
+        """What waits in the channels that an application has used, and others use still, is sent by its new ones."""
+        for sandbox in (False, True):
+            if (channel := self._channels.get((sandbox, identity))) is not None:
+                channel.pool.take_back(lane_name(application_id, sandbox))
 
     def _open(self, application_id: str, credential: ApnsCredential, sandbox: bool) -> Channel:
         options = self._options

@@ -51,7 +51,7 @@ class ApnsJudge:
             self.unknown_answers += 1
             log_unknown(NAME, request, body.reason, row.act.name)
         outcome = self._consequence(request, row, answer, body.timestamp)
-        if isinstance(outcome, Misconfigured) and request.channel.replaced:
+        if isinstance(outcome, Misconfigured) and not self._channels.serves(request.channel, request.push.route):
             return RetryLater(answer, AT_ONCE)
         return outcome
 

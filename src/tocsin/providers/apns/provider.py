@@ -34,7 +34,7 @@ from tocsin.providers.base import (
     Push,
     delivery_id,
 )
-from tocsin.providers.pools import open_pool, take_unsent
+from tocsin.providers.pools import open_pool
 
 _MOST_BLOCKS: Final = 10_000
 
@@ -124,7 +124,7 @@ class Apns:
     # -- credentials ---------------------------------------------------------------------------------------------------
 
     def configure(self, credentials: Iterable[Credential]) -> set[str]:
-        # Before, as they hold channels: what a channel that is replaced has not sent is sent with new ones.
+        # Before: what is sent anew meanwhile is not to go to channels that are replaced.
         self._blocks.clear()
         changed = self._channels.configure({one.account: read_stored(one) for one in credentials})
         return {lane_name(id, sandbox) for id in changed for sandbox in (False, True)}
@@ -176,11 +176,7 @@ class Apns:
     def _finished(self, requests: list[ApnsRequest]) -> None:
         judge = self._judge.outcome
         # The answers of one pool: all requests went through one channel.
-        channel = requests[0].channel
-        if channel.replaced:
-            requests, unsent = take_unsent(requests)
-            self.send(unsent)
-        token = channel.token
+        token = requests[0].channel.token
         if token is not None and token.in_doubt:
             note_accepted(requests, token)
         outcomes: list[tuple[Push, Outcome]] = []

@@ -105,9 +105,12 @@ class Projects:
         for name in changed & self._open.keys():
             project = self._open.pop(name)
             project.replaced = True
-            project.pool.wind_up()
             self._retired.append(project)
-        self._retired = [project for project in self._retired if project.waiting or not project.pool.idle]
+            project.pool.wind_up()
+            waiting, project.waiting = project.waiting, []
+            if waiting:
+                self._context.dispatcher.send_anew(waiting)
+        self._retired = [project for project in self._retired if project.getting_ready or not project.pool.idle]
         return changed
 
     async def close(self) -> list[Push]:

@@ -31,7 +31,7 @@ from tocsin.providers.fcm.payload import data
 from tocsin.providers.fcm.projects import FcmOptions, FcmRequest, Project, Projects
 from tocsin.providers.fcm.routes import lane_name, make_route
 from tocsin.providers.fcm.token_endpoint import origin, why_not
-from tocsin.providers.pools import open_pool, take_unsent
+from tocsin.providers.pools import open_pool
 
 log = structlog.get_logger(__name__)
 
@@ -109,10 +109,8 @@ class Fcm:
         finally:
             project.getting_ready = None
         waiting, project.waiting = project.waiting, []
-        if project.replaced:
-            # Whatever became of the old account: the new one delivers what has waited for it.
-            self.send(waiting)
-            return
+        if not waiting:
+            return  # the account was replaced, and the new one delivers what has waited for this one
         withdrawn = set(self._context.dispatcher.withdrawn(waiting))
         outcomes: list[tuple[Push, Outcome]] = [(push, WITHDRAWN) for push in waiting if push in withdrawn]
         waiting = [push for push in waiting if push not in withdrawn]
@@ -214,10 +212,7 @@ class Fcm:
     def _finished(self, requests: list[FcmRequest]) -> None:
         judge = self._judge.outcome
         # The answers of one pool: all requests went to one project.
-        project = requests[0].project
-        if project.replaced:
-            requests, unsent = take_unsent(requests)
-            self.send(unsent)
-        if project.access.in_doubt:
-            note_accepted(requests, project.access)
+        access = requests[0].project.access
+        if access.in_doubt:
+            note_accepted(requests, access)
         self._report([(request.push, judged(NAME, judge, request)) for request in requests])
