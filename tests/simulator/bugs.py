@@ -112,7 +112,7 @@ BUGS: Final = (
         _ISOLATION, 20, troubles=_kinds("topics")),
     Bug("a wrong topic of one device pauses its topic",
         judged_like(apns_answers, (400, "DeviceTokenNotForTopic"), (400, "TopicDisallowed")), _ISOLATION, 40, first=2,
-        troubles=_kinds("devices")),
+        troubles=_kinds("devices"), size=Size.LARGE),
     Bug("a device without its Apple credential pauses the project",
         judged_like(fcm_answers, (401, "THIRD_PARTY_AUTH_ERROR"), (403, "PERMISSION_DENIED")), _ISOLATION, 40, first=2,
         troubles=_kinds("devices")),

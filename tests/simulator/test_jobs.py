@@ -28,7 +28,7 @@ def test_two_processes_find_what_one_finds() -> None:
 
 def test_what_a_seed_violates_can_be_told_by_another_process() -> None:
     with seeded(BUG):
-        run = run_seed(2, plan=BUG.plan(2))
+        run = run_seed(6, plan=BUG.plan(6))
     assert run.violation is not None
     told = pickle.loads(pickle.dumps(run))
     assert (str(told.violation), told.violation.invariant) == (str(run.violation), run.violation.invariant)
