@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from tests.support.line import (
 
 from tocsin.delivery.breaker import LINK, Breaker
 from tocsin.delivery.lane import LaneOptions
-from tocsin.domain.credentials import Credential
 from tocsin.domain.routes import LaneState
 from tocsin.emulator.faults import Latency, Match, Rule
 from tocsin.http2.pool import PoolOptions
@@ -150,63 +148,6 @@ async def test_replacing_a_key_under_load_fails_no_delivery(tmp_path: Path) -> N
         records = await line.finished(*events, timeout_s=30)
         assert {len(record.attempts) for record in records} == {1}
         assert {record.attempts[0].result for record in records} == {"delivered"}
-
-
-@pytest.mark.parametrize(("provider", "shared"), [("apns", False), ("apns", True), ("fcm", False)])
-async def test_what_waits_for_a_connection_when_a_credential_is_replaced_is_sent_with_the_new_one(
-    tmp_path: Path, provider: str, shared: bool
-) -> None:
-    """`shared`: another application uses the old one, and goes on to do so."""
-    emulator_port = 0
-    connections = 0
-
-    async def link(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The first connection hears nothing, those after it reach the emulator."""
-        nonlocal connections
-        connections += 1
-        if connections == 1:
-            await reader.read()
-        else:
-            there, to_there = await asyncio.open_connection("localhost", emulator_port)
-            await asyncio.gather(_copy(reader, to_there), _copy(there, writer))
-        writer.close()
-
-    server = await asyncio.start_server(link, "localhost", 0)
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
-    async with server, running_line(tmp_path, urls={provider: url}) as line:
-        apns, fcm = line.emulator.summary["apns"], line.emulator.summary["fcm"]
-        assert isinstance(apns, dict)
-        emulator_port = int(str(apns["production"] if provider == "apns" else fcm).rsplit(":", 1)[1])
-        [right] = await line.store.credentials.of(provider)
-        if provider == "apns":
-            wrong = apns_credential(read_stored(right).key_pem, "WRONGKEYID")
-            if shared:
-                other = apns_credential(read_stored(right).key_pem, "WRONGKEYID", application=f"{APPLICATION}.other")
-                await line.store.credentials.put(other)
-        else:
-            account = json.loads(line.emulator.files.service_account.read_bytes())
-            content = json.dumps(account | {"project_id": "another-project"}).encode()
-            wrong = Credential("fcm", PROJECT, content, True, 0)
-        await line.store.credentials.put(wrong)
-        await line.configure()
-        await line.register(apns_device() if provider == "apns" else fcm_device())
-        events = [make_event() for _ in range(20)]
-        await line.append(*events)
-        async with asyncio.timeout(10):
-            while not connections:
-                await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
-        await line.store.credentials.put(right)
-        await line.configure()
-        for record in await line.finished(*events, timeout_s=5):
-            assert [attempt.result for attempt in record.attempts] == [Result.DELIVERED]
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
 
 
 def test_a_provider_token_is_renewed_at_each_half_hour_and_not_before(tmp_path: Path) -> None:

@@ -81,19 +81,28 @@ class Sending:
         """Send what the lane lets go."""
         if not self._may_send():
             return
-        if taken := lane.take():
-            self._send_or_end(lane, taken)
+        if (taken := lane.take()) and (sends := self._still_to_send(lane, taken)):
+            if self._traces is not None:
+                self._traces.sent(sends, self._now_ms())
+            self._send(lane, sends)
 
     def send_anew(self, pushes: Iterable[Push]) -> None:
-        """See `base.DispatcherPort`."""
+        """See `base.DispatcherPort`. What has another route now, as its account is gone, is claimed again for that."""
+        now_ms = self._now_ms()
         by_lane: dict[str, list[Delivery]] = {}
         for delivery in cast(Iterable[Delivery], pushes):
-            by_lane.setdefault(delivery.route.lane, []).append(delivery)
+            route, device = delivery.route, delivery.device
+            if not delivery.tried and self._providers[device.provider].route(device) != route:
+                self._lanes[route.lane].not_sent(delivery)
+                self._receipts.park(delivery, now_ms)
+            else:
+                by_lane.setdefault(route.lane, []).append(delivery)
         for name, own in by_lane.items():
-            self._send_or_end(self._lanes[name], own)
+            if sends := self._still_to_send(self._lanes[name], own):
+                self._send(self._lanes[name], sends)
 
-    def _send_or_end(self, lane: Lane, taken: Sequence[Delivery]) -> None:
-        """Give these, which the lane has let go, to their provider; what may no longer be sent ends here."""
+    def _still_to_send(self, lane: Lane, taken: Sequence[Delivery]) -> list[Delivery]:
+        """Which of these, that the lane has let go, may still be sent; the others end here."""
         now_ms, now, cancelled = self._now_ms(), self._loop.time(), self._cancellations.marks
         sends: list[Delivery] = []
         for delivery in taken:
@@ -108,13 +117,10 @@ class Sending:
                 self._receipts.park(delivery, now_ms)
             else:
                 sends.append(delivery)
-        if sends:
-            if self._traces is not None:
-                self._traces.sent(sends, now_ms)
-            self._send(lane, sends)
         if len(sends) < len(taken) and lane.waiting:
             self._loop.call_soon(self.pump, lane)  # some were not sent: the next ones have their places
         self._room.set()
+        return sends
 
     def resume(self) -> None:
         """`may_send` has become true: everything that waited for it goes on."""

@@ -69,6 +69,7 @@ class Dialler(Generic[C]):
 
     def start(self) -> None:
         """Open a connection; only while none is being opened."""
+        self._is_waiting = True
         self.task = self._loop.create_task(self._dial())
 
     def succeeded(self, connections: Iterable[Used]) -> None:
@@ -86,7 +87,7 @@ class Dialler(Generic[C]):
         log.warning("connection failed", origin=self._origin, error=why, failures=self.failures)
 
     def stop_waiting(self) -> None:
-        """Where the end of the back-off is waited for, open no connection after it."""
+        """Where no connection is being opened yet, open none."""
         if self.task is not None and self._is_waiting:
             self.task.cancel()
             self.task = None
@@ -102,11 +103,8 @@ class Dialler(Generic[C]):
         try:
             wait_s = self._not_before - self._loop.time()
             if wait_s > 0:
-                self._is_waiting = True
-                try:
-                    await asyncio.sleep(wait_s)
-                finally:
-                    self._is_waiting = False
+                await asyncio.sleep(wait_s)
+            self._is_waiting = False
             connection = await self._connect()
         except Exception as error:
             # Of whatever kind: a credential that does not load fails the requests that wait, and the pool lives on.

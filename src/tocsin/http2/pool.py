@@ -111,6 +111,8 @@ class Pool(Generic[R]):
         self._closed = False
         self._pumping = False
         self._winding_up = False
+        self._not_here: set[str] = set()
+        """Groups that were taken back: what is refused of them is for another pool."""
         self._checking: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
         self.opened = 0
@@ -143,10 +145,12 @@ class Pool(Generic[R]):
         return self._checking.when() if self._checking is not None else None
 
     def send(self, requests: Sequence[R]) -> None:
-        """Take requests; each comes back through `done`, exactly once."""
+        """Take requests; each comes back exactly once, through `done` or `unsent`."""
         now = self._loop.time()
         for request in requests:
             request.started = now
+        if self._not_here:
+            self._not_here.difference_update([request.group for request in requests])
         self._pending.add(requests)
         if self._closed:
             self._fail_pending(_CLOSED)
@@ -182,7 +186,8 @@ class Pool(Generic[R]):
             self._unsent(unsent)
 
     def take_back(self, group: str) -> None:
-        """What waits of this group is unsent."""
+        """What waits of this group is unsent, and so is what the peer refuses of it, until more of it comes."""
+        self._not_here.add(group)
         if unsent := self._pending.take_group(group):
             self._unsent(unsent)
 
@@ -212,7 +217,9 @@ class Pool(Generic[R]):
 
     def resend(self, requests: list[R]) -> None:
         self._pending.returned(requests)
-        again, failed = [], []
+        again: list[R] = []
+        unsent: list[R] = []
+        failed: list[R] = []
         for request in requests:
             request.resends += 1
             request.status = 0
@@ -220,13 +227,13 @@ class Pool(Generic[R]):
             if request.resends > _MOST_RESENDS:
                 request.failure = Failure(FailureKind.RESET, f"refused {request.resends} times", unknown=False)
                 failed.append(request)
+            elif not self._closed and (self._winding_up or request.group in self._not_here):
+                unsent.append(request)
             else:
                 again.append(request)
-        if self._winding_up and not self._closed:
-            if again:
-                self._unsent(again)
-        else:
-            self._pending.put_back(again)
+        self._pending.put_back(again)
+        if unsent:
+            self._unsent(unsent)
         if failed:
             self._done(failed)
 

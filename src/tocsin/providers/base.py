@@ -232,8 +232,8 @@ class Provider(Sender, Protocol):
     def configure(self, credentials: Iterable[Credential]) -> set[str]:
         """Take over the credentials as they are now; returns the lanes that may send again for it.
 
-        What connections have got under an old credential finishes there; what waits is sent with the new one. No
-        delivery fails for the change.
+        What a connection has got under an old credential finishes there; what waits is sent with the new one, or waits
+        for one where there is none. No delivery fails for the change.
 
         Raises:
             CredentialError: one cannot be used; the others are taken over.

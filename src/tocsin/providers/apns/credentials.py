@@ -9,13 +9,12 @@ import os
 import ssl
 import tempfile
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 from msgspec import Struct
@@ -46,7 +45,7 @@ class ApnsCredential(Struct, frozen=True, omit_defaults=True):
     def identity(self, application_id: str) -> str:
         """What must not share a connection: Apple binds one to a team's key, or to a certificate."""
         if self.certificate_pem is not None:
-            return f"certificate:{fingerprint(self.certificate_pem)}"
+            return f"certificate:{hash(self.certificate_pem)}"
         return f"key:{team_id(application_id)}:{self.key_id}:{hash(self.key_pem)}"
 
     def expires_s(self) -> float | None:
@@ -111,12 +110,6 @@ def read_certificate(content: bytes, password: str | None = None, *, now_s: floa
 def certificate_expiry(pem: str) -> datetime:
     """When the first certificate in `pem` ends."""
     return x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc
-
-
-@lru_cache(1000)
-def fingerprint(pem: str) -> str:
-    """SHA-256 of the first certificate in `pem`, in hex."""
-    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(hashes.SHA256()).hex()
 
 
 def certificate_tls(pem: str, ca_file: Path | None) -> ssl.SSLContext:

@@ -51,7 +51,8 @@ class ApnsJudge:
             self.unknown_answers += 1
             log_unknown(NAME, request, body.reason, row.act.name)
         outcome = self._consequence(request, row, answer, body.timestamp)
-        if isinstance(outcome, Misconfigured) and not self._channels.serves(request.channel, request.push.route):
+        of_credential = isinstance(outcome, Misconfigured) or (isinstance(outcome, RetryLater) and outcome.pause_also)
+        if of_credential and not self._channels.serves(request.channel, request.push.route):
             return RetryLater(answer, AT_ONCE)
         return outcome
 

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 _RENEWED_AHEAD_S: Final = 300
 _RETRY_S: Final = (1.0, 30.0)
-"""At most as long as a lane waits at least whose breaker has opened again and again: then each of its probes asks."""
+"""The longest is the shortest pause of a breaker that has opened many times: each of its probes may ask."""
 _CLOCK_STEP_S: Final = 1.0
 """A wall clock that differs by more from the monotonic one than before was set."""
 
