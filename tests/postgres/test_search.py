@@ -157,6 +157,7 @@ async def test_tables_of_a_version_without_the_search_get_an_index_of_all_that_i
     await settled(store, new)
     connection = await stores.connection()
     await connection.execute("DROP TABLE seen, seen_to, shape, credential_check")
+    await connection.execute("DROP INDEX kept_done, kept_content_key")
     await connection.execute("DELETE FROM meta WHERE name LIKE 'search%'")
     await connection.execute("UPDATE meta SET value = 1 WHERE name IN ('schema', 'oldest')")
     store = await stores.reopen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,6 +164,30 @@ async def test_a_node_that_comes_back_before_anybody_has_taken_its_logs_goes_on(
     assert await one.queue.settle([done(item) for item in items]) == [True] * 50
     assert await claim(one, 100, {}) == []
     assert (await one.queue.backlog()).events == 0
+
+
+async def test_what_was_counted_on_a_server_that_is_no_primary_any_more_is_counted_again(nodes: Nodes) -> None:
+    """It is counted by reading, and an old primary answers until its connections are closed."""
+    one = await nodes.open()
+    await one.queue.append([event_of(one, owner) for owner in owners(50)])
+    items = await claim(one, 100, {})
+    await one.queue.backlog()
+    one._backlog._own(98, 9800)  # events that the new primary has never got
+    counted_to = one._backlog._counted_to
+    await terminate(nodes, one)
+    await one.come_back()
+    assert one._backlog.own_events == 148, "what is out may be settled, and be subtracted yet"
+    assert await one.queue.settle([done(item) for item in items]) == [True] * 50
+    await one.rebalance()
+    assert (one._backlog.own_events, one._backlog.own_bytes) == (0, 0)
+    assert (await one.queue.backlog()).events == 0
+
+    async def behind(*_: object) -> tuple[int, int, int]:
+        return counted_to - 5, 7, 700
+
+    counted_to, one._backlog._database = one._backlog._counted_to, SimpleNamespace(read=behind)  # type: ignore[assignment]
+    await one._backlog.count_new(one.queue._fresh.numbers, 0)
+    assert (one._backlog.own_events, one._backlog._counted_to) == (0, counted_to)
 
 
 async def test_a_node_without_a_fresh_heartbeat_may_not_send(nodes: Nodes) -> None:

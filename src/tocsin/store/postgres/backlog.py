@@ -86,6 +86,8 @@ class PostgresBacklog(BacklogBound):
     async def _count_new(self, streams: Sequence[int], day: int) -> None:
         counted_to, since_day = self._counted_to, min(self._day, day) - 1
         to, events, size = await self._database.read(lambda one: one.fetchrow(_NEW, streams, counted_to, since_day))
+        if to < counted_to:
+            return  # read from a server that is behind: an old primary, most likely
         self._day = day
         self._own(events, int(size))
         self._counted(to)

@@ -163,6 +163,10 @@ class PostgresQueue:
             isinstance(lease, LogLease) and lease.stream >> 1 == log for lease in self._leases.all()
         ) and not (any(self._fresh.anything_open(stream) for stream in streams_of(log)))
 
+    def has_nothing_out(self) -> bool:
+        """Whether nothing is claimed and not settled, nor settled with an unknown outcome."""
+        return not any(True for _ in self._leases.all())
+
     def look_again(self, logs: Collection[int] | None = None) -> None:
         """There may be something new in these logs (None: in all of this node's)."""
         streams = None if logs is None else [stream for log in logs for stream in streams_of(log)]

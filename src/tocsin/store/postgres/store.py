@@ -54,6 +54,8 @@ _STUCK_S: Final = 5.0
 """A settlement that takes longer is not waited for any more: its server acknowledges nothing."""
 _UNREAD_S: Final = 6.0
 """A node that cannot read signals for so long sends nothing: others take its logs, with its session."""
+_QUICKLY_COUNTED: Final = 200_000
+"""Events that are counted within some tenths of a second."""
 _BEATS_TO_BE_TRUSTED: Final = 8
 """A node whose own heartbeats have succeeded so often in a row may end the session of one that sends none."""
 
@@ -156,7 +158,9 @@ class PostgresStore:
         self._changing_hands = asyncio.Lock()
         """Held while logs are taken, given up, or taken up on a new session: one of them after the other."""
         self._is_counted = True
-        """Whether the backlog counts exactly what this node's logs hold."""
+        """Whether the backlog counts what this node's logs hold."""
+        self._is_doubted = False
+        """A session was lost since it was counted: some of it may have been read from a server that was the primary."""
 
     def now_ms(self) -> int:
         return self.clock.now_ms()
@@ -419,7 +423,7 @@ class PostgresStore:
                 self.access.forget()
                 self.credentials.forget()
                 self.queue.lost(lost)
-            self._is_counted = self._is_counted and not lost
+            self._is_counted, self._is_doubted = self._is_counted and not lost, True
             await self._count_again()
 
     async def _take_up(self, session: Session) -> list[int]:
@@ -446,16 +450,19 @@ class PostgresStore:
             await self._count_again()
 
     async def _count_again(self) -> None:
-        """Where it is not certain what this node's logs hold."""
+        """Where it is not certain what this node's logs hold. What is only doubted can wait until it is done quickly,
+        and until nothing is out: what is settled with an unknown outcome would be subtracted twice."""
         session = self.session
-        if session is None or self._is_counted:
+        doubted = self._is_doubted and self.queue.has_nothing_out() and self._backlog.own_events < _QUICKLY_COUNTED
+        if session is None or (self._is_counted and not doubted):
             return
-        self._is_counted = True
+        before = self._is_counted, self._is_doubted
+        self._is_counted, self._is_doubted = True, False
         try:
             await self._backlog.recount(session, self._fresh.numbers)
             await self.schedule.refresh()
         except Exception:
-            self._is_counted = False
+            self._is_counted, self._is_doubted = self._is_counted and before[0], self._is_doubted or before[1]
             raise
 
     async def _revive(self, revived: Revived) -> None:
