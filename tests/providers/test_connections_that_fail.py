@@ -76,6 +76,7 @@ async def test_a_pool_that_is_wound_up_while_it_dials_closes_what_it_gets(tmp_pa
     async with listening(tmp_path, peer):
         pool, answers = peer.pool()
         pool.send([request(pool)])
+        await asyncio.sleep(0)
         pool.wind_up()
         assert not pool.connections, "it is being opened"
         [unsent] = await gather(answers, 1)
@@ -84,6 +85,7 @@ async def test_a_pool_that_is_wound_up_while_it_dials_closes_what_it_gets(tmp_pa
         async with asyncio.timeout(5):
             while not pool.idle:
                 await asyncio.sleep(0.05)
+        assert pool.opened == 1
 
 
 async def test_a_connection_that_falls_silent_is_asked_when_a_request_times_out_and_replaced(tmp_path: Path) -> None:

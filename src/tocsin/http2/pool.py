@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Generic
 from urllib.parse import urlsplit
 
@@ -100,7 +101,7 @@ class Pool(Generic[R]):
         self.withdrawn = withdrawn
         self.revoked = revoked
         self._may_send = may_send
-        self._unsent = unsent or self._fail_unsent
+        self._unsent = unsent or partial(self._fail, failure=_WOUND_UP)
         self._loop = asyncio.get_running_loop()
         self._pending: Waiting[R] = Waiting()
         self._connections: list[Connection[R]] = []
@@ -350,14 +351,11 @@ class Pool(Generic[R]):
 
     def _fail_pending(self, failure: Failure) -> None:
         if self._pending:
-            failed = self._pending.take_all()
-            for request in failed:
-                request.failure = failure
-            self._done(failed)
+            self._fail(self._pending.take_all(), failure)
 
-    def _fail_unsent(self, requests: list[R]) -> None:
+    def _fail(self, requests: list[R], failure: Failure) -> None:
         for request in requests:
-            request.failure = _WOUND_UP
+            request.failure = failure
         self._done(requests)
 
     def _check_later(self) -> None:
@@ -381,11 +379,7 @@ class Pool(Generic[R]):
                 ping_timeout_s=options.ping_timeout_s,
                 without_streams_s=options.without_streams_s,
             )
-        late = self._pending.overdue(now - options.request_timeout_s)
-        for request in late:
-            request.failure = Failure(
-                FailureKind.TIMEOUT, f"no connection had room within {options.request_timeout_s:g} s", unknown=False
-            )
-        if late:
-            self._done(late)
+        if late := self._pending.overdue(now - options.request_timeout_s):
+            why = f"no connection had room within {options.request_timeout_s:g} s"
+            self._fail(late, Failure(FailureKind.TIMEOUT, why, unknown=False))
         self._pump()

@@ -104,24 +104,20 @@ class Waiting(Generic[R]):
 
     def take_all(self) -> list[R]:
         """Remove and return all requests; they get no streams."""
-        groups = list(self._waiting.values())
+        return self._take_from(list(self._waiting.values()))
+
+    def take_group(self, name: str) -> list[R]:
+        """The same for those of one group."""
+        group = self._waiting.get(name)
+        return [] if group is None else self._take_from([group])
+
+    def _take_from(self, groups: Sequence[_Group[R]]) -> list[R]:
         taken = [request for group in groups for request in group.urgent]
         taken += [request for group in groups for request in group.others]
         for group in groups:
             group.urgent.clear()
             group.others.clear()
             self._forget(group)
-        return taken
-
-    def take_group(self, name: str) -> list[R]:
-        """Remove and return those of one group; they get no streams."""
-        group = self._waiting.get(name)
-        if group is None:
-            return []
-        taken = [*group.urgent, *group.others]
-        group.urgent.clear()
-        group.others.clear()
-        self._forget(group)
         return taken
 
     def overdue(self, since: float) -> list[R]:
