@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.peer import Asked, Peer, gather, listening, request
+from tests.support.relay import copy
 
 from tocsin.emulator.credentials import write_credentials
 from tocsin.http2.messages import FailureKind
@@ -287,18 +288,13 @@ async def test_a_connect_proxy_is_used_with_its_credentials(tmp_path: Path, cred
     heads: list[bytes] = []
     tasks: set[asyncio.Task[None]] = set()
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         host, port = heads[-1].split(b" ")[1].decode().split(":")
         up_reader, up_writer = await asyncio.open_connection(host, int(port))
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         for pair in ((reader, up_writer), (up_reader, writer)):
-            task = asyncio.create_task(pump(*pair))
+            task = asyncio.create_task(copy(*pair))
             tasks.add(task)
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)

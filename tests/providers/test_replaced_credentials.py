@@ -21,8 +21,11 @@ from tests.support.line import (
     make_event,
     running_line,
 )
+from tests.support.relay import copy
 
 from tocsin.domain.credentials import Credential
+from tocsin.domain.devices import Device
+from tocsin.domain.events import Event
 from tocsin.providers.apns.credentials import read_stored
 from tocsin.store.records import Result
 
@@ -42,22 +45,20 @@ class Link:
             await reader.read()
         else:
             answers, to_emulator = await asyncio.open_connection("localhost", self.emulator_port)
-            await asyncio.gather(_copy(reader, to_emulator), _copy(answers, writer))
+            await asyncio.gather(copy(reader, to_emulator), copy(answers, writer))
         writer.close()
 
-    async def is_tried(self) -> None:
-        """Until a connection was opened, and some more."""
+    async def wait_for_it(self, line: Line, device: Device) -> list[Event]:
+        """Events for this device that wait for a connection, with the credentials that were put."""
+        await line.configure()
+        await line.register(device)
+        events = [make_event() for _ in range(20)]
+        await line.append(*events)
         async with asyncio.timeout(10):
             while not self.connections:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+        return events
 
 
 @asynccontextmanager
@@ -82,11 +83,7 @@ async def test_an_apns_key_is_replaced(tmp_path: Path, shared: bool) -> None:
         if shared:
             other = apns_credential(key_pem, "WRONGKEYID", application=f"{APPLICATION}.other")
             await line.store.credentials.put(other)
-        await line.configure()
-        await line.register(apns_device())
-        events = [make_event() for _ in range(20)]
-        await line.append(*events)
-        await link.is_tried()
+        events = await link.wait_for_it(line, apns_device())
         await line.store.credentials.put(right)
         await line.configure()
         for record in await line.finished(*events, timeout_s=5):
@@ -102,11 +99,7 @@ async def test_a_service_account_is_replaced_or_its_project_removed(tmp_path: Pa
         wrong = json.dumps(json.loads(content) | {"project_id": "another-project"}).encode()
         old = "old" if removed else PROJECT
         await line.store.credentials.put(Credential("fcm", old, wrong, True, 0))
-        await line.configure()
-        await line.register(fcm_device())
-        events = [make_event() for _ in range(20)]
-        await line.append(*events)
-        await link.is_tried()
+        events = await link.wait_for_it(line, fcm_device())
         await line.store.credentials.put(right)
         if removed:
             await line.store.credentials.remove("fcm", old)
@@ -121,11 +114,7 @@ async def test_a_stop_while_what_was_taken_back_has_no_connection_yet_loses_noth
     async with line_by_a_link(tmp_path, "apns") as (line, link):
         [right] = await line.store.credentials.of("apns")
         await line.store.credentials.put(apns_credential(read_stored(right).key_pem, "WRONGKEYID"))
-        await line.configure()
-        await line.register(apns_device())
-        events = [make_event() for _ in range(20)]
-        await line.append(*events)
-        await link.is_tried()
+        await link.wait_for_it(line, apns_device())
         link.connections = 0  # the next one hears nothing, either
         await line.store.credentials.put(right)
         await line.configure()

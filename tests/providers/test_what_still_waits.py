@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.line import APPLICATION, OWNER, Line, apns_device, fcm_device, make_event, running_line
+from tests.support.relay import copy
 
 from tocsin.delivery.lane import LaneOptions
 from tocsin.domain.routes import LaneState
@@ -170,11 +171,6 @@ async def test_a_proxys_tunnel_works_with_either_version_of_tls(
 
     monkeypatch.setattr("tocsin.providers.apns.channels.client_tls", limited)
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
     tasks = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,7 +179,7 @@ async def test_a_proxys_tunnel_works_with_either_version_of_tls(
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         both = ((reader, up_writer), (up_reader, writer))
-        tasks.extend(asyncio.create_task(pump(*pair)) for pair in both)
+        tasks.extend(asyncio.create_task(copy(*pair)) for pair in both)
 
     server = await asyncio.start_server(proxy, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
